@@ -1,0 +1,43 @@
+# One task runner; .ci/run calls the same targets. Each target makes its own .venv the first time.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+DEMO   ?= results/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types bench wheel clean
+
+help:            ## list the targets
+	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## */\t/' | expand -t 12
+
+$(READY): pyproject.toml constraints.txt
+	@echo "Setting up $(VENV) (once) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt -e '.[experiments,demo,dev]'
+	@touch $@
+
+demo: $(READY)   ## compare LoRA, AdaLoRA and GLoRA on the embedded encoder (about 5 minutes on 2 cores)
+	@HF_HUB_OFFLINE=1 $(BIN)/glora compare --preset demo --output $(DEMO)
+
+test: $(READY)   ## run the tests
+	@$(BIN)/python -m pytest -n 2 -q
+
+lint: $(READY)   ## ruff: style and formatting
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(READY)  ## mypy, strict for the core
+	@$(BIN)/mypy
+
+bench: $(READY)  ## measure the cost of a step (see benchmarks/)
+	@echo "No benchmark yet."
+
+wheel: $(READY)  ## build the wheel into dist/
+	@rm -rf dist
+	@$(BIN)/python -m build --wheel --no-isolation --outdir dist . > /dev/null
+	@ls dist/*.whl
+
+clean:           ## remove the virtual environment and everything built
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""The experiments: one run, many runs, their records and their report."""
