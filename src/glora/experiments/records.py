@@ -1,0 +1,303 @@
+"""What one run leaves behind: one JSON file, whose schema is the pydantic models of this module.
+
+A record is written once, whole or not at all, at the end of its run (`write_record`); the comparison skips
+the runs whose record says "finished" (`finished_keys`), and the report is made from records alone
+(`read_records`). That each result carries its configuration, versions, git state and machine follows PEFT's
+`method_comparison`.
+
+The files are strict JSON: NaN and the infinities, which a diverged run produces, are the strings "NaN",
+"Infinity" and "-Infinity", and are floats again when they are read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from glora.experiments.spec import RunConfig
+
+SCHEMA_VERSION = 1
+"""Goes up when a field changes its meaning, type or name, or is dropped; not for a new optional field."""
+
+RUNS_FOLDER = "runs"
+
+
+class RecordError(ValueError):
+    """A file that cannot be read as a record: malformed, another schema version, or faulty fields."""
+
+
+class RecordWriteError(OSError):
+    """A record could not be written; what stood at its place before still stands there."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class EpochMetrics(_Part):
+    """One evaluation of one split, usually at the end of an epoch."""
+
+    epoch: float = Field(description="Passes over the training data made so far.")
+    step: int = Field(ge=0, description="Optimiser steps made so far.")
+    split: str = Field(
+        description='The split that was evaluated: the main one ("validation") or a secondary one such as '
+        '"validation_mismatched".'
+    )
+    train_seconds: float = Field(
+        ge=0, description="Seconds of training so far, evaluation left out: the time axis of the pictures."
+    )
+    train_loss: float | None = Field(
+        None, description="Mean training loss since the evaluation before; None if nothing was trained."
+    )
+    values: dict[str, float] = Field(
+        description="Metric name -> value, as scikit-learn scales it (not in percent)."
+    )
+
+
+class NormSample(_Part):
+    """The averaged gradient norms of all matrices after one warm-up step; a long warm-up may be thinned."""
+
+    step: int = Field(ge=1, description="Optimiser steps that have entered the average, counted from 1.")
+    values: dict[str, float] = Field(
+        description="Module name -> g_k, the moving average that starts at zero, without bias correction; "
+        "g_k / (1 - beta^step) is the corrected one."
+    )
+
+
+class GitState(_Part):
+    """The checkout that glora was imported from."""
+
+    commit: str = Field(description="Full hash of the commit.")
+    dirty: bool = Field(description="Whether tracked files differed from that commit.")
+
+
+class Machine(_Part):
+    """What the run was computed on. No host name and no path: records are meant to be published."""
+
+    platform: str = Field(description="Operating system, release and architecture.")
+    cpu: str = Field(description="Model name of the processor.")
+    cores: int = Field(ge=1, description="Processor cores that the process may use.")
+    memory_bytes: int | None = Field(
+        None, description="Main memory in bytes; None if it could not be found out."
+    )
+    accelerator: str | None = Field(None, description="Name of the accelerator; None on a CPU.")
+    torch_threads: int | None = Field(None, description="Threads of a torch operation; None without torch.")
+
+
+class Provenance(_Part):
+    """Where a result comes from: software, machine, data."""
+
+    versions: dict[str, str] = Field(
+        description="Version of python, glora, torch, transformers, peft, accelerate, datasets, "
+        "scikit-learn; what is not installed is left out."
+    )
+    git: GitState | None = Field(None, description="The checkout of glora; None if it was not run from one.")
+    machine: Machine = Field(description="The machine.")
+    data_fingerprint: str | None = Field(
+        None, description="Hash of the examples used, in order: equal fingerprints mean equal data."
+    )
+
+
+class RunRecord(_Part):
+    """Everything that is known about one run. A failed run keeps what had been measured until it failed."""
+
+    schema_version: int = Field(SCHEMA_VERSION, description="Version of this schema.")
+    config: RunConfig = Field(description="The run's settings.")
+    key: str = Field(description="`config.key` at the time of the run; names the record's file.")
+    status: Literal["finished", "failed"] = Field(description="How the run ended.")
+    error: str | None = Field(None, description='Of a failed run: "ExceptionType: message".')
+    traceback: str | None = Field(None, description="Of a failed run: the traceback, without machine paths.")
+    started_at: str = Field(description="Start, UTC, ISO 8601.")
+    finished_at: str = Field(description="End, UTC, ISO 8601.")
+
+    primary_metric: str | None = Field(
+        None, description="The metric the task is judged by; a key of `final` in a finished run."
+    )
+    metrics: list[EpochMetrics] = Field(
+        default_factory=list, description="Every evaluation, in the order in which they were made."
+    )
+    final: dict[str, float] = Field(
+        default_factory=dict,
+        description='Metrics after the last step: "accuracy" for the main split, '
+        '"validation_mismatched/accuracy" for a secondary one.',
+    )
+
+    train_seconds: float | None = Field(
+        None, ge=0, description="Seconds of training, reallocation included, evaluation and loading left out."
+    )
+    seconds_per_step: float | None = Field(None, ge=0, description="Median seconds of one optimiser step.")
+    steps: int | None = Field(None, ge=0, description="Optimiser steps made.")
+    peak_memory_bytes: int | None = Field(None, ge=0, description="Peak memory of the run in bytes.")
+    peak_memory_source: str | None = Field(
+        None,
+        description='How the peak was measured, such as "torch.cuda.max_memory_allocated" or '
+        '"resident set of the process".',
+    )
+
+    trainable_parameters_before: int | None = Field(
+        None, ge=0, description="Parameters that get gradients at the first step, head included."
+    )
+    trainable_parameters_after: int | None = Field(
+        None, ge=0, description="Parameters that get gradients at the last step, head included."
+    )
+    adapter_parameters_before: int | None = Field(
+        None, ge=0, description="Parameters of the adapters alone at the first step."
+    )
+    adapter_parameters_after: int | None = Field(
+        None,
+        ge=0,
+        description="Parameters of the adapters alone at the last step; a masked direction counts as gone.",
+    )
+
+    ranks: dict[str, int] = Field(
+        default_factory=dict, description="Module name -> rank at the end; 0 where the adapter was taken out."
+    )
+    initial_ranks: dict[str, int] = Field(
+        default_factory=dict, description="Module name -> rank at the start."
+    )
+    module_shapes: dict[str, tuple[int, int]] = Field(
+        default_factory=dict,
+        description="Module name -> (d_out, d_in); a rank costs d_out + d_in parameters.",
+    )
+    norms: list[NormSample] = Field(
+        default_factory=list,
+        description="The averaged gradient norms over the warm-up; empty for other methods.",
+    )
+    reallocated_at: int | None = Field(
+        None, ge=0, description="Optimiser step after which the ranks changed; None if they never did."
+    )
+    examples: dict[str, int] = Field(
+        default_factory=dict, description="Split -> number of examples that were used, after the limits."
+    )
+
+    provenance: Provenance = Field(description="Software, machine and data.")
+
+    @model_validator(mode="after")
+    def _status_fits(self) -> RunRecord:
+        if self.status == "failed" and not self.error:
+            raise ValueError('a failed run needs `error`: "ExceptionType: message"')
+        if self.status == "finished":
+            if self.error:
+                raise ValueError(f"a finished run has no `error`, but this one has {self.error!r}")
+            if self.primary_metric is None or self.primary_metric not in self.final:
+                raise ValueError(
+                    f"a finished run needs its primary metric in `final`: {self.primary_metric!r} "
+                    f"is not among {sorted(self.final)}"
+                )
+            if self.train_seconds is None:
+                raise ValueError("a finished run needs `train_seconds`")
+        return self
+
+
+def record_path(directory: str | os.PathLike[str], key: str) -> Path:
+    """The file of the run with this key: `<directory>/runs/<key>.json`."""
+    return Path(directory) / RUNS_FOLDER / f"{key}.json"
+
+
+def write_record(directory: str | os.PathLike[str], record: RunRecord) -> Path:
+    """Write a record to `<directory>/runs/<key>.json`, whole or not at all.
+
+    The text goes to a temporary file in the same folder, is forced to the disk and then takes the place of
+    the old record in one step, so that neither a full disk nor a kill at any moment leaves half a record.
+
+    Args:
+        directory: the experiment's folder; it is made if it is missing.
+        record: the run's record.
+
+    Returns:
+        The record's path.
+
+    Raises:
+        RecordWriteError: if the file system refuses; an older record of the same key is untouched.
+    """
+    path = record_path(directory, record.key)
+    temporary = path.with_name(f".{record.key}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(record.model_dump_json(indent=1) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise RecordWriteError(
+            error.errno,
+            f"record not written ({error.strerror or error}); what stood there before is unchanged. "
+            "Mend the cause (free space, write permission) and run the command again; finished runs are kept",
+            str(path),
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+    return path
+
+
+def read_record(path: str | os.PathLike[str]) -> RunRecord:
+    """Read one record.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        RecordError: if it is not JSON (naming line and column), has another schema version, or does not fit
+        the
+            schema (naming every field that is wrong).
+    """
+    path = Path(path)
+    remedy = "Move the file away to have its run made again."
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise RecordError(
+            f"{path}: malformed JSON at line {error.lineno}, column {error.colno}: {error.msg}. {remedy}"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise RecordError(f"{path}: not UTF-8 text (byte {error.start}). {remedy}") from error
+    if not isinstance(content, dict):
+        raise RecordError(f"{path}: a record is a JSON object, not {type(content).__name__}. {remedy}")
+    version = content.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise RecordError(
+            f"{path}: schema_version is {version!r}, but this glora reads {SCHEMA_VERSION}. Read it with the "
+            "glora that wrote it (provenance.versions in the file names it), or choose another output folder."
+        )
+    try:
+        return RunRecord.model_validate(content)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in fault['loc']) or 'record'}: {fault['msg']}"
+            for fault in error.errors()
+        )
+        raise RecordError(f"{path}: does not fit the schema: {faults}. {remedy}") from error
+
+
+def read_records(directory: str | os.PathLike[str]) -> list[RunRecord]:
+    """All records under a folder, by file name; an empty list if there are none.
+
+    Raises:
+        RecordError: at the first record that cannot be read.
+    """
+    return [read_record(path) for path in sorted((Path(directory) / RUNS_FOLDER).glob("*.json"))]
+
+
+def finished_keys(directory: str | os.PathLike[str]) -> set[str]:
+    """The keys of the runs that are finished and need not be made again; a failed run is not among them.
+
+    Raises:
+        RecordError: at the first record that cannot be read.
+    """
+    return {record.key for record in read_records(directory) if record.status == "finished"}
+
+
+def _sync_folder(folder: Path) -> None:
+    """Force the new directory entry to the disk, where a folder can be opened (not on Windows)."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
