@@ -244,8 +244,7 @@ def read_record(path: str | os.PathLike[str]) -> RunRecord:
     Raises:
         FileNotFoundError: if there is no such file.
         RecordError: if it is not JSON (naming line and column), has another schema version, or does not fit
-        the
-            schema (naming every field that is wrong).
+            the schema (naming every field that is wrong).
     """
     path = Path(path)
     remedy = "Move the file away to have its run made again."
