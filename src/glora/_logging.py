@@ -1,0 +1,27 @@
+"""The line that a user sees when ranks change.
+
+A library's INFO messages are invisible by default, and a reallocation that nobody hears of is what went wrong with
+AdaLoRA. So the logger `glora` writes to stderr by itself, as Optuna's does, until the application configures logging of
+its own; `logging.getLogger("glora").setLevel(logging.WARNING)` silences it.
+"""
+
+from __future__ import annotations
+
+import logging
+
+
+def _application_is_silent(_record: logging.LogRecord) -> bool:
+    return not logging.getLogger().handlers
+
+
+def get_logger() -> logging.Logger:
+    """The logger of glora, with its handler in place."""
+    logger = logging.getLogger("glora")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+        handler.addFilter(_application_is_silent)
+        logger.addHandler(handler)
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.INFO)
+    return logger

@@ -1,0 +1,109 @@
+"""What a user can choose, checked as a whole before anything is touched."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from glora.gradient_norms import SIGNALS, Signal
+from glora.resize import KEEP, Keep
+
+BUDGETS = ("rank", "parameters")
+
+
+@dataclass(frozen=True)
+class RankAllocationConfig:
+    """How gradient norms become ranks. The defaults are the method as published.
+
+    Attributes:
+        total_rank: R_total, the sum of all ranks after reallocation. Default: the sum before, n·r for n matrices of
+            rank r.
+        warmup_steps: T_warmup, the optimiser steps with uniform ranks: an int is steps, a float below 1 a share of all
+            steps (rounded up, as in TrainingArguments), None is one epoch. A loop of one's own must give an int.
+        beta: β in g_k ← β·g_k + (1-β)·‖G_k‖_F, from 0 (the last step only) to below 1.
+        signal: What ‖G_k‖_F is read from: "delta", the estimate of ‖∂L/∂Δ_k‖_F that costs nothing, or "lora_b", the raw
+            norm ‖∂L/∂B_k‖_F, for comparison.
+        budget: What stays as it was: "rank", Σ r_k = R_total exactly (as published), or "parameters", Σ r_k·(d_in +
+            d_out) never above what R_total ranks spread evenly would cost, and within one column of it.
+        min_rank: No matrix gets a smaller rank: an int, or one for each module name. 0 lets a matrix lose its adapter.
+        max_rank: No matrix gets a larger rank: an int, or one for each module name. min(d_in, d_out) always bounds it.
+        keep: Which columns a shrinking matrix keeps: "norm" (largest ‖A_i‖·‖B_i‖), "svd" (the best approximation of
+            B·A) or "first".
+        adapter_name: The adapter whose ranks are allocated. Default: the active one.
+        seed: Seeds the new rows of A, for each module by its name, so that every process and every run draws the same
+            and the global generators (dropout, data order) are not touched.
+
+    Raises:
+        ValueError: any field is out of range; all faults are reported together.
+    """
+
+    total_rank: int | None = None
+    warmup_steps: int | float | None = None
+    beta: float = 0.9
+    signal: Signal = "delta"
+    budget: str = "rank"
+    min_rank: int | Mapping[str, int] = 0
+    max_rank: int | Mapping[str, int] | None = None
+    keep: Keep = "norm"
+    adapter_name: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        faults = [
+            *_unless(
+                self.total_rank is None or _is_int(self.total_rank, 1),
+                "total_rank",
+                self.total_rank,
+                "an int ≥ 1",
+            ),
+            *_unless(
+                self.warmup_steps is None
+                or _is_int(self.warmup_steps, 1)
+                or (isinstance(self.warmup_steps, float) and 0 < self.warmup_steps < 1),
+                "warmup_steps",
+                self.warmup_steps,
+                "a number of steps (int ≥ 1), a share of all steps (float between 0 and 1) or None for one epoch",
+            ),
+            *_unless(isinstance(self.beta, int | float) and 0 <= self.beta < 1, "beta", self.beta, "in [0, 1)"),
+            *_unless(self.signal in SIGNALS, "signal", self.signal, f"one of {', '.join(SIGNALS)}"),
+            *_unless(self.budget in BUDGETS, "budget", self.budget, f"one of {', '.join(BUDGETS)}"),
+            *_unless(self.keep in KEEP, "keep", self.keep, f"one of {', '.join(KEEP)}"),
+            *_unless(
+                _is_bound(self.min_rank, 0),
+                "min_rank",
+                self.min_rank,
+                "an int ≥ 0, or one for each module name",
+            ),
+            *_unless(
+                self.max_rank is None or _is_bound(self.max_rank, 0),
+                "max_rank",
+                self.max_rank,
+                "an int ≥ 0, or one for each module name",
+            ),
+            *_unless(_is_int(self.seed, 0), "seed", self.seed, "an int ≥ 0"),
+        ]
+        if faults:
+            raise ValueError("RankAllocationConfig: " + "; ".join(faults))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values, fit for JSON."""
+        return {
+            field.name: dict(value) if isinstance(value := getattr(self, field.name), Mapping) else value
+            for field in dataclasses.fields(self)
+        }
+
+
+def _is_int(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_bound(value: object, least: int) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(name, str) and _is_int(bound, least) for name, bound in value.items())
+    return _is_int(value, least)
+
+
+def _unless(holds: bool, name: str, value: object, rule: str) -> list[str]:
+    return [] if holds else [f"{name}={value!r} must be {rule}"]
