@@ -1,0 +1,125 @@
+"""What a run costs: seconds of training alone, and peak memory.
+
+Both must be comparable between methods that run one after the other in one process. So the clock stands still while
+something happens that is not training (evaluation, reading the norms, drawing the progress bar), and the peak of
+memory is set back before each run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import re
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+_STATUS = Path("/proc/self/status")
+
+
+class TrainingClock:
+    """Seconds of training, without what happens inside `paused()`; and the seconds of each optimiser step.
+
+    A step's time runs from the end of the step before it (or the start of training) to its own end: loading the
+    batch, forward, backward, optimiser and callbacks are all in it, as they are in the user's waiting time.
+
+    CUDA works behind the caller's back, so the device is synchronised at each reading. Trainer does that in each step
+    by default as well (its NaN filter looks at the loss).
+    """
+
+    def __init__(self) -> None:
+        self._paused_at: float | None = None
+        self._paused_seconds = 0.0
+        self._started_at = 0.0
+        self._last_step_at = 0.0
+        self.step_seconds: list[float] = []
+
+    @staticmethod
+    def _now() -> float:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def start(self) -> None:
+        """Begin to count, from zero."""
+        self._paused_at, self._paused_seconds, self.step_seconds = None, 0.0, []
+        self._started_at = self._last_step_at = self._now()
+
+    def step(self) -> None:
+        """An optimiser step has ended."""
+        now = self._now() - self._paused_seconds
+        self.step_seconds.append(now - self._last_step_at)
+        self._last_step_at = now
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens inside is not training. May be nested; the outermost counts."""
+        if self._paused_at is not None:
+            yield
+            return
+        self._paused_at = self._now()
+        try:
+            yield
+        finally:
+            self._paused_seconds += self._now() - self._paused_at
+            self._paused_at = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training since `start`."""
+        until = self._now() if self._paused_at is None else self._paused_at
+        return until - self._started_at - self._paused_seconds
+
+    @property
+    def seconds_per_step(self) -> float | None:
+        """Median seconds of a step: a single slow one (the first, the reallocation) does not move it."""
+        return statistics.median(self.step_seconds) if self.step_seconds else None
+
+
+class PeakMemory:
+    """Peak memory between construction and `read()`.
+
+    On CUDA: `torch.cuda.max_memory_allocated`. Otherwise the resident set of the whole process, Python and libraries
+    included, which is only good for comparing runs of one comparison. Linux lets a process set its own peak back
+    (proc(5), clear_refs); where that is not possible the figure is the peak since the process began, and `source`
+    says so.
+    """
+
+    def __init__(self) -> None:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            self.source = "torch.cuda.max_memory_allocated"
+            return
+        _return_freed_memory()
+        try:
+            _CLEAR_REFS.write_text("5")
+            self.source = "peak resident set of the process during the run"
+        except OSError:
+            self.source = "peak resident set since the process began"
+
+    def read(self) -> int:
+        """The peak so far, in bytes."""
+        if torch.cuda.is_available():
+            return int(torch.cuda.max_memory_allocated())
+        with contextlib.suppress(OSError):
+            peak = re.search(r"^VmHWM:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
+            if peak:
+                return int(peak[1]) * 1024
+        import resource  # not on Windows
+
+        maximum = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return int(maximum if sys.platform == "darwin" else maximum * 1024)
+
+
+def _return_freed_memory() -> None:
+    """Have glibc give back what an earlier run has freed, or this run's peak would contain it."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

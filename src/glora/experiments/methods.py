@@ -1,0 +1,226 @@
+"""The methods that can be compared: a registry with one short entry each.
+
+All methods of one seed start from the same head and (but for AdaLoRA, which has other factors) the same lora_A, see the
+same batches in the same order, and share optimiser, schedule and the scaling s = alpha / rank. Each is given the budget
+of uniform LoRA, R_total = matrices · rank, as far as it can meet it.
+
+Listing the methods must be quick, so PEFT is imported where a method is applied.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from glora.experiments.adaptation import Adaptation
+    from glora.experiments.spec import RunConfig
+
+ALLOCATION_SETTINGS = frozenset(
+    {"total_rank", "warmup_steps", "beta", "signal", "budget", "min_rank", "max_rank", "keep"}
+)
+"""Fields of `RunConfig` that only a method with a rank budget of its own looks at."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long a run is, in optimiser steps."""
+
+    total_steps: int
+    steps_per_epoch: int
+
+    @classmethod
+    def of(cls, examples: int, batch_size: int, epochs: float) -> Schedule:
+        """As `transformers.Trainer` counts: the last batch of an epoch may be short."""
+        steps_per_epoch = math.ceil(examples / batch_size)
+        return cls(total_steps=math.ceil(epochs * steps_per_epoch), steps_per_epoch=steps_per_epoch)
+
+    def warmup_steps(self, setting: float | None) -> int:
+        """`warmup_steps` of the configuration in steps: None is one epoch, below 1 a share of all steps, else steps."""
+        if setting is None:
+            return self.steps_per_epoch
+        return int(setting) if setting >= 1 else math.ceil(setting * self.total_steps)
+
+
+@dataclass(frozen=True)
+class Application:
+    """What a method is applied to."""
+
+    model: Any
+    config: RunConfig
+    schedule: Schedule
+    target_modules: Sequence[str]
+    """Full names of the adapted matrices, relative to the model."""
+    head_modules: Sequence[str]
+    """Modules that are trained whole, beside the adapters."""
+
+    @property
+    def total_rank(self) -> int:
+        """R_total; by default what uniform LoRA spends."""
+        return self.config.total_rank or len(self.target_modules) * self.config.rank
+
+    @property
+    def scaling(self) -> float:
+        """The scaling of the update, s = alpha / rank."""
+        return self.config.alpha / self.config.rank
+
+    def lora_settings(self) -> dict[str, Any]:
+        """The keyword arguments that `LoraConfig` and its relatives share."""
+        return {
+            "task_type": "SEQ_CLS",
+            "target_modules": list(self.target_modules),
+            "modules_to_save": list(self.head_modules) or None,
+            "lora_dropout": self.config.lora_dropout,
+        }
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to fine-tune with low-rank updates.
+
+    Attributes:
+        name: as on the command line.
+        summary: one line for `glora list methods`.
+        meets: the budgets that it can hold equal to uniform LoRA's, "rank", "parameters" or both.
+        settings: those of ALLOCATION_SETTINGS that it looks at; the others are left at their defaults in its runs, so
+            that changing beta does not make LoRA's runs new ones.
+        apply: puts it on a model.
+        setting_faults: what it refuses in a configuration, as sentences; none when all is well.
+        schedule_faults: what makes it impossible with a training of this length.
+    """
+
+    name: str
+    summary: str
+    meets: tuple[str, ...]
+    apply: Callable[[Application], Adaptation]
+    settings: frozenset[str] = frozenset()
+    setting_faults: Callable[[RunConfig], list[str]] = lambda _config: []
+    schedule_faults: Callable[[RunConfig, Schedule], list[str]] = lambda _config, _schedule: []
+
+    def normalise(self, config: RunConfig, seed: int) -> RunConfig:
+        """The configuration of one of this method's runs: settings that it does not look at are left at their defaults."""
+        ignored = ALLOCATION_SETTINGS - self.settings
+        kept = {field: value for field, value in config.model_dump().items() if field not in ignored}
+        return type(config).model_validate({**kept, "method": self.name, "seed": seed})
+
+
+def find_method(name: str) -> Method:
+    """The method of this name.
+
+    Raises:
+        ValueError: if there is none, naming the nearest.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    near = difflib.get_close_matches(name.lower(), METHODS, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    raise ValueError(f"unknown method {name!r}: {hint}The methods are {', '.join(METHODS)}")
+
+
+def _apply_lora(to: Application) -> Adaptation:
+    from glora.experiments.adaptation import Adaptation
+
+    return Adaptation(_uniform_lora(to))
+
+
+def _uniform_lora(to: Application) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    return get_peft_model(to.model, LoraConfig(r=to.config.rank, lora_alpha=to.config.alpha, **to.lora_settings()))
+
+
+def _apply_adalora(to: Application) -> Adaptation:
+    from glora.experiments.adalora import apply_adalora
+
+    return apply_adalora(
+        to.model,
+        to.lora_settings(),
+        total_rank=to.total_rank,
+        scaling=to.scaling,
+        total_steps=to.schedule.total_steps,
+    )
+
+
+def _adalora_faults(_config: RunConfig, schedule: Schedule) -> list[str]:
+    from glora.experiments.adalora import AdaLoraSchedule
+
+    try:
+        AdaLoraSchedule.of(schedule.total_steps)
+    except ValueError as error:
+        return [str(error)]
+    return []
+
+
+def _apply_glora(to: Application) -> Adaptation:
+    from glora.experiments.allocation import apply_allocation
+
+    return apply_allocation(_uniform_lora(to), to.config, shuffled=False)
+
+
+def _apply_shuffled(to: Application) -> Adaptation:
+    from glora.experiments.allocation import apply_allocation
+
+    return apply_allocation(_uniform_lora(to), to.config, shuffled=True)
+
+
+def _setting_faults(config: RunConfig) -> list[str]:
+    from glora.experiments.allocation import allocation_config
+
+    try:
+        allocation_config(config)
+    except ValueError as error:
+        return [str(error)]
+    return []
+
+
+def _warmup_faults(config: RunConfig, schedule: Schedule) -> list[str]:
+    warmup = schedule.warmup_steps(config.warmup_steps)
+    if warmup < schedule.total_steps:
+        return []
+    default = " (the default is one epoch)" if config.warmup_steps is None else ""
+    return [
+        f"a warm-up of {warmup} steps{default} is not shorter than the training of {schedule.total_steps} steps, so "
+        "the ranks would never be allocated; use more epochs, or a smaller warmup_steps (steps, or a share such as 0.3)"
+    ]
+
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method(
+            "lora",
+            "The same rank in every matrix (Hu et al. 2021).",
+            meets=("rank", "parameters"),
+            apply=_apply_lora,
+        ),
+        Method(
+            "adalora",
+            "Prunes directions by importance while training, from 1.5 times the budget (Zhang et al. 2023; PEFT's).",
+            meets=("rank",),
+            settings=frozenset({"total_rank"}),
+            apply=_apply_adalora,
+            schedule_faults=_adalora_faults,
+        ),
+        Method(
+            "glora",
+            "Shares the ranks out once, after the warm-up, by the averaged norm of each matrix's gradient.",
+            meets=("rank", "parameters"),
+            settings=ALLOCATION_SETTINGS,
+            apply=_apply_glora,
+            setting_faults=_setting_faults,
+            schedule_faults=_warmup_faults,
+        ),
+        Method(
+            "shuffled",
+            "Control: GLoRA's ranks, dealt out at random among matrices of the same shape.",
+            meets=("rank", "parameters"),
+            settings=ALLOCATION_SETTINGS,
+            apply=_apply_shuffled,
+            setting_faults=_setting_faults,
+            schedule_faults=_warmup_faults,
+        ),
+    )
+}

@@ -1,0 +1,242 @@
+"""What a comparison shows while it runs: bars on a terminal, plain lines anywhere else.
+
+The training code reports events and knows nothing of how they are shown. `open_progress` chooses: rich's bars (all
+runs, the steps of the present one, its evaluation, time left) on a terminal; in a log file, a line where one is worth it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, SpinnerColumn, TaskID, TextColumn
+from rich.text import Text
+from typing_extensions import Self, override
+
+if TYPE_CHECKING:
+    from rich.progress import Task
+
+    from glora.experiments.records import EpochMetrics, RunRecord
+    from glora.experiments.spec import RunConfig
+
+
+class RunProgress:
+    """The events of a comparison, in the order in which they come. This class shows none of them."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def begin(self, runs: int, steps: int) -> None:
+        """So many runs are to be made, with so many optimiser steps together."""
+
+    def run_begins(self, config: RunConfig, steps: int) -> None:
+        """A run of so many steps begins, by loading its model."""
+
+    def step(self) -> None:
+        """An optimiser step has been made."""
+
+    def evaluation_begins(self, split: str, batches: int) -> None:
+        """A split of so many batches is being evaluated."""
+
+    def evaluation_batch(self) -> None:
+        """A batch has been evaluated."""
+
+    def evaluated(self, metrics: EpochMetrics) -> None:
+        """The evaluation of a split has ended."""
+
+    def run_ends(self, record: RunRecord) -> None:
+        """A run has ended, well or not."""
+
+    def say(self, message: str) -> None:
+        """A line for the user, such as how the ranks were reallocated."""
+
+
+class _TimeLeft(ProgressColumn):
+    """Time left at the pace so far, evaluation and loading included; rich's own column looks at the last 30 s."""
+
+    @override
+    def render(self, task: Task) -> Text:
+        if not task.total or not task.completed or task.elapsed is None or not task.fields.get("timed"):
+            return Text("")
+        if task.completed >= task.total:
+            return Text(f"took {duration(task.elapsed)}", style="progress.elapsed")
+        left = task.elapsed / task.completed * (task.total - task.completed)
+        return Text(f"{duration(left)} left", style="progress.remaining")
+
+
+class BarProgress(RunProgress):
+    """Three bars: the steps of all runs, of this run, and the batches of its evaluation."""
+
+    def __init__(self, console: Console) -> None:
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
+            _TimeLeft(),
+            console=console,
+            refresh_per_second=4,  # drawing takes processor time from the training that is being measured
+            transient=True,
+        )
+        self._runs = self._done = self._run_steps = 0
+        self._everything: TaskID | None = None
+        self._run: TaskID | None = None
+        self._evaluation: TaskID | None = None
+        self._last_values = ""
+
+    @override
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    @override
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    @override
+    def begin(self, runs: int, steps: int) -> None:
+        self._runs = runs
+        self._everything = self._bars.add_task(self._title(), total=steps, unit="steps", timed=True)
+
+    def _title(self) -> str:
+        return f"[bold]run {min(self._done + 1, self._runs)} of {self._runs}"
+
+    @override
+    def run_begins(self, config: RunConfig, steps: int) -> None:
+        self._run_steps, self._last_values = steps, ""
+        self._run = self._bars.add_task(_name(config), total=steps, unit="steps", timed=True)
+
+    @override
+    def step(self) -> None:
+        for task in (self._everything, self._run):
+            if task is not None:
+                self._bars.advance(task)
+
+    @override
+    def evaluation_begins(self, split: str, batches: int) -> None:
+        self._evaluation = self._bars.add_task(f"evaluating {escape(split)}", total=batches, unit="batches")
+
+    @override
+    def evaluation_batch(self) -> None:
+        if self._evaluation is not None:
+            self._bars.advance(self._evaluation)
+
+    @override
+    def evaluated(self, metrics: EpochMetrics) -> None:
+        self._remove(self._evaluation)
+        self._evaluation = None
+        if self._run is not None:
+            values = f"epoch {metrics.epoch:.3g}: {_values(metrics.values)}"
+            self._bars.update(self._run, unit=f"steps · {escape(values)}")
+
+    @override
+    def run_ends(self, record: RunRecord) -> None:
+        self._remove(self._evaluation)
+        self._remove(self._run)
+        self._run = self._evaluation = None
+        self._done += 1
+        if self._everything is not None:
+            skipped = self._run_steps - (record.steps or 0)
+            self._bars.update(self._everything, description=self._title(), advance=skipped)
+        self.say(outcome(record))
+
+    @override
+    def say(self, message: str) -> None:
+        self._bars.console.print(escape(message), highlight=False, soft_wrap=True)
+
+    def _remove(self, task: TaskID | None) -> None:
+        if task is not None:
+            self._bars.remove_task(task)
+
+
+class LineProgress(RunProgress):
+    """Lines for a log: the beginning and end of each run, and each evaluation."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._runs = self._done = 0
+        self._steps = self._all_steps = self._all_done = 0
+        self._began = 0.0
+
+    @override
+    def begin(self, runs: int, steps: int) -> None:
+        self._runs, self._all_steps, self._began = runs, steps, time.monotonic()
+
+    @override
+    def run_begins(self, config: RunConfig, steps: int) -> None:
+        self._steps = 0
+        self.say(f"[{self._done + 1}/{self._runs}] {_name(config)}: {steps} steps")
+
+    @override
+    def step(self) -> None:
+        self._steps += 1
+        self._all_done += 1
+
+    @override
+    def evaluated(self, metrics: EpochMetrics) -> None:
+        spent = time.monotonic() - self._began
+        left = spent / max(1, self._all_done) * max(0, self._all_steps - self._all_done)
+        self.say(
+            f"[{self._done + 1}/{self._runs}] epoch {metrics.epoch:.3g}, step {metrics.step}, {metrics.split}: "
+            f"{_values(metrics.values)} ({metrics.train_seconds:.0f} s of training; about {duration(left)} left in all)"
+        )
+
+    @override
+    def run_ends(self, record: RunRecord) -> None:
+        self._done += 1
+        self.say(f"[{self._done}/{self._runs}] {outcome(record)}")
+
+    @override
+    def say(self, message: str) -> None:
+        self._console.print(escape(message), highlight=False, soft_wrap=True)
+
+
+class ProgressLogHandler(logging.Handler):
+    """Shows log messages above the bars, where the standard handler would tear them apart."""
+
+    def __init__(self, progress: RunProgress) -> None:
+        super().__init__()
+        self._progress = progress
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        self._progress.say(f"  {self.format(record)}")
+
+
+def open_progress(console: Console) -> RunProgress:
+    """Bars if the console is a terminal that can redraw them, lines otherwise."""
+    return BarProgress(console) if console.is_terminal and not console.is_dumb_terminal else LineProgress(console)
+
+
+def outcome(record: RunRecord) -> str:
+    """One line on how a run ended."""
+    if record.status == "failed":
+        return f"{_name(record.config)} failed: {record.error}"
+    best = f"{record.primary_metric} {record.final[record.primary_metric]:.4f}" if record.primary_metric else ""
+    return f"{_name(record.config)}: {best} after {duration(record.train_seconds or 0)} of training"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: `42 s`, `3 min 05 s`, `2 h 07 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _name(config: RunConfig) -> str:
+    return f"{config.method}, seed {config.seed}"
+
+
+def _values(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in values.items())
