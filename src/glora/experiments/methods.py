@@ -101,7 +101,7 @@ class Method:
     schedule_faults: Callable[[RunConfig, Schedule], list[str]] = lambda _config, _schedule: []
 
     def normalise(self, config: RunConfig, seed: int) -> RunConfig:
-        """The configuration of one of this method's runs: settings that it does not look at are left at their defaults."""
+        """The configuration of one of this method's runs; settings that it does not look at are at their defaults."""
         ignored = ALLOCATION_SETTINGS - self.settings
         kept = {field: value for field, value in config.model_dump().items() if field not in ignored}
         return type(config).model_validate({**kept, "method": self.name, "seed": seed})

@@ -1,7 +1,7 @@
 """What a comparison shows while it runs: bars on a terminal, plain lines anywhere else.
 
 The training code reports events and knows nothing of how they are shown. `open_progress` chooses: rich's bars (all
-runs, the steps of the present one, its evaluation, time left) on a terminal; in a log file, a line where one is worth it.
+runs, the steps of the present one, its evaluation, time left) on a terminal; in a log file, lines for what matters.
 """
 
 from __future__ import annotations

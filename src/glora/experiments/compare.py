@@ -1,0 +1,212 @@
+"""Many runs: which there are, what is wrong with them, which are still to be made, and making them.
+
+A comparison is the product of methods and seeds for one model and task. It is checked as a whole before a model is
+loaded, and every fault is reported at once. Runs are made seed by seed with the methods side by side, so that whenever
+it is interrupted, the seeds that are complete compare all methods, and slow changes of the machine hit all alike.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import ValidationError
+
+from glora.experiments.methods import Method, Schedule, find_method
+from glora.experiments.models import resolve_model
+from glora.experiments.records import RunRecord, finished_keys, write_record
+from glora.experiments.spec import RunConfig
+from glora.experiments.tasks import resolve_task
+
+if TYPE_CHECKING:
+    from glora.experiments.progress import RunProgress
+
+DEFAULT_METHODS = ("lora", "adalora", "glora")
+DEFAULT_SEEDS = (0, 1, 2)
+
+T = TypeVar("T")
+
+
+class InvalidComparisonError(ValueError):
+    """What is wrong with a comparison, all of it at once.
+
+    Attributes:
+        faults: one sentence each.
+    """
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        self.faults = tuple(faults)
+        lines = faults[0] if len(faults) == 1 else "".join(f"\n  - {fault}" for fault in faults)
+        super().__init__(lines if len(faults) == 1 else f"{len(faults)} things are wrong:{lines}")
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a plan."""
+
+    config: RunConfig
+    schedule: Schedule
+    finished: bool
+    """Whether its record is there already."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The runs of a comparison in the order in which they are made."""
+
+    runs: tuple[PlannedRun, ...]
+    output: Path
+
+    @property
+    def to_make(self) -> tuple[PlannedRun, ...]:
+        """The runs that are not finished."""
+        return tuple(run for run in self.runs if not run.finished)
+
+    @property
+    def steps_to_make(self) -> int:
+        """Optimiser steps of the runs that are not finished."""
+        return sum(run.schedule.total_steps for run in self.to_make)
+
+
+def plan_comparison(
+    output: str | os.PathLike[str],
+    *,
+    methods: Sequence[str] = DEFAULT_METHODS,
+    seeds: Sequence[int] = DEFAULT_SEEDS,
+    settings: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Check a comparison and see what is left to do. Loads the task's data, to know how long a run is, but no model.
+
+    Args:
+        output: folder of the records; need not exist.
+        methods: names of `METHODS`.
+        seeds: one run of each method for each seed.
+        settings: fields of `RunConfig` that are not at their defaults, but for `method` and `seed`.
+
+    Raises:
+        InvalidComparisonError: naming every fault that can be found.
+        RecordError: a record in the folder cannot be read.
+    """
+    output = Path(output)
+    faults = _folder_faults(output)
+    chosen = _chosen_methods(methods, faults)
+    faults += _repeated("methods", methods) + _repeated("seeds", seeds)
+    if not seeds:
+        faults.append("seeds: there is none; give at least one, such as 0")
+    base = _validated(settings or {}, seeds, faults)
+    if base is not None:
+        faults += _source_faults(base)
+        faults += [f"{method.name}: {fault}" for method in chosen for fault in method.setting_faults(base)]
+    if faults or base is None:
+        raise InvalidComparisonError(list(dict.fromkeys(faults)))
+
+    from glora.experiments.train import run_schedule
+
+    schedule = run_schedule(base)
+    late = [f"{m.name}: {fault}" for m in chosen for fault in m.schedule_faults(base, schedule)]
+    if late:
+        raise InvalidComparisonError(late)
+    done = finished_keys(output)
+    configs = [method.normalise(base, seed) for seed in seeds for method in chosen]
+    return Plan(
+        runs=tuple(PlannedRun(config, schedule, finished=config.key in done) for config in configs), output=output
+    )
+
+
+def compare(
+    plan: Plan, progress: RunProgress, *, make_run: Callable[..., RunRecord] | None = None
+) -> tuple[RunRecord, ...]:
+    """Make the runs of a plan that are not finished, and write the record of each as soon as it ends.
+
+    A run that fails is recorded like another and the next one begins. Ctrl-C ends the comparison; what was finished is
+    on the disk, and planning the same comparison again leaves only the rest.
+
+    Args:
+        plan: what to do.
+        progress: what to tell how far it is.
+        make_run: makes one run; by default `train.run`.
+
+    Returns:
+        The records of the runs that were made.
+
+    Raises:
+        RecordWriteError: a record could not be written.
+    """
+    if make_run is None:
+        from glora.experiments.train import run
+
+        make_run = run
+    progress.begin(len(plan.to_make), plan.steps_to_make)
+    records = []
+    for planned in plan.to_make:
+        record = make_run(planned.config, progress=progress)
+        try:
+            write_record(plan.output, record)
+        except KeyboardInterrupt:  # the run is finished: it must not be lost to a Ctrl-C that came a moment too late
+            write_record(plan.output, record)
+            raise
+        records.append(record)
+    return tuple(records)
+
+
+def _chosen_methods(names: Sequence[str], faults: list[str]) -> list[Method]:
+    if not names:
+        faults.append(f"methods: there is none; give at least one, such as {','.join(DEFAULT_METHODS)}")
+    found = [_attempt(functools.partial(find_method, name), faults) for name in dict.fromkeys(names)]
+    return [method for method in found if method is not None]
+
+
+def _attempt(find: Callable[[], T], faults: list[str]) -> T | None:
+    """What `find` returns, or None and one more fault."""
+    try:
+        return find()
+    except ValidationError as error:
+        faults += [_in_words(fault) for fault in error.errors()]
+    except (ValueError, OSError) as error:
+        faults.append(str(error))
+    return None
+
+
+def _repeated(what: str, values: Sequence[Any]) -> list[str]:
+    twice = sorted({value for value in values if list(values).count(value) > 1})
+    return [f"{what}: {', '.join(map(str, twice))} is given more than once"] if twice else []
+
+
+def _validated(settings: Mapping[str, Any], seeds: Sequence[int], faults: list[str]) -> RunConfig | None:
+    """The settings as a configuration, or None and its faults in words that name the value."""
+    validate = RunConfig.model_validate
+    each = [_attempt(functools.partial(validate, {**settings, "seed": seed}), faults) for seed in seeds or (0,)]
+    return None if None in each else each[0]
+
+
+def _in_words(fault: Any) -> str:
+    field = str(fault["loc"][0]) if fault["loc"] else "settings"
+    if fault["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(field, RunConfig.model_fields, n=2)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        return f"{field}: there is no such setting{hint}"
+    message = fault["msg"][:1].lower() + fault["msg"][1:]
+    return f"{field}={fault['input']!r}: {message}"
+
+
+def _source_faults(config: RunConfig) -> list[str]:
+    """What is wrong with the names of the model and the task, as far as it shows without loading them."""
+    faults: list[str] = []
+    _attempt(lambda: resolve_model(config.model), faults)
+    _attempt(lambda: resolve_task(config.task, config.data_dir), faults)
+    return faults
+
+
+def _folder_faults(output: Path) -> list[str]:
+    """Whether records can be written there: better known now than after the first run."""
+    existing = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
+    if not existing.is_dir():
+        return [f"output={str(output)!r}: {str(existing)!r} is a file; name a folder"]
+    if not os.access(existing, os.W_OK):
+        return [f"output={str(output)!r}: no permission to write in {str(existing)!r}; name another folder"]
+    return []
