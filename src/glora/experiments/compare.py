@@ -60,6 +60,8 @@ class Plan:
     """The runs of a comparison in the order in which they are made."""
 
     runs: tuple[PlannedRun, ...]
+    examples: Mapping[str, int]
+    """Split -> number of examples, "train" first."""
     output: Path
 
     @property
@@ -105,17 +107,17 @@ def plan_comparison(
     if faults or base is None:
         raise InvalidComparisonError(list(dict.fromkeys(faults)))
 
-    from glora.experiments.train import run_schedule
+    from glora.experiments.train import example_counts
 
-    schedule = run_schedule(base)
+    examples = example_counts(base)
+    schedule = Schedule.of(examples["train"], base.batch_size, base.epochs)
     late = [f"{m.name}: {fault}" for m in chosen for fault in m.schedule_faults(base, schedule)]
     if late:
         raise InvalidComparisonError(late)
     done = finished_keys(output)
     configs = [method.normalise(base, seed) for seed in seeds for method in chosen]
-    return Plan(
-        runs=tuple(PlannedRun(config, schedule, finished=config.key in done) for config in configs), output=output
-    )
+    runs = tuple(PlannedRun(config, schedule, finished=config.key in done) for config in configs)
+    return Plan(runs=runs, examples=examples, output=output)
 
 
 def compare(

@@ -6,7 +6,6 @@ runs, the steps of the present one, its evaluation, time left) on a terminal; in
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -197,18 +196,6 @@ class LineProgress(RunProgress):
     @override
     def say(self, message: str) -> None:
         self._console.print(escape(message), highlight=False, soft_wrap=True)
-
-
-class ProgressLogHandler(logging.Handler):
-    """Shows log messages above the bars, where the standard handler would tear them apart."""
-
-    def __init__(self, progress: RunProgress) -> None:
-        super().__init__()
-        self._progress = progress
-
-    @override
-    def emit(self, record: logging.LogRecord) -> None:
-        self._progress.say(f"  {self.format(record)}")
 
 
 def open_progress(console: Console) -> RunProgress:

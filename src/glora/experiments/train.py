@@ -209,25 +209,27 @@ def run(config: RunConfig, *, progress: RunProgress | None = None) -> RunRecord:
     return record
 
 
-def run_schedule(config: RunConfig) -> Schedule:
-    """The run's length; loads the task (once for all runs that share it).
+def example_counts(config: RunConfig) -> dict[str, int]:
+    """Split -> number of examples, "train" first. Loads the task, once for all runs that share it.
 
     Raises:
-        ValueError, FileNotFoundError: if the task cannot be loaded.
+        ValueError, FileNotFoundError: the task cannot be loaded.
     """
-    return Schedule.of(len(_task(config).train), config.batch_size, config.epochs)
+    task = _task(config)
+    return {"train": len(task.train)} | {name: len(rows) for name, rows in task.evaluation.items()}
 
 
 def _run(config: RunConfig, progress: RunProgress, measured: Measurements) -> None:
     method = find_method(config.method)
-    schedule = run_schedule(config)
+    examples = example_counts(config)
+    schedule = Schedule.of(examples["train"], config.batch_size, config.epochs)
     progress.run_begins(config, schedule.total_steps)
     task = _task(config)
     primary_split = next(iter(task.evaluation))
     measured.fingerprint = task.fingerprint
     measured.fields |= {
         "primary_metric": task.primary_metric,
-        "examples": {"train": len(task.train)} | {name: len(rows) for name, rows in task.evaluation.items()},
+        "examples": examples,
     }
 
     model, tokenizer = load_classifier(

@@ -1,0 +1,332 @@
+"""The command line: parses, calls, prints. Heavy imports are inside the commands, so that help comes at once."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from glora._version import __version__
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
+
+app = typer.Typer(
+    help="GLoRA: gradient-norm aware rank allocation for LoRA. The right rank in every weight matrix, at LoRA's cost.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Run the command line. What the user got wrong becomes one message and exit code 2, without a traceback."""
+    try:
+        app()
+    except (ValueError, OSError, ImportError) as error:
+        if "--debug" in sys.argv:
+            raise
+        _complain(error)
+        sys.exit(2)
+
+
+def _complain(error: Exception) -> None:
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    console.print("[bold red]error:[/]", end=" ")
+    console.print(
+        str(error).strip() or type(error).__name__, markup=False, highlight=False, style="red", soft_wrap=True
+    )
+    if type(error) in (ValueError, ImportError, OSError):  # not one of our own: it may be a fault of the program
+        console.print("(--debug shows where this comes from)", style="dim")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"glora {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+Verbosity = Annotated[
+    int, typer.Option("-v", "--verbose", count=True, help="-v: also the libraries' warnings; -vv: all they say.")
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")]
+
+
+def _setting(text: str, default: str | None, *names: str, panel: str, metavar: str | None = None) -> Any:
+    """An option that is None unless it is given; its default is `RunConfig`'s or the preset's, and only shown here."""
+    return typer.Option(*names, help=text, rich_help_panel=panel, metavar=metavar, show_default=default or False)
+
+
+_RUNS, _TRAINING, _BUDGET = "What is compared", "Training, the same for all methods", "GLoRA"
+
+
+@app.command()
+def compare(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the records and the report.")],
+    preset: Annotated[
+        str | None, _setting("Start from a preset: demo.", None, "--preset", panel=_RUNS, metavar="NAME")
+    ] = None,
+    model: Annotated[
+        str | None, _setting("Model: a known name, a hub id or a folder.", "all-MiniLM-L6-v2", "--model", panel=_RUNS)
+    ] = None,
+    task: Annotated[
+        str | None, _setting("Task: a known name, or a data file of one's own.", "stdlib-docs", "--task", panel=_RUNS)
+    ] = None,
+    methods: Annotated[
+        str | None, _setting("Methods, with commas.", "lora,adalora,glora", "--methods", panel=_RUNS, metavar="NAMES")
+    ] = None,
+    seeds: Annotated[
+        str | None, _setting("Seeds, with commas.", "0,1,2", "--seeds", panel=_RUNS, metavar="NUMBERS")
+    ] = None,
+    data_dir: Annotated[
+        str | None, _setting("Folder with the task's data in GLUE's TSV layout.", None, "--data-dir", panel=_RUNS)
+    ] = None,
+    train_limit: Annotated[
+        int | None, _setting("Use at most so many training examples.", "all", "--train-limit", panel=_RUNS)
+    ] = None,
+    eval_limit: Annotated[
+        int | None, _setting("Evaluate on at most so many examples.", "all", "--eval-limit", panel=_RUNS)
+    ] = None,
+    rank: Annotated[int | None, _setting("Rank of uniform LoRA.", "8", "--rank", "-r", panel=_TRAINING)] = None,
+    lora_alpha: Annotated[
+        float | None, _setting("Alpha; all methods scale by alpha / rank.", "2 * rank", "--lora-alpha", panel=_TRAINING)
+    ] = None,
+    lora_dropout: Annotated[
+        float | None, _setting("Dropout on the adapters' input.", "0", "--lora-dropout", panel=_TRAINING)
+    ] = None,
+    target_modules: Annotated[
+        str | None,
+        _setting(
+            "Adapted matrices: endings of their names, with commas.",
+            "all linear layers of the encoder",
+            "--target-modules",
+            panel=_TRAINING,
+            metavar="NAMES",
+        ),
+    ] = None,
+    lr: Annotated[float | None, _setting("Peak learning rate of AdamW.", "2e-4", "--lr", panel=_TRAINING)] = None,
+    epochs: Annotated[
+        float | None, _setting("Passes over the training data.", "3", "--epochs", panel=_TRAINING)
+    ] = None,
+    batch_size: Annotated[int | None, _setting("Examples a step.", "32", "--batch-size", panel=_TRAINING)] = None,
+    max_length: Annotated[int | None, _setting("Tokens an example.", "128", "--max-length", panel=_TRAINING)] = None,
+    lr_scheduler: Annotated[
+        str | None, _setting("Schedule, as transformers names it.", "linear", "--lr-scheduler", panel=_TRAINING)
+    ] = None,
+    lr_warmup: Annotated[
+        float | None, _setting("Share of the steps over which the rate rises.", "0.06", "--lr-warmup", panel=_TRAINING)
+    ] = None,
+    weight_decay: Annotated[
+        float | None, _setting("Weight decay of AdamW.", "0", "--weight-decay", panel=_TRAINING)
+    ] = None,
+    precision: Annotated[
+        str | None,
+        _setting("float32, or bfloat16 (autocast).", "float32", "--precision", panel=_TRAINING, metavar="TYPE"),
+    ] = None,
+    total_rank: Annotated[
+        int | None, _setting("Rank budget of all matrices together.", "matrices * rank", "--total-rank", panel=_BUDGET)
+    ] = None,
+    warmup_steps: Annotated[
+        float | None,
+        _setting("Steps with uniform ranks; below 1 a share of all.", "one epoch", "--warmup-steps", panel=_BUDGET),
+    ] = None,
+    beta: Annotated[float | None, _setting("Decay of the averaged norms.", "0.9", "--beta", panel=_BUDGET)] = None,
+    signal: Annotated[
+        str | None, _setting("Which norm: delta or lora_b.", "delta", "--signal", panel=_BUDGET, metavar="NAME")
+    ] = None,
+    budget: Annotated[
+        str | None,
+        _setting("What equals uniform LoRA's: rank or parameters.", "rank", "--budget", panel=_BUDGET, metavar="NAME"),
+    ] = None,
+    min_rank: Annotated[int | None, _setting("No matrix gets less.", "0", "--min-rank", panel=_BUDGET)] = None,
+    max_rank: Annotated[int | None, _setting("No matrix gets more.", "none", "--max-rank", panel=_BUDGET)] = None,
+    keep: Annotated[
+        str | None,
+        _setting(
+            "Columns a shrinking matrix keeps: norm, svd or first.", "norm", "--keep", panel=_BUDGET, metavar="RULE"
+        ),
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Show what would be run, and stop.")] = False,
+    verbose: Verbosity = 0,
+    debug: Debug = False,  # noqa: ARG001 - main() looks at it
+) -> None:
+    """Train one model on one task with several methods and seeds, and report the difference.
+
+    What is finished in the output folder is not run again: after Ctrl-C, or with more seeds, the same command goes on.
+    """
+    given = {
+        "model": model,
+        "task": task,
+        "rank": rank,
+        "lora_alpha": lora_alpha,
+        "lora_dropout": lora_dropout,
+        "target_modules": _names(target_modules),
+        "learning_rate": lr,
+        "batch_size": batch_size,
+        "epochs": epochs,
+        "lr_scheduler": lr_scheduler,
+        "lr_warmup": lr_warmup,
+        "weight_decay": weight_decay,
+        "max_length": max_length,
+        "train_limit": train_limit,
+        "eval_limit": eval_limit,
+        "precision": precision,
+        "total_rank": total_rank,
+        "warmup_steps": warmup_steps,
+        "beta": beta,
+        "signal": signal,
+        "budget": budget,
+        "min_rank": min_rank,
+        "max_rank": max_rank,
+        "keep": keep,
+        "data_dir": data_dir,
+    }
+    settings = {name: value for name, value in given.items() if value is not None}
+    console = _console()
+    try:
+        _compare(console, output, preset, _names(methods), seeds, settings, only_plan=plan, verbosity=verbose)
+    except KeyboardInterrupt:
+        console.print(
+            f"\nInterrupted. Finished runs are kept in {output}; the same command goes on with the rest.",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+        raise typer.Exit(INTERRUPTED) from None
+
+
+@app.command()
+def report(
+    directory: Annotated[Path, typer.Argument(help="Output folder of `glora compare`.", show_default=False)],
+    debug: Debug = False,  # noqa: ARG001 - main() looks at it
+) -> None:
+    """Make the tables and pictures again from the records in a folder. Never trains."""
+    _report(_console(), directory)
+
+
+@app.command("list")
+def list_names(
+    what: Annotated[str, typer.Argument(metavar="models|tasks|methods", show_default=False, help="What to list.")],
+    debug: Debug = False,  # noqa: ARG001 - main() looks at it
+) -> None:
+    """List the known models, tasks or methods."""
+    _console().print(_listing(what))
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console()
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(seed) for seed in _names(text) or ())
+    except ValueError:
+        raise ValueError(f"seeds={text!r}: seeds are whole numbers with commas between them, such as 0,1,2") from None
+
+
+def _compare(
+    console: Console,
+    output: Path,
+    preset_name: str | None,
+    methods: tuple[str, ...] | None,
+    seeds: str | None,
+    settings: dict[str, Any],
+    *,
+    only_plan: bool,
+    verbosity: int,
+) -> None:
+    from glora.experiments.presets import find_preset
+
+    preset = find_preset(preset_name) if preset_name else None
+    if preset:
+        methods = methods or preset.methods
+        settings = {**preset.settings, **settings}
+    with console.status("Reading the task's data ..."):
+        from glora.experiments.messages import show_log_messages
+
+        show_log_messages(console, verbosity)
+
+        from glora.experiments.compare import DEFAULT_METHODS, DEFAULT_SEEDS, compare, plan_comparison
+        from glora.experiments.plan_view import describe_plan
+        from glora.experiments.progress import open_progress
+
+        planned = plan_comparison(
+            output,
+            methods=DEFAULT_METHODS if methods is None else methods,
+            seeds=_seeds(seeds) if seeds is not None else preset.seeds if preset else DEFAULT_SEEDS,
+            settings=settings,
+        )
+    console.print(describe_plan(planned))
+    if only_plan:
+        return
+    failed = 0
+    if planned.to_make:
+        with open_progress(console) as progress:
+            records = compare(planned, progress)
+        failed = sum(record.status == "failed" for record in records)
+    _report(console, output)
+    if failed:
+        console.print(f"[red]{failed} of {len(records)} runs failed[/]; the same command tries them again.")
+        raise typer.Exit(1)
+
+
+def _report(console: Console, directory: Path) -> None:
+    from glora.experiments.report import write_report
+
+    console.print(write_report(directory))
+
+
+def _listing(what: str) -> Table:
+    from rich.table import Table
+
+    lists = {"models": _models, "tasks": _tasks, "methods": _methods}
+    if what not in lists:
+        near = difflib.get_close_matches(what, lists, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"cannot list {what!r}: {hint}There are {', '.join(lists)}")
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for row in lists[what]():
+        table.add_row(*row)
+    return table
+
+
+def _models() -> list[tuple[str, str]]:
+    from glora.experiments.models import MODELS
+
+    return [(entry.name, entry.summary) for entry in MODELS.values()]
+
+
+def _tasks() -> list[tuple[str, str]]:
+    from glora.experiments.tasks import TASKS
+
+    return [(task.name, task.summary) for task in TASKS.values()]
+
+
+def _methods() -> list[tuple[str, str]]:
+    from glora.experiments.methods import METHODS
+
+    return [(method.name, method.summary) for method in METHODS.values()]

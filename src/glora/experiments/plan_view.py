@@ -1,0 +1,64 @@
+"""A comparison's plan, as the user sees it before anything is run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.table import Table
+
+from glora.experiments.methods import ALLOCATION_SETTINGS, METHODS
+
+if TYPE_CHECKING:
+    from glora.experiments.compare import Plan
+
+
+def describe_plan(plan: Plan) -> Table:
+    """What is trained on what, for how long, how often, and where it will lie."""
+    configs = [run.config for run in plan.runs]
+    config, schedule = configs[0], plan.runs[0].schedule
+    examples = [f"{count:,} for {'training' if split == 'train' else split}" for split, count in plan.examples.items()]
+    limited = " (limited)" if config.train_limit or config.eval_limit else ""
+    training = (
+        f"{config.epochs:g} epochs of {schedule.steps_per_epoch:,} steps = {schedule.total_steps:,} steps, "
+        f"{config.batch_size} examples each, at most {config.max_length} tokens"
+    )
+    optimiser = (
+        f"AdamW, {config.lr_scheduler} learning rate up to {config.learning_rate:g}, "
+        f"weight decay {config.weight_decay:g}, {config.precision}"
+    )
+    adapters = f"rank {config.rank}, alpha {config.alpha:g}, dropout {config.lora_dropout:g} on " + (
+        ", ".join(config.target_modules) if config.target_modules else "every linear layer of the encoder"
+    )
+    rows = [
+        ("model", config.model),
+        ("task", f"{config.task}: {', '.join(examples)}{limited}"),
+        ("training", training),
+        ("", optimiser),
+        ("adapters", adapters),
+    ]
+    allocating = {c.method: c for c in configs if METHODS[c.method].settings >= ALLOCATION_SETTINGS}
+    rows += [
+        (
+            method,
+            f"warm-up {schedule.warmup_steps(c.warmup_steps):,} steps, beta {c.beta:g}, signal {c.signal}, "
+            f"{c.budget} budget, keeps columns by {c.keep}",
+        )
+        for method, c in allocating.items()
+    ]
+    methods = list(dict.fromkeys(c.method for c in configs))
+    seeds = list(dict.fromkeys(c.seed for c in configs))
+    finished = len(plan.runs) - len(plan.to_make)
+    runs = (
+        f"{len(plan.runs)} = {len(methods)} methods ({', '.join(methods)}) × {len(seeds)} "
+        f"{'seed' if len(seeds) == 1 else 'seeds'} ({', '.join(map(str, seeds))})"
+    )
+    if finished:
+        left = "nothing is left to run" if not plan.to_make else f"{len(plan.to_make)} left"
+        runs += f"; {finished} already finished, {left}"
+    rows += [("runs", runs), ("output", str(plan.output))]
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    for name, text in rows:
+        table.add_row(name, escape(text))
+    return table
