@@ -5,9 +5,9 @@ What the optimiser keeps for each element follows the columns that are kept; wha
 what the number is:
 
     first moment   0. A running mean of gradients of which there were none.
-    second moment  the mean of the kept columns'. Zero would be wrong: Adam's bias correction is long past when
-                   the column is born, so with v = 0 its steps are (1-β1^t)/√(1-β2^t) times the normal: 3.2 at the first, 6.5 at
-                   the tenth.
+    second moment  the mean of the kept columns'. Zero would be wrong: Adam's bias correction is long past when the
+                   column is born, and with v = 0 its steps are (1-β1^t)/√(1-β2^t) times the normal, which is 3.2
+                   at the first, 6.5 at the tenth and 3.2 still at the hundredth.
     step size      the mean of the kept columns' (Rprop adapts one for each element).
     average        the new column itself (ASGD's running mean of the weights).
 """

@@ -1,0 +1,347 @@
+"""The moving average, the warm-up, the moment of reallocation, and everything that is refused before it."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+import torch
+from peft import AdaLoraConfig, LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+from glora import RankAllocationConfig, RankAllocator
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(6, 12)
+        self.second = nn.Linear(12, 12)
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.tanh(self.second(torch.tanh(self.first(x)))))
+
+
+def lora(**config: object) -> nn.Module:
+    torch.manual_seed(0)
+    settings = dict(r=4, lora_alpha=8, target_modules=["first", "second"], modules_to_save=["head"]) | config
+    return get_peft_model(Net(), LoraConfig(**settings))
+
+
+def sgd(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+
+
+def backward(model: nn.Module, seed: int = 0) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    model(torch.randn(5, 6, generator=generator)).square().mean().backward()
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, allocator: RankAllocator, steps: int) -> None:
+    for seed in range(steps):
+        backward(model, seed)
+        allocator.step()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def config(**fields: object) -> RankAllocationConfig:
+    return RankAllocationConfig(**dict(warmup_steps=3) | fields)
+
+
+def test_reallocation_comes_after_the_last_warmup_step_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    model = lora()
+    with torch.no_grad():
+        model.base_model.model.second.base_layer.weight.mul_(3)  # more of the gradient reaches `first`
+    optimizer = sgd(model)
+    allocator = RankAllocator(model, optimizer, config(warmup_steps=3))
+    caplog.set_level(logging.INFO, logger="glora")
+    train(model, optimizer, allocator, 2)
+    assert not allocator.allocated
+    assert allocator.ranks == {"first": 4, "second": 4}
+    assert not caplog.messages
+    train(model, optimizer, allocator, 1)
+    assert allocator.allocated
+    assert sum(allocator.ranks.values()) == 8
+    first, second = allocator.ranks.values()
+    assert first > 4 > second
+    (line,) = caplog.messages
+    assert line.startswith(
+        f"step 3: 2 of 2 matrices changed rank, now {second} to {first} (0 without an adapter, 8 in all)"
+    )
+    assert f"adapter parameters 168 -> {first * (6 + 12) + second * (12 + 12)} " in line
+    train(model, optimizer, allocator, 2)
+    assert allocator.steps == 3
+    assert len(caplog.messages) == 1
+
+
+def test_the_average_is_the_recursion_as_published() -> None:
+    model = lora()
+    optimizer = sgd(model)
+    allocator = RankAllocator(model, optimizer, config(signal="lora_b", beta=0.75, warmup_steps=9))
+    g = 0.0
+    for seed in range(4):
+        backward(model, seed)
+        g = 0.75 * g + 0.25 * model.base_model.model.first.lora_B.default.weight.grad.norm().item()
+        allocator.step()
+        optimizer.step()
+        optimizer.zero_grad()
+        assert allocator.norms["first"] == pytest.approx(g, rel=1e-5)
+    assert sum(allocator.scores.values()) == pytest.approx(1)
+
+
+def test_norms_are_of_the_accumulated_gradient() -> None:
+    """Two micro-batches whose gradients cancel: the norm of the sum is 0, the sum of the norms is not."""
+    model = lora()
+    optimizer = sgd(model)
+    allocator = RankAllocator(model, optimizer, config())
+    x = torch.randn(5, 6)
+    model(x).sum().backward()
+    allocator.step()
+    (-model(x).sum()).backward()
+    allocator.step()  # a loop that calls it for each micro-batch is right as well: the last call counts
+    optimizer.step()
+    assert allocator.norms == pytest.approx({"first": 0.0, "second": 0.0}, abs=1e-6)
+    assert allocator.steps == 1
+
+
+def test_a_step_the_optimiser_does_not_make_does_not_count() -> None:
+    """A gradient scaler that finds inf skips optimizer.step(); neither the step nor its norms may count."""
+    model = lora()
+    optimizer = sgd(model)
+    allocator = RankAllocator(model, optimizer, config())
+    backward(model)
+    model.base_model.model.first.lora_B.default.weight.grad[0, 0] = torch.inf
+    allocator.step()
+    optimizer.zero_grad()
+    assert allocator.steps == 0
+    train(model, optimizer, allocator, 1)
+    assert allocator.steps == 1
+    assert allocator.non_finite_steps == 0
+    assert all(0 < norm < 100 for norm in allocator.norms.values())
+
+
+def test_non_finite_steps_stay_out_of_the_average(caplog: pytest.LogCaptureFixture) -> None:
+    model = lora()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)
+    allocator = RankAllocator(model, optimizer, config())
+    train(model, optimizer, allocator, 1)
+    before = allocator.norms
+    backward(model, 9)
+    model.base_model.model.first.lora_B.default.weight.grad[0, 0] = torch.nan
+    allocator.step()
+    for parameter in model.parameters():
+        parameter.grad = None
+    optimizer.step()
+    assert allocator.norms == before
+    assert allocator.non_finite_steps == 1
+    train(model, optimizer, allocator, 1)
+    assert allocator.allocated
+    assert "1 of 3 warm-up steps had inf or NaN gradients" in caplog.text
+
+
+def test_no_gradient_anywhere_leaves_plain_lora(caplog: pytest.LogCaptureFixture) -> None:
+    model = lora()
+    optimizer = sgd(model)
+    allocator = RankAllocator(model, optimizer, config(warmup_steps=1))
+    (model(torch.randn(2, 6)) * 0).sum().backward()
+    allocator.step()
+    optimizer.step()
+    assert not allocator.allocated
+    assert allocator.ranks == {"first": 4, "second": 4}
+    assert "no gradient reached any of the 2 matrices" in caplog.text
+    optimizer.zero_grad()
+    backward(model)
+    optimizer.step()  # training goes on
+
+
+def test_a_silent_matrix_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    model = lora()
+    optimizer = sgd(model)
+    allocator = RankAllocator(model, optimizer, config(warmup_steps=1))
+    backward(model)
+    model.base_model.model.second.lora_B.default.weight.grad = None
+    allocator.step()
+    optimizer.step()
+    assert "1 matrices never got a gradient: second" in caplog.text
+    assert allocator.ranks == {"first": 6, "second": 2}, "first holds at most min(6, 12)"
+
+
+def test_forgetting_allocator_step_is_an_error_at_the_first_step() -> None:
+    model = lora()
+    optimizer = sgd(model)
+    RankAllocator(model, optimizer, config())
+    backward(model)
+    with pytest.raises(RuntimeError, match="call allocator.step\\(\\) between loss.backward"):
+        optimizer.step()
+
+
+def test_detach_stops_listening() -> None:
+    model = lora()
+    optimizer = sgd(model)
+    RankAllocator(model, optimizer, config()).detach()
+    backward(model)
+    optimizer.step()
+    assert not optimizer._optimizer_step_post_hooks
+
+
+def test_rank_zero_takes_the_layer_out() -> None:
+    model = lora(r=1)
+    optimizer = sgd(model)
+    allocator = RankAllocator(model, optimizer, config(warmup_steps=1, max_rank={"first": 0}))
+    train(model, optimizer, allocator, 1)
+    assert allocator.ranks == {"first": 0, "second": 2}
+    assert type(model.base_model.model.first) is nn.Linear
+    assert [len(g["params"]) for g in optimizer.param_groups] == [4], "two factors, and the head's weight and bias"
+    trainable = sum(p.numel() for n, p in model.named_parameters() if p.requires_grad and "lora_" in n)
+    assert trainable == allocator.parameters == 2 * 24
+    train(model, optimizer, allocator, 2)
+
+
+def test_budget_in_parameters() -> None:
+    for budget, expected in (("rank", "sum of ranks"), ("parameters", "parameters")):
+        model = lora()
+        optimizer = sgd(model)
+        allocator = RankAllocator(model, optimizer, config(warmup_steps=1, budget=budget))
+        before = allocator.parameters
+        train(model, optimizer, allocator, 1)
+        if expected == "parameters":
+            assert before - (6 + 12) < allocator.parameters <= before
+        else:
+            assert sum(allocator.ranks.values()) == 8
+
+
+def test_the_loop_makes_no_host_device_synchronisation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU nothing can be observed but the calls that would wait: item(), tolist(), bool() and int() of a tensor."""
+    model = lora()
+    optimizer = sgd(model)
+    allocator = RankAllocator(model, optimizer, config(warmup_steps=50))
+
+    def waits(*_: object) -> None:
+        raise AssertionError("this waits for the device")
+
+    for method in ("item", "tolist", "__bool__", "__int__", "__float__", "cpu", "numpy"):
+        monkeypatch.setattr(torch.Tensor, method, waits)
+    train(model, optimizer, allocator, 3)
+
+
+def test_state_survives_json_and_goes_on_as_if_uninterrupted() -> None:
+    model, twin = lora(), lora()
+    optimizer, twin_optimizer = sgd(model), sgd(twin)
+    allocator = RankAllocator(model, optimizer, config(warmup_steps=4))
+    train(model, optimizer, allocator, 2)
+    state = json.loads(json.dumps(allocator.state_dict()))
+    twin_allocator = RankAllocator(twin, twin_optimizer, config(warmup_steps=4))
+    twin_allocator.load_state_dict(state)
+    twin.load_state_dict(model.state_dict())
+    for x, o, a in ((model, optimizer, allocator), (twin, twin_optimizer, twin_allocator)):
+        train(x, o, a, 3)
+    assert twin_allocator.norms == allocator.norms
+    assert twin_allocator.ranks == allocator.ranks
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), twin.parameters()))
+
+    late = lora()
+    late_allocator = RankAllocator(late, sgd(late), config(warmup_steps=4))
+    late_allocator.load_state_dict(json.loads(json.dumps(allocator.state_dict())))
+    late.load_state_dict(model.state_dict())
+    assert late_allocator.allocated
+    assert late_allocator.reallocation == allocator.reallocation
+    x = torch.randn(3, 6)
+    assert torch.equal(late(x), model(x))
+
+
+def test_state_of_something_else_is_refused() -> None:
+    model = lora()
+    allocator = RankAllocator(model, sgd(model), config())
+    state = allocator.state_dict()
+    with pytest.raises(ValueError, match="version 99"):
+        allocator.load_state_dict(state | {"version": 99})
+    with pytest.raises(ValueError, match="2 names differ, e.g. 'other'"):
+        allocator.load_state_dict(state | {"norms": {"first": 1.0, "other": 1.0}})
+    with pytest.raises(ValueError, match=r"beta was 0.5, is 0.9"):
+        allocator.load_state_dict(state | {"config": state["config"] | {"beta": 0.5}})
+
+
+def merged(model: nn.Module) -> nn.Module:
+    model.merge_adapter()
+    return model
+
+
+def frozen(model: nn.Module) -> nn.Module:
+    model.requires_grad_(False)
+    return model
+
+
+def adalora() -> nn.Module:
+    return get_peft_model(Net(), AdaLoraConfig(init_r=4, target_r=2, total_step=10, target_modules=["first"]))
+
+
+class Convolution(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("make", "fields", "message"),
+    [
+        (Net, {}, "there is no LoRA layer in this Net; add one with peft.get_peft_model"),
+        (adalora, {}, "adapter 'default' is of type ADALORA; glora allocates the ranks of LoRA adapters only"),
+        (lora, dict(adapter_name="defualt"), "no LoRA adapter 'defualt' in this model; it has 'default'; did you mean"),
+        (lambda: merged(lora()), {}, "first: a merged adapter is not supported by glora; call model.unmerge_adapter"),
+        (lambda: frozen(lora()), {}, "adapter 'default' is frozen"),
+        (
+            lambda: lora().double(),
+            {},
+            "adapter weights in float64 is not supported by glora; load the model in float32",
+        ),
+        (lora, dict(warmup_steps=None), "warmup_steps=None must be a number of steps in a loop of one's own"),
+        (lora, dict(warmup_steps=0.5), "warmup_steps=0.5 must be a number of steps in a loop of one's own"),
+        (lora, dict(total_rank=1, min_rank=1), "total_rank=1 cannot give 2 matrices their min_rank of 1"),
+        (lora, dict(total_rank=19), "total_rank=19 is more than 2 matrices can hold"),
+        (lora, dict(max_rank={"frist": 2}), "max_rank names 'frist'"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_once(make: object, fields: dict, message: str) -> None:
+    model = make()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=message):
+        RankAllocator(model, optimizer, config(**fields))
+
+
+def test_an_optimiser_of_another_model_is_refused() -> None:
+    with pytest.raises(ValueError, match="does not hold lora_B of 2 of 2 matrices, e.g. 'first'"):
+        RankAllocator(lora(), sgd(lora()), config())
+    with pytest.raises(ValueError, match="LBFGS"):
+        model = lora()
+        RankAllocator(model, torch.optim.LBFGS(model.parameters()), config())
+
+
+def test_every_fault_of_a_configuration_is_reported_together() -> None:
+    with pytest.raises(ValueError, match="total_rank=0 must be") as error:
+        RankAllocationConfig(
+            total_rank=0, warmup_steps=1.5, beta=1.0, signal="size", budget="time", keep="best", seed=-1
+        )
+    for fault in (
+        "warmup_steps=1.5",
+        "beta=1.0 must be in [0, 1)",
+        "signal='size'",
+        "budget='time'",
+        "keep='best'",
+        "seed=-1",
+    ):
+        assert fault in str(error.value)
+
+
+def test_two_active_adapters_need_a_name() -> None:
+    model = lora(modules_to_save=None)
+    model.add_adapter("second", LoraConfig(r=2, target_modules=["first"]))
+    model.base_model.set_adapter(["default", "second"])
+    with pytest.raises(ValueError, match="2 adapters are active at once"):
+        RankAllocator(model, sgd(model), config())
+    allocator = RankAllocator(model, sgd(model), config(adapter_name="second"))
+    assert allocator.ranks == {"first": 2}
+    assert isinstance(model.base_model.model.first, LoraLayer)
