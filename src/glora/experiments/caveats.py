@@ -57,7 +57,7 @@ def _about_budgets(group: GroupSummary) -> Iterator[str]:
         excess = method.adapter_parameters.mean / reference.adapter_parameters.mean - 1
         if abs(excess) >= UNEQUAL_PARAMETERS:
             yield (
-                f"Equal total rank is not equal size: {method.label} ends with {abs(excess):.0%} "
+                f"The sizes differ: {method.label} ends with {abs(excess):.0%} "
                 f"{'more' if excess > 0 else 'fewer'} adapter parameters than {reference.label}."
             )
 
@@ -69,9 +69,7 @@ def _about_sameness(group: GroupSummary) -> Iterator[str]:
     if len({run.provenance.machine for run in runs}) > 1:
         yield "The runs were made on different machines; time ratios pair runs of one machine only."
     versions = [run.provenance.versions for run in runs]
-    changed = sorted(
-        {name for found in versions for name in found if len({other.get(name) for other in versions}) > 1}
-    )
+    changed = sorted({name for found in versions for name in found if len({other.get(name) for other in versions}) > 1})
     if changed:
         yield f"The runs were made with different versions of {', '.join(changed)}."
     commits = {run.provenance.git.commit for run in runs if run.provenance.git}

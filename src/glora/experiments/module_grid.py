@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 MOST_TYPES = 16
-"""More matrix types than this (the experts of a mixture, say) are merged over the inner numbers of their names."""
+"""More matrix types than this (the experts of a mixture, say) are merged over the inner numbers of the names."""
 
 
 class Place(NamedTuple):
-    """A matrix's place: `stack` before the layer's number, `layer` (None without one), `matrix_type` after it."""
+    """The place of a matrix: `stack` before the layer's number, `layer` (None without one), `matrix_type` after."""
 
     stack: str
     layer: int | None
@@ -37,6 +37,10 @@ class ModuleGrid:
     rows: tuple[tuple[str, int | None], ...]
     columns: tuple[str, ...]
     cells: dict[tuple[int, int], tuple[str, ...]]
+
+    def column_modules(self, column: int) -> list[str]:
+        """The modules of one matrix type, from the first layer to the last."""
+        return [name for row in range(len(self.rows)) for name in self.cells.get((row, column), ())]
 
     @property
     def row_labels(self) -> tuple[str, ...]:
@@ -80,6 +84,6 @@ def module_grid(modules: Iterable[str]) -> ModuleGrid:
 
 
 def _merged(place: Place) -> Place:
-    """The place with the numbers inside its matrix type left open: `experts.3.up_proj` -> `experts.*.up_proj`."""
+    """Numbers inside the matrix type left open: `experts.3.up_proj` -> `experts.*.up_proj`."""
     parts = place.matrix_type.split(".")
     return place._replace(matrix_type=".".join("*" if part.isdecimal() else part for part in parts))

@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, git state, machine, and the hash of the data.
+"""Where a result comes from: versions, git state and machine.
 
 Nothing here ever fails: what cannot be found out is left out, because a finished run must not be lost for
 want of a git binary. Nothing here names a host, a user or a folder, because records are meant to be
@@ -8,13 +8,11 @@ and a data hash with every result.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import json
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TypeVar
@@ -31,7 +29,7 @@ def collect_provenance(*, data_fingerprint: str | None = None) -> Provenance:
     """The software, the machine and the git state of this process.
 
     Args:
-        data_fingerprint: hash of the examples, as `fingerprint_data` makes it.
+        data_fingerprint: hash of the run's examples.
     """
     return Provenance(
         versions=_versions(),
@@ -39,24 +37,6 @@ def collect_provenance(*, data_fingerprint: str | None = None) -> Provenance:
         machine=_machine(),
         data_fingerprint=data_fingerprint,
     )
-
-
-def fingerprint_data(splits: Mapping[str, Iterable[Mapping[str, object]]]) -> str:
-    """A hash of the examples of all splits, in order: 16 hexadecimal digits of a SHA-256.
-
-    Two runs with the same fingerprint saw the same examples, from whichever file or cache they came (the
-    fingerprint of `datasets` depends on how a data set was made, so it cannot tell that).
-
-    Args:
-        splits: split name -> examples as mappings of column to value, such as a `datasets.DatasetDict`.
-    """
-    digest = hashlib.sha256()
-    for split in sorted(splits):
-        digest.update(f"\0{split}\0".encode())
-        for example in splits[split]:
-            digest.update(json.dumps(example, sort_keys=True, default=str).encode())
-            digest.update(b"\n")
-    return digest.hexdigest()[:16]
 
 
 def utc_now() -> str:

@@ -54,9 +54,7 @@ class EpochMetrics(_Part):
     train_loss: float | None = Field(
         None, description="Mean training loss since the evaluation before; None if nothing was trained."
     )
-    values: dict[str, float] = Field(
-        description="Metric name -> value, as scikit-learn scales it (not in percent)."
-    )
+    values: dict[str, float] = Field(description="Metric name -> value, as scikit-learn scales it (not in percent).")
 
 
 class NormSample(_Part):
@@ -82,9 +80,7 @@ class Machine(_Part):
     platform: str = Field(description="Operating system, release and architecture.")
     cpu: str = Field(description="Model name of the processor.")
     cores: int = Field(ge=1, description="Processor cores that the process may use.")
-    memory_bytes: int | None = Field(
-        None, description="Main memory in bytes; None if it could not be found out."
-    )
+    memory_bytes: int | None = Field(None, description="Main memory in bytes; None if it could not be found out.")
     accelerator: str | None = Field(None, description="Name of the accelerator; None on a CPU.")
     torch_threads: int | None = Field(None, description="Threads of a torch operation; None without torch.")
 
@@ -157,9 +153,7 @@ class RunRecord(_Part):
     ranks: dict[str, int] = Field(
         default_factory=dict, description="Module name -> rank at the end; 0 where the adapter was taken out."
     )
-    initial_ranks: dict[str, int] = Field(
-        default_factory=dict, description="Module name -> rank at the start."
-    )
+    initial_ranks: dict[str, int] = Field(default_factory=dict, description="Module name -> rank at the start.")
     module_shapes: dict[str, tuple[int, int]] = Field(
         default_factory=dict,
         description="Module name -> (d_out, d_in); a rank costs d_out + d_in parameters.",
@@ -268,8 +262,7 @@ def read_record(path: str | os.PathLike[str]) -> RunRecord:
         return RunRecord.model_validate(content)
     except ValidationError as error:
         faults = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc']) or 'record'}: {fault['msg']}"
-            for fault in error.errors()
+            f"{'.'.join(str(part) for part in fault['loc']) or 'record'}: {fault['msg']}" for fault in error.errors()
         )
         raise RecordError(f"{path}: does not fit the schema: {faults}. {remedy}") from error
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from glora.experiments.methods import ALLOCATION_SETTINGS
 from glora.experiments.records import RunRecord
 from glora.experiments.spec import RunConfig
 from glora.experiments.statistics import (
@@ -27,17 +28,6 @@ REFERENCE = "lora"
 
 NAMED_BY_GROUP = ("task", "model", "rank")
 NAMED_BY_ROW = ("method", "seed")
-ALLOCATION_SETTINGS = (
-    "total_rank",
-    "warmup_steps",
-    "beta",
-    "signal",
-    "budget",
-    "min_rank",
-    "max_rank",
-    "keep",
-)
-"""Settings that uniform LoRA does not have: a row is comparable with a reference that differs in them."""
 
 
 @dataclass(frozen=True)
@@ -141,9 +131,7 @@ def _summarise_group(records: list[RunRecord]) -> GroupSummary:
     )
     rows = _rows(finished)
     labels = _labels(rows)
-    methods = tuple(
-        _summarise_method(runs, label, _reference_of(runs, rows)) for runs, label in zip(rows, labels)
-    )
+    methods = tuple(_summarise_method(runs, label, _reference_of(runs, rows)) for runs, label in zip(rows, labels))
     config = records[0].config
     primary = finished[0].primary_metric if finished else None
     names = {name for record in finished for name in record.final}
@@ -184,21 +172,17 @@ def _labels(rows: Sequence[tuple[RunRecord, ...]]) -> list[str]:
     return labels
 
 
-def _reference_of(
-    runs: tuple[RunRecord, ...], rows: Sequence[tuple[RunRecord, ...]]
-) -> tuple[RunRecord, ...]:
+def _reference_of(runs: tuple[RunRecord, ...], rows: Sequence[tuple[RunRecord, ...]]) -> tuple[RunRecord, ...]:
     """The row of `lora` to compare with: all settings equal, else the schedule equal, else the only row."""
     candidates = [row for row in rows if row[0].config.method == REFERENCE]
-    for ignored in (NAMED_BY_ROW, NAMED_BY_ROW + ALLOCATION_SETTINGS):
+    for ignored in (NAMED_BY_ROW, (*NAMED_BY_ROW, *ALLOCATION_SETTINGS)):
         for candidate in candidates:
             if not differing_settings([runs[0].config, candidate[0].config], ignored):
                 return candidate
     return candidates[0] if len(candidates) == 1 else ()
 
 
-def _summarise_method(
-    runs: tuple[RunRecord, ...], label: str, reference: tuple[RunRecord, ...]
-) -> MethodSummary:
+def _summarise_method(runs: tuple[RunRecord, ...], label: str, reference: tuple[RunRecord, ...]) -> MethodSummary:
     def over_seeds(value: Callable[[RunRecord], float | None]) -> Estimate | None:
         values = [found for run in runs if (found := value(run)) is not None]
         return estimate(values) if values else None
@@ -222,9 +206,7 @@ def _summarise_method(
         runs=runs,
         metrics={name: estimate([run.final[name] for run in runs if name in run.final]) for name in names},
         total_rank=over_seeds(lambda run: sum(run.ranks.values()) if run.ranks else None),
-        total_rank_before=over_seeds(
-            lambda run: sum(run.initial_ranks.values()) if run.initial_ranks else None
-        ),
+        total_rank_before=over_seeds(lambda run: sum(run.initial_ranks.values()) if run.initial_ranks else None),
         adapter_parameters=over_seeds(lambda run: run.adapter_parameters_after),
         adapter_parameters_before=over_seeds(lambda run: run.adapter_parameters_before),
         trainable_parameters=over_seeds(lambda run: run.trainable_parameters_after),

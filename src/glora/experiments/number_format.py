@@ -1,0 +1,125 @@
+"""How numbers are written: metrics in the unit of their field, spreads, parameters, times, memory."""
+
+from __future__ import annotations
+
+import math
+
+from glora.experiments.statistics import Estimate, PairedDifference
+
+PERCENT_METRICS = ("accuracy", "f1", "precision", "recall", "exact_match")
+CORRELATIONS = ("matthews", "pearson", "spearman", "correlation")
+NAMES = {
+    "accuracy": "Accuracy",
+    "f1": "F1",
+    "matthews_correlation": "Matthews corr.",
+    "pearson": "Pearson corr.",
+    "spearman": "Spearman corr.",
+}
+MISSING = "–"
+
+
+def metric_name(metric: str) -> str:
+    """A metric's name for people: `validation_mismatched/accuracy` -> `Accuracy (validation mismatched)`."""
+    split, _, name = metric.rpartition("/")
+    shown = NAMES.get(name) or name.replace("_", " ").capitalize()
+    return f"{shown} ({split.replace('_', ' ')})" if split else shown
+
+
+def metric_scale(metric: str) -> tuple[float, str]:
+    """Factor and unit in which a metric is shown: shares in percent, correlations times 100 as GLUE reports them.
+
+    Anything else (a loss, a perplexity, a metric of one's own) is shown as it was recorded.
+    """
+    name = metric.rpartition("/")[2]
+    if name.startswith(PERCENT_METRICS):
+        return 100.0, "%"
+    if name.startswith(CORRELATIONS) or name.endswith("correlation"):
+        return 100.0, "×100"
+    return 1.0, ""
+
+
+def metric_header(metric: str) -> str:
+    """Name and unit: `Accuracy (%)`."""
+    _, unit = metric_scale(metric)
+    return f"{metric_name(metric)} ({unit})" if unit else metric_name(metric)
+
+
+def metric_text(metric: str, found: Estimate | None) -> str:
+    """`81.3 ± 0.4`, or `81.3 (n = 1)`."""
+    scale, unit = metric_scale(metric)
+    return with_spread(found, scale=scale, decimals=1 if unit else 3)
+
+
+def difference_text(metric: str, found: PairedDifference | None) -> str:
+    """`+0.52 [-0.10, +1.14]`, in points; without the interval below three seeds."""
+    if found is None:
+        return MISSING
+    scale, unit = metric_scale(metric)
+    decimals = 2 if unit else 4
+    text = f"{found.mean * scale:+.{decimals}f}"
+    if found.low is None or found.high is None:
+        return text
+    return f"{text} [{found.low * scale:+.{decimals}f}, {found.high * scale:+.{decimals}f}]"
+
+
+def with_spread(found: Estimate | None, *, scale: float = 1.0, decimals: int = 1) -> str:
+    """Mean ± sample standard deviation, or the value with `(n = 1)`."""
+    if found is None:
+        return MISSING
+    mean = f"{found.mean * scale:,.{decimals}f}"
+    if found.sd is None:
+        return f"{mean} (n = {found.n})"
+    return f"{mean} ± {found.sd * scale:,.{decimals}f}"
+
+
+def count_text(after: Estimate | None, before: Estimate | None = None) -> str:
+    """A number of parameters or ranks: `331,776`, or `331,776 → 390,144` where it changed during the run.
+
+    The spread is shown only if the seeds differ, since a budget is usually met exactly.
+    """
+    if after is None:
+        return MISSING
+    text = f"{after.mean:,.0f}" + (f" ± {after.sd:,.0f}" if after.sd else "")
+    if before is None or math.isclose(before.mean, after.mean):
+        return text
+    return f"{before.mean:,.0f} → {text}"
+
+
+def time_unit(longest_seconds: float) -> tuple[float, str]:
+    """Seconds in the unit that suits the longest time, and the unit's name."""
+    if longest_seconds < 600:
+        return 1.0, "seconds"
+    return (60.0, "minutes") if longest_seconds < 4 * 3600 else (3600.0, "hours")
+
+
+def time_text(found: Estimate | None) -> str:
+    """`123.4 ± 1.2 s`, in minutes or hours where that reads better."""
+    if found is None:
+        return MISSING
+    seconds, name = time_unit(found.mean)
+    symbol = {"seconds": "s", "minutes": "min", "hours": "h"}[name]
+    text = f"{found.mean / seconds:,.1f}"
+    return f"{text} ± {found.sd / seconds:,.1f} {symbol}" if found.sd is not None else f"{text} {symbol}"
+
+
+def step_text(found: Estimate | None) -> str:
+    """Mean milliseconds of a step."""
+    return MISSING if found is None else f"{found.mean * 1000:,.1f} ms"
+
+
+def memory_text(found: Estimate | None) -> str:
+    """Mean in GiB, or MiB below one."""
+    if found is None:
+        return MISSING
+    return bytes_text(found.mean)
+
+
+def bytes_text(count: float) -> str:
+    """A number of bytes in GiB, or in MiB below one."""
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def short_name(name: str) -> str:
+    """A model or task as configured, but of a local path only the last part: a report names no folder of a machine."""
+    local = name.startswith(("/", ".", "~")) or "\\" in name or name.count("/") > 1
+    return name.replace("\\", "/").rstrip("/").rpartition("/")[2] if local else name
