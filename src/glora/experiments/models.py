@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import importlib.util
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,13 @@ __all__ = [
     "resolve_model",
     "tokenize",
 ]
+
+
+SENTENCEPIECE = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}
+"""Package -> module. DeBERTa-v3 has its vocabulary as a SentencePiece model; both are needed to read one."""
+
+UNLIMITED = 1_000_000
+"""A tokenizer that knows no limit says 10^30 tokens."""
 
 
 class ModelNotFoundError(FileNotFoundError):
@@ -72,13 +81,9 @@ MODELS: dict[str, ModelEntry] = {
             "DeBERTa-v3, 24 layers, 304 M parameters + 131 M of embeddings",
             source="microsoft/deberta-v3-large",
         ),
-        ModelEntry(
-            "bert-base-uncased", "BERT, 12 layers, 110 M parameters", source="google-bert/bert-base-uncased"
-        ),
+        ModelEntry("bert-base-uncased", "BERT, 12 layers, 110 M parameters", source="google-bert/bert-base-uncased"),
         ModelEntry("roberta-base", "RoBERTa, 12 layers, 125 M parameters", source="FacebookAI/roberta-base"),
-        ModelEntry(
-            "roberta-large", "RoBERTa, 24 layers, 355 M parameters", source="FacebookAI/roberta-large"
-        ),
+        ModelEntry("roberta-large", "RoBERTa, 24 layers, 355 M parameters", source="FacebookAI/roberta-large"),
         ModelEntry(
             "distilbert-base-uncased",
             "DistilBERT, 6 layers, 66 M parameters",
@@ -195,6 +200,32 @@ def _seeded_cpu(seed: int) -> Iterator[None]:
         yield
 
 
+def _why_not_loaded(name: str, source: str, error: Exception) -> str:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    lacking = [package for package, module in SENTENCEPIECE.items() if not _is_installed(module)]
+    if lacking and re.search("sentencepiece|protobuf|tiktoken", reason, re.IGNORECASE):
+        # transformers tries tiktoken last and then asks for that
+        return (
+            f"the tokenizer of {name!r} is a SentencePiece model, which needs {' and '.join(lacking)}: "
+            "pip install 'glora[experiments]'"
+        )
+    if Path(source).is_dir():
+        return f"cannot load a sequence-classification model from the folder {name!r}: {reason}"
+    remedy = (
+        f" Without a network, give the folder of a local copy of {source}."
+        if name.strip().lower() in _known_names()
+        else _nearest(name)
+    )
+    return f"cannot load the model {name!r}: {reason}{remedy}"
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # its parent package is missing
+        return False
+
+
 def load_classifier(
     name: str,
     *,
@@ -245,11 +276,13 @@ def load_classifier(
                 ignore_mismatched_sizes=True,
                 **labels,
             )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelNotFoundError(f"cannot load the model {name!r}: {reason}{_nearest(name)}") from error
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelNotFoundError(_why_not_loaded(name, source, error)) from error
     if tokenizer.pad_token_id is None:
         # Causal models often have no padding token; the attention mask hides whatever stands in for it.
         tokenizer.pad_token = tokenizer.eos_token
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if positions and tokenizer.model_max_length > UNLIMITED:
+        tokenizer.model_max_length = positions
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     return model, tokenizer

@@ -66,7 +66,7 @@ class Rows:
         return Rows(
             text_a=[self.text_a[i] for i in kept],
             text_b=None if self.text_b is None else [self.text_b[i] for i in kept],
-            labels=[self.labels[i] for i in kept],  # type: ignore[arg-type]
+            labels=[self.labels[i] for i in kept],
         )
 
 

@@ -1,0 +1,120 @@
+"""The tasks there are, and loading one by the name that the user wrote.
+
+Describing the tasks is light; data is read, and heavy packages imported, only by `load_task`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from glora.experiments import glue, own_data, stdlib_docs
+from glora.experiments.task_data import DataError, Rows, Task, TaskData, build_task_data
+
+__all__ = ["TASKS", "ResolvedTask", "Task", "TaskData", "UnknownTaskError", "load_task", "resolve_task"]
+
+TASKS: dict[str, Task] = {
+    task.name: task for task in (stdlib_docs.STDLIB_DOCS, *(entry.task for entry in glue.GLUE.values()))
+}
+
+
+class UnknownTaskError(ValueError):
+    """The name is no task and no data file."""
+
+
+@dataclass(frozen=True)
+class ResolvedTask:
+    """A task that has been found but not read."""
+
+    name: str
+    """The registered name, or what the user wrote for data of one's own."""
+    read: Callable[[], tuple[Task, dict[str, Rows]]]
+    """Reads it: the task, and split name -> rows, `train` first and then those to evaluate on."""
+
+
+def resolve_task(name: str, data_dir: str | None = None) -> ResolvedTask:
+    """Find a task, and its files where it has any, without reading them.
+
+    Args:
+        name: a name of `TASKS` ("SST-2" and "GLUE MNLI" are understood), or a data file or folder of one's own
+            as `own_data` describes.
+        data_dir: folder with GLUE's own TSV files; without it GLUE comes from the hub.
+
+    Raises:
+        UnknownTaskError: no such task, naming the nearest.
+        DataNotFoundError: a file is missing, listing what was looked for.
+        DataError: `data_dir` with a task that reads no files from it, or a path that is not clear.
+    """
+    registered = _find_registered(name)
+    if registered in glue.GLUE:
+        entry = glue.GLUE[registered]
+        if data_dir is None:
+            return ResolvedTask(registered, lambda: (entry.task, glue.read_hub(entry)))
+        glue.find_files(entry, data_dir)
+        return ResolvedTask(registered, lambda: (entry.task, glue.read_files(entry, data_dir)))
+    if registered is not None:
+        _refuse_data_dir(data_dir, f"{registered} is read from Python's own library")
+        return ResolvedTask(registered, _read_stdlib_docs)
+    if own_data.looks_like_own_data(name):
+        _refuse_data_dir(data_dir, "a data file of one's own is given by its whole path")
+        data = own_data.parse_own_data(name)
+        return ResolvedTask(name, lambda: own_data.read_own_data(data, name))
+    near = difflib.get_close_matches(_plain(name), {_plain(task): task for task in TASKS}, n=3, cutoff=0.5)
+    hint = ", ".join(task for task in TASKS if _plain(task) in near)
+    raise UnknownTaskError(
+        f"unknown task {name!r}." + (f" Nearest: {hint}." if hint else "") + f" Tasks: {', '.join(TASKS)}; or a "
+        "data file of one's own, such as data/train.csv (`glora list tasks` says more)."
+    )
+
+
+def load_task(
+    name: str,
+    *,
+    data_dir: str | None = None,
+    train_limit: int | None = None,
+    eval_limit: int | None = None,
+) -> TaskData:
+    """Load a task.
+
+    Args:
+        name: as for `resolve_task`.
+        data_dir: as for `resolve_task`.
+        train_limit: use at most this many training examples, drawn in an order that is the same in every run; a
+            smaller limit draws a part of what a larger one draws. At least 1.
+        eval_limit: the same for every split to evaluate on.
+
+    Raises:
+        UnknownTaskError, DataNotFoundError, DataError: see `resolve_task`; and a line that is malformed or has an
+            unknown label.
+        ValueError: a limit below 1.
+    """
+    for argument, limit in (("train_limit", train_limit), ("eval_limit", eval_limit)):
+        if limit is not None and limit < 1:
+            raise ValueError(f"{argument}={limit}: at least 1 example is needed; leave it out to use all.")
+    task, splits = resolve_task(name, data_dir).read()
+    train = splits.pop("train")
+    return build_task_data(task, train, splits, train_limit=train_limit, eval_limit=eval_limit)
+
+
+def _plain(name: str) -> str:
+    """`GLUE SST-2` -> `sst2`, `STS-B` -> `stsb`, `stdlib_docs` -> `stdlibdocs`."""
+    return re.sub(r"[^a-z0-9]", "", re.sub(r"^\s*glue[\s/:_-]+", "", name.lower()))
+
+
+def _find_registered(name: str) -> str | None:
+    """The registered name that this is a spelling of; a path is none, though `./rte` is spelled like `rte`."""
+    if own_data.looks_like_own_data(name) and name not in TASKS and not name.lower().startswith("glue/"):
+        return None
+    return {_plain(task): task for task in TASKS}.get(_plain(name))
+
+
+def _read_stdlib_docs() -> tuple[Task, dict[str, Rows]]:
+    splits = stdlib_docs.load_splits()
+    return stdlib_docs.STDLIB_DOCS, {split: splits[split] for split in ("train", "validation")}
+
+
+def _refuse_data_dir(data_dir: str | None, reason: str) -> None:
+    if data_dir is not None:
+        raise DataError(f"data_dir={data_dir!r} is for the tasks of GLUE only: {reason}. Leave it out.")
