@@ -105,7 +105,7 @@ class ExactNorms:
         for name, layer in layers.items():
             layer.register_forward_hook(self._hook(name))
 
-    def _hook(self, name: str):  # noqa: ANN202
+    def _hook(self, name: str):
         def forward(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
             given = inputs[0].detach().flatten(0, -2)
             output.register_hook(lambda grad: self.gradients.__setitem__(name, grad.flatten(0, -2).T @ given))

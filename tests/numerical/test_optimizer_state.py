@@ -37,7 +37,7 @@ NO_ELEMENT_STATE = {"LBFGS", "SparseAdam", "Optimizer"}  # refused by name; take
 
 
 def make(name: str, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    return getattr(torch.optim, name.split("-")[0])(parameters, **OPTIMIZERS[name])
+    return getattr(torch.optim, name.split("-", maxsplit=1)[0])(parameters, **OPTIMIZERS[name])
 
 
 def factors(layer: nn.Module) -> list[nn.Parameter]:

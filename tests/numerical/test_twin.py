@@ -1,7 +1,7 @@
 """A slow, readable twin of the whole method, stepped side by side with the fast one across the reallocation.
 
-The twin knows nothing of PEFT, hooks or fused norms. It computes each layer as W·x + s·B·(A·x), takes its norms one matrix at
-a time in float64, sorts remainders in a plain loop and runs an Adam of its own.
+The twin knows nothing of PEFT, hooks or fused norms. It computes each layer as W·x + s·B·(A·x), takes its norms one
+matrix at a time in float64, sorts remainders in a plain loop and runs an Adam of its own.
 """
 
 from __future__ import annotations
