@@ -1,0 +1,53 @@
+"""Layers and matrix types from module names of real architectures."""
+
+from __future__ import annotations
+
+import pytest
+
+from glora.experiments.module_grid import MOST_TYPES, module_grid, place_of
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("encoder.layer.3.attention.self.query", ("encoder.layer", 3, "attention.self.query")),
+        ("deberta.encoder.layer.11.output.dense", ("deberta.encoder.layer", 11, "output.dense")),
+        ("decoder.block.2.layer.1.EncDecAttention.q", ("decoder.block", 2, "layer.1.EncDecAttention.q")),
+        ("model.layers.0.mlp.experts.7.up_proj", ("model.layers", 0, "mlp.experts.7.up_proj")),
+        ("pooler.dense", ("", None, "pooler.dense")),
+        ("fc1", ("", None, "fc1")),
+        ("0.weight", ("", 0, "weight")),
+        ("layers.4", ("", None, "layers.4")),
+    ],
+)
+def test_place_of(name: str, place: tuple[str, int | None, str]) -> None:
+    assert place_of(name) == place
+
+
+def test_layers_are_ordered_by_number_and_types_by_the_model() -> None:
+    names = [f"encoder.layer.{i}.{kind}" for i in (10, 2, 0) for kind in ("query", "key")]
+    grid = module_grid(["pooler.dense", *names])
+    assert grid.row_labels == ("0", "2", "10", "–")
+    assert grid.columns == ("pooler.dense", "query", "key")
+    assert grid.cells[1, 2] == ("encoder.layer.2.key",)
+    assert (0, 0) not in grid.cells
+    assert grid.column_modules(1) == [f"encoder.layer.{i}.query" for i in (0, 2, 10)]
+
+
+def test_two_stacks_keep_their_layers_apart() -> None:
+    grid = module_grid([f"{stack}.block.{i}.q" for stack in ("encoder", "decoder") for i in (0, 1)])
+    assert grid.row_labels == ("encoder.block 0", "encoder.block 1", "decoder.block 0", "decoder.block 1")
+
+
+def test_experts_are_merged_when_there_are_many() -> None:
+    few = [f"layers.0.experts.{e}.up" for e in range(MOST_TYPES)]
+    assert len(module_grid(few).columns) == MOST_TYPES
+    grid = module_grid([*few, f"layers.0.experts.{MOST_TYPES}.up"])
+    assert grid.columns == ("experts.*.up",)
+    assert len(grid.cells[0, 0]) == MOST_TYPES + 1
+
+
+def test_every_module_is_in_exactly_one_cell() -> None:
+    names = [f"a.{i}.b.{j}.c" for i in range(3) for j in range(20)] + ["x", "y.z"]
+    grid = module_grid(names)
+    assert sorted(name for cell in grid.cells.values() for name in cell) == sorted(names)
