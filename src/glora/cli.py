@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+try:
+    import typer
+except ModuleNotFoundError as error:  # the core needs no typer, but the command is installed with it
+    raise SystemExit(f"glora's command line needs {error.name}: pip install 'glora[experiments]'") from error
 
 from glora._version import __version__
 
@@ -45,6 +48,8 @@ def _complain(error: Exception) -> None:
     console.print(
         str(error).strip() or type(error).__name__, markup=False, highlight=False, style="red", soft_wrap=True
     )
+    if isinstance(error, ModuleNotFoundError):
+        console.print("pip install 'glora[experiments]' brings what experiments need", style="dim")
     if type(error) in (ValueError, ImportError, OSError):  # not one of our own: it may be a fault of the program
         console.print("(--debug shows where this comes from)", style="dim")
 
@@ -283,21 +288,24 @@ def _compare(
     console.print(describe_plan(planned))
     if only_plan:
         return
-    failed = 0
-    if planned.to_make:
-        with open_progress(console) as progress:
-            records = compare(planned, progress)
-        failed = sum(record.status == "failed" for record in records)
-    _report(console, output)
+    with open_progress(console) as progress:
+        records = compare(planned, progress)
+    failed = sum(record.status == "failed" for record in records)
+    if failed < len(planned.runs):
+        _report(console, output)
     if failed:
-        console.print(f"[red]{failed} of {len(records)} runs failed[/]; the same command tries them again.")
+        console.print(
+            f"[red]{failed} of {len(planned.runs)} runs failed[/]: see above, and the tracebacks in {output / 'runs'}. "
+            "The same command tries them again."
+        )
         raise typer.Exit(1)
 
 
 def _report(console: Console, directory: Path) -> None:
     from glora.experiments.report import write_report
 
-    console.print(write_report(directory))
+    path = write_report(directory, console=console)
+    console.print(f"\nThe report: {path}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _listing(what: str) -> Table:

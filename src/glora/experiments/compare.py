@@ -102,7 +102,7 @@ def plan_comparison(
         faults.append("seeds: there is none; give at least one, such as 0")
     base = _validated(settings or {}, seeds, faults)
     if base is not None:
-        faults += _source_faults(base)
+        base = _found(base, faults)
         faults += [f"{method.name}: {fault}" for method in chosen for fault in method.setting_faults(base)]
     if faults or base is None:
         raise InvalidComparisonError(list(dict.fromkeys(faults)))
@@ -196,12 +196,11 @@ def _in_words(fault: Any) -> str:
     return f"{field}={fault['input']!r}: {message}"
 
 
-def _source_faults(config: RunConfig) -> list[str]:
-    """What is wrong with the names of the model and the task, as far as it shows without loading them."""
-    faults: list[str] = []
+def _found(config: RunConfig, faults: list[str]) -> RunConfig:
+    """The configuration with the task's proper name; what shows of model and task without loading them is checked."""
     _attempt(lambda: resolve_model(config.model), faults)
-    _attempt(lambda: resolve_task(config.task, config.data_dir), faults)
-    return faults
+    task = _attempt(lambda: resolve_task(config.task, config.data_dir), faults)
+    return config if task is None else config.model_copy(update={"task": task.name})
 
 
 def _folder_faults(output: Path) -> list[str]:

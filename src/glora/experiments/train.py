@@ -1,14 +1,12 @@
 """One run: load the task and the model, apply the method, train with `transformers.Trainer`, record what came of it.
 
-Training is what a user of Trainer gets, with nothing between the method and the loop. What is added only watches: the
-clock stands still while a split is evaluated or norms are read, so that the methods' times can be compared.
+Training is what a user of Trainer gets, with nothing between the method and the loop; what is added only watches.
 """
 
 from __future__ import annotations
 
 import difflib
 import functools
-import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,21 +16,20 @@ import torch
 from transformers import (
     DataCollatorWithPadding,
     PrinterCallback,
-    Trainer,
-    TrainerCallback,
     TrainingArguments,
     set_seed,
 )
 
 from glora.experiments.failures import describe_failure
-from glora.experiments.measurement import PeakMemory, TrainingClock
+from glora.experiments.measurement import PeakMemory
 from glora.experiments.methods import Application, Schedule, find_method
 from glora.experiments.metrics import compute
 from glora.experiments.models import find_head_modules, find_target_modules, load_classifier, tokenize
 from glora.experiments.progress import RunProgress
 from glora.experiments.provenance import collect_provenance, utc_now
-from glora.experiments.records import EpochMetrics, NormSample, RunRecord
+from glora.experiments.records import RunRecord
 from glora.experiments.tasks import load_task
+from glora.experiments.watched_trainer import Journal, WatchedTrainer, rehearse
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -42,15 +39,8 @@ if TYPE_CHECKING:
     from glora.experiments.spec import RunConfig
     from glora.experiments.task_data import TaskData
 
-NORM_SAMPLES = 50
-"""Norms are read so many times over the warm-up: enough for a curve, and each reading waits for the device."""
-
 DATA_SEED_STRIDE = 10_007
 """accelerate orders epoch e by seed + e, so neighbouring seeds would see each other's orders one epoch later."""
-
-
-class DivergedError(ArithmeticError):
-    """The training loss is no longer a number."""
 
 
 class Measurements:
@@ -77,112 +67,6 @@ class Measurements:
             **outcome,
             **self.fields,
         )
-
-
-class Journal(TrainerCallback):
-    """Writes down what happens during training: losses, metrics, step times, averaged norms."""
-
-    def __init__(self, adaptation: Adaptation, primary_split: str, progress: RunProgress) -> None:
-        self.clock = TrainingClock()
-        self.metrics: list[EpochMetrics] = []
-        self.norms: list[NormSample] = []
-        self.final: dict[str, float] = {}
-        self.steps = 0
-        self.train_seconds: float | None = None
-        self._adaptation = adaptation
-        self._primary_split = primary_split
-        self._progress = progress
-        self._sample_every = 1
-        self._train_loss: float | None = None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start the clock."""
-        self._sample_every = max(1, math.ceil(self._adaptation.warmup_steps / NORM_SAMPLES))
-        self.clock.start()
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Take the time."""
-        self.train_seconds = self.clock.seconds
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Take the step's time, then read the norms with the clock stopped."""
-        self.clock.step()
-        self.steps = state.global_step
-        with self.clock.paused():
-            self._sample_norms()
-            self._progress.step()
-
-    def _sample_norms(self) -> None:
-        warmup = self._adaptation.warmup_steps
-        if self.steps > warmup or (self.steps % self._sample_every and self.steps not in (1, warmup)):
-            return
-        norms = self._adaptation.averaged_norms()
-        if norms is not None:
-            self.norms.append(NormSample(step=self.steps, values=norms))
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Keep the epoch's mean loss; stop at once if it is no longer a number.
-
-        Raises:
-            DivergedError: the loss is NaN or infinite.
-        """
-        if logs and "loss" in logs:
-            self._train_loss = float(logs["loss"])
-            if not math.isfinite(self._train_loss):
-                raise DivergedError(
-                    f"the training loss is {self._train_loss} by step {state.global_step}: training has diverged; "
-                    f"lower the learning rate ({args.learning_rate:g}) or lengthen its warm-up"
-                )
-
-    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A batch has been evaluated."""
-        self._progress.evaluation_batch()
-
-    def evaluation_begins(self, split: str, batches: int) -> None:
-        """Tell the user."""
-        self._progress.evaluation_begins(split, batches)
-
-    def evaluation_ends(self, split: str, epoch: float, values: dict[str, float]) -> None:
-        """Keep a split's metrics; those of the last evaluation are the run's result."""
-        evaluated = EpochMetrics(
-            epoch=epoch,
-            step=self.steps,
-            split=split,
-            train_seconds=self.clock.seconds,
-            train_loss=self._train_loss,
-            values=values,
-        )
-        self.metrics.append(evaluated)
-        prefix = "" if split == self._primary_split else f"{split}/"
-        self.final |= {f"{prefix}{name}": value for name, value in values.items()}
-        self._progress.evaluated(evaluated)
-
-
-class WatchedTrainer(Trainer):
-    """`transformers.Trainer`, telling the journal when a split is evaluated."""
-
-    def __init__(self, *args: Any, journal: Journal, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._journal = journal
-        self.add_callback(journal)
-
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
-        """Evaluate with the clock stopped. Trainer calls itself once for each split, by name."""
-        with self._journal.clock.paused():
-            if not isinstance(eval_dataset, str):
-                return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-            self._journal.evaluation_begins(eval_dataset, len(self.get_eval_dataloader(eval_dataset)))
-            metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-            values = {name.removeprefix(f"{metric_key_prefix}_"): value for name, value in metrics.items()}
-            about_the_evaluation = {"loss", "runtime", "samples_per_second", "steps_per_second", "epoch"}
-            self._journal.evaluation_ends(
-                eval_dataset,
-                float(self.state.epoch or 0.0),
-                {n: float(v) for n, v in values.items() if n not in about_the_evaluation},
-            )
-            return metrics
 
 
 def run(config: RunConfig, *, progress: RunProgress | None = None) -> RunRecord:
@@ -261,6 +145,7 @@ def _run(config: RunConfig, progress: RunProgress, measured: Measurements) -> No
     try:
         with tempfile.TemporaryDirectory(prefix="glora-") as scratch:
             trainer = _trainer(config, adaptation, tokens, tokenizer, task, journal, Path(scratch))
+            rehearse(trainer)
             trainer.train()
     finally:
         measured.fields |= {

@@ -1,0 +1,149 @@
+"""`transformers.Trainer`, watched: what happens during training is written down, and nothing else is changed.
+
+The journal's clock stands still while a split is evaluated or the norms are read, so that the times of methods can be
+compared; what it writes becomes part of the run's record.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import Trainer, TrainerCallback
+
+from glora.experiments.measurement import TrainingClock
+from glora.experiments.records import EpochMetrics, NormSample
+
+if TYPE_CHECKING:
+    from glora.experiments.adaptation import Adaptation
+    from glora.experiments.progress import RunProgress
+
+NORM_SAMPLES = 50
+"""Norms are read so many times over the warm-up: enough for a curve, and each reading waits for the device."""
+
+
+class DivergedError(ArithmeticError):
+    """The training loss is no longer a number."""
+
+
+class Journal(TrainerCallback):
+    """Writes down what happens during training: losses, metrics, step times, averaged norms."""
+
+    def __init__(self, adaptation: Adaptation, primary_split: str, progress: RunProgress) -> None:
+        self.clock = TrainingClock()
+        self.metrics: list[EpochMetrics] = []
+        self.norms: list[NormSample] = []
+        self.final: dict[str, float] = {}
+        self.steps = 0
+        self.train_seconds: float | None = None
+        self._adaptation = adaptation
+        self._primary_split = primary_split
+        self._progress = progress
+        self._sample_every = 1
+        self._train_loss: float | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock."""
+        self._sample_every = max(1, math.ceil(self._adaptation.warmup_steps / NORM_SAMPLES))
+        self.clock.start()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take the time."""
+        self.train_seconds = self.clock.seconds
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take the step's time, then read the norms with the clock stopped."""
+        self.clock.step()
+        self.steps = state.global_step
+        with self.clock.paused():
+            self._sample_norms()
+            self._progress.step()
+
+    def _sample_norms(self) -> None:
+        warmup = self._adaptation.warmup_steps
+        if self.steps > warmup or (self.steps % self._sample_every and self.steps not in (1, warmup)):
+            return
+        norms = self._adaptation.averaged_norms()
+        if norms is not None:
+            self.norms.append(NormSample(step=self.steps, values=norms))
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Keep the epoch's mean loss; stop at once if it is no longer a number.
+
+        Raises:
+            DivergedError: the loss is NaN or infinite.
+        """
+        if logs and "loss" in logs:
+            self._train_loss = float(logs["loss"])
+            if not math.isfinite(self._train_loss):
+                raise DivergedError(
+                    f"the training loss is {self._train_loss} by step {state.global_step}: training has diverged; "
+                    f"lower the learning rate ({args.learning_rate:g}) or lengthen its warm-up"
+                )
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A batch has been evaluated."""
+        self._progress.evaluation_batch()
+
+    def evaluation_begins(self, split: str, batches: int) -> None:
+        """Tell the user."""
+        self._progress.evaluation_begins(split, batches)
+
+    def evaluation_ends(self, split: str, epoch: float, values: dict[str, float]) -> None:
+        """Keep a split's metrics; those of the last evaluation are the run's result."""
+        evaluated = EpochMetrics(
+            epoch=epoch,
+            step=self.steps,
+            split=split,
+            train_seconds=self.clock.seconds,
+            train_loss=self._train_loss,
+            values=values,
+        )
+        self.metrics.append(evaluated)
+        prefix = "" if split == self._primary_split else f"{split}/"
+        self.final |= {f"{prefix}{name}": value for name, value in values.items()}
+        self._progress.evaluated(evaluated)
+
+
+class WatchedTrainer(Trainer):
+    """`transformers.Trainer`, telling the journal when a split is evaluated."""
+
+    def __init__(self, *args: Any, journal: Journal, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._journal = journal
+        self.add_callback(journal)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Evaluate with the clock stopped. Trainer calls itself once for each split, by name."""
+        with self._journal.clock.paused():
+            if not isinstance(eval_dataset, str):
+                return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+            self._journal.evaluation_begins(eval_dataset, len(self.get_eval_dataloader(eval_dataset)))
+            metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+            values = {name.removeprefix(f"{metric_key_prefix}_"): value for name, value in metrics.items()}
+            about_the_evaluation = {"loss", "runtime", "samples_per_second", "steps_per_second", "epoch"}
+            self._journal.evaluation_ends(
+                eval_dataset,
+                float(self.state.epoch or 0.0),
+                {n: float(v) for n, v in values.items() if n not in about_the_evaluation},
+            )
+            return metrics
+
+
+def rehearse(trainer: Trainer) -> None:
+    """Go through one batch forward and backward and forget it: no random number is used up, no gradient stays.
+
+    What a process does for the first time (choosing kernels, loading libraries) would otherwise count as the training
+    time of whichever method comes first: 0.4 s with a small encoder on a CPU, more on a GPU.
+    """
+    dataset, model = trainer.train_dataset, trainer.model
+    rows = [dataset[i] for i in range(min(len(dataset), trainer.args.per_device_train_batch_size))]
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices), trainer.accelerator.autocast():
+        inputs = {name: tensor.to(trainer.args.device) for name, tensor in trainer.data_collator(rows).items()}
+        model.train()
+        model(**inputs).loss.backward()
+    model.zero_grad()

@@ -1,0 +1,357 @@
+"""One run, for real, on a tiny DeBERTa and GLUE files: 12 to 18 steps each."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import Trainer
+
+from glora.experiments import train
+from glora.experiments.adaptation import adapted_layers
+from glora.experiments.measurement import PeakMemory, TrainingClock
+from glora.experiments.methods import METHODS
+from glora.experiments.models import load_classifier
+from glora.experiments.progress import RunProgress
+from glora.experiments.records import RunRecord
+from glora.experiments.spec import RunConfig
+from glora.experiments.train import run, target_modules
+
+
+@pytest.fixture
+def config(tiny_deberta: Path, glue_folder: Path) -> RunConfig:
+    return RunConfig(
+        model=str(tiny_deberta),
+        task="rte",
+        data_dir=str(glue_folder),
+        method="lora",
+        rank=4,
+        batch_size=32,
+        epochs=3,
+        learning_rate=5e-3,
+        max_length=32,
+    )
+
+
+def of(config: RunConfig, method: str, **changes: Any) -> RunConfig:
+    return METHODS[method].normalise(config.model_copy(update=changes), changes.get("seed", config.seed))
+
+
+def ok(record: RunRecord) -> RunRecord:
+    assert record.status == "finished", record.traceback
+    return record
+
+
+def measured(record: RunRecord) -> dict[str, Any]:
+    """What a run found out, without what depends on the clock."""
+    volatile = {"started_at", "finished_at", "train_seconds", "seconds_per_step", "peak_memory_bytes", "metrics"}
+    kept = record.model_dump(exclude=volatile)
+    kept["metrics"] = [(m.epoch, m.step, m.split, m.train_loss, m.values) for m in record.metrics]
+    return kept
+
+
+class Spy:
+    """Records what the model sees at each training step and what it is made of at the first."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.batches: list[list[list[int]]] = []
+        self.heads: dict[str, torch.Tensor] = {}
+        self.factors: dict[str, torch.Tensor] = {}
+        step = Trainer.training_step
+
+        def training_step(trainer: Trainer, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            if not self.batches:
+                named = list(model.named_parameters())
+                self.heads = {n: p.detach().clone() for n, p in named if "modules_to_save" in n}
+                self.factors = {n: p.detach().clone() for n, p in named if "lora_A" in n}
+            self.batches.append(inputs["input_ids"].tolist())
+            return step(trainer, model, inputs, *args, **kwargs)
+
+        monkeypatch.setattr(Trainer, "training_step", training_step)
+
+
+# What a run leaves behind
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_a_run_learns_and_says_all_about_it(config: RunConfig, method: str) -> None:
+    record = ok(run(of(config, method)))
+    assert RunRecord.model_validate_json(record.model_dump_json()) == record
+    assert record.key == record.config.key
+    assert record.steps == 18
+    assert record.examples == {"train": 192, "validation": 48}
+    assert record.primary_metric == "accuracy"
+    assert [(m.epoch, m.step, m.split) for m in record.metrics] == [(e, 6 * e, "validation") for e in (1, 2, 3)]
+    assert record.final == record.metrics[-1].values
+    assert set(record.final) == {"accuracy", "matthews_correlation"}
+    losses = [m.train_loss for m in record.metrics]
+    assert losses[-1] < losses[0]
+    seconds = [m.train_seconds for m in record.metrics]
+    assert 0 < seconds[0] < seconds[1] < seconds[2] <= record.train_seconds
+    assert 0 < record.seconds_per_step < record.train_seconds
+    assert record.peak_memory_bytes > 50e6
+    assert record.peak_memory_source
+    matrices = len(record.initial_ranks)
+    assert record.ranks.keys() == record.initial_ranks.keys() == record.module_shapes.keys()
+    assert sum(record.ranks.values()) == 4 * matrices
+    assert record.provenance.data_fingerprint
+
+
+def test_lora_keeps_its_ranks_and_averages_nothing(config: RunConfig) -> None:
+    record = ok(run(config))
+    assert record.ranks == record.initial_ranks
+    assert record.norms == []
+    assert record.reallocated_at is None
+    assert record.trainable_parameters_before == record.trainable_parameters_after
+    assert record.adapter_parameters_before == record.adapter_parameters_after == sum(
+        4 * sum(shape) for shape in record.module_shapes.values()
+    )
+
+
+def test_adalora_ends_with_the_budget_and_keeps_its_masked_parameters(config: RunConfig) -> None:
+    record = ok(run(of(config, "adalora")))
+    assert set(record.initial_ranks.values()) == {6}
+    assert len(set(record.ranks.values())) > 1
+    assert sum(record.ranks.values()) == 4 * len(record.ranks)
+    assert record.trainable_parameters_after == record.trainable_parameters_before
+    assert record.adapter_parameters_after < record.adapter_parameters_before
+    assert record.reallocated_at == 18 - 9 + 1
+
+
+@pytest.mark.parametrize("method", ["glora", "shuffled"])
+def test_glora_reallocates_after_its_warmup(config: RunConfig, method: str) -> None:
+    record = ok(run(of(config, method, warmup_steps=7)))
+    assert record.reallocated_at == 7
+    assert [sample.step for sample in record.norms] == [1, 2, 3, 4, 5, 6, 7]
+    assert all(set(sample.values) == set(record.ranks) for sample in record.norms)
+    assert len(set(record.ranks.values())) > 1
+    cost = sum(rank * sum(record.module_shapes[name]) for name, rank in record.ranks.items())
+    assert record.adapter_parameters_after == cost
+    grown = record.trainable_parameters_after - record.trainable_parameters_before
+    assert grown == record.adapter_parameters_after - record.adapter_parameters_before
+
+
+def test_a_parameter_budget_is_kept(config: RunConfig) -> None:
+    record = ok(run(of(config, "glora", budget="parameters")))
+    dearest = max(sum(shape) for shape in record.module_shapes.values())
+    assert 0 <= record.adapter_parameters_before - record.adapter_parameters_after < dearest
+
+
+def test_shuffled_has_gloras_ranks_in_other_places(config: RunConfig) -> None:
+    glora, shuffled = ok(run(of(config, "glora"))), ok(run(of(config, "shuffled")))
+    assert sorted(glora.ranks.values()) == sorted(shuffled.ranks.values())
+    assert glora.ranks != shuffled.ranks
+    assert glora.adapter_parameters_after == shuffled.adapter_parameters_after
+    assert glora.norms == shuffled.norms, "until the reallocation they are the same run"
+
+
+def test_norms_of_a_long_warmup_are_thinned(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("glora.experiments.watched_trainer.NORM_SAMPLES", 4)
+    record = ok(run(of(config, "glora", warmup_steps=14)))
+    assert [sample.step for sample in record.norms] == [1, 4, 8, 12, 14]
+
+
+def test_both_dev_sets_of_mnli_are_evaluated_and_the_first_is_the_result(config: RunConfig) -> None:
+    record = ok(run(config.model_copy(update={"task": "mnli", "epochs": 1.5})))
+    assert [(m.step, m.split) for m in record.metrics] == [
+        (6, "validation_matched"),
+        (6, "validation_mismatched"),
+        (9, "validation_matched"),
+        (9, "validation_mismatched"),
+    ]
+    assert record.final["accuracy"] == record.metrics[2].values["accuracy"]
+    assert record.final["validation_mismatched/accuracy"] == record.metrics[3].values["accuracy"]
+    assert record.steps == 9
+
+
+def test_a_regression_task_is_scored_by_correlation(config: RunConfig) -> None:
+    record = ok(run(of(config, "glora", task="stsb")))
+    assert record.primary_metric in record.final
+    assert set(record.final) == {"pearson", "spearman"}
+
+
+def test_bfloat16_trains_under_autocast(config: RunConfig) -> None:
+    single, half = ok(run(config)), ok(run(config.model_copy(update={"precision": "bfloat16"})))
+    losses = [[m.train_loss for m in record.metrics] for record in (single, half)]
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], abs=0.05)
+
+
+# The same for every method
+
+
+def test_methods_see_the_same_batches_from_the_same_start(config: RunConfig) -> None:
+    spies = {}
+    for method in METHODS:
+        with pytest.MonkeyPatch.context() as patch:
+            spies[method] = Spy(patch)
+            ok(run(of(config, method, seed=1)))
+    reference = spies["lora"]
+    assert len(reference.batches) == 18
+    assert reference.batches[:6] != reference.batches[6:12], "each epoch has its own order"
+    for method, spy in spies.items():
+        assert spy.batches == reference.batches, method
+        assert spy.heads.keys() == reference.heads.keys() != set()
+        assert all(torch.equal(spy.heads[name], reference.heads[name]) for name in reference.heads), method
+        if method != "adalora":
+            assert spy.factors.keys() == reference.factors.keys() != set()
+            assert all(torch.equal(spy.factors[name], reference.factors[name]) for name in reference.factors), method
+
+
+def test_another_seed_is_another_order_another_head_and_other_factors(config: RunConfig) -> None:
+    spies = {}
+    for seed in (0, 1):
+        with pytest.MonkeyPatch.context() as patch:
+            spies[seed] = Spy(patch)
+            ok(run(of(config, "lora", seed=seed)))
+    orders = [spies[seed].batches[start : start + 6] for seed in (0, 1) for start in (0, 6, 12)]
+    assert all(a != b for i, a in enumerate(orders) for b in orders[:i]), "no epoch of one seed repeats another's"
+    for part in ("heads", "factors"):
+        drawn = [getattr(spies[seed], part) for seed in (0, 1)]
+        assert any(not torch.equal(drawn[0][name], drawn[1][name]) for name in drawn[0])
+
+
+@pytest.mark.parametrize("method", ["lora", "adalora", "glora"])
+def test_the_same_configuration_gives_the_same_result(config: RunConfig, method: str) -> None:
+    torch.manual_seed(1)
+    first = ok(run(of(config, method)))
+    torch.manual_seed(2)  # whatever happened before in the process
+    assert measured(ok(run(of(config, method)))) == measured(first)
+
+
+def test_the_rehearsal_leaves_no_trace(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rehearsed = ok(run(of(config, "glora", lora_dropout=0.2)))
+    monkeypatch.setattr(train, "rehearse", lambda trainer: None)
+    assert measured(ok(run(of(config, "glora", lora_dropout=0.2)))) == measured(rehearsed)
+
+
+def test_adaloras_penalty_is_in_the_loss_that_trainer_minimises(config: RunConfig) -> None:
+    first_epoch = {m: ok(run(of(config, m, learning_rate=1e-6))).metrics[0].train_loss for m in ("lora", "adalora")}
+    # Both start at the same function; Q and P are nearly 0 at first, so each ‖QQᵀ - I‖ is nearly √6.
+    assert first_epoch["adalora"] - first_epoch["lora"] == pytest.approx(0.1 * math.sqrt(6), rel=0.03)
+
+
+# What can go wrong
+
+
+def test_a_run_that_diverges_is_recorded_with_advice(config: RunConfig) -> None:
+    record = run(of(config, "glora", learning_rate=1e30))
+    assert record.status == "failed"
+    assert record.error.startswith("DivergedError: the training loss is nan by step 6")
+    assert "lower the learning rate (1e+30)" in record.error
+    assert record.steps == 6
+    assert record.initial_ranks
+    assert "watched_trainer.py" in record.traceback
+
+
+def test_a_fault_before_training_is_recorded_too(config: RunConfig) -> None:
+    record = run(config.model_copy(update={"target_modules": ("querry_proj",)}))
+    assert record.status == "failed"
+    assert "'querry_proj' matches no linear layer" in record.error
+    assert "query_proj" in record.error.split("nearest", 1)[1]
+    assert record.examples == {"train": 192, "validation": 48}
+    assert record.steps is None
+
+
+def test_ctrl_c_is_not_an_outcome(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "rehearse", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+
+
+def test_progress_hears_of_everything_in_order(config: RunConfig) -> None:
+    class Heard(RunProgress):
+        events: list[str]
+
+        def __init__(self) -> None:
+            self.events = []
+
+        def __getattribute__(self, name: str) -> Any:
+            if name in ("run_begins", "step", "evaluation_begins", "evaluation_batch", "evaluated", "run_ends"):
+                self.events.append(name)
+            return super().__getattribute__(name)
+
+    heard = Heard()
+    ok(run(config.model_copy(update={"epochs": 2}), progress=heard))
+    evaluation = ["evaluation_begins", "evaluation_batch", "evaluated"]
+    assert heard.events == ["run_begins", *["step"] * 6, *evaluation, *["step"] * 6, *evaluation, "run_ends"]
+
+
+# The matrices
+
+
+def test_target_modules_are_endings_within_the_encoder(tiny_deberta: Path) -> None:
+    model, _ = load_classifier(str(tiny_deberta), num_labels=2)
+    assert target_modules(model, ("query_proj", "layer.1.output.dense")) == [
+        "deberta.encoder.layer.0.attention.self.query_proj",
+        "deberta.encoder.layer.1.attention.self.query_proj",
+        "deberta.encoder.layer.1.output.dense",
+    ]
+    assert all(name.startswith("deberta.encoder.") for name in target_modules(model, ("dense",)))
+    with pytest.raises(ValueError, match="'roj' matches no linear layer"):
+        target_modules(model, ("roj",))
+
+
+def test_only_the_wanted_matrices_are_adapted(config: RunConfig) -> None:
+    record = ok(run(of(config, "glora", target_modules=("query_proj", "value_proj"))))
+    assert len(record.ranks) == 4
+    assert all(name.endswith(("query_proj", "value_proj")) for name in record.ranks)
+
+
+# Measuring
+
+
+def test_the_clock_stands_still_while_it_is_paused() -> None:
+    clock = TrainingClock()
+    clock.start()
+    time.sleep(0.02)
+    clock.step()
+    with clock.paused():
+        before = clock.seconds
+        with clock.paused():
+            time.sleep(0.05)
+        time.sleep(0.05)
+        assert clock.seconds == before
+    time.sleep(0.02)
+    clock.step()
+    assert len(clock.step_seconds) == 2
+    assert sum(clock.step_seconds) == pytest.approx(clock.seconds, abs=0.005)
+    assert 0.04 <= clock.seconds < 0.09
+
+
+def test_evaluation_is_not_training_time(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = Trainer.evaluation_loop
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        time.sleep(0.5)
+        return loop(*args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "evaluation_loop", slow)
+    began = time.perf_counter()
+    record = ok(run(config))
+    assert record.train_seconds < time.perf_counter() - began - 3 * 0.5
+
+
+def test_peak_memory_is_that_of_the_run() -> None:
+    ballast = torch.ones(50_000_000)  # 200 MB
+    peak = PeakMemory().read()
+    del ballast
+    memory = PeakMemory()
+    if "since the process began" in memory.source:
+        pytest.skip("this system does not let a process reset its peak")
+    assert memory.read() < peak - 150e6
+    ballast = torch.ones(50_000_000)
+    assert memory.read() > peak - 50e6
+
+
+def test_ranks_are_read_from_the_layers(config: RunConfig) -> None:
+    """`adapted_layers` sees LoRA layers only where an adapter still is."""
+    model, _ = load_classifier(config.model, num_labels=2)
+    assert adapted_layers(model) == {}
