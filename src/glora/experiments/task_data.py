@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -149,5 +150,6 @@ def _fingerprint(task: Task, splits: dict[str, Rows]) -> str:
         for column in (rows.text_a, rows.text_b or []):
             for text in column:
                 add(text)
-        add(repr(rows.labels))
+        # in regression as what they become in the data set: the hub keeps 32 bits of a score, a file three digits
+        add(repr(rows.labels if task.label_names is not None else array("f", rows.labels).tolist()))
     return digest.hexdigest()
