@@ -2,9 +2,9 @@
 
 Zhang et al. 2023, "Adaptive Budget Allocation for Parameter-Efficient Fine-Tuning", arXiv:2303.10512. The update
 Δ = s·P·Λ·Q starts with a larger budget than it ends with. A warm-up leaves the budget alone; then it falls along a
-cubic to the target, the least important directions being masked (their entry of Λ set to zero, again and again); in the last
-phase the masks are fixed. PEFT adds the penalty that keeps P and Q orthogonal to the loss inside the model's forward,
-and leaves it to the user to call `update_and_allocate` between the optimiser's step and zero_grad.
+cubic to the target, the least important directions being masked (their entry of Λ set to zero, again and again); in the
+last phase the masks are fixed. PEFT adds the penalty that keeps P and Q orthogonal to the loss inside the model's
+forward, and leaves it to the user to call `update_and_allocate` between the optimiser's step and zero_grad.
 """
 
 from __future__ import annotations
