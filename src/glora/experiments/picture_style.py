@@ -37,11 +37,12 @@ def method_styles(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
     others = 0
     for label in labels:
         if label in FIXED:
-            i = FIXED.index(label)
+            i, shift = FIXED.index(label), 0
         else:
-            i = free[others % len(free)]
+            shift, position = divmod(others, len(free))  # when the colours are used up, they come with other markers
+            i = free[position]
             others += 1
-        styles[label] = OKABE_ITO[i], MARKERS[i]
+        styles[label] = OKABE_ITO[i], MARKERS[(i + shift) % len(MARKERS)]
     return styles
 
 

@@ -88,7 +88,7 @@ def budget_table(group: GroupSummary) -> TextTable:
             for method in group.methods
         ),
         "Total rank is the sum of all matrices' ranks; one rank costs d_in + d_out parameters, so equal total rank "
-        "is not equal size. All trained parameters include the head.",
+        "is not equal size. All trained parameters include the head, and directions that AdaLoRA has masked.",
     )
 
 

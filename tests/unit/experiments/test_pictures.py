@@ -201,6 +201,8 @@ def test_a_method_keeps_its_colour_whatever_stands_beside_it() -> None:
     assert few["glora"] == many["glora"]
     assert len({colour for colour, _ in many.values()}) == 5
     assert {colour for colour, _ in many.values()} <= set(OKABE_ITO)
+    crowd = method_styles(["lora", "adalora", "glora", *(f"method {i}" for i in range(15))])
+    assert len(set(crowd.values())) == 18, "with more methods than colours, the markers tell them apart"
 
 
 def test_the_users_matplotlibrc_does_not_change_a_picture(tmp_path: Path) -> None:
