@@ -1,12 +1,21 @@
-"""GLoRA: gradient-norm aware rank allocation for LoRA."""
+"""GLoRA: gradient-norm aware rank allocation for LoRA.
+
+The names are imported when they are first used, so that `import glora`, and with it the command line, costs no import of
+torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from glora._version import __version__
-from glora.adapter import export_uniform
-from glora.allocator import RankAllocator
-from glora.configuration import RankAllocationConfig
-from glora.rank_allocation import allocate_ranks
-from glora.resize import resize_lora_layer
-from glora.trainer_callback import RankAllocationCallback
+
+if TYPE_CHECKING:
+    from glora.adapter import export_uniform
+    from glora.allocator import RankAllocator
+    from glora.configuration import RankAllocationConfig
+    from glora.rank_allocation import allocate_ranks
+    from glora.resize import resize_lora_layer
+    from glora.trainer_callback import RankAllocationCallback
 
 __all__ = [
     "RankAllocationCallback",
@@ -17,3 +26,24 @@ __all__ = [
     "export_uniform",
     "resize_lora_layer",
 ]
+
+_HOMES = {
+    "RankAllocationCallback": "trainer_callback",
+    "RankAllocationConfig": "configuration",
+    "RankAllocator": "allocator",
+    "allocate_ranks": "rank_allocation",
+    "export_uniform": "adapter",
+    "resize_lora_layer": "resize",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'glora' has no attribute {name!r}")
+    value = getattr(import_module(f"glora.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

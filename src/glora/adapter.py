@@ -13,14 +13,15 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import torch
+import torch.nn.functional as F
 from peft import LoraConfig, PeftModel
 from peft.tuners.lora.layer import LoraLayer
 from peft.utils import SAFETENSORS_WEIGHTS_NAME, get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import nn
 
-from glora.lora_layers import base_model, exact_pattern, find_lora_layers, peft_configs
+from glora.adapter_discovery import find_lora_layers
+from glora.lora_layers import base_model, by_rank_A, by_rank_B, exact_pattern, experts, peft_configs
 
 
 def describe_ranks(
@@ -46,6 +47,9 @@ def describe_ranks(
     config.rank_pattern = {exact_pattern(k): r for k, r in ranks.items() if r != config.r}
     config.alpha_pattern = {exact_pattern(k): a for k, a in alphas.items() if a != config.lora_alpha}
     config.exclude_modules = _excluding(removed, exclude_modules)
+    if config.init_lora_weights == "orthogonal":
+        # PEFT would refuse to load an odd rank, and what it initialises is overwritten by what it loads
+        config.init_lora_weights = True
 
 
 def _excluding(removed: Iterable[str], before: str | list[str] | set[str] | None) -> str | list[str] | set[str] | None:
@@ -87,15 +91,26 @@ def export_uniform(model: nn.Module, directory: str | Path, adapter_name: str = 
     config.rank_pattern, config.alpha_pattern = {}, {}
     config.inference_mode = True
 
-    root = model if isinstance(model, PeftModel) else base_model(model)
-    prefix = "" if isinstance(model, PeftModel) else "base_model.model."
-    tensors = {prefix + k: v for k, v in get_peft_model_state_dict(root, adapter_name=adapter_name).items()}
-    for name, layer in layers.items():
-        key_A, key_B = (f"base_model.model.{name}.{factor}.weight" for factor in ("lora_A", "lora_B"))
-        A, B = tensors[key_A], tensors[key_B] * (layer.scaling[adapter_name] / scaling)
-        missing = rank - A.shape[0]
-        tensors[key_A] = torch.cat([A, A.new_zeros(missing, A.shape[1])])
-        tensors[key_B] = torch.cat([B, B.new_zeros(B.shape[0], missing)], dim=1)
+    root = base_model(model)
+    paths = {module: path for path, module in root.named_modules()}
+    peft = isinstance(model, PeftModel)
+    state = get_peft_model_state_dict(model if peft else root, adapter_name=adapter_name)
+    tensors = {("" if peft else "base_model.model.") + key: value for key, value in state.items()}
+    for layer in layers.values():
+        prefix = f"base_model.model.{paths[layer]}."
+        if adapter_name in layer.lora_embedding_A:
+            key_A, key_B = f"{prefix}lora_embedding_A", f"{prefix}lora_embedding_B"
+        else:
+            key_A, key_B = f"{prefix}lora_A.weight", f"{prefix}lora_B.weight"
+        factor = layer.scaling[adapter_name] / scaling
+        old, E = layer.r[adapter_name], experts(layer)
+        A, B = tensors[key_A], tensors[key_B]
+        padded_A = F.pad(by_rank_A(A, E, old), (0, 0, 0, rank - old))
+        padded_B = F.pad(by_rank_B(B, E, old), (0, 0, 0, rank - old)) * factor
+        tensors[key_A] = padded_A.reshape(E * rank, *A.shape[1:])
+        tensors[key_B] = padded_B.reshape(B.shape[0], rank * E, *B.shape[2:])
+        if (key_bias := f"{prefix}lora_B.bias") in tensors:
+            tensors[key_bias] = tensors[key_bias] * factor
 
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)

@@ -14,22 +14,22 @@ or a micro-batch that is only accumulated, never does.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import difflib
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from peft.tuners.lora.layer import LoraLayer
 from torch import nn
 
 from glora._logging import get_logger
-from glora.adapter import describe_ranks
 from glora.configuration import RankAllocationConfig
 from glora.gradient_norms import GradientNorms
-from glora.lora_layers import base_model, dimensions, factors, find_lora_layers, peft_configs
+from glora.lora_layers import drawn_factor, factors
 from glora.optimizer_state import check_optimizer, holds, unwrap_optimizer
-from glora.rank_allocation import Bound, allocate_ranks
-from glora.resize import resize_lora_layer
+from glora.rank_allocation import allocate_ranks
+from glora.ranked_adapter import RankedAdapter
+from glora.sketch_ratios import SketchRatios
 
 logger = get_logger()
 STATE_VERSION = 1
@@ -74,15 +74,16 @@ class RankAllocator:
     them into the average and, after the last step of the warm-up, the layers are resized before the next forward pass.
 
     Args:
-        model: A PeftModel with a LoRA adapter, or a transformers model after `add_adapter`.
+        model: A PeftModel with a LoRA adapter, or a transformers model after `add_adapter`; or a RankedAdapter.
         optimizer: The optimiser that trains it (accelerate's wrapper is fine).
         config: How to allocate; `warmup_steps` must be an int here.
 
     Attributes:
-        ranks: The rank of each matrix, by module name relative to the base model; 0 where the adapter was taken out.
+        adapter: The RankedAdapter: layers, shapes, costs and ranks of the matrices.
+        total_rank: R_total.
         allocated: Whether the ranks have been reallocated.
-        steps: Optimiser steps recorded so far, at most `warmup_steps`.
-        reallocation: What happened at the reallocation, or None.
+        steps: Optimiser steps recorded so far.
+        reallocation: What happened at the last reallocation, or None.
 
     Raises:
         ValueError: no LoRA, another tuner, an unsupported layer or optimiser, a budget that the bounds cannot meet, a
@@ -90,53 +91,67 @@ class RankAllocator:
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, config: RankAllocationConfig | None = None
+        self,
+        model: nn.Module | RankedAdapter,
+        optimizer: torch.optim.Optimizer,
+        config: RankAllocationConfig | None = None,
     ) -> None:
         self.config = config = config or RankAllocationConfig()
-        if isinstance(config.warmup_steps, bool) or not isinstance(config.warmup_steps, int):
+        if not isinstance(config.warmup_steps, int):
             raise ValueError(
                 f"warmup_steps={config.warmup_steps!r} must be a number of steps in a loop of one's own; only "
                 "RankAllocationCallback knows how long an epoch, or the whole training, is"
             )
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            processes = torch.distributed.get_world_size()
-            if processes > 1:
-                raise ValueError(
-                    f"training runs in {processes} processes; glora supports one process. Start a single one"
-                )
-        self.adapter_name, self._layers = find_lora_layers(model, config.adapter_name)
-        self._root = base_model(model)
-        self._peft_config = peft_configs(model).get(self.adapter_name)
-        self._exclude_modules_before = getattr(self._peft_config, "exclude_modules", None)
+        self._warmup_steps: int = config.warmup_steps
+        _refuse_processes()
+        self.adapter = model if isinstance(model, RankedAdapter) else RankedAdapter(model, config.adapter_name)
         self._optimizer = unwrap_optimizer(optimizer)
         check_optimizer(self._optimizer)
         self._check_trained()
 
-        self._shapes = {name: dimensions(layer, self.adapter_name) for name, layer in self._layers.items()}
-        self.initial_ranks = {name: layer.r[self.adapter_name] for name, layer in self._layers.items()}
-        self.ranks = dict(self.initial_ranks)
-        self.total_rank = config.total_rank if config.total_rank is not None else sum(self.ranks.values())
+        default = sum(self.adapter.initial_ranks.values())
+        self.total_rank = config.total_rank if config.total_rank is not None else default
         self.allocated = False
         self.reallocation: Reallocation | None = None
         self.steps = 0
-        self._allocate(
-            dict.fromkeys(self._layers, 1.0)
-        )  # bounds that cannot be met are refused now, not after the warm-up
+        self._reallocations = 0
+        # Bounds that cannot be met are refused now, not after the warm-up.
+        self._allocate(dict.fromkeys(self.adapter.layers, 1.0))
 
-        self._norms: GradientNorms | None = GradientNorms(self._layers, self.adapter_name, config.signal)
-        self._average = torch.zeros(len(self._layers), dtype=torch.float32, device=self._norms.device)
-        self._non_finite = torch.zeros((), dtype=torch.int64, device=self._norms.device)
+        self._norms: GradientNorms | None = None
+        self._ratios: SketchRatios | None = None
         self._pending: torch.Tensor | None = None
+        self._listen()
         self._hook = self._optimizer.register_step_post_hook(lambda *_: self._after_optimizer_step())
 
     @property
+    def ranks(self) -> dict[str, int]:
+        """r_k, by the matrix's name relative to the base model; 0 where the adapter was taken out."""
+        return dict(self.adapter.ranks)
+
+    @property
+    def initial_ranks(self) -> dict[str, int]:
+        """The ranks before any reallocation."""
+        return dict(self.adapter.initial_ranks)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """(d_out, d_in) of each matrix."""
+        return dict(self.adapter.shapes)
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the adapter at the present ranks: Σ r_k·(d_in + d_out)."""
+        return self.adapter.parameters
+
+    @property
     def norms(self) -> dict[str, float]:
-        """g_k, the moving average of ‖G_k‖_F, by module name. Reading it waits for the device."""
-        return dict(zip(self.initial_ranks, self._average.tolist()))
+        """g_k, the moving average of ‖G_k‖_F, of every matrix that has an adapter. Reading it waits for the device."""
+        return dict(zip(self._names, self._average.tolist()))
 
     @property
     def scores(self) -> dict[str, float]:
-        """s_k = g_k / Σ_j g_j, by module name; all zero before the first step. Reading it waits for the device."""
+        """s_k = g_k / Σ_j g_j; all zero before the first step. Reading it waits for the device."""
         norms = self.norms
         total = sum(norms.values())
         return {name: norm / total if total else 0.0 for name, norm in norms.items()}
@@ -147,14 +162,9 @@ class RankAllocator:
         return int(self._non_finite.item())
 
     @property
-    def shapes(self) -> dict[str, tuple[int, int]]:
-        """(d_out, d_in) of each matrix, by module name."""
-        return dict(self._shapes)
-
-    @property
-    def parameters(self) -> int:
-        """Parameters of the adapter at the present ranks: Σ r_k·(d_in + d_out)."""
-        return self._parameters(self.ranks)
+    def recording(self) -> bool:
+        """Whether norms are being averaged for a reallocation to come."""
+        return self._norms is not None
 
     def step(self) -> None:
         """Read the gradient norms of this step; call it after backward() and before optimizer.step().
@@ -162,8 +172,11 @@ class RankAllocator:
         Raises:
             RuntimeError: there are no gradients.
         """
-        if self._norms is not None:
-            self._pending = self._norms.read()
+        if self._norms is None:
+            return
+        if self._ratios is not None and self._measures_this_step():
+            self._ratios.measure()
+        self._pending = self._norms.read(self._ratios.ratios if self._ratios is not None else None)
 
     def allocate(self) -> dict[str, int]:
         """The ranks that the present scores give under the budget and the bounds; nothing is changed.
@@ -173,21 +186,26 @@ class RankAllocator:
         return self._allocate(self.norms)
 
     def detach(self) -> None:
-        """Stop listening to the optimiser. The ranks stay as they are."""
+        """Stop listening: to the optimiser, and to the layers. The ranks stay as they are."""
         self._hook.remove()
-        self._norms = self._pending = None
+        self._stop_recording()
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs, as plain values fit for JSON."""
+        ratios = self._ratios.ratios.tolist() if self._ratios is not None else None
         return {
             "version": STATE_VERSION,
             "config": self.config.to_dict(),
             "steps": self.steps,
             "norms": self.norms,
             "non_finite_steps": self.non_finite_steps,
+            # NaN, a ratio that was not measured, is not JSON
+            "sketch_ratios": None if ratios is None else [None if math.isnan(x) else x for x in ratios],
             "allocated": self.allocated,
-            "initial_ranks": dict(self.initial_ranks),
-            "ranks": dict(self.ranks),
+            "recording": self.recording,
+            "reallocations": self._reallocations,
+            "initial_ranks": self.initial_ranks,
+            "ranks": self.ranks,
             "reallocation": dataclasses.asdict(self.reallocation) if self.reallocation else None,
         }
 
@@ -204,29 +222,58 @@ class RankAllocator:
             raise ValueError(
                 f"the allocator's state has version {state.get('version')!r}; this glora reads {STATE_VERSION}"
             )
-        if set(state["norms"]) != set(self.initial_ranks):
-            odd = sorted(set(state["norms"]) ^ set(self.initial_ranks))
+        if odd := sorted(set(state["ranks"]) ^ set(self.adapter.layers)):
             raise ValueError(
-                f"the allocator's state is of another model or other target_modules: {len(odd)} names differ, "
-                f"e.g. {odd[0]!r}"
+                f"the allocator's state is of another model or other target_modules: {len(odd)} names differ, e.g. "
+                f"{odd[0]!r}"
             )
         mine = self.config.to_dict()
-        differing = [key for key, value in state["config"].items() if mine.get(key) != value]
-        if differing:
+        if differing := [key for key, value in state["config"].items() if mine.get(key) != value]:
             raise ValueError(
                 "the allocator's state was made with another configuration: "
                 + "; ".join(f"{key} was {state['config'][key]!r}, is {mine.get(key)!r}" for key in differing)
                 + ". Go on with the old values, or start anew"
             )
-        self._average = torch.tensor([state["norms"][name] for name in self.initial_ranks]).to(self._average)
-        self._non_finite.fill_(state["non_finite_steps"])
-        self.steps = state["steps"]
+        if state["ranks"] != self.ranks:
+            self.adapter.set_ranks(state["ranks"], optimizer=self._optimizer)
+        self.adapter.initial_ranks = dict(state["initial_ranks"])
+        if self.config.total_rank is None:
+            self.total_rank = sum(self.adapter.initial_ranks.values())
         self.allocated = state["allocated"]
         self.reallocation = Reallocation(**state["reallocation"]) if state["reallocation"] else None
-        if state["ranks"] != self.ranks:
-            self._resize({name: state["ranks"][name] for name in self.ranks})
-        if self.allocated:
-            self._norms = self._pending = None
+        self.steps, self._reallocations = state["steps"], state["reallocations"]
+        self._stop_recording()
+        self._listen(recording=state["recording"], names=tuple(state["norms"]))
+        self._average.copy_(torch.tensor([state["norms"][name] for name in self._names]))
+        self._non_finite.fill_(state["non_finite_steps"])
+        if self._ratios is not None and state["sketch_ratios"] is not None:
+            ratios = [math.nan if x is None else x for x in state["sketch_ratios"]]
+            self._ratios.ratios.copy_(torch.tensor(ratios))
+
+    def _listen(self, *, recording: bool = True, names: tuple[str, ...] | None = None) -> None:
+        """Start a fresh average over the matrices that have an adapter."""
+        layers = {name: layer for name, layer in self.adapter.layers.items() if self.adapter.ranks[name] > 0}
+        norms = GradientNorms(layers, self.adapter.name, self.config.signal)
+        self._names = names or norms.names
+        self._average = torch.zeros(len(self._names), dtype=torch.float32, device=norms.device)
+        self._non_finite = torch.zeros((), dtype=torch.int64, device=norms.device)
+        self._recorded_since = self.steps
+        if not recording:
+            return
+        self._norms = norms
+        if self.config.signal == "delta_exact":
+            self._ratios = SketchRatios(layers, self.adapter.name, norms.device)
+            if self._measures_this_step():
+                self._ratios.arm()
+
+    def _stop_recording(self) -> None:
+        self._norms = self._pending = None
+        if self._ratios is not None:
+            self._ratios.disarm()
+            self._ratios = None
+
+    def _measures_this_step(self) -> bool:
+        return self.steps % self.config.exact_every == 0
 
     def _after_optimizer_step(self) -> None:
         if self._norms is None:
@@ -242,103 +289,102 @@ class RankAllocator:
         self._non_finite += ~finite
         self._pending = None
         self.steps += 1
-        if self.steps == self.config.warmup_steps:
-            self._norms = None
+        if self._ratios is not None:
+            self._ratios.disarm()
+            if self._measures_this_step():
+                self._ratios.arm()
+        if self._is_due():
             self._reallocate()
+
+    def _is_due(self) -> bool:
+        since, every = self.steps - self._warmup_steps, self.config.reallocate_every
+        return since == 0 or (since > 0 and every is not None and since % every == 0)
 
     def _reallocate(self) -> None:
         norms = self.norms
+        recorded = self.steps - self._recorded_since
         if skipped := self.non_finite_steps:
             logger.warning(
-                "%d of %d warm-up steps had inf or NaN gradients and were left out of the average",
-                skipped,
-                self.steps,
+                "%d of %d warm-up steps had inf or NaN gradients and were left out of the average", skipped, recorded
             )
-        if not any(norms.values()):
+        ranks, before, old = None, self.parameters, self.ranks
+        if any(norms.values()):
+            if silent := [name for name, norm in norms.items() if norm == 0]:
+                logger.warning("%d matrices never got a gradient: %s", len(silent), ", ".join(silent))
+            ranks = self.allocate()
+        else:
             logger.warning(
                 "no gradient reached any of the %d matrices during the warm-up; the ranks stay as they are and "
                 "training goes on as plain LoRA",
                 len(norms),
             )
-            return
-        if silent := [name for name, norm in norms.items() if norm == 0]:
-            logger.warning("%d matrices never got a gradient: %s", len(silent), ", ".join(silent))
-        before, old = self.parameters, dict(self.ranks)
-        self._resize(self.allocate())
-        self.allocated = True
-        self.reallocation = Reallocation(
-            step=self.steps,
-            matrices=len(self.ranks),
-            changed=sum(self.ranks[name] != old[name] for name in old),
-            removed=sum(rank == 0 for rank in self.ranks.values()),
-            smallest_rank=min(self.ranks.values()),
-            largest_rank=max(self.ranks.values()),
-            total_rank=sum(self.ranks.values()),
-            parameters_before=before,
-            parameters_after=self.parameters,
-        )
-        logger.info("%s", self.reallocation)
-
-    def _resize(self, ranks: Mapping[str, int]) -> None:
-        for name, rank in ranks.items():
-            if rank == self.ranks[name]:
-                continue
-            layer = self._layers[name]
-            resize_lora_layer(
-                layer,
-                rank,
-                optimizer=self._optimizer,
-                adapter_name=self.adapter_name,
-                keep=self.config.keep,
-                generator=_generator(self.config.seed, name),
+        recording_goes_on = self.config.reallocate_every is not None
+        self._stop_recording()
+        if ranks is not None:
+            seed = f"{self.config.seed}/{self._reallocations}"  # a matrix that grows twice must not draw the same rows
+            self.adapter.set_ranks(ranks, optimizer=self._optimizer, keep=self.config.keep, seed=seed)
+            self._reallocations += 1
+            self.allocated = True
+            self.reallocation = Reallocation(
+                step=self.steps,
+                matrices=len(ranks),
+                changed=sum(ranks[name] != old[name] for name in old),
+                removed=sum(rank == 0 for rank in ranks.values()),
+                smallest_rank=min(ranks.values()),
+                largest_rank=max(ranks.values()),
+                total_rank=sum(ranks.values()),
+                parameters_before=before,
+                parameters_after=self.parameters,
             )
-            if rank == 0:
-                self._take_out(name, layer)
-        self.ranks = dict(ranks)
-        if self._peft_config is not None:
-            present = {name: layer for name, layer in self._layers.items() if ranks[name] > 0}
-            removed = [name for name, rank in ranks.items() if rank == 0]
-            describe_ranks(self._peft_config, present, removed, self.adapter_name, self._exclude_modules_before)
-
-    def _take_out(self, name: str, layer: LoraLayer) -> None:
-        """Put the base layer back in its place, unless the LoRA layer still serves another adapter."""
-        if len(layer.lora_A) == 0:
-            parent, _, child = name.rpartition(".")
-            setattr(self._root.get_submodule(parent), child, layer.get_base_layer())
+            logger.info("%s", self.reallocation)
+        if recording_goes_on:
+            self._listen()
 
     def _allocate(self, scores: Mapping[str, float]) -> dict[str, int]:
-        largest = {name: min(shape) for name, shape in self._shapes.items()}
-        given: Bound = self.config.max_rank
-        if isinstance(given, Mapping):
-            caps = {**given, **{name: min(cap, given.get(name, cap)) for name, cap in largest.items()}}
-        else:
-            caps = {name: cap if given is None else min(cap, given) for name, cap in largest.items()}
-        costs = {name: sum(shape) for name, shape in self._shapes.items()}
-        return allocate_ranks(
-            scores,
+        """The ranks of all matrices; those without an adapter have no score, and stay without."""
+        adapter, config = self.adapter, self.config
+        present = [name for name in adapter.layers if adapter.ranks[name] > 0]
+        low, high = dict(_by_name(config.min_rank)), dict(_by_name(config.max_rank))
+        for bounds, what in ((low, "min_rank"), (high, "max_rank")):
+            if unknown := sorted(set(bounds) - set(adapter.layers) - {""}):
+                near = difflib.get_close_matches(unknown[0], adapter.layers, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ValueError(
+                    f"{what} names {unknown[0]!r}, which is not among the {len(adapter.layers)} matrices{hint}"
+                )
+        shape, floors = adapter.shapes, adapter.floors
+        ranks = allocate_ranks(
+            {name: scores[name] for name in present},
             self.total_rank,
-            min_rank=self.config.min_rank,
-            max_rank=caps,
-            costs=costs if self.config.budget == "parameters" else None,
+            min_rank={name: max(low.get(name, low.get("", 0)), floors[name][0]) for name in present},
+            max_rank={name: min(high.get(name, high.get("", min(shape[name]))), *shape[name]) for name in present},
+            costs={name: adapter.costs[name] for name in present} if config.budget == "parameters" else None,
         )
-
-    def _parameters(self, ranks: Mapping[str, int]) -> int:
-        return sum(rank * sum(self._shapes[name]) for name, rank in ranks.items())
+        return {name: ranks.get(name, 0) for name in adapter.layers}
 
     def _check_trained(self) -> None:
-        frozen = [
-            name
-            for name, layer in self._layers.items()
-            if not holds(self._optimizer, factors(layer, self.adapter_name)[1])
-        ]
+        frozen = []
+        for name, layer in self.adapter.layers.items():
+            A, B = factors(layer, self.adapter.name) if self.adapter.ranks[name] else (None, None)
+            trained = B if drawn_factor(layer, self.adapter.name) == "A" else A
+            if trained is not None and not holds(self._optimizer, trained):
+                frozen.append(name)
         if frozen:
             raise ValueError(
-                f"the optimiser does not hold lora_B of {len(frozen)} of {len(self._layers)} matrices, "
+                f"the optimiser does not hold lora_B of {len(frozen)} of {len(self.adapter.layers)} matrices, "
                 f"e.g. {frozen[0]!r}; make the optimiser from the model that is trained, after the adapter was added"
             )
 
 
-def _generator(seed: int, name: str) -> torch.Generator:
-    """New columns depend on the seed and the module's name alone, not on the order of modules or any global state."""
-    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+def _by_name(bound: int | Mapping[str, int] | None) -> Mapping[str, int]:
+    """A bound for all matrices stands under the empty name."""
+    if bound is None:
+        return {}
+    return bound if isinstance(bound, Mapping) else {"": bound}
+
+
+def _refuse_processes() -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        processes = torch.distributed.get_world_size()
+        if processes > 1:
+            raise ValueError(f"training runs in {processes} processes; glora supports one process. Start a single one")

@@ -23,11 +23,16 @@ class RankAllocationConfig:
         warmup_steps: T_warmup, the optimiser steps with uniform ranks: an int is steps, a float below 1 a share of all
             steps (rounded up, as in TrainingArguments), None is one epoch. A loop of one's own must give an int.
         beta: β in g_k ← β·g_k + (1-β)·‖G_k‖_F, from 0 (the last step only) to below 1.
-        signal: What ‖G_k‖_F is read from: "delta", the estimate of ‖∂L/∂Δ_k‖_F that costs nothing, or "lora_b", the raw
-            norm ‖∂L/∂B_k‖_F, for comparison.
+        signal: What ‖G_k‖_F is read from: "delta", the estimate of ‖∂L/∂Δ_k‖_F that costs nothing; "delta_exact", which
+            measures the estimate's one assumption on every `exact_every`-th step; or "lora_b", the raw norm
+            ‖∂L/∂B_k‖_F, for comparison.
+        exact_every: m, with signal="delta_exact": steps from one measurement to the next. At 1 every norm is exact.
+        reallocate_every: Steps from one reallocation to the next, each from norms of its own; the total never changes, and
+            a matrix that lost its adapter stays without. Default: the ranks are allocated once, after the warm-up.
         budget: What stays as it was: "rank", Σ r_k = R_total exactly (as published), or "parameters", Σ r_k·(d_in +
             d_out) never above what R_total ranks spread evenly would cost, and within one column of it.
-        min_rank: No matrix gets a smaller rank: an int, or one for each module name. 0 lets a matrix lose its adapter.
+        min_rank: No matrix gets a smaller rank: an int, or one for each module name. 0 lets a matrix lose its adapter,
+            where the adapter is no more than B·A: layers with DoRA or lora_bias, and experts, keep at least rank 1.
         max_rank: No matrix gets a larger rank: an int, or one for each module name. min(d_in, d_out) always bounds it.
         keep: Which columns a shrinking matrix keeps: "norm" (largest ‖A_i‖·‖B_i‖), "svd" (the best approximation of
             B·A) or "first".
@@ -43,6 +48,8 @@ class RankAllocationConfig:
     warmup_steps: int | float | None = None
     beta: float = 0.9
     signal: Signal = "delta"
+    exact_every: int = 16
+    reallocate_every: int | None = None
     budget: str = "rank"
     min_rank: int | Mapping[str, int] = 0
     max_rank: int | Mapping[str, int] | None = None
@@ -68,6 +75,13 @@ class RankAllocationConfig:
             ),
             *_unless(isinstance(self.beta, int | float) and 0 <= self.beta < 1, "beta", self.beta, "in [0, 1)"),
             *_unless(self.signal in SIGNALS, "signal", self.signal, f"one of {', '.join(SIGNALS)}"),
+            *_unless(_is_int(self.exact_every, 1), "exact_every", self.exact_every, "an int ≥ 1"),
+            *_unless(
+                self.reallocate_every is None or _is_int(self.reallocate_every, 1),
+                "reallocate_every",
+                self.reallocate_every,
+                "an int ≥ 1, or None for one reallocation",
+            ),
             *_unless(self.budget in BUDGETS, "budget", self.budget, f"one of {', '.join(BUDGETS)}"),
             *_unless(self.keep in KEEP, "keep", self.keep, f"one of {', '.join(KEEP)}"),
             *_unless(

@@ -22,9 +22,10 @@ from torch import nn
 
 Kind = Literal["first moment", "second moment", "average"]
 
-# Every per-element state of the optimisers that torch ships. A step size is treated as a second moment is: by its mean.
+# Every per-element state of the optimisers that torch ships and of transformers' Adafactor. A step size is treated as a second
+# moment is: by its mean.
 STATE_KINDS: dict[str, Kind] = {
-    "exp_avg": "first moment",  # Adam, AdamW, NAdam, RAdam, Adamax
+    "exp_avg": "first moment",  # Adam, AdamW, NAdam, RAdam, Adamax, Adafactor
     "momentum_buffer": "first moment",  # SGD, RMSprop, Muon
     "grad_avg": "first moment",  # RMSprop, centred
     "prev": "first moment",  # Rprop: the last gradient
@@ -34,15 +35,17 @@ STATE_KINDS: dict[str, Kind] = {
     "square_avg": "second moment",  # RMSprop, Adadelta
     "acc_delta": "second moment",  # Adadelta: of the updates
     "sum": "second moment",  # Adagrad
-    "row_var": "second moment",  # Adafactor, of a matrix
-    "col_var": "second moment",  # Adafactor, of a matrix
-    "variance": "second moment",  # Adafactor, of a vector
+    "row_var": "second moment",  # torch's Adafactor, of a matrix
+    "col_var": "second moment",
+    "variance": "second moment",  # torch's Adafactor, of a vector
+    "exp_avg_sq_row": "second moment",  # transformers' Adafactor, of a matrix
+    "exp_avg_sq_col": "second moment",
     "step_size": "second moment",  # Rprop
     "ax": "average",  # ASGD
 }
 
-# Adafactor keeps the mean over one dimension of the matrix; where that is the ranks', nothing follows the columns.
-MEAN_OVER: dict[str, int] = {"row_var": -1, "col_var": -2}
+# Adafactor keeps means over one of the last two dimensions of a matrix; over the ranks, there is no column to follow.
+MEAN_OVER: dict[str, int] = {"row_var": -1, "col_var": -2, "exp_avg_sq_row": -1, "exp_avg_sq_col": -2}
 
 # (name of the state, its value) -> that of the successor; built by resize.py, which knows which columns are kept.
 Carry = Callable[[str, torch.Tensor], torch.Tensor]
@@ -83,6 +86,17 @@ def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
                         f"{name} keeps {key!r} of shape {tuple(value.shape)} for a parameter, and glora does not know "
                         f"what a new column should start with there; use an optimiser of torch.optim, such as AdamW"
                     )
+
+
+def group_of(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> int:
+    """The number of the parameter group that holds this parameter; the last one if none does."""
+    groups = unwrap_optimizer(optimizer).param_groups
+    return next((i for i, group in enumerate(groups) if any(p is parameter for p in group["params"])), len(groups) - 1)
+
+
+def insert_parameter(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, group: int) -> None:
+    """Add a parameter to a group that exists; PyTorch's add_param_group would make one that no scheduler knows."""
+    unwrap_optimizer(optimizer).param_groups[group]["params"].append(parameter)
 
 
 def replace_parameter(

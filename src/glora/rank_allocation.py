@@ -147,7 +147,8 @@ def _check_bounds(
 
 
 def _of(bound: Bound, separator: str) -> str:
-    return f"{separator}{bound}" if isinstance(bound, int) else " given by name"
+    values = set(bound.values()) if isinstance(bound, Mapping) else {bound}
+    return f"{separator}{values.pop()}" if len(values) == 1 else " given by name"
 
 
 def _water_fill(

@@ -9,6 +9,7 @@ the Frobenius norm, which by Eckart and Young (1936) leaves an error of exactly 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -16,7 +17,18 @@ import torch
 from peft.tuners.lora.layer import LoraLayer
 from torch import nn
 
-from glora.lora_layers import check_supported, dimensions, factors, has_adapter, remove_adapter, set_factors
+from glora.adapter_discovery import check_layer, floor_of
+from glora.lora_layers import (
+    by_rank_A,
+    by_rank_B,
+    dimensions,
+    drawn_factor,
+    experts,
+    factors,
+    has_adapter,
+    remove_adapter,
+    set_factors,
+)
 from glora.optimizer_state import MEAN_OVER, STATE_KINDS, Carry, check_optimizer, replace_parameter
 
 Keep = Literal["norm", "svd", "first"]
@@ -30,6 +42,7 @@ def resize_lora_layer(
     optimizer: torch.optim.Optimizer | None = None,
     adapter_name: str = "default",
     keep: Keep = "norm",
+    init_lora_weights: bool | str = True,
     generator: torch.Generator | None = None,
 ) -> None:
     """Give a LoRA layer another rank, in place.
@@ -37,34 +50,40 @@ def resize_lora_layer(
     Call it between an optimiser step and the next forward pass: the gradients of the old factors go with them.
 
     Args:
-        layer: A LoRA layer on an nn.Linear, with A of shape (r, d_in) and B of shape (d_out, r).
-        rank: The new rank, from 0 to min(d_in, d_out). 0 takes the adapter out of this layer: what is left computes
-            what the base layer computes.
-        optimizer: The optimiser that holds A and B. The new factors take their places and, for kept columns, their
-            state; see glora.optimizer_state for what new columns start with.
+        layer: A LoRA layer of any kind that glora supports, with A of shape (r, d_in) and B of shape (d_out, r).
+        rank: The new rank, from 0 to min(d_in, d_out). 0 takes the adapter out of this layer: what is left computes what
+            the base layer computes.
+        optimizer: The optimiser that holds A and B. The new factors take their places and, for kept columns, their state;
+            see glora.optimizer_state for what new columns start with.
         adapter_name: The adapter to resize; others of the same layer stay as they are.
         keep: Which columns stay when the rank shrinks: "norm" the largest ‖A_i‖·‖B_i‖, "svd" the best approximation of
             B·A, "first" the first ones.
-        generator: A CPU generator for the new rows of A; None uses torch's global one.
+        init_lora_weights: How new rows of A are drawn: "gaussian" as PEFT's option of that name, N(0, 1/rank²); anything
+            else as LoRA's default, uniform in ±1/√d_in. (An embedding's new columns of B are N(0, 1), as PEFT's.)
+        generator: A CPU generator to draw with; None uses torch's global one.
 
     Raises:
-        ValueError: the rank is out of range, `keep` is unknown, the layer does not carry the adapter or is of a kind
-            that is not supported, or the optimiser's state cannot be carried over. The layer is then as it was.
+        ValueError: the rank is out of range, `keep` is unknown, the layer does not carry the adapter or is of a kind that
+            is not supported, or the optimiser's state cannot be carried over. The layer is then as it was.
     """
     name = type(layer.get_base_layer()).__name__
     if not has_adapter(layer, adapter_name):
         raise ValueError(f"this LoRA layer on {name} has no adapter {adapter_name!r}; it has {sorted(layer.lora_A)}")
-    check_supported(name, layer, adapter_name)
+    check_layer(name, layer, adapter_name)
     if keep not in KEEP:
         raise ValueError(f"keep={keep!r} is unknown; choose one of {', '.join(map(repr, KEEP))}")
-    largest = min(dimensions(layer, adapter_name))
-    if isinstance(rank, bool) or not isinstance(rank, int) or not 0 <= rank <= largest:
-        raise ValueError(f"rank={rank!r} must be an integer from 0 to min(d_in, d_out) = {largest}")
+    largest, (smallest, why) = min(dimensions(layer, adapter_name)), floor_of(layer, adapter_name)
+    if isinstance(rank, bool) or not isinstance(rank, int) or not smallest <= rank <= largest:
+        because = f" ({why} does not allow 0)" if smallest else ""
+        raise ValueError(f"rank={rank!r} must be an integer from {smallest} to min(d_in, d_out) = {largest}{because}")
+    E = experts(layer)
+    if keep == "svd" and E > 1:
+        raise ValueError(f'keep="svd" is for one matrix, and this adapter updates {E} experts; use keep="norm"')
     if optimizer is not None:
         check_optimizer(optimizer)
 
     A, B = factors(layer, adapter_name)
-    old_rank = A.shape[0]
+    old_rank = A.shape[0] // E
     if rank == old_rank:
         return
     if rank == 0:
@@ -75,27 +94,60 @@ def resize_lora_layer(
         return
 
     with torch.no_grad():
-        plan = _plan(A.detach().flatten(1), B.detach().flatten(1), rank, keep, generator)
-        new_A = nn.Parameter(plan.A.view(rank, *A.shape[1:]), requires_grad=A.requires_grad)
-        new_B = nn.Parameter(plan.B.view(B.shape[0], rank, *B.shape[2:]), requires_grad=B.requires_grad)
+        draw = _columns(layer, adapter_name, rank, init_lora_weights, generator)
+        plan = _plan(by_rank_A(A.detach(), E, old_rank), by_rank_B(B.detach(), E, old_rank), rank, keep, draw)
+        new_A = nn.Parameter(plan.A.reshape(E * rank, *A.shape[1:]), requires_grad=A.requires_grad)
+        new_B = nn.Parameter(plan.B.reshape(B.shape[0], rank * E, *B.shape[2:]), requires_grad=B.requires_grad)
         if optimizer is not None:
-            replace_parameter(optimizer, A, new_A, _carry(plan.of_A, dim=0, successor=new_A))
-            replace_parameter(optimizer, B, new_B, _carry(plan.of_B, dim=1, successor=new_B))
+            replace_parameter(optimizer, A, new_A, _carry(plan.of_A, new_A, 0, E, old_rank))
+            replace_parameter(optimizer, B, new_B, _carry(plan.of_B, new_B, 1, E, old_rank))
     set_factors(layer, adapter_name, new_A, new_B)
 
-    alpha = layer.lora_alpha[adapter_name]
-    rslora = layer.use_rslora.get(adapter_name)
-    alpha = alpha * math.sqrt(rank / old_rank) if rslora else alpha * rank / old_rank
+    power = 0.5 if layer.use_rslora.get(adapter_name) else 1
+    if old_rank == 0:
+        alpha = layer.scaling[adapter_name] * rank**power
+    elif power == 1:
+        alpha = layer.lora_alpha[adapter_name] * rank / old_rank
+    else:
+        alpha = layer.lora_alpha[adapter_name] * math.sqrt(rank / old_rank)
     layer.r[adapter_name] = rank
     layer.lora_alpha[adapter_name] = int(alpha) if float(alpha).is_integer() else alpha
 
 
+_Draw = Callable[[int], tuple[torch.Tensor, torch.Tensor]]
+
+
+def _columns(
+    layer: LoraLayer,
+    adapter_name: str,
+    rank: int,
+    init_lora_weights: bool | str,
+    generator: torch.Generator | None,
+) -> _Draw:
+    """What draws new columns: (count) -> A (E, count, d_in), B (d_out, count, E)."""
+    A, B = factors(layer, adapter_name)
+    E, (d_out, d_in) = experts(layer), dimensions(layer, adapter_name)
+
+    def draw(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        # On the CPU and in float32, so that every device and dtype gets the same numbers.
+        new_A, new_B = torch.zeros(E, count, d_in), torch.zeros(d_out, count, E)
+        if drawn_factor(layer, adapter_name) == "B":
+            new_B.normal_(generator=generator)
+        elif init_lora_weights == "gaussian":
+            new_A.normal_(std=1 / rank, generator=generator)
+        else:
+            new_A.uniform_(-1 / math.sqrt(d_in), 1 / math.sqrt(d_in), generator=generator)
+        return new_A.to(A), new_B.to(B)
+
+    return draw
+
+
 @dataclass(frozen=True)
 class _Plan:
-    """The new factors, and how anything that is kept per rank follows: either the kept columns or a mixing matrix.
+    """The new factors, and how what the optimiser keeps for each rank follows.
 
-    `of_A` and `of_B` give old ranks -> kept ranks: an index of shape (kept,), or a matrix of shape (kept, r) that a
-    gradient of the factor is multiplied by. The remaining ranks up to the new one are new.
+    `of_A` and `of_B` lead from the old ranks to the kept ones: an index of shape (kept,), or a matrix of shape (kept, r) that
+    a gradient of the factor is multiplied by. The ranks that follow up to the new one are new.
     """
 
     A: torch.Tensor
@@ -104,25 +156,25 @@ class _Plan:
     of_B: torch.Tensor
 
 
-def _plan(A: torch.Tensor, B: torch.Tensor, rank: int, keep: Keep, generator: torch.Generator | None) -> _Plan:
-    old_rank = A.shape[0]
+def _plan(A: torch.Tensor, B: torch.Tensor, rank: int, keep: Keep, draw: _Draw) -> _Plan:
+    """From A (E, r, d_in) and B (d_out, r, E)."""
+    old_rank = A.shape[1]
     if rank < old_rank and keep == "svd":
-        kept_A, kept_B, of_A, of_B = _best_approximation(A, B, rank)
+        kept_A, kept_B, of_A, of_B = _best_approximation(A[0], B[:, :, 0], rank)
+        kept_A, kept_B = kept_A[None], kept_B[:, :, None]
     else:
         if rank < old_rank and keep == "norm":
-            size = A.float().norm(dim=1) * B.float().norm(dim=0)
+            # of all experts together: they share the rank, and Σ_e ‖A_ei‖²·‖B_ei‖² is the size of column i in the whole stack
+            size = (A.float().square().sum(2).T * B.float().square().sum(0)).sum(1)
             # Stable, so that equal columns are told apart by their place; sorted, so that the kept ones stay in order.
             index = torch.sort(size, descending=True, stable=True).indices[:rank].sort().values
         else:
             index = torch.arange(min(rank, old_rank), device=A.device)
-        kept_A, kept_B, of_A, of_B = A[index], B[:, index], index, index
-    born = rank - kept_A.shape[0]
-    if born:
-        rows = torch.empty(born, A.shape[1])
-        nn.init.kaiming_uniform_(rows, a=math.sqrt(5), generator=generator)
-        kept_A = torch.cat([kept_A, rows.to(A)])
-        kept_B = torch.cat([kept_B, B.new_zeros(B.shape[0], born)], dim=1)
-    return _Plan(kept_A.contiguous(), kept_B.contiguous(), of_A, of_B)
+        kept_A, kept_B, of_A, of_B = A[:, index], B[:, index], index, index
+    if born := rank - kept_A.shape[1]:
+        new_A, new_B = draw(born)
+        kept_A, kept_B = torch.cat([kept_A, new_A], dim=1), torch.cat([kept_B, new_B], dim=1)
+    return _Plan(kept_A, kept_B, of_A, of_B)
 
 
 def _best_approximation(
@@ -139,7 +191,8 @@ def _best_approximation(
     Q_B, R_B = torch.linalg.qr(B.float())
     Q_A, R_A = torch.linalg.qr(A.float().T)
     U, S, Vh = torch.linalg.svd(R_B @ R_A.T)
-    real = int((S[:rank] > S[0] * torch.finfo(S.dtype).eps * max(A.shape[1], B.shape[0])).sum()) if S[0] > 0 else 0
+    smallest = S[0] * torch.finfo(S.dtype).eps * max(A.shape[1], B.shape[0])
+    real = int((S[:rank] > smallest).sum())
     root = S[:real].sqrt()
     left, right = U[:, :real] * root, root[:, None] * Vh[:real]
     T_B = torch.linalg.pinv(R_B) @ left  # (r, kept)
@@ -147,34 +200,36 @@ def _best_approximation(
     return (right @ Q_A.T).to(A.dtype), (Q_B @ left).to(B.dtype), T_B.T, T_A
 
 
-def _carry(kept: torch.Tensor, *, dim: int, successor: nn.Parameter) -> Carry:
-    """How a per-element state of a factor, whose rank is dimension `dim`, follows it to the new rank."""
-    rank = successor.shape[dim]
+def _carry(kept: torch.Tensor, successor: nn.Parameter, dim: int, E: int, old_rank: int) -> Carry:
+    """How a state of a factor, whose ranks lie along dimension `dim` as PEFT stores it, follows it to the new rank."""
+    by_rank = by_rank_A if dim == 0 else by_rank_B
+    rank = successor.shape[dim] // E
     mixed = kept.dim() == 2
 
     def carry(key: str, state: torch.Tensor) -> torch.Tensor:
         kind = STATE_KINDS[key]
-        if key in MEAN_OVER and MEAN_OVER[key] % state.dim() == dim:
+        if key in MEAN_OVER and MEAN_OVER[key] % successor.dim() == dim:
             return state
+        own = successor.detach().to(state.dtype)
         if kind == "average" and mixed:
-            return successor.detach().to(state.dtype).clone()
+            return own.clone()
+        old = by_rank(state, E, old_rank)
         if mixed:
             # Of a sum Σ t_i·g_i of gradients, the mean square is Σ t_i²·v_i where they are uncorrelated.
             weight = kept.to(state.dtype) if kind == "first moment" else kept.to(state.dtype).square()
-            old = torch.movedim(torch.tensordot(weight, state, dims=([1], [dim])), 0, dim)
+            follow = torch.einsum("kr,arb->akb", weight, old)
         else:
-            old = state.index_select(dim, kept)
-        born = rank - old.shape[dim]
-        if not born:
-            return old.contiguous()
-        if kind == "first moment":
-            new = torch.zeros_like(state.narrow(dim, 0, 1))
-        elif kind == "average":
-            new = successor.detach().narrow(dim, old.shape[dim], born).to(state.dtype)
-        else:
-            new = (old if old.shape[dim] else state).mean(dim, keepdim=True)
-        shape = list(state.shape)
-        shape[dim] = born
-        return torch.cat([old, new.expand(shape)], dim=dim).contiguous()
+            follow = old.index_select(1, kept)
+        if born := rank - follow.shape[1]:
+            if kind == "first moment":
+                new = torch.zeros_like(old[:, :1])
+            elif kind == "average":
+                new = by_rank(own, E, rank)[:, follow.shape[1] :]
+            else:
+                new = (follow if follow.shape[1] else old).mean(1, keepdim=True)
+            follow = torch.cat([follow, new.expand(-1, born, -1)], dim=1)
+        # The state is as long along the ranks as the factor; a mean over the other dimension may have dropped that one.
+        place = min(dim, state.dim() - 1)
+        return follow.reshape([E * rank if i == place else n for i, n in enumerate(state.shape)]).contiguous()
 
     return carry

@@ -15,6 +15,8 @@ from transformers.trainer_callback import ExportableState
 from glora._logging import get_logger
 from glora.allocator import RankAllocator
 from glora.configuration import RankAllocationConfig
+from glora.lora_layers import base_model
+from glora.ranked_adapter import RankedAdapter
 
 logger = get_logger()
 
@@ -28,9 +30,13 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
     them. (Clipping multiplies all gradients of one step by one factor: shares within a step stay, a clipped step weighs
     less.)
 
+    Checkpoints hold the allocation, in trainer_state.json, and `train(resume_from_checkpoint=...)` goes on from it, as does
+    `load_best_model_at_end` across the reallocation. For both the callback has to be among the `callbacks` that Trainer is
+    made with, since Trainer loads weights before any event of training.
+
     Args:
-        config: How to allocate, a RankAllocationConfig or its fields as a dictionary. With `warmup_steps=None` the
-            warm-up is one epoch, with a float below 1 a share of all steps, rounded up.
+        config: How to allocate, a RankAllocationConfig or its fields as a dictionary. With `warmup_steps=None` the warm-up
+            is one epoch, with a float below 1 a share of all steps, rounded up.
 
     Attributes:
         allocator: The RankAllocator of the present or last training run; None before the first.
@@ -38,16 +44,32 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
 
     Raises:
         ValueError: at the start of training, for whatever RankAllocator refuses, for a warm-up that is not shorter than
-            the training, and for DeepSpeed and FSDP.
+            the training, and for DeepSpeed, FSDP and DataParallel.
     """
 
     allocator_class: type[RankAllocator] = RankAllocator
 
     def __init__(self, config: RankAllocationConfig | Mapping[str, Any] | None = None) -> None:
-        self.config = (
-            RankAllocationConfig(**config) if isinstance(config, Mapping) else config or RankAllocationConfig()
-        )
+        fields = config if isinstance(config, Mapping) else {}
+        self.config = config if isinstance(config, RankAllocationConfig) else RankAllocationConfig(**fields)
         self.allocator: RankAllocator | None = None
+        self._adapter: RankedAdapter | None = None
+        self._training = False
+
+    def on_init_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """From now on, let checkpoints of other ranks be loaded."""
+        try:
+            self._follow(model)
+        except ValueError:
+            # Whatever is wrong with the model is said when training begins; it may still be changed until then.
+            self._adapter = None
 
     def on_train_begin(
         self,
@@ -59,15 +81,24 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
         train_dataloader: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Start a warm-up, with a new allocator: the callback may be used for several training runs."""
+        """Start a warm-up with a new allocator, or go on where the checkpoint was taken."""
         _refuse_engines(args)
-        if model is None or optimizer is None:
-            raise ValueError("RankAllocationCallback needs Trainer's model and optimizer in on_train_begin")
-        warmup = _warmup_steps(self.config.warmup_steps, args, state, train_dataloader)
+        if optimizer is None:
+            raise ValueError("RankAllocationCallback needs Trainer's optimizer in on_train_begin")
+        adapter = self._follow(model)
+        saved = _saved_state(state, type(self).__name__)
+        warmup = _warmup_steps(self.config.warmup_steps, args, state, train_dataloader, fresh=saved is None)
         if self.allocator is not None:
             self.allocator.detach()
-        config = dataclasses.replace(self.config, warmup_steps=warmup)
-        self.allocator = self.allocator_class(model, optimizer, config)
+        if self._training and saved is None and adapter.ranks != adapter.initial_ranks:
+            # Trainer starts again after running out of memory (auto_find_batch_size), on the model as it is
+            adapter.set_ranks(adapter.initial_ranks, optimizer=optimizer)
+        self.allocator = self.allocator_class(adapter, optimizer, dataclasses.replace(self.config, warmup_steps=warmup))
+        if saved is not None:
+            self.allocator.load_state_dict(saved)
+        self._training = True
+        # Trainer saves the state of a callback under a name that a checkpoint made without the callback does not have
+        state.stateful_callbacks.setdefault(type(self).__name__, self.state())
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -80,14 +111,18 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Say so if training ended before the warm-up did."""
+        self._training = False
+        if self._adapter is not None:
+            self._adapter.stop_following()
         allocator = self.allocator
         if allocator is None:
             return
-        if allocator.steps < int(allocator.config.warmup_steps or 0):
+        warmup = allocator.config.warmup_steps
+        if isinstance(warmup, int) and allocator.steps < warmup:
             logger.warning(
-                "training ended after %d of %s warm-up steps: the ranks were not reallocated, this is plain LoRA",
+                "training ended after %d of %d warm-up steps: the ranks were not reallocated, this is plain LoRA",
                 allocator.steps,
-                allocator.config.warmup_steps,
+                warmup,
             )
         allocator.detach()
 
@@ -96,9 +131,33 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
         saved = self.allocator.state_dict() if self.allocator is not None else None
         return {"args": {"config": self.config.to_dict()}, "attributes": {"saved_state": saved}}
 
+    def _follow(self, model: nn.Module | None) -> RankedAdapter:
+        """The adapter of this model, whose ranks follow what is loaded; hyperparameter_search brings a new model each time."""
+        if model is None:
+            raise ValueError("RankAllocationCallback needs Trainer's model")
+        if self._adapter is None or self._adapter.root is not base_model(model):
+            if self._adapter is not None:
+                self._adapter.stop_following()
+            self._adapter = RankedAdapter(model, self.config.adapter_name)
+        self._adapter.follow_loading()
+        return self._adapter
+
+
+def _saved_state(state: TrainerState, name: str) -> dict[str, Any] | None:
+    """The allocator's state in the checkpoint that Trainer resumes from, if there is one.
+
+    Trainer itself restores callbacks only with restore_callback_states_from_checkpoint=True, and then into a new object.
+    """
+    if state.global_step == 0:
+        return None
+    entry = state.stateful_callbacks.get(name) or {}
+    entry = entry[0] if isinstance(entry, list) else entry
+    saved: dict[str, Any] | None = entry.get("attributes", {}).get("saved_state")
+    return saved
+
 
 def _warmup_steps(
-    asked: int | float | None, args: TrainingArguments, state: TrainerState, train_dataloader: Any
+    asked: int | float | None, args: TrainingArguments, state: TrainerState, train_dataloader: Any, *, fresh: bool
 ) -> int:
     if asked is None:
         try:
@@ -113,9 +172,10 @@ def _warmup_steps(
     else:
         steps = math.ceil(asked * state.max_steps) if isinstance(asked, float) else asked
         meaning = f"{asked} of all steps, " if isinstance(asked, float) else ""
-    if steps >= state.max_steps:
+    left = state.max_steps - (state.global_step if fresh else 0)
+    if steps >= left:
         raise ValueError(
-            f"the warm-up ({meaning}{steps} steps) must be shorter than the training ({state.max_steps} steps), or the "
+            f"the warm-up ({meaning}{steps} steps) must be shorter than the training ({left} steps), or the "
             "new ranks are never trained; lower it with RankAllocationConfig(warmup_steps=0.1), or train for longer"
         )
     return steps

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from glora.gradient_norms import GradientNorms
-from glora.lora_layers import find_lora_layers
+from glora.adapter_discovery import find_lora_layers
 
 
 class TwoLinears(nn.Module):

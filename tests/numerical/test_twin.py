@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from glora import RankAllocationConfig, RankAllocator
-from glora.allocator import _generator
+from glora.ranked_adapter import _generator
 
 RANK, ALPHA, LR, BETA1, BETA2, EPS = 3, 6, 2e-2, 0.9, 0.999, 1e-8
 WARMUP, STEPS = 12, 30
@@ -88,7 +88,7 @@ class Twin:
             kept = sorted(sorted(range(RANK), key=lambda i: -size[i])[:rank])
             born = rank - len(kept)
             rows = torch.empty(born, A.shape[1])
-            nn.init.kaiming_uniform_(rows, a=math.sqrt(5), generator=_generator(0, k)) if born else None
+            nn.init.kaiming_uniform_(rows, a=math.sqrt(5), generator=_generator("0/0", k)) if born else None
             self.A[k] = torch.cat([A[kept], rows.double()])
             self.B[k] = torch.cat([B[:, kept], torch.zeros(B.shape[0], born).double()], dim=1)
             (mA, vA), (mB, vB) = self.moments["A", k], self.moments["B", k]

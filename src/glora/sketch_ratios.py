@@ -1,0 +1,114 @@
+"""How much of a gradient its LoRA sketch shows, measured: ‖G‖_F / ‖G·Aᵀ‖_F.
+
+The signal `delta` takes the expectation √d_in/‖A‖_F for this ratio, which holds while A is random and drifts as A aligns with
+G. Here G = ∂L/∂Δ = Σ (output gradient)ᵀ·input is formed for a whole optimiser step, over all its micro-batches, from hooks on
+each layer's forward and backward pass. Between two measurements the last ratio is used, so
+
+    ‖G‖_F = ‖∂L/∂B‖_F / s · ‖G‖_F / ‖G·Aᵀ‖_F
+
+is exact at a measured step, in the units of the gradient that the optimiser uses: whatever clipping and a gradient scaler do
+to ∂L/∂B is in the first factor, and cancels in the second.
+
+A measured step costs, for each matrix, a product as large as its weight's own gradient (tokens × d_in × d_out) and a float32
+matrix of d_out × d_in that lives until the step ends. Other steps cost nothing, and no hook is left behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from peft.tuners.lora.layer import LoraLayer, ParamWrapper
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from glora.lora_layers import factors
+
+
+class SketchRatios:
+    """Measures ‖G‖/‖G·Aᵀ‖ of each matrix while it is armed.
+
+    Args:
+        layers: The adapter's layers by name.
+        adapter_name: The adapter.
+        device: Where the ratios are gathered.
+
+    Raises:
+        ValueError: a layer is not LoRA on a linear layer.
+    """
+
+    def __init__(self, layers: Mapping[str, LoraLayer], adapter_name: str, device: torch.device) -> None:
+        other = next((name for name, layer in layers.items() if not _is_linear(layer, adapter_name)), None)
+        if other is not None:
+            raise ValueError(
+                f'{other}: signal="delta_exact" measures linear layers only, and this is LoRA on '
+                f'{type(layers[other].get_base_layer()).__name__}; use signal="delta"'
+            )
+        self._layers, self._adapter_name, self._device = dict(layers), adapter_name, device
+        self._gradients: dict[str, torch.Tensor] = {}
+        self._inputs: dict[str, list[torch.Tensor]] = {name: [] for name in layers}
+        self._handles: list[RemovableHandle] = []
+        self.ratios = torch.full((len(layers),), torch.nan, dtype=torch.float32, device=device)
+
+    def arm(self) -> None:
+        """Hook the layers for the coming step."""
+        if self._handles:
+            return
+        for name, layer in self._layers.items():
+            down = layer.lora_A[self._adapter_name]
+            self._handles += [
+                # what A sees is the layer's input after dropout and cast, which is what Δ multiplies
+                down.register_forward_pre_hook(self._keep_input(name)),
+                layer.register_forward_hook(self._watch_output(name)),
+            ]
+
+    def disarm(self) -> None:
+        """Remove the hooks, and whatever they kept."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._gradients.clear()
+        for inputs in self._inputs.values():
+            inputs.clear()
+
+    def measure(self) -> None:
+        """Take the ratios from the gradients gathered since `arm`; a matrix that had none keeps its last ratio."""
+        ratios = list(self.ratios.unbind())
+        for k, (name, layer) in enumerate(self._layers.items()):
+            if (G := self._gradients.get(name)) is None:
+                continue
+            A = factors(layer, self._adapter_name)[0].detach().float()
+            sketch = torch.linalg.norm(G @ A.T).clamp_min(torch.finfo(torch.float32).tiny)
+            ratios[k] = (torch.linalg.norm(G) / sketch).to(self._device, non_blocking=True)
+        self.ratios = torch.stack(ratios)
+
+    def _keep_input(self, name: str) -> Any:
+        def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            if torch.is_grad_enabled():
+                self._inputs[name].append(inputs[0].detach())
+
+        return hook
+
+    def _watch_output(self, name: str) -> Any:
+        def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            if not self._inputs[name]:
+                return
+            x = self._inputs[name].pop()
+            if output.requires_grad:
+                output.register_hook(lambda gradient: self._add(name, gradient, x))  # type: ignore[no-untyped-call]
+
+        return hook
+
+    def _add(self, name: str, gradient: torch.Tensor, x: torch.Tensor) -> None:
+        if not self._handles:
+            return  # the step is over
+        product = gradient.flatten(0, -2).float().T @ x.flatten(0, -2).float()
+        known = self._gradients.get(name)
+        self._gradients[name] = product if known is None else known + product
+
+
+def _is_linear(layer: LoraLayer, adapter_name: str) -> bool:
+    # the wrapper of an expert parameter has Linears for factors, but never calls them
+    linear = adapter_name in layer.lora_A and isinstance(layer.lora_A[adapter_name], nn.Linear)
+    return linear and not isinstance(layer, ParamWrapper)
