@@ -1,0 +1,142 @@
+"""`glora compare` from end to end: a tiny DeBERTa on RTE, all methods, two seeds, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from glora.experiments.records import RunRecord, read_records
+
+METHODS = ("lora", "adalora", "glora", "shuffled")
+
+
+def command(tiny_deberta: Path, glue_folder: Path, output: Path, *more: str) -> list[str]:
+    options = "--task rte --rank 4 --epochs 3 --lr 5e-3 --max-length 32"
+    return [
+        *(sys.executable, "-m", "glora", "compare", "--model", str(tiny_deberta), "--data-dir", str(glue_folder)),
+        *("--output", str(output), *options.split(), *more),
+    ]
+
+
+def call(*arguments: object) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "160"}
+    done = subprocess.run(
+        list(map(str, arguments)), check=False, capture_output=True, text=True, timeout=280, env=environment
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def compared(tiny_deberta: Path, glue_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The output folder of one comparison, and what it printed."""
+    output = tmp_path_factory.mktemp("compared")
+    done = call(
+        *command(tiny_deberta, glue_folder, output, "--methods", ",".join(METHODS), "--seeds", "0,1"),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return output, done.stdout
+
+
+def test_every_method_and_seed_has_a_finished_record(compared) -> None:
+    output, _ = compared
+    records = read_records(output)
+    assert {(r.config.method, r.config.seed) for r in records} == {(m, s) for m in METHODS for s in (0, 1)}
+    assert {r.status for r in records} == {"finished"}
+    assert len({r.provenance.data_fingerprint for r in records}) == 1
+    for record in records:
+        path = output / "runs" / f"{record.key}.json"
+        RunRecord.model_validate(json.loads(path.read_text()))
+        assert sum(record.ranks.values()) == 4 * len(record.ranks)
+        assert record.final["accuracy"] == record.metrics[-1].values["accuracy"]
+        assert record.metrics[-1].train_loss < record.metrics[0].train_loss
+
+
+def test_the_report_is_there_with_every_method(compared) -> None:
+    output, printed = compared
+    report = (output / "report.md").read_text()
+    for method in METHODS:
+        assert method in report
+        assert method in printed
+    assert f"The report: {output / 'report.md'}" in printed
+    assert list((output / "pictures").glob("*.png"))
+
+
+def test_a_log_is_plain_lines(compared) -> None:
+    _, printed = compared
+    assert "\x1b" not in printed
+    lines = printed.splitlines()
+    assert any(line.startswith("[8/8] shuffled, seed 1: 18 steps") for line in lines)
+    assert sum("epoch 3, step 18, validation: accuracy" in line for line in lines) == 8
+    assert sum("matrices changed rank" in line for line in lines) == 4, "GLoRA and its control, both seeds"
+
+
+def test_the_same_command_again_trains_nothing_and_says_so(compared, tiny_deberta: Path, glue_folder: Path) -> None:
+    output, _ = compared
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (output / "runs").iterdir()}
+    again = call(
+        *command(tiny_deberta, glue_folder, output, "--methods", ",".join(METHODS), "--seeds", "0,1"),
+    )
+    assert again.returncode == 0
+    assert "8 already finished, nothing is left to run" in again.stdout
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (output / "runs").iterdir()} == before
+
+
+def test_the_report_can_be_made_again_from_the_records_alone(compared, tmp_path: Path) -> None:
+    output, _ = compared
+    (tmp_path / "runs").symlink_to(output / "runs")
+    done = call(sys.executable, "-m", "glora", "report", tmp_path)
+    assert done.returncode == 0
+    assert (tmp_path / "report.md").read_text() == (output / "report.md").read_text()
+
+
+def test_a_broken_run_is_recorded_and_the_others_go_on(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> None:
+    # A rank budget of 1,000 is more than the matrices can hold: only the methods that have a budget break.
+    done = call(
+        *command(tiny_deberta, glue_folder, tmp_path, "--methods", "glora,lora", "--seeds", "0"),
+        *("--total-rank", "1000"),
+    )
+    assert done.returncode == 1
+    records = {record.config.method: record for record in read_records(tmp_path)}
+    assert records["lora"].status == "finished"
+    assert records["glora"].status == "failed"
+    assert "total_rank=1000" in records["glora"].error
+    assert "rank_allocation.py" in records["glora"].traceback
+    assert "glora, seed 0 failed" in done.stdout
+    assert "1 of 2 runs failed" in done.stdout
+    assert (tmp_path / "report.md").is_file()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_ctrl_c_keeps_finished_runs_and_the_same_command_goes_on(
+    tiny_deberta: Path, glue_folder: Path, tmp_path: Path
+) -> None:
+    arguments = command(tiny_deberta, glue_folder, tmp_path, "--methods", "lora,glora", "--seeds", "0,1,2")
+    running = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 200
+    while not list((tmp_path / "runs").glob("*.json")):
+        assert running.poll() is None, running.communicate()
+        assert time.monotonic() < deadline, "no run was finished in time"
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 130, out + err
+    assert "the same command goes on with the rest" in out
+    assert "Traceback" not in err
+    kept = {record.key for record in read_records(tmp_path)}
+    assert 1 <= len(kept) < 6
+    assert not list((tmp_path / "runs").glob(".*")), "no half-written record"
+
+    again = call(*arguments)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert f"{len(kept)} already finished, {6 - len(kept)} left" in again.stdout
+    records = read_records(tmp_path)
+    assert len(records) == 6
+    assert kept < {record.key for record in records}
