@@ -155,7 +155,8 @@ def compare(
     ] = None,
     beta: Annotated[float | None, _setting("Decay of the averaged norms.", "0.9", "--beta", panel=_BUDGET)] = None,
     signal: Annotated[
-        str | None, _setting("Which norm: delta or lora_b.", "delta", "--signal", panel=_BUDGET, metavar="NAME")
+        str | None,
+        _setting("Which norm: delta, delta_exact or lora_b.", "delta", "--signal", panel=_BUDGET, metavar="NAME"),
     ] = None,
     budget: Annotated[
         str | None,
@@ -171,7 +172,7 @@ def compare(
     ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Show what would be run, and stop.")] = False,
     verbose: Verbosity = 0,
-    debug: Debug = False,  # noqa: ARG001 - main() looks at it
+    debug: Debug = False,
 ) -> None:
     """Train one model on one task with several methods and seeds, and report the difference.
 
@@ -221,7 +222,7 @@ def compare(
 @app.command()
 def report(
     directory: Annotated[Path, typer.Argument(help="Output folder of `glora compare`.", show_default=False)],
-    debug: Debug = False,  # noqa: ARG001 - main() looks at it
+    debug: Debug = False,
 ) -> None:
     """Make the tables and pictures again from the records in a folder. Never trains."""
     _report(_console(), directory)
@@ -230,7 +231,7 @@ def report(
 @app.command("list")
 def list_names(
     what: Annotated[str, typer.Argument(metavar="models|tasks|methods", show_default=False, help="What to list.")],
-    debug: Debug = False,  # noqa: ARG001 - main() looks at it
+    debug: Debug = False,
 ) -> None:
     """List the known models, tasks or methods."""
     _console().print(_listing(what))

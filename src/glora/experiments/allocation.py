@@ -74,7 +74,7 @@ def allocation_config(config: RunConfig) -> RankAllocationConfig:
         total_rank=config.total_rank,
         warmup_steps=warmup if warmup is None or warmup < 1 else int(warmup),
         beta=config.beta,
-        signal=config.signal,  # type: ignore[arg-type]
+        signal=config.signal,
         budget=config.budget,
         min_rank=config.min_rank,
         max_rank=config.max_rank,

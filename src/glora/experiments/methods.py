@@ -173,6 +173,15 @@ def _setting_faults(config: RunConfig) -> list[str]:
         allocation_config(config)
     except ValueError as error:
         return [str(error)]
+    low, high, average = config.min_rank, config.max_rank, config.rank
+    if high is not None and low > high:
+        return [f"min_rank={low} is above max_rank={high}; lower the one or raise the other"]
+    if config.total_rank is not None:
+        return []  # whether it fits the bounds depends on the number of matrices
+    if low > average:
+        return [f"min_rank={low} is more than the budget, rank={average} on average; lower it or give a total_rank"]
+    if high is not None and high < average:
+        return [f"max_rank={high} cannot spend the budget, rank={average} on average; raise it or give a total_rank"]
     return []
 
 

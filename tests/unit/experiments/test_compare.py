@@ -96,7 +96,7 @@ def test_all_faults_are_told_at_once_with_the_nearest_names(plan, tmp_path: Path
         plan,
         methods=("lroa", "glora"),
         seeds=(0, 0, -1),
-        settings={"task": "rtee", "model": "./no-such-folder", "beta": 0.9, "signal": "delta_exact"},
+        settings={"task": "rtee", "model": "./no-such-folder"},
     )
     text = "\n".join(told)
     assert "unknown method 'lroa': did you mean 'lora'" in text
@@ -107,7 +107,7 @@ def test_all_faults_are_told_at_once_with_the_nearest_names(plan, tmp_path: Path
         faults(
             plan,
             methods=("lroa", "glora"),
-            settings={"task": "rtee", "model": "./no-such-folder", "signal": "delta_exact"},
+            settings={"task": "rtee", "model": "./no-such-folder", "min_rank": 9},
         )
     )
     for part in ("did you mean 'lora'", "unknown task 'rtee'", "no model folder './no-such-folder'", "glora: "):

@@ -101,9 +101,29 @@ def test_a_warmup_that_is_not_shorter_than_training_is_refused(warmup, steps, to
     assert METHODS["lora"].schedule_faults(config, Schedule(total_steps=steps, steps_per_epoch=4)) == []
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"min_rank": 5, "max_rank": 4, "total_rank": 90}, "min_rank=5 is above max_rank=4"),
+        ({"min_rank": 9}, "min_rank=9 is more than the budget, rank=8 on average"),
+        ({"max_rank": 7}, "max_rank=7 cannot spend the budget, rank=8 on average"),
+    ],
+)
+def test_bounds_that_no_model_can_meet_are_refused_before_one_is_loaded(settings: dict[str, int], told: str) -> None:
+    (fault,) = METHODS["glora"].setting_faults(RunConfig(**settings))
+    assert told in fault
+    assert METHODS["lora"].setting_faults(RunConfig(**settings)) == []
+
+
+def test_bounds_that_a_model_may_meet_are_not_refused() -> None:
+    for settings in ({}, {"min_rank": 8, "max_rank": 8}, {"min_rank": 9, "total_rank": 900}, {"signal": "lora_b"}):
+        assert METHODS["glora"].setting_faults(RunConfig(**settings)) == []
+
+
 def test_what_the_core_refuses_is_told_before_a_model_is_loaded() -> None:
-    (fault,) = METHODS["glora"].setting_faults(RunConfig(signal="delta_exact"))
-    assert "delta_exact" in fault
+    loose = RunConfig.model_construct(**{**RunConfig().model_dump(), "signal": "gamma"})
+    (fault,) = METHODS["glora"].setting_faults(loose)
+    assert "signal='gamma' must be one of delta" in fault
 
 
 # AdaLoRA
