@@ -49,9 +49,7 @@ def find_head_modules(model: torch.nn.Module) -> list[str]:
     """
     prefix, encoder = _encoder(model)
     poolers = [
-        f"{prefix}.{name}"
-        for name, module in encoder.named_children()
-        if name == "pooler" and _has_parameters(module)
+        f"{prefix}.{name}" for name, module in encoder.named_children() if name == "pooler" and _has_parameters(module)
     ]
     after = [name for name, module in model.named_children() if name != prefix and _has_parameters(module)]
     return poolers + after
@@ -73,9 +71,7 @@ def find_target_modules(model: torch.nn.Module) -> list[str]:
     prefix, encoder = _encoder(model)
     heads = tuple(find_head_modules(model))
     names = [
-        f"{prefix}.{name}"
-        for name, module in encoder.named_modules()
-        if isinstance(module, torch.nn.Linear | Conv1D)
+        f"{prefix}.{name}" for name, module in encoder.named_modules() if isinstance(module, torch.nn.Linear | Conv1D)
     ]
     targets = [n for n in names if not any(n == head or n.startswith(f"{head}.") for head in heads)]
     if not targets:

@@ -282,8 +282,7 @@ def _label_parser(train: Table, column: str) -> tuple[tuple[str, ...] | None, La
 def _are_decimal_numbers(values: list[Any], *, typed: bool) -> bool:
     """Whether all are numbers, and at least one is written with a point or an exponent (in typed files: a float)."""
     if typed:
-        numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
-        return numeric and any(isinstance(v, float) for v in values)
+        return all(isinstance(v, int | float) for v in values) and any(isinstance(v, float) for v in values)
     return all(NUMBER.fullmatch(v.strip()) for v in values) and not all(INTEGER.fullmatch(v.strip()) for v in values)
 
 
@@ -296,6 +295,6 @@ def _in_order(names: set[str]) -> tuple[str, ...]:
 
 def _number(table: Table, row: int, value: Any) -> float:
     text = str(value).strip()
-    if isinstance(value, bool) or not NUMBER.fullmatch(text):
+    if not NUMBER.fullmatch(text):
         raise DataError(f"{table.where(row)}: the label {value!r} is not a number; this is a regression.")
     return float(text)

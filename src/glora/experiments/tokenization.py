@@ -25,16 +25,14 @@ class TokenizedTask:
 def tokenize(task_data: TaskData, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TokenizedTask:
     """Turn texts into token ids, truncated to `max_length` (of a pair the longer text gives way), not padded.
 
-    Padding is left to the collator, batch by batch. Everything stays in memory; no cache file is written.
+    Padding is left to the collator, batch by batch. The data is in memory, so nothing is written to a cache.
 
     Raises:
         ValueError: `max_length` is more than the model can read.
     """
     limit = tokenizer.model_max_length
     if max_length > limit:
-        raise ValueError(
-            f"max_length={max_length} is more than this model reads; lower it to {limit} or less."
-        )
+        raise ValueError(f"max_length={max_length} is more than this model reads; lower it to {limit} or less.")
 
     def encode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         texts = [batch[column] for column in task_data.text_columns]
@@ -43,13 +41,7 @@ def tokenize(task_data: TaskData, tokenizer: PreTrainedTokenizerBase, max_length
         return encoded
 
     def convert(split: Dataset) -> Dataset:
-        return split.map(
-            encode,
-            batched=True,
-            remove_columns=split.column_names,
-            keep_in_memory=True,
-            load_from_cache_file=False,
-        )
+        return split.map(encode, batched=True, remove_columns=split.column_names)
 
     with _without_progress_bars():
         return TokenizedTask(

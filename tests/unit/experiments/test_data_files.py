@@ -29,6 +29,10 @@ def test_tsv_breaks_lines_at_line_feeds_only(tmp_path: Path) -> None:
     assert read_table(write(tmp_path / "a.tsv", text)).rows == [("one\u2028line\x0b\x85here", "1")]
 
 
+def test_tsv_keeps_blanks_and_empty_fields_at_the_end_of_a_line(tmp_path: Path) -> None:
+    assert read_table(write(tmp_path / "a.tsv", "x\ty\n1\ttwo \n3\t\n")).rows == [("1", "two "), ("3", "")]
+
+
 def test_tsv_keeps_named_columns_in_the_order_asked_for(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tsv", "1\t2\t3\n4\t5\t6\n")
     assert read_tsv(path, header=("x", "y", "z"), keep=("z", "x")).rows == [("3", "1"), ("6", "4")]

@@ -54,6 +54,7 @@ def test_the_same_answer_to_everything_scores_zero_and_warns_of_nothing() -> Non
         constant = compute(("accuracy", "matthews_correlation", "f1"), logits_of([0, 0, 0, 0], 2), [0, 1, 0, 1])
         assert constant == {"accuracy": 0.5, "matthews_correlation": 0.0, "f1": 0.0}
         assert compute(("pearson", "spearman"), [2.0, 2.0, 2.0], [1.0, 2.0, 3.0]) == {"pearson": 0.0, "spearman": 0.0}
+        assert compute(("pearson",), [1.0, 2.0, 3.0], [2.0, 2.0, 2.0]) == {"pearson": 0.0}
         assert compute(("pearson",), [2.0], [1.0]) == {"pearson": 0.0}
 
 

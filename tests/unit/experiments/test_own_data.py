@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pyarrow
@@ -97,6 +98,8 @@ def test_json_types_decide(tmp_path: Path) -> None:
         task("a", [1])
     with pytest.raises(DataError, match=r"line 2: the label 0\.5 is a float"):
         task("a", 0.5)
+    with pytest.raises(DataError, match="line 2: the label True is not a number"):
+        task(0.5, True)
     with pytest.raises(DataError, match="line 1: the label column 'label' is empty"):
         task(None, "a")
 
@@ -234,6 +237,12 @@ def test_paths_that_cannot_be_used(
         write_pairs(tmp_path / name)
     with pytest.raises(error, match=message):
         parse_own_data(f"{tmp_path}/{text}".replace(",gone", f",{tmp_path}/gone"))
+
+
+def test_a_drive_letter_is_no_path_of_its_own() -> None:
+    for text in ("C:\\x.csv", "C:\\x.csv:text", "C:\\x.csv:text:label"):
+        with pytest.raises(DataNotFoundError, match=re.escape(repr("C:\\x.csv"))):
+            parse_own_data(text)
 
 
 @pytest.mark.parametrize("name", ["./x", "~/x", "a/b", "x.csv", "x.TSV", "x.jsonl:text:label", "C:\\x.csv:t:l"])
