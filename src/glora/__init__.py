@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from glora.adapter import export_uniform
     from glora.allocator import RankAllocator
     from glora.configuration import RankAllocationConfig
+    from glora.probe import suggest_ranks
     from glora.rank_allocation import allocate_ranks
     from glora.resize import resize_lora_layer
     from glora.trainer_callback import RankAllocationCallback
@@ -25,6 +26,7 @@ __all__ = [
     "allocate_ranks",
     "export_uniform",
     "resize_lora_layer",
+    "suggest_ranks",
 ]
 
 _HOMES = {
@@ -34,6 +36,7 @@ _HOMES = {
     "allocate_ranks": "rank_allocation",
     "export_uniform": "adapter",
     "resize_lora_layer": "resize",
+    "suggest_ranks": "probe",
 }
 
 
