@@ -11,6 +11,7 @@ from glora._version import __version__
 
 if TYPE_CHECKING:
     from glora.adapter import export_uniform
+    from glora.allocation_file import save_allocation
     from glora.allocator import RankAllocator
     from glora.configuration import RankAllocationConfig
     from glora.probe import suggest_ranks
@@ -26,6 +27,7 @@ __all__ = [
     "allocate_ranks",
     "export_uniform",
     "resize_lora_layer",
+    "save_allocation",
     "suggest_ranks",
 ]
 
@@ -36,6 +38,7 @@ _HOMES = {
     "allocate_ranks": "rank_allocation",
     "export_uniform": "adapter",
     "resize_lora_layer": "resize",
+    "save_allocation": "allocation_file",
     "suggest_ranks": "probe",
 }
 

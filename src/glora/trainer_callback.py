@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from glora._logging import get_logger
+from glora.allocation_file import save_allocation
 from glora.allocator import RankAllocator
 from glora.configuration import RankAllocationConfig
 from glora.lora_layers import base_model
@@ -106,6 +109,12 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
         """Read this step's gradient norms."""
         if self.allocator is not None:
             self.allocator.step()
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Put allocation.json, and a section in the model card, beside the checkpoint's adapter."""
+        checkpoint = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        if self.allocator is not None and state.is_world_process_zero and checkpoint.is_dir():
+            save_allocation(self.allocator, checkpoint)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

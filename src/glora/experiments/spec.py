@@ -24,16 +24,10 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = Field(
-        DEFAULT_MODEL, description="Model: a name of `glora list models`, a hub id or a local folder."
-    )
-    task: str = Field(
-        DEFAULT_TASK, description="Task: a name of `glora list tasks`, or a data file of one's own."
-    )
+    model: str = Field(DEFAULT_MODEL, description="Model: a name of `glora list models`, a hub id or a local folder.")
+    task: str = Field(DEFAULT_TASK, description="Task: a name of `glora list tasks`, or a data file of one's own.")
     method: str = Field("glora", description="Method: a name of `glora list methods`.")
-    seed: int = Field(
-        0, ge=0, description="Seeds the head's initialisation, the adapters and the data order."
-    )
+    seed: int = Field(0, ge=0, description="Seeds the head's initialisation, the adapters and the data order.")
 
     rank: int = Field(8, ge=1, description="Rank r of uniform LoRA; every method's budget follows from it.")
     lora_alpha: float | None = Field(
@@ -51,35 +45,25 @@ class RunConfig(BaseModel):
     batch_size: int = Field(32, ge=1, description="Examples per optimiser step.")
     epochs: float = Field(3, gt=0, description="Passes over the training data.")
     lr_scheduler: str = Field("linear", description="Learning-rate schedule, as transformers names it.")
-    lr_warmup: float = Field(
-        0.06, ge=0, lt=1, description="Share of all steps over which the learning rate rises."
-    )
+    lr_warmup: float = Field(0.06, ge=0, lt=1, description="Share of all steps over which the learning rate rises.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay.")
     max_length: int = Field(128, ge=8, description="Tokens per example; longer ones are truncated.")
     train_limit: int | None = Field(
         None, ge=1, description="Use at most this many training examples (drawn by `seed`-independent order)."
     )
     eval_limit: int | None = Field(None, ge=1, description="Evaluate on at most this many examples.")
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="bfloat16 trains under autocast."
-    )
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16 trains under autocast.")
 
-    total_rank: int | None = Field(
-        None, ge=1, description="R_total, GLoRA's rank budget. Default: matrices * rank."
-    )
+    total_rank: int | None = Field(None, ge=1, description="R_total, GLoRA's rank budget. Default: matrices * rank.")
     warmup_steps: float | None = Field(
         None, gt=0, description="Steps with uniform ranks; below 1 a share of all steps. Default: one epoch."
     )
     beta: float = Field(0.9, ge=0, lt=1, description="Decay of the moving average of the gradient norms.")
     signal: Literal["delta", "delta_exact", "lora_b"] = Field("delta", description="Which norm is averaged.")
-    budget: Literal["rank", "parameters"] = Field(
-        "rank", description="What GLoRA holds equal to uniform LoRA's."
-    )
+    budget: Literal["rank", "parameters"] = Field("rank", description="What GLoRA holds equal to uniform LoRA's.")
     min_rank: int = Field(0, ge=0, description="No matrix gets a smaller rank.")
     max_rank: int | None = Field(None, ge=1, description="No matrix gets a larger rank.")
-    keep: Literal["norm", "svd", "first"] = Field(
-        "norm", description="Which columns a shrinking matrix keeps."
-    )
+    keep: Literal["norm", "svd", "first"] = Field("norm", description="Which columns a shrinking matrix keeps.")
 
     data_dir: str | None = Field(None, description="Folder with the task's data in GLUE's own TSV layout.")
 
@@ -93,7 +77,5 @@ class RunConfig(BaseModel):
         """`task--model--method--r8--seed0--1a2b3c4d`: readable, and unique to this configuration."""
         digest = hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:8]
         parts = (self.task, self.model, self.method, f"r{self.rank}", f"seed{self.seed}")
-        slug = "--".join(
-            "".join(c if c.isalnum() or c in ".-" else "-" for c in p.rsplit("/", 1)[-1]) for p in parts
-        )
+        slug = "--".join("".join(c if c.isalnum() or c in ".-" else "-" for c in p.rsplit("/", 1)[-1]) for p in parts)
         return f"{slug}--{digest}"
