@@ -23,9 +23,9 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
     OMP_NUM_THREADS="1",  # one thread: the same bits in every run
     MKL_NUM_THREADS="1",
-    CUDA_VISIBLE_DEVICES="",
     MPLBACKEND="Agg",
 )
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # on the CPU, unless a device is named from outside
 
 import pytest  # noqa: E402
 

@@ -66,7 +66,7 @@ def looks_like_own_data(name: str) -> bool:
         or "\\" in head
         or head.startswith((".", "~"))
         or Path(head).suffix.lower() in READERS
-        or Path(head).is_dir()
+        or (head != "" and Path(head).is_dir())
     )
 
 

@@ -250,6 +250,6 @@ def test_looks_like_own_data(name: str) -> None:
     assert looks_like_own_data(name)
 
 
-@pytest.mark.parametrize("name", ["rte", "mnlii", "GLUE MNLI", "x.csvs"])
+@pytest.mark.parametrize("name", ["rte", "mnlii", "GLUE MNLI", "x.csvs", "", ":text:label"])
 def test_does_not_look_like_own_data(name: str) -> None:
     assert not looks_like_own_data(name)
