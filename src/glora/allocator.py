@@ -236,14 +236,16 @@ class RankAllocator:
             )
         if state["ranks"] != self.ranks:
             self.adapter.set_ranks(state["ranks"], optimizer=self._optimizer)
-        self.adapter.initial_ranks = dict(state["initial_ranks"])
+        self.adapter.initial_ranks = {name: state["initial_ranks"][name] for name in self.adapter.layers}
         if self.config.total_rank is None:
             self.total_rank = sum(self.adapter.initial_ranks.values())
         self.allocated = state["allocated"]
         self.reallocation = Reallocation(**state["reallocation"]) if state["reallocation"] else None
         self.steps, self._reallocations = state["steps"], state["reallocations"]
         self._stop_recording()
-        self._listen(recording=state["recording"], names=tuple(state["norms"]))
+        # In the model's order, in which the norms are read; JSON may have sorted the names.
+        names = tuple(name for name in self.adapter.layers if name in state["norms"])
+        self._listen(recording=state["recording"], names=names)
         self._average.copy_(torch.tensor([state["norms"][name] for name in self._names]))
         self._non_finite.fill_(state["non_finite_steps"])
         if self._ratios is not None and state["sketch_ratios"] is not None:
