@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from glora.experiments.progress import RunProgress
 from glora.experiments.records import RunRecord
 from glora.experiments.spec import RunConfig
 from glora.experiments.train import run, target_modules
+from glora.experiments.watched_trainer import Journal
 
 
 @pytest.fixture
@@ -337,16 +339,23 @@ def test_the_clock_stands_still_while_it_is_paused() -> None:
 
 
 def test_evaluation_is_not_training_time(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    loop = Trainer.evaluation_loop
+    """On a clock that an evaluation, or reading the norms, puts forward by 1000 s."""
+    ahead = [0.0]
 
-    def slow(*args: Any, **kwargs: Any) -> Any:
-        time.sleep(0.5)
-        return loop(*args, **kwargs)
+    def slow(function: Callable[..., Any]) -> Callable[..., Any]:
+        def slowed(*args: Any, **kwargs: Any) -> Any:
+            ahead[0] += 1000
+            return function(*args, **kwargs)
 
-    monkeypatch.setattr(Trainer, "evaluation_loop", slow)
-    began = time.perf_counter()
-    record = ok(run(config))
-    assert record.train_seconds < time.perf_counter() - began - 3 * 0.5
+        return slowed
+
+    monkeypatch.setattr(TrainingClock, "_now", staticmethod(lambda: time.perf_counter() + ahead[0]))
+    monkeypatch.setattr(Trainer, "evaluation_loop", slow(Trainer.evaluation_loop))
+    monkeypatch.setattr(Journal, "_sample_norms", slow(Journal._sample_norms))
+    record = ok(run(of(config, "glora")))
+    assert ahead[0] == 1000 * (3 + 18)
+    assert record.train_seconds < 1000
+    assert max(m.train_seconds for m in record.metrics) < 1000
 
 
 def test_peak_memory_is_that_of_the_run() -> None:
