@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from glora.adapter import export_uniform
     from glora.allocation_file import save_allocation
     from glora.allocator import RankAllocator
+    from glora.checkpoints import last_complete_checkpoint
     from glora.configuration import RankAllocationConfig
     from glora.probe import suggest_ranks
     from glora.rank_allocation import allocate_ranks
@@ -26,6 +27,7 @@ __all__ = [
     "__version__",
     "allocate_ranks",
     "export_uniform",
+    "last_complete_checkpoint",
     "resize_lora_layer",
     "save_allocation",
     "suggest_ranks",
@@ -37,6 +39,7 @@ _HOMES = {
     "RankAllocator": "allocator",
     "allocate_ranks": "rank_allocation",
     "export_uniform": "adapter",
+    "last_complete_checkpoint": "checkpoints",
     "resize_lora_layer": "resize",
     "save_allocation": "allocation_file",
     "suggest_ranks": "probe",

@@ -14,7 +14,7 @@ what the number is:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
@@ -88,15 +88,26 @@ def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
                     )
 
 
-def group_of(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> int:
-    """The number of the parameter group that holds this parameter; the last one if none does."""
+def group_of(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> int | None:
+    """The number of the parameter group that holds this parameter; None if none does."""
     groups = unwrap_optimizer(optimizer).param_groups
-    return next((i for i, group in enumerate(groups) if any(p is parameter for p in group["params"])), len(groups) - 1)
+    return next((i for i, group in enumerate(groups) if any(p is parameter for p in group["params"])), None)
 
 
-def insert_parameter(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, group: int) -> None:
-    """Add a parameter to a group that exists; PyTorch's add_param_group would make one that no scheduler knows."""
-    unwrap_optimizer(optimizer).param_groups[group]["params"].append(parameter)
+def insert_parameter(
+    optimizer: torch.optim.Optimizer, parameter: nn.Parameter, group: int, places: Mapping[nn.Parameter, int]
+) -> None:
+    """Add a parameter to a group that exists; PyTorch's add_param_group would make one that no scheduler knows.
+
+    Args:
+        optimizer: The optimiser.
+        parameter: What it shall train from now on.
+        group: The number of its group.
+        places: The model's order of parameters, which the group keeps: an optimiser's saved state knows parameters by it.
+    """
+    params = unwrap_optimizer(optimizer).param_groups[group]["params"]
+    later = (i for i, other in enumerate(params) if places.get(other, -1) > places[parameter])
+    params.insert(next(later, len(params)), parameter)
 
 
 def replace_parameter(

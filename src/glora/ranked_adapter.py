@@ -7,6 +7,7 @@ the allocator at the reallocation, and the loading of a checkpoint whose ranks a
 from __future__ import annotations
 
 import hashlib
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,6 +30,9 @@ from glora.lora_layers import (
 )
 from glora.optimizer_state import group_of, insert_parameter
 from glora.resize import Keep, resize_lora_layer
+
+# The adapter of a model that follows what is loaded into it, by the base model.
+_FOLLOWERS: weakref.WeakKeyDictionary[nn.Module, weakref.ref[RankedAdapter]] = weakref.WeakKeyDictionary()
 
 
 class RankedAdapter:
@@ -63,10 +67,28 @@ class RankedAdapter:
         self._config = peft_configs(model).get(self.name)
         self._exclude_modules = getattr(self._config, "exclude_modules", None)
         self._removed: dict[str, dict[str, Any]] = {}
-        self._groups: dict[str, tuple[int, int]] = {}
+        self._groups: dict[str, tuple[int | None, int | None]] = {}
         self._following: RemovableHandle | None = None
+        self._optimizer: torch.optim.Optimizer | None = None
         paths = {module: path for path, module in self.root.named_modules()}
         self._paths = {name: paths[layer] for name, layer in self.layers.items()}
+
+    @classmethod
+    def following(cls, model: nn.Module) -> RankedAdapter | None:
+        """The one that follows what is loaded into this model, if there is one; whoever asked it to.
+
+        It alone knows the matrices whose adapter was taken out.
+        """
+        return _FOLLOWERS.get(base_model(model), lambda: None)()
+
+    def describes(self, model: nn.Module, adapter_name: str | None = None) -> bool:
+        """Whether the model still has this adapter, in these layers: it may have been merged since, or given a new one."""
+        try:
+            name, layers = find_lora_layers(model, adapter_name)
+        except ValueError:
+            return False
+        present = {name: layer for name, layer in self.layers.items() if self.ranks[name] > 0}
+        return name == self.name and layers == present
 
     @property
     def parameters(self) -> int:
@@ -89,7 +111,8 @@ class RankedAdapter:
             keep: Which columns a shrinking matrix keeps.
             seed: Seeds the new rows of A; each module draws by its name.
         """
-        for name in self.layers:
+        # Those that leave come last, because those that come back go by their neighbours' places in the optimiser.
+        for name in sorted(self.layers, key=lambda name: ranks[name] == 0):
             if ranks[name] == self.ranks[name]:
                 continue
             if self.ranks[name] == 0:
@@ -110,29 +133,34 @@ class RankedAdapter:
             if ranks[name] == 0:
                 self._take_out(name)
             elif self.ranks[name] == 0 and optimizer is not None:
-                for parameter, group in zip(factors(layer, self.name), self._groups.pop(name, (0, 0))):
-                    insert_parameter(optimizer, parameter, group)
+                self._enter(name, optimizer)
         self.ranks = {name: ranks[name] for name in self.layers}
         if self._config is not None:
             present = {name: layer for name, layer in self.layers.items() if ranks[name] > 0}
             removed = [name for name, rank in self.ranks.items() if rank == 0]
             describe_ranks(self._config, present, removed, self.name, self._exclude_modules)
 
-    def follow_loading(self) -> None:
+    def follow_loading(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Until `stop_following`, let weights of other ranks be loaded into the model, by taking on their ranks first.
 
         Trainer loads a checkpoint before any event of training, and the best model after the last; PEFT's `load_adapter` into
         an adapter that exists does not read the configuration again, and fails where the shapes differ.
+
+        Args:
+            optimizer: The optimiser that trains the adapter, if there is one yet.
         """
+        self._optimizer = optimizer
         if self._following is None:
             hook = self._before_loading
             self._following = self.root.register_load_state_dict_pre_hook(hook)  # type: ignore[no-untyped-call]
+            _FOLLOWERS[self.root] = weakref.ref(self)
 
     def stop_following(self) -> None:
         """Undo `follow_loading`."""
         if self._following is not None:
             self._following.remove()
-            self._following = None
+            self._following = self._optimizer = None
+            _FOLLOWERS.pop(self.root, None)
 
     def _before_loading(self, module: nn.Module, state_dict: Mapping[str, Any], prefix: str, *_: Any) -> None:
         rows = {name: rank_in(state_dict, prefix + path, self.name) for name, path in self._paths.items()}
@@ -140,7 +168,7 @@ class RankedAdapter:
             return  # other weights than this adapter's
         found = {name: (rows[name] or 0) // experts(layer) for name, layer in self.layers.items()}
         if found != self.ranks:
-            self.set_ranks(found)
+            self.set_ranks(found, optimizer=self._optimizer)
 
     def _remember(self, name: str, optimizer: torch.optim.Optimizer | None) -> None:
         layer = self.layers[name]
@@ -159,8 +187,27 @@ class RankedAdapter:
     def _put_back(self, name: str) -> None:
         layer = self.layers[name]
         put_adapter(layer, self.name, self._removed.pop(name))
+        # outside the tree it has missed what happened to the model
+        layer.train(layer.get_base_layer().training)
+        layer._move_adapter_to_device_of_base_layer(self.name)
         parent, _, child = name.rpartition(".")
         setattr(self.root.get_submodule(parent), child, layer)
+
+    def _enter(self, name: str, optimizer: torch.optim.Optimizer) -> None:
+        """Give the factors of a matrix that was at rank 0 their places in the optimiser.
+
+        The group is the one that they were in or, if the optimiser is younger than that, that of the nearest matrix; within
+        it they stand in the model's order, as in an optimiser that is made from the model.
+        """
+        places = {parameter: place for place, parameter in enumerate(self.root.parameters())}
+        names = list(self.layers)
+        present = (other for other in names if other != name and self.ranks[other] > 0)
+        nearest = min(present, key=lambda other: abs(names.index(other) - names.index(name)))
+        siblings = factors(self.layers[nearest], self.name)
+        groups = self._groups.pop(name, None) or tuple(group_of(optimizer, sibling) for sibling in siblings)
+        for parameter, group in zip(factors(self.layers[name], self.name), groups):
+            if group is not None:
+                insert_parameter(optimizer, parameter, group, places)
 
 
 def _generator(seed: str, name: str) -> torch.Generator:

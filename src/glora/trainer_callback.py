@@ -18,7 +18,6 @@ from glora._logging import get_logger
 from glora.allocation_file import save_allocation
 from glora.allocator import RankAllocator
 from glora.configuration import RankAllocationConfig
-from glora.lora_layers import base_model
 from glora.ranked_adapter import RankedAdapter
 
 logger = get_logger()
@@ -65,11 +64,12 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
         state: TrainerState,
         control: TrainerControl,
         model: nn.Module | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
         **kwargs: Any,
     ) -> None:
         """From now on, let checkpoints of other ranks be loaded."""
         try:
-            self._follow(model)
+            self._follow(model, optimizer)
         except ValueError:
             # Whatever is wrong with the model is said when training begins; it may still be changed until then.
             self._adapter = None
@@ -88,7 +88,7 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
         _refuse_engines(args)
         if optimizer is None:
             raise ValueError("RankAllocationCallback needs Trainer's optimizer in on_train_begin")
-        adapter = self._follow(model)
+        adapter = self._follow(model, optimizer)
         saved = _saved_state(state, type(self).__name__)
         warmup = _warmup_steps(self.config.warmup_steps, args, state, train_dataloader, fresh=saved is None)
         if self.allocator is not None:
@@ -140,16 +140,20 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
         saved = self.allocator.state_dict() if self.allocator is not None else None
         return {"args": {"config": self.config.to_dict()}, "attributes": {"saved_state": saved}}
 
-    def _follow(self, model: nn.Module | None) -> RankedAdapter:
+    def _follow(self, model: nn.Module | None, optimizer: torch.optim.Optimizer | None) -> RankedAdapter:
         """The adapter of this model, whose ranks follow what is loaded; hyperparameter_search brings a new model each time."""
         if model is None:
             raise ValueError("RankAllocationCallback needs Trainer's model")
-        if self._adapter is None or self._adapter.root is not base_model(model):
-            if self._adapter is not None:
-                self._adapter.stop_following()
-            self._adapter = RankedAdapter(model, self.config.adapter_name)
-        self._adapter.follow_loading()
-        return self._adapter
+        name = self.config.adapter_name
+        # Trainer may have put this object in the place of the one that followed the loading (restore_callback_states_from_...)
+        known = [adapter for adapter in (self._adapter, RankedAdapter.following(model)) if adapter is not None]
+        adapter = next((a for a in known if a.describes(model, name)), None) or RankedAdapter(model, name)
+        for other in known:
+            if other is not adapter:
+                other.stop_following()
+        self._adapter = adapter
+        adapter.follow_loading(optimizer)
+        return adapter
 
 
 def _saved_state(state: TrainerState, name: str) -> dict[str, Any] | None:

@@ -1,0 +1,158 @@
+"""A training run that can be stopped and resumed, each time in a process of its own.
+
+Processes are forked from a server that has imported the libraries and done nothing else, so that a new one costs
+milliseconds and yet starts as clean as an interpreter that a user starts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import get_peft_model
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    Trainer,
+    TrainingArguments,
+)
+
+from glora import RankAllocationCallback
+from integration.trainer_case import encode, lora_config, read_rte
+
+WARMUP, STEPS = 4, 9  # an epoch is 6 steps, so the reallocation and its checkpoint lie inside the first
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One call of Trainer.train()."""
+
+    base: Path
+    data: Path
+    output: Path
+    resume: Path | None = None
+    config: dict[str, Any] | None = dataclasses.field(default_factory=dict)  # None: no callback
+    arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
+    own_optimizer: bool = False
+    prepare: Callable[[Trainer], None] | None = None  # a module-level function: what goes wrong in this process
+
+    @property
+    def result(self) -> Path:
+        return self.output / "result.pt"
+
+    def checkpoint(self, step: int) -> Path:
+        return self.output / f"checkpoint-{step}"
+
+
+def make_trainer(job: Job) -> Trainer:
+    """Dropout in the model and in LoRA, weight decay in one of two parameter groups, a head that is trained as well."""
+    torch.manual_seed(0)
+    dropout = dict(hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
+    base = AutoModelForSequenceClassification.from_pretrained(job.base, num_labels=2, **dropout)
+    model = get_peft_model(base, lora_config(lora_dropout=0.1))
+    tokenizer = AutoTokenizer.from_pretrained(job.base)
+    settings = dict(
+        output_dir=str(job.output),
+        learning_rate=5e-3,
+        weight_decay=0.1,
+        warmup_steps=2,
+        per_device_train_batch_size=8,
+        max_steps=STEPS,
+        report_to="none",
+        save_steps=1,
+        logging_steps=1,
+        disable_tqdm=True,
+        seed=0,
+        use_cpu=True,
+    )
+    callbacks = [] if job.config is None else [RankAllocationCallback(dict(warmup_steps=WARMUP) | job.config)]
+    return Trainer(
+        model=model,
+        args=TrainingArguments(**settings | job.arguments),
+        train_dataset=encode(read_rte(job.data, "train")[:48], tokenizer),
+        eval_dataset=encode(read_rte(job.data, "dev")[:16], tokenizer),
+        data_collator=DataCollatorWithPadding(tokenizer),
+        callbacks=callbacks,
+        optimizers=_optimizer_by_factor(model) if job.own_optimizer else (None, None),
+    )
+
+
+def _optimizer_by_factor(model: torch.nn.Module) -> tuple[torch.optim.Optimizer, Any]:
+    """LoRA+: B learns faster than A. Made before Trainer loads anything."""
+    groups: dict[str, list[torch.nn.Parameter]] = {"lora_A": [], "lora_B": [], "": []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups[next(key for key in groups if key in name)].append(parameter)
+    rates = {"lora_A": 2e-3, "lora_B": 8e-3, "": 5e-3}
+    optimizer = torch.optim.AdamW([{"params": parameters, "lr": rates[key]} for key, parameters in groups.items()])
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.95**step)
+
+
+def callback_of(trainer: Trainer) -> RankAllocationCallback:
+    return next(c for c in trainer.callback_handler.callbacks if isinstance(c, RankAllocationCallback))
+
+
+def train(job: Job) -> None:
+    """Train to the end and write down all that a user could compare."""
+    trainer = make_trainer(job)
+    if job.prepare is not None:
+        job.prepare(trainer)
+    trainer.train(resume_from_checkpoint=str(job.resume) if job.resume else None)
+    torch.save(outcome(trainer), job.result)
+
+
+def outcome(trainer: Trainer) -> dict[str, Any]:
+    model = trainer.model
+    return {
+        "weights": {name: p.detach() for name, p in model.named_parameters() if p.requires_grad},
+        "optimizer": trainer.optimizer.state_dict(),
+        "scheduler": trainer.lr_scheduler.state_dict(),
+        "allocation": callback_of(trainer).allocator.state_dict(),
+        "peft_config": {k: v for k, v in model.peft_config["default"].to_dict().items() if "pattern" in k or k == "r"},
+        "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
+        "random": torch.get_rng_state(),
+    }
+
+
+def differences(one: Any, other: Any, path: str = "") -> list[str]:
+    """Where two results differ in so much as a bit."""
+    if isinstance(one, torch.Tensor):
+        same = isinstance(other, torch.Tensor) and one.dtype == other.dtype and torch.equal(one, other)
+        return [] if same else [path]
+    if isinstance(one, dict):
+        if not isinstance(other, dict) or list(map(str, one)) != list(map(str, other)):
+            return [f"{path}: {list(one)} and {list(other) if isinstance(other, dict) else other}"]
+        return [d for key in one for d in differences(one[key], other[key], f"{path}.{key}")]
+    if isinstance(one, list | tuple):
+        if not isinstance(other, list | tuple) or len(one) != len(other):
+            return [f"{path}: another length"]
+        return [d for i, pair in enumerate(zip(one, other)) for d in differences(*pair, f"{path}[{i}]")]
+    return [] if one == other else [f"{path}: {one!r} and {other!r}"]
+
+
+def start(job: Job) -> BaseProcess:
+    """Begin a job in a new process."""
+    job.output.mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with pytest.MonkeyPatch.context() as patch:  # the server finds the modules of the tests by this
+        patch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[1]), prepend=os.pathsep)
+        process = context.Process(target=train, args=(job,))
+        process.start()
+    return process
+
+
+def run(job: Job, *, exit_code: int = 0) -> dict[str, Any]:
+    """Do a job in a new process and return what it wrote down."""
+    process = start(job)
+    process.join(120)
+    assert process.exitcode == exit_code, f"ended with {process.exitcode}"
+    return torch.load(job.result) if exit_code == 0 else {}
