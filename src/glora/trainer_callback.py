@@ -82,10 +82,12 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
         model: nn.Module | None = None,
         optimizer: torch.optim.Optimizer | None = None,
         train_dataloader: Any = None,
+        lr_scheduler: Any = None,
         **kwargs: Any,
     ) -> None:
         """Start a warm-up with a new allocator, or go on where the checkpoint was taken."""
         _refuse_engines(args)
+        _refuse_a_second(state, type(self).__name__)
         if optimizer is None:
             raise ValueError("RankAllocationCallback needs Trainer's optimizer in on_train_begin")
         adapter = self._follow(model, optimizer)
@@ -98,7 +100,15 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
             adapter.set_ranks(adapter.initial_ranks, optimizer=optimizer)
         self.allocator = self.allocator_class(adapter, optimizer, dataclasses.replace(self.config, warmup_steps=warmup))
         if saved is not None:
+            _check_loaded(saved, adapter)
             self.allocator.load_state_dict(saved)
+        if state.global_step > 0 and not optimizer.state and getattr(lr_scheduler, "last_epoch", 1) == 0:
+            logger.warning(
+                "the checkpoint of step %d has no state of the optimiser and the schedule, so both begin anew and the result "
+                "will not be that of an uninterrupted run; was it made with save_only_model=True, or cut off? "
+                "glora.last_complete_checkpoint finds one that is whole",
+                state.global_step,
+            )
         self._training = True
         # Trainer saves the state of a callback under a name that a checkpoint made without the callback does not have
         state.stateful_callbacks.setdefault(type(self).__name__, self.state())
@@ -164,9 +174,18 @@ def _saved_state(state: TrainerState, name: str) -> dict[str, Any] | None:
     if state.global_step == 0:
         return None
     entry = state.stateful_callbacks.get(name) or {}
-    entry = entry[0] if isinstance(entry, list) else entry
     saved: dict[str, Any] | None = entry.get("attributes", {}).get("saved_state")
     return saved
+
+
+def _check_loaded(saved: Mapping[str, Any], adapter: RankedAdapter) -> None:
+    if saved["ranks"].keys() == adapter.ranks.keys() and saved["ranks"] != adapter.ranks:
+        raise ValueError(
+            "the model's weights do not have the ranks of the checkpoint that training resumes from. If Trainer has just "
+            "started again after running out of memory (auto_find_batch_size), it has not loaded the weights again: resume "
+            "from the same checkpoint in a new process, with a smaller per_device_train_batch_size. Otherwise the "
+            "checkpoint is a mixture of two: take another, see glora.last_complete_checkpoint"
+        )
 
 
 def _warmup_steps(
@@ -192,6 +211,14 @@ def _warmup_steps(
             "new ranks are never trained; lower it with RankAllocationConfig(warmup_steps=0.1), or train for longer"
         )
     return steps
+
+
+def _refuse_a_second(state: TrainerState, name: str) -> None:
+    if isinstance(state.stateful_callbacks.get(name), list):
+        raise ValueError(
+            f"there are several {name}s among Trainer's callbacks, and a checkpoint could not tell them apart; give one. "
+            "To allocate the ranks of two adapters, train one after the other"
+        )
 
 
 def _refuse_engines(args: TrainingArguments) -> None:
