@@ -208,7 +208,10 @@ def compare(
     settings = {name: value for name, value in given.items() if value is not None}
     console = _console()
     try:
-        _compare(console, output, preset, _names(methods), seeds, settings, only_plan=plan, verbosity=verbose)
+        from glora.experiments.messages import log_messages_on
+
+        with log_messages_on(console, verbose):
+            _compare(console, output, preset, _names(methods), seeds, settings, only_plan=plan)
     except KeyboardInterrupt:
         console.print(
             f"\nInterrupted. Finished runs are kept in {output}; the same command goes on with the rest.",
@@ -263,7 +266,6 @@ def _compare(
     settings: dict[str, Any],
     *,
     only_plan: bool,
-    verbosity: int,
 ) -> None:
     from glora.experiments.presets import find_preset
 
@@ -272,10 +274,6 @@ def _compare(
         methods = methods or preset.methods
         settings = {**preset.settings, **settings}
     with console.status("Reading the task's data ..."):
-        from glora.experiments.messages import show_log_messages
-
-        show_log_messages(console, verbosity)
-
         from glora.experiments.compare import DEFAULT_METHODS, DEFAULT_SEEDS, compare, plan_comparison
         from glora.experiments.plan_view import describe_plan
         from glora.experiments.progress import open_progress
@@ -294,6 +292,8 @@ def _compare(
     failed = sum(record.status == "failed" for record in records)
     if failed < len(planned.runs):
         _report(console, output)
+    if preset and preset.note:
+        console.print(f"\n{preset.note}", style="dim", markup=False, highlight=False)
     if failed:
         console.print(
             f"[red]{failed} of {len(planned.runs)} runs failed[/]: see above, and the tracebacks in {output / 'runs'}. "

@@ -197,10 +197,21 @@ def _in_words(fault: Any) -> str:
 
 
 def _found(config: RunConfig, faults: list[str]) -> RunConfig:
-    """The configuration with the task's proper name; what shows of model and task without loading them is checked."""
+    """The configuration with the task's proper name; what shows of its other names without loading them is checked."""
+    _attempt(functools.partial(_check_scheduler, config.lr_scheduler), faults)
     _attempt(lambda: resolve_model(config.model), faults)
     task = _attempt(lambda: resolve_task(config.task, config.data_dir), faults)
     return config if task is None else config.model_copy(update={"task": task.name})
+
+
+def _check_scheduler(name: str) -> None:
+    from transformers.trainer_utils import SchedulerType
+
+    known = [scheduler.value for scheduler in SchedulerType]
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=2)
+        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+        raise ValueError(f"lr_scheduler={name!r}: {hint}The schedules are {', '.join(known)}")
 
 
 def _folder_faults(output: Path) -> list[str]:

@@ -6,9 +6,10 @@ All messages go through one handler, so that they appear above the progress bars
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import os
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
@@ -29,24 +30,33 @@ class ConsoleLogHandler(logging.Handler):
 
     @override
     def emit(self, record: logging.LogRecord) -> None:
-        self._console.print(escape(f"{record.name}: {self.format(record)}"), highlight=False, soft_wrap=True)
+        text = escape(f"{record.name}: {self.format(record)}")
+        self._console.print(text, highlight=False, soft_wrap=True)
 
 
-def show_log_messages(console: Console, verbosity: int = 0) -> None:
-    """Show what glora has to say, and of the libraries their errors (0), their warnings (1) or all (2)."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or it warns whenever a subprocess is started later
+@contextlib.contextmanager
+def log_messages_on(console: Console, verbosity: int = 0) -> Iterator[None]:
+    """Show what glora has to say, and of the libraries their errors (0), their warnings (1) or all (2); until the end."""
+    from transformers.utils import logging as transformers_logging  # which makes the handler that is taken away here
+
     level = (logging.ERROR, logging.WARNING, logging.INFO)[min(verbosity, 2)]
-    root = logging.getLogger()
-    for handler in [handler for handler in root.handlers if isinstance(handler, ConsoleLogHandler)]:
-        root.removeHandler(handler)
-    root.addHandler(ConsoleLogHandler(console))
-
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_default_handler()
-    transformers_logging.enable_propagation()
-    for library in LIBRARIES:
-        logging.getLogger(library).setLevel(level)
-    logging.captureWarnings(True)
-    if not verbosity:
-        warnings.simplefilter("ignore")
+    root, handler = logging.getLogger(), ConsoleLogHandler(console)
+    levels = {name: logging.getLogger(name).level for name in LIBRARIES}
+    with warnings.catch_warnings():
+        if not verbosity:
+            warnings.simplefilter("ignore")
+        logging.captureWarnings(True)
+        transformers_logging.disable_default_handler()
+        transformers_logging.enable_propagation()
+        for name in LIBRARIES:
+            logging.getLogger(name).setLevel(level)
+        root.addHandler(handler)
+        try:
+            yield
+        finally:
+            root.removeHandler(handler)
+            for name, before in levels.items():
+                logging.getLogger(name).setLevel(before)
+            transformers_logging.disable_propagation()
+            transformers_logging.enable_default_handler()
+            logging.captureWarnings(False)

@@ -122,6 +122,12 @@ def test_wrong_values_are_named_with_the_rule(plan) -> None:
     assert "learnrate: there is no such setting; did you mean learning_rate?" in text
 
 
+def test_an_unknown_schedule_is_refused_with_the_nearest(plan) -> None:
+    (fault,) = faults(plan, settings={"lr_scheduler": "cosin"})
+    assert fault.startswith("lr_scheduler='cosin': did you mean 'cosine'")
+    assert "linear" in fault
+
+
 def test_one_fault_reads_as_a_sentence(plan) -> None:
     with pytest.raises(InvalidComparisonError, match=r"^rank=0: input should be") as caught:
         plan(settings={"rank": 0})
