@@ -31,6 +31,14 @@ from glora.lora_layers import (
 from glora.optimizer_state import group_of, insert_parameter
 from glora.resize import Keep, resize_lora_layer
 
+# A factor's key in the file of an adapter, and in the model's state dict.
+_KEYS = {
+    "lora_A.weight": "lora_A.{}.weight",
+    "lora_B.weight": "lora_B.{}.weight",
+    "lora_embedding_A": "lora_embedding_A.{}",
+    "lora_embedding_B": "lora_embedding_B.{}",
+}
+
 # The adapter of a model that follows what is loaded into it, by the base model.
 _FOLLOWERS: weakref.WeakKeyDictionary[nn.Module, weakref.ref[RankedAdapter]] = weakref.WeakKeyDictionary()
 
@@ -61,7 +69,7 @@ class RankedAdapter:
         self.root = base_model(model)
         self.shapes = {name: dimensions(layer, self.name) for name, layer in self.layers.items()}
         self.costs = {name: cost(layer, self.name) for name, layer in self.layers.items()}
-        self.floors = {name: floor_of(layer, self.name) for name, layer in self.layers.items()}
+        self.floors = {name: floor_of(layer, self.name, self._config) for name, layer in self.layers.items()}
         self.initial_ranks = {name: layer.r[self.name] for name, layer in self.layers.items()}
         self.ranks = dict(self.initial_ranks)
         self._config = peft_configs(model).get(self.name)
@@ -162,7 +170,13 @@ class RankedAdapter:
             self._following = self._optimizer = None
             _FOLLOWERS.pop(self.root, None)
 
-    def _before_loading(self, module: nn.Module, state_dict: Mapping[str, Any], prefix: str, *_: Any) -> None:
+    def _before_loading(self, module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+        for name in self._removed:
+            # PEFT's keys have the adapter's name in them only for modules that have the adapter
+            path = prefix + self._paths[name]
+            for stored, loaded in _KEYS.items():
+                if (key := f"{path}.{stored}") in state_dict:
+                    state_dict[f"{path}.{loaded.format(self.name)}"] = state_dict.pop(key)
         rows = {name: rank_in(state_dict, prefix + path, self.name) for name, path in self._paths.items()}
         if not any(rows.values()):
             return  # other weights than this adapter's

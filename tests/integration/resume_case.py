@@ -6,6 +6,7 @@ milliseconds and yet starts as clean as an interpreter that a user starts.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import multiprocessing
 import os
@@ -111,7 +112,7 @@ def train(job: Job) -> None:
 
 def outcome(trainer: Trainer) -> dict[str, Any]:
     model = trainer.model
-    return {
+    result = {
         "weights": {name: p.detach() for name, p in model.named_parameters() if p.requires_grad},
         "optimizer": trainer.optimizer.state_dict(),
         "scheduler": trainer.lr_scheduler.state_dict(),
@@ -120,6 +121,7 @@ def outcome(trainer: Trainer) -> dict[str, Any]:
         "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
         "random": torch.get_rng_state(),
     }
+    return copy.deepcopy(result)
 
 
 def differences(one: Any, other: Any, path: str = "") -> list[str]:

@@ -3,31 +3,130 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 from pathlib import Path
 
 import pytest
+from transformers import TrainerCallback
 
-from integration.resume_case import WARMUP, Job, differences, run
+from glora import RankAllocationCallback
+from integration.resume_case import STEPS, WARMUP, Job, callback_of, differences, make_trainer, outcome, run
 
 REMOVED = "deberta.encoder.layer.0.attention.self.key_proj"
 VARIANTS = {
     "default": {},
-    "a matrix without adapter": dict(config=dict(max_rank={REMOVED: 0})),
-    "callbacks restored by Trainer": dict(
-        config=dict(max_rank={REMOVED: 0}), arguments=dict(restore_callback_states_from_checkpoint=True)
-    ),
-    "an optimiser of one's own": dict(config=dict(max_rank={REMOVED: 0}), own_optimizer=True),
+    "callbacks restored by Trainer": dict(arguments=dict(restore_callback_states_from_checkpoint=True)),
+    "an optimiser of one's own": dict(own_optimizer=True),
     "measured norms": dict(config=dict(signal="delta_exact", exact_every=3)),
-    "reallocated again": dict(config=dict(reallocate_every=3, max_rank={REMOVED: 0}, keep="svd")),
+    "reallocated again": dict(config=dict(reallocate_every=3, keep="svd")),
 }
 
 
 @pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS.keys())
 def test_same_bits(tiny_deberta: Path, glue_folder: Path, tmp_path: Path, fields: dict) -> None:
+    fields = fields | dict(config=dict(max_rank={REMOVED: 0}) | fields.get("config", {}))
     job = Job(tiny_deberta, glue_folder, tmp_path / "whole", **fields)
     whole = run(job)
     assert whole["allocation"]["allocated"]
-    assert (whole["allocation"]["ranks"][REMOVED] == 0) == ("max_rank" in fields.get("config", {}))
-    for step in (WARMUP - 1, WARMUP, WARMUP + 1, 2 * WARMUP):
+    assert whole["allocation"]["ranks"][REMOVED] == 0
+    assert len(whole["optimizer"]["param_groups"]) == (3 if job.own_optimizer else 2)
+    for step in (WARMUP - 1, WARMUP, WARMUP + 2):
         again = run(dataclasses.replace(job, output=tmp_path / f"from-{step}", resume=job.checkpoint(step)))
         assert not differences(whole, again), step
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_deberta: Path, glue_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """A run with a checkpoint of every step."""
+    job = Job(tiny_deberta, glue_folder, tmp_path_factory.mktemp("finished"))
+    run(job)
+    return job
+
+
+def test_in_the_same_process_too(finished: Job, tmp_path: Path) -> None:
+    """As in a notebook: the same Trainer, after a training that ended and one that was broken off."""
+    trainer = make_trainer(dataclasses.replace(finished, output=tmp_path))
+    trainer.train()
+    whole = outcome(trainer)
+    ranks = callback_of(trainer).allocator.ranks
+    trainer.train(resume_from_checkpoint=str(finished.checkpoint(WARMUP + 1)))
+    assert not differences(whole, outcome(trainer))
+    assert callback_of(trainer).allocator.ranks == ranks
+
+    class Break(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs) -> None:
+            if state.global_step == STEPS - 1:
+                raise KeyboardInterrupt
+
+    trainer.add_callback(Break())
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    trainer.remove_callback(Break)
+    trainer.train(resume_from_checkpoint=str(finished.checkpoint(WARMUP - 1)))
+    assert not differences(whole, outcome(trainer))
+
+
+def test_plain_lora_goes_on_with_the_callback(finished: Job, tmp_path: Path) -> None:
+    plain = dataclasses.replace(finished, output=tmp_path / "plain", config=None)
+    trainer = make_trainer(plain)
+    trainer.args.max_steps = 2
+    trainer.train()
+
+    job = dataclasses.replace(finished, output=tmp_path / "added", resume=plain.checkpoint(2))
+    whole = run(job)
+    assert whole["allocation"]["reallocation"]["step"] == WARMUP, "a warm-up of its own, from the second step on"
+    assert json.loads((job.checkpoint(3) / "trainer_state.json").read_text())["stateful_callbacks"][
+        "RankAllocationCallback"
+    ]
+    again = dataclasses.replace(job, output=tmp_path / "again", resume=job.checkpoint(2 + WARMUP))
+    assert not differences(whole, run(again))
+
+
+def test_another_configuration_is_refused(finished: Job, tmp_path: Path) -> None:
+    changed = dataclasses.replace(finished, output=tmp_path, config=dict(beta=0.5, warmup_steps=WARMUP + 1))
+    trainer = make_trainer(changed)
+    with pytest.raises(ValueError, match=r"beta was 0.9, is 0.5; warmup_steps was 4, is 5. Go on with the old values"):
+        trainer.train(resume_from_checkpoint=str(finished.checkpoint(WARMUP)))
+
+
+def test_two_callbacks_are_refused(finished: Job, tmp_path: Path) -> None:
+    trainer = make_trainer(dataclasses.replace(finished, output=tmp_path))
+    trainer.add_callback(RankAllocationCallback())
+    with pytest.raises(ValueError, match="several RankAllocationCallbacks among Trainer's callbacks"):
+        trainer.train()
+
+
+def test_a_half_written_checkpoint_is_never_used_silently(
+    finished: Job, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = tmp_path / "checkpoint-6"
+    shutil.copytree(finished.checkpoint(6), broken)
+    job = dataclasses.replace(finished, output=tmp_path)
+    state = (broken / "trainer_state.json").read_text()
+    (broken / "trainer_state.json").write_text(state[: len(state) // 2])
+    with pytest.raises(json.JSONDecodeError):
+        make_trainer(job).train(resume_from_checkpoint=str(broken))
+    (broken / "trainer_state.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"trainer_state\.json"):
+        make_trainer(job).train(resume_from_checkpoint=True)
+
+    (broken / "trainer_state.json").write_text(state)
+    (broken / "optimizer.pt").unlink()
+    make_trainer(job).train(resume_from_checkpoint=str(broken))
+    assert "the checkpoint of step 6 has no state of the optimiser and the schedule" in caplog.text
+
+
+def test_a_mixture_of_two_checkpoints_is_refused(finished: Job, tmp_path: Path) -> None:
+    mixed = tmp_path / "checkpoint-6"
+    shutil.copytree(finished.checkpoint(6), mixed)
+    for name in ("adapter_model.safetensors", "adapter_config.json", "optimizer.pt"):
+        shutil.copy(finished.checkpoint(WARMUP - 1) / name, mixed / name)
+    with pytest.raises(ValueError, match="weights do not have the ranks of the checkpoint.*a mixture of two"):
+        make_trainer(dataclasses.replace(finished, output=tmp_path)).train(resume_from_checkpoint=str(mixed))
+
+
+def test_without_the_callback_other_ranks_do_not_load(finished: Job, tmp_path: Path) -> None:
+    plain = dataclasses.replace(finished, output=tmp_path, config=None)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        make_trainer(plain).train(resume_from_checkpoint=str(finished.checkpoint(WARMUP)))
