@@ -11,21 +11,26 @@ from typing import Any
 
 import torch
 from peft import PeftType
+from peft.tuners.adalora import AdaLoraLayer
 from peft.tuners.lora import variants
 from peft.tuners.lora.layer import Embedding, LoraLayer, ParamWrapper
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from glora.lora_layers import base_model, factors, has_adapter, peft_configs
 
 SUPPORTED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SUPPORTED_VARIANTS = (
-    variants.DoraLinearVariant,
+    variants.DoraLinearVariant,  # the embedding's DoRA derives from it
+    variants.DoraConv1dVariant,
     variants.DoraConv2dVariant,
-)  # the embedding's DoRA derives from Linear's
+    variants.DoraConv3dVariant,
+)
 
-# These take a part of the base weight, as large as the adapter's rank, into the adapter; PEFT takes it again whenever it
-# loads the adapter, with the rank that it finds in the file.
-INITIALISATIONS_FROM_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga", "mica")
+# These begin by moving a part of the base weight, as large as the adapter's rank, into the adapter. What is saved then holds
+# only for the base weight without that part, and PEFT finds its way back only at the rank the adapter began with: by
+# initialising again when it loads (PiSSA, OLoRA), or by a conversion to plain LoRA that needs the adapter as it began.
+INITIALISATIONS_FROM_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 def find_lora_layers(
@@ -43,18 +48,15 @@ def find_lora_layers(
 
     Raises:
         ValueError: there is no LoRA in the model; the adapter is of another method, does not exist, is merged or frozen, or
-            two are active and none is named; its initialisation or a layer is of a kind that is not supported.
+            two are active and none is named; its initialisation or a layer is of a kind that is not supported, or lies
+            inside a module that modules_to_save copies.
     """
     configs = peft_configs(model)
     root = base_model(model)
     layers = {
         _matrix_name(name, module): module
         for name, module in root.named_modules()
-        # AdaLoRA's layers derive from LoRA's
-        if isinstance(module, LoraLayer)
-        and type(module).__module__.startswith("peft.tuners.lora.")
-        # what modules_to_save keeps aside takes no part in the forward pass
-        and ".original_module" not in name
+        if isinstance(module, LoraLayer) and not isinstance(module, AdaLoraLayer)
     }
     if adapter_name is None:
         adapter_name = _active_adapter(layers, configs)
@@ -75,7 +77,14 @@ def find_lora_layers(
             f"there is no LoRA adapter {adapter_name!r} in this model; it has {_listing(adapter_name, known)}"
         )
     layers = {name: layer for name, layer in layers.items() if has_adapter(layer, adapter_name)}
+    copied = [name for name, module in root.named_modules() if isinstance(module, ModulesToSaveWrapper)]
+    within = [name for name in layers if any(name.startswith(f"{wrapper}.") for wrapper in copied)]
     if trainable:
+        if within:
+            raise ValueError(
+                f"{within[0]}: LoRA inside a module that another adapter copies by modules_to_save is not saved by PEFT; leave "
+                f"the module out of target_modules, or train it with modules_to_save in adapter {adapter_name!r} as well"
+            )
         _check_initialisation(configs.get(adapter_name))
         for name, layer in layers.items():
             check_layer(name, layer, adapter_name)
@@ -84,7 +93,7 @@ def find_lora_layers(
                 f"adapter {adapter_name!r} is frozen: none of its weights requires a gradient. Load it with "
                 f"is_trainable=True, or activate it with model.set_adapter({adapter_name!r})"
             )
-    return adapter_name, layers
+    return adapter_name, {name: layer for name, layer in layers.items() if name not in within}
 
 
 def check_layer(name: str, layer: LoraLayer, adapter_name: str) -> None:
@@ -92,7 +101,8 @@ def check_layer(name: str, layer: LoraLayer, adapter_name: str) -> None:
 
     Raises:
         ValueError: the factors are not stored as an ordinary LoRA layer stores them (multi-head attention, for example), the
-            layer uses a variant other than DoRA, is a grouped convolution, is merged, or has weights in float64 or float8.
+            layer is a class of the user's own, uses a variant other than DoRA, is a grouped convolution, is merged, or has
+            weights in float64 or float8.
     """
     base = layer.get_base_layer()
     remedy = "leave it out of target_modules"
@@ -100,12 +110,15 @@ def check_layer(name: str, layer: LoraLayer, adapter_name: str) -> None:
     ordinary = isinstance(layer, Embedding) or isinstance(
         layer.lora_A[adapter_name], nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
     )
-    if not ordinary or isinstance(base, nn.MultiheadAttention):
+    if not type(layer).__module__.startswith("peft."):
+        reason = f"{type(layer).__name__}, a LoRA layer that is not PEFT's own,"
+    elif not ordinary or isinstance(base, nn.MultiheadAttention):
         reason = f"LoRA on {type(base).__name__} ({type(layer).__name__})"
     elif getattr(base, "groups", 1) != 1:
         reason = f"a convolution with groups={base.groups}"
     elif variant is not None and not isinstance(variant, SUPPORTED_VARIANTS):
-        reason, remedy = f"the variant {type(variant).__name__}", "use plain LoRA or DoRA"
+        reason = f"the LoRA variant {type(variant).__name__.removesuffix('Variant')}, which is more than a trained B·A,"
+        remedy = "use plain LoRA or DoRA"
     elif adapter_name in layer.merged_adapters:
         reason, remedy = "a merged adapter", "call model.unmerge_adapter() first"
     elif wrong := {factor.dtype for factor in factors(layer, adapter_name)} - set(SUPPORTED_DTYPES):
@@ -116,11 +129,11 @@ def check_layer(name: str, layer: LoraLayer, adapter_name: str) -> None:
     raise ValueError(f"{name}: {reason} is not supported by glora; {remedy}")
 
 
-def floor_of(layer: LoraLayer, adapter_name: str) -> tuple[int, str]:
+def floor_of(layer: LoraLayer, adapter_name: str, config: Any = None) -> tuple[int, str]:
     """The smallest rank that this layer can have, and why if it is not 0.
 
-    With DoRA or lora_bias the adapter is more than B·A, which taking it out would drop as well; and PEFT's configuration
-    cannot leave out one parameter of a stack of experts.
+    With DoRA, lora_bias or bias="lora_only" the adapter is more than B·A, which taking it out would drop as well; and PEFT's
+    configuration cannot leave out one parameter of a stack of experts.
     """
     if adapter_name in layer.lora_variant:
         return 1, "DoRA's magnitude"
@@ -128,6 +141,8 @@ def floor_of(layer: LoraLayer, adapter_name: str) -> tuple[int, str]:
         return 1, "lora_bias"
     if isinstance(layer, ParamWrapper):
         return 1, "target_parameters"
+    if getattr(config, "bias", "none") == "lora_only" and getattr(layer.get_base_layer(), "bias", None) is not None:
+        return 1, 'bias="lora_only"'  # PEFT saves the biases of LoRA layers
     return 0, ""
 
 
@@ -158,10 +173,9 @@ def _check_initialisation(config: Any) -> None:
     how = getattr(config, "init_lora_weights", True)
     if isinstance(how, str) and how.lower().startswith(INITIALISATIONS_FROM_THE_BASE):
         raise ValueError(
-            f"init_lora_weights={how!r} takes a part of the base weights into the adapter, and PEFT does so again when it "
-            "loads the adapter, with the ranks it finds in the file: after a reallocation that would be another part. "
-            "Get the ranks first, with glora.suggest_ranks, and initialise with LoraConfig(rank_pattern=...); or keep "
-            "the default initialisation"
+            f"init_lora_weights={how!r} moves a part of the base weights into the adapter, as large as its rank, and what is "
+            "saved after a reallocation would be of another rank than that part: no PEFT could load it. Get the ranks first, "
+            "with glora.suggest_ranks, and initialise with LoraConfig(rank_pattern=...); or keep the default initialisation"
         )
     if getattr(config, "target_modules_to_tie", None):
         raise ValueError(

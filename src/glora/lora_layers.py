@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, cast
 
 import torch
@@ -37,14 +37,14 @@ def base_model(model: nn.Module) -> nn.Module:
             return model
 
 
-def peft_configs(model: nn.Module) -> Mapping[str, Any]:
+def peft_configs(model: nn.Module) -> MutableMapping[str, Any]:
     """PEFT's configuration of each adapter, whether LoRA came by `get_peft_model` or by `model.add_adapter`."""
     while not hasattr(model, "peft_config"):
         inner = getattr(model, "module", None) or getattr(model, "_orig_mod", None)
         if not isinstance(inner, nn.Module):
             return {}
         model = inner
-    return cast(Mapping[str, Any], model.peft_config)
+    return cast(MutableMapping[str, Any], model.peft_config)
 
 
 def has_adapter(layer: LoraLayer, adapter_name: str) -> bool:

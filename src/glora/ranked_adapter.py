@@ -6,6 +6,7 @@ the allocator at the reallocation, and the loading of a checkpoint whose ranks a
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import weakref
 from collections.abc import Mapping
@@ -67,13 +68,14 @@ class RankedAdapter:
     def __init__(self, model: nn.Module, adapter_name: str | None = None) -> None:
         self.name, self.layers = find_lora_layers(model, adapter_name)
         self.root = base_model(model)
+        self._configs = peft_configs(model)
+        self._config = self._configs.get(self.name)
+        self._exclude_modules = getattr(self._config, "exclude_modules", None)
         self.shapes = {name: dimensions(layer, self.name) for name, layer in self.layers.items()}
         self.costs = {name: cost(layer, self.name) for name, layer in self.layers.items()}
         self.floors = {name: floor_of(layer, self.name, self._config) for name, layer in self.layers.items()}
         self.initial_ranks = {name: layer.r[self.name] for name, layer in self.layers.items()}
         self.ranks = dict(self.initial_ranks)
-        self._config = peft_configs(model).get(self.name)
-        self._exclude_modules = getattr(self._config, "exclude_modules", None)
         self._removed: dict[str, dict[str, Any]] = {}
         self._groups: dict[str, tuple[int | None, int | None]] = {}
         self._following: RemovableHandle | None = None
@@ -143,10 +145,12 @@ class RankedAdapter:
             elif self.ranks[name] == 0 and optimizer is not None:
                 self._enter(name, optimizer)
         self.ranks = {name: ranks[name] for name in self.layers}
-        if self._config is not None:
+        if self.name in self._configs:
+            # PEFT keeps the very object that it was given; other adapters and models that were given it keep it as it is
+            config = self._configs[self.name] = copy.deepcopy(self._configs[self.name])
             present = {name: layer for name, layer in self.layers.items() if ranks[name] > 0}
             removed = [name for name, rank in self.ranks.items() if rank == 0]
-            describe_ranks(self._config, present, removed, self.name, self._exclude_modules)
+            describe_ranks(config, present, removed, self.name, self._exclude_modules)
 
     def follow_loading(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Until `stop_following`, let weights of other ranks be loaded into the model, by taking on their ranks first.
