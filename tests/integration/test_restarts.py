@@ -1,0 +1,170 @@
+"""What Trainer does around a training: the best model at the end, a search, a smaller batch, a model of its own making."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import Trainer, TrainerCallback
+
+from glora import RankAllocationCallback, RankAllocationConfig, RankAllocator
+from integration.resume_case import WARMUP, Job, callback_of, differences, make_trainer, outcome, run
+from integration.test_saved_adapter import stock_logits
+from integration.trainer_case import probe_batch
+
+REMOVED = "deberta.encoder.layer.0.attention.self.key_proj"
+
+
+class Score(TrainerCallback):
+    """Decides which step was the best."""
+
+    def __init__(self, best: int) -> None:
+        self.best = best
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs) -> None:
+        metrics["eval_loss"] = float(abs(state.global_step - self.best))
+
+
+@pytest.mark.parametrize("best", [WARMUP - 2, WARMUP, WARMUP + 2])
+def test_the_best_model_has_its_own_ranks(tiny_deberta: Path, glue_folder: Path, tmp_path: Path, best: int) -> None:
+    arguments = dict(eval_strategy="steps", eval_steps=1, load_best_model_at_end=True)
+    job = Job(tiny_deberta, glue_folder, tmp_path / "run", config=dict(max_rank={REMOVED: 0}), arguments=arguments)
+    trainer = make_trainer(job)
+    trainer.add_callback(Score(best))
+    trainer.train()
+    assert trainer.state.best_model_checkpoint == str(job.checkpoint(best))
+    model, callback = trainer.model, callback_of(trainer)
+    assert callback.allocator.allocated
+
+    saved = load_file(job.checkpoint(best) / "adapter_model.safetensors")
+    held = {n.replace(".default", ""): p for n, p in model.named_parameters() if "lora_" in n}
+    assert {n for n in saved if "lora_" in n} == set(held)
+    assert all(torch.equal(saved[n], p) for n, p in held.items())
+    assert (callback.allocator.ranks[REMOVED] == 0) == (best >= WARMUP)
+    assert len(set(callback.allocator.ranks.values())) == 1 or best >= WARMUP
+    assert not model.base_model.model._load_state_dict_pre_hooks
+
+    batch = probe_batch(tiny_deberta, glue_folder)
+    model.eval()
+    with torch.no_grad():
+        live = model(**batch).logits
+    model.save_pretrained(tmp_path / "adapter")
+    assert torch.equal(stock_logits(tiny_deberta, tmp_path / "adapter", batch, tmp_path)[0], live)
+
+
+def with_model_init(job: Job, callbacks: list[Any]) -> Trainer:
+    """The same training, of models that Trainer makes itself."""
+    like = make_trainer(dataclasses.replace(job, config=None))
+    return Trainer(
+        model_init=lambda: make_trainer(dataclasses.replace(job, config=None)).model,
+        args=like.args,
+        train_dataset=like.train_dataset,
+        eval_dataset=like.eval_dataset,
+        data_collator=like.data_collator,
+        callbacks=callbacks,
+    )
+
+
+def test_every_trial_of_a_search_starts_clean(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> None:
+    begun: list[RankAllocator] = []
+
+    class Note(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs) -> None:
+            assert not callback.allocator.allocated
+            assert set(callback.allocator.ranks.values()) == {4}
+            assert callback.allocator.steps == 0
+            begun.append(callback.allocator)
+
+        def on_step_end(self, args, state, control, **kwargs) -> None:
+            if state.global_step == WARMUP + 1 and len(begun) == 2:
+                raise optuna.TrialPruned
+
+    callback = RankAllocationCallback(RankAllocationConfig(warmup_steps=WARMUP))
+    trainer = with_model_init(Job(tiny_deberta, glue_folder, tmp_path), [callback, Note()])
+    trainer.hyperparameter_search(
+        hp_space=lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-3, 5e-3)},
+        compute_objective=lambda metrics: metrics["eval_loss"],
+        n_trials=3,
+        backend="optuna",
+    )
+    assert len(begun) == 3
+    assert all(allocator.reallocation.step == WARMUP for allocator in begun)
+    assert begun[0].adapter.root is not begun[2].adapter.root
+
+
+def test_a_model_that_trainer_makes_itself(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> None:
+    """It is made after the callback's last event before loading, so only equal ranks can be loaded; others fail aloud."""
+    job = Job(tiny_deberta, glue_folder, tmp_path)
+    with_model_init(job, [RankAllocationCallback(dict(warmup_steps=WARMUP))]).train()
+    again = with_model_init(job, [RankAllocationCallback(dict(warmup_steps=WARMUP))])
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        again.train(resume_from_checkpoint=str(job.checkpoint(WARMUP)))
+    callback = RankAllocationCallback(dict(warmup_steps=WARMUP))
+    again = with_model_init(job, [callback])
+    again.train(resume_from_checkpoint=str(job.checkpoint(WARMUP - 1)))
+    assert callback.allocator.reallocation.step == WARMUP
+
+
+class OutOfMemory(TrainerCallback):
+    """Fails as PyTorch does, once, when a step begins."""
+
+    def __init__(self, step: int) -> None:
+        self.step: int | None = step
+
+    def on_step_begin(self, args, state, control, **kwargs) -> None:
+        if state.global_step == self.step:
+            self.step = None
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def test_a_smaller_batch_starts_clean(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> None:
+    fields = dict(config=dict(max_rank={REMOVED: 0}), arguments=dict(auto_find_batch_size=True))
+    job = Job(tiny_deberta, glue_folder, tmp_path / "run", **fields)
+    trainer = make_trainer(job)
+    trainer.add_callback(OutOfMemory(WARMUP + 2))
+    begun: list[RankAllocator] = []
+
+    class Note(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs) -> None:
+            allocator = callback_of(trainer).allocator
+            assert set(allocator.ranks.values()) == {4}
+            assert not allocator.allocated
+            assert len(allocator._optimizer._optimizer_step_post_hooks) == 1
+            begun.append(allocator)
+
+    trainer.add_callback(Note())
+    trainer.train()
+    before, after = begun
+    assert after.steps == after.reallocation.step == WARMUP
+    assert before.allocated
+    assert trainer.state.train_batch_size < 8
+    order = {p: i for i, p in enumerate(trainer.model.parameters())}
+    for group in trainer.optimizer.param_groups:
+        places = [order[p] for p in group["params"]]
+        assert places == sorted(places), "as in an optimiser that a new process makes"
+
+    # what it saves can be resumed in a new process: the optimiser's state goes to the right parameters
+    small = dict(per_device_train_batch_size=trainer.state.train_batch_size)
+    resumed = dataclasses.replace(job, output=tmp_path / "new", resume=job.checkpoint(WARMUP - 1), arguments=small)
+    assert not differences(outcome(trainer), run(resumed))
+
+
+def test_out_of_memory_after_resuming(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> None:
+    """Trainer would go on with the weights as they are and the checkpoint's optimiser: other ranks do not fit."""
+    job = Job(tiny_deberta, glue_folder, tmp_path, config=dict(min_rank=1), arguments=dict(auto_find_batch_size=True))
+    run(job)
+    for step, fits in ((WARMUP - 1, True), (WARMUP + 1, False)):
+        trainer = make_trainer(job)
+        trainer.add_callback(OutOfMemory(step))
+        resume = str(job.checkpoint(WARMUP - 2))
+        if fits:
+            trainer.train(resume_from_checkpoint=resume)
+            assert callback_of(trainer).allocator.reallocation.step == WARMUP
+        else:
+            with pytest.raises(ValueError, match="has not loaded the weights again: resume from the same checkpoint"):
+                trainer.train(resume_from_checkpoint=resume)
