@@ -231,6 +231,86 @@ def report(
     _report(_console(), directory)
 
 
+@app.command()
+def ranks(
+    model: Annotated[
+        str, typer.Option("--model", help="Model: a known name, a hub id or a folder.")
+    ] = "all-MiniLM-L6-v2",
+    task: Annotated[
+        str, typer.Option("--task", help="Task: a known name, or a data file of one's own.")
+    ] = "stdlib-docs",
+    data_dir: Annotated[
+        str | None, typer.Option("--data-dir", help="Folder with the task's data in GLUE's TSV layout.")
+    ] = None,
+    batches: Annotated[
+        int, typer.Option("--batches", help="Batches of training data to read; 8 to 32 are enough.")
+    ] = 8,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Examples a batch: as in training.")] = 32,
+    max_length: Annotated[int, typer.Option("--max-length", help="Tokens an example.")] = 128,
+    rank: Annotated[int, typer.Option("--rank", "-r", help="Rank of the uniform LoRA it takes the place of.")] = 8,
+    lora_alpha: Annotated[float | None, typer.Option("--lora-alpha", help="Its alpha. Default: 2 * rank.")] = None,
+    target_modules: Annotated[
+        str | None, typer.Option("--target-modules", help="Endings of the matrices' names, with commas. Default: all.")
+    ] = None,
+    total_rank: Annotated[
+        int | None, typer.Option("--total-rank", help="Sum of all ranks. Default: matrices * rank.")
+    ] = None,
+    budget: Annotated[str, typer.Option("--budget", help="What equals uniform LoRA's: rank or parameters.")] = "rank",
+    min_rank: Annotated[int, typer.Option("--min-rank", help="No matrix gets less; at least 1.")] = 1,
+    max_rank: Annotated[int | None, typer.Option("--max-rank", help="No matrix gets more.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seeds the random sketch.")] = 0,
+    form: Annotated[str, typer.Option("--format", help="json, yaml (axolotl's keys) or python.")] = "json",
+    verbose: Verbosity = 0,
+    debug: Debug = False,
+) -> None:
+    """Print a rank_pattern for a model and a data set, from the gradients of a few batches. Trains nothing."""
+    from rich.console import Console
+
+    settings = {
+        "model": model,
+        "task": task,
+        "data_dir": data_dir,
+        "batch_size": batch_size,
+        "max_length": max_length,
+        "rank": rank,
+        "lora_alpha": lora_alpha,
+        "target_modules": _names(target_modules),
+        "total_rank": total_rank,
+        "budget": budget,
+        "max_rank": max_rank,
+        "seed": seed,
+    }
+    console = Console(stderr=True)  # what is printed on stdout can be piped on
+    with console.status(f"Reading the gradients of {batches} batches ..."):
+        from glora.experiments.calibration import FORMATS, suggest
+        from glora.experiments.compare import check_settings
+        from glora.experiments.messages import log_messages_on
+
+        if form not in FORMATS:
+            raise ValueError(f"format={form!r} is unknown; choose one of {', '.join(FORMATS)}")
+        if min_rank < 1:
+            raise ValueError(f"min_rank={min_rank} must be at least 1: a rank_pattern cannot leave a matrix out")
+        with log_messages_on(console, verbose):
+            suggested = suggest(check_settings(settings | {"min_rank": min_rank}), batches)
+    typer.echo(suggested.text(form))
+
+
+@app.command()
+def export(
+    adapter: Annotated[str, typer.Argument(help="Folder or hub id of a LoRA adapter.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the exported adapter.")],
+    uniform: Annotated[bool, typer.Option("--uniform", help="Pad every layer to the largest rank.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Write an adapter in another form: --uniform for servers that read one rank for all layers."""
+    if not uniform:
+        raise ValueError("say in which form: --uniform pads every layer to the largest rank, with the same function")
+    from glora.uniform_export import export_saved_adapter
+
+    path = export_saved_adapter(adapter, output)
+    _console().print(f"The padded adapter: {path}", markup=False, highlight=False, soft_wrap=True)
+
+
 @app.command("list")
 def list_names(
     what: Annotated[str, typer.Argument(metavar="models|tasks|methods", show_default=False, help="What to list.")],

@@ -120,6 +120,21 @@ def plan_comparison(
     return Plan(runs=runs, examples=examples, output=output)
 
 
+def check_settings(settings: Mapping[str, Any]) -> RunConfig:
+    """One run's settings as a configuration, with the task's proper name; nothing is loaded.
+
+    Raises:
+        InvalidComparisonError: naming every fault that can be found.
+    """
+    faults: list[str] = []
+    config = _validated(settings, (settings.get("seed", 0),), faults)
+    if config is not None:
+        config = _found(config, faults)
+    if faults or config is None:
+        raise InvalidComparisonError(faults)
+    return config
+
+
 def compare(
     plan: Plan, progress: RunProgress, *, make_run: Callable[..., RunRecord] | None = None
 ) -> tuple[RunRecord, ...]:

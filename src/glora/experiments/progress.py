@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, SpinnerColumn, TaskID, TextColumn
+from rich.table import Column
 from rich.text import Text
 from typing_extensions import Self, override
 
@@ -76,11 +77,12 @@ class BarProgress(RunProgress):
     def __init__(self, console: Console) -> None:
         self._bars = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
+            TextColumn("{task.description}", table_column=Column(min_width=21)),  # so that nothing jumps when bars come
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TextColumn("{task.fields[unit]}"),
-            _TimeLeft(),
+            _TimeLeft(table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
             console=console,
             refresh_per_second=4,  # drawing takes processor time from the training that is being measured
             transient=True,
@@ -103,7 +105,7 @@ class BarProgress(RunProgress):
     @override
     def begin(self, runs: int, steps: int) -> None:
         self._runs = runs
-        self._everything = self._bars.add_task(self._title(), total=steps, unit="steps", timed=True)
+        self._everything = self._bars.add_task(self._title(), total=steps, unit="steps", timed=True, note="")
 
     def _title(self) -> str:
         return f"[bold]run {min(self._done + 1, self._runs)} of {self._runs}"
@@ -111,7 +113,7 @@ class BarProgress(RunProgress):
     @override
     def run_begins(self, config: RunConfig, steps: int) -> None:
         self._run_steps, self._last_values = steps, ""
-        self._run = self._bars.add_task(_name(config), total=steps, unit="steps", timed=True)
+        self._run = self._bars.add_task(_name(config), total=steps, unit="steps", timed=True, note="")
 
     @override
     def step(self) -> None:
@@ -121,7 +123,7 @@ class BarProgress(RunProgress):
 
     @override
     def evaluation_begins(self, split: str, batches: int) -> None:
-        self._evaluation = self._bars.add_task(f"evaluating {escape(split)}", total=batches, unit="batches")
+        self._evaluation = self._bars.add_task(f"evaluating {escape(split)}", total=batches, unit="batches", note="")
 
     @override
     def evaluation_batch(self) -> None:
@@ -133,8 +135,8 @@ class BarProgress(RunProgress):
         self._remove(self._evaluation)
         self._evaluation = None
         if self._run is not None:
-            values = f"epoch {metrics.epoch:.3g}: {_values(metrics.values)}"
-            self._bars.update(self._run, unit=f"steps · {escape(values)}")
+            name, value = next(iter(metrics.values.items()))
+            self._bars.update(self._run, note=f"{escape(name)} {value:.3f}")
 
     @override
     def run_ends(self, record: RunRecord) -> None:

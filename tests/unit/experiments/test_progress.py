@@ -131,7 +131,7 @@ def test_bars_show_runs_steps_evaluation_and_values() -> None:
     assert "1/3" in seen["evaluating 1"]
     assert "left" in seen["evaluating 1"]
     assert "evaluating" not in seen["evaluated 2"]
-    assert "epoch 2: accuracy 0.7500" in seen["evaluated 2"]
+    assert "accuracy 0.750" in seen["evaluated 2"]
     assert "run 2 of 2" in seen["second run"]
     assert "11/16" in seen["second run"]
     assert "glora, seed 5" in seen["second run"]
