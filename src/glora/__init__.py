@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from glora._version import __version__
 
 if TYPE_CHECKING:
-    from glora.adapter import export_uniform
     from glora.allocation_file import save_allocation
     from glora.allocator import RankAllocator
     from glora.checkpoints import last_complete_checkpoint
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from glora.rank_allocation import allocate_ranks
     from glora.resize import resize_lora_layer
     from glora.trainer_callback import RankAllocationCallback
+    from glora.uniform_export import export_uniform
 
 __all__ = [
     "RankAllocationCallback",
@@ -38,7 +38,7 @@ _HOMES = {
     "RankAllocationConfig": "configuration",
     "RankAllocator": "allocator",
     "allocate_ranks": "rank_allocation",
-    "export_uniform": "adapter",
+    "export_uniform": "uniform_export",
     "last_complete_checkpoint": "checkpoints",
     "resize_lora_layer": "resize",
     "save_allocation": "allocation_file",

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoHaConfig, LoraConfig
+from safetensors.torch import load_file
 
 from glora import RankAllocationCallback, RankAllocationConfig, export_uniform
+from glora.uniform_export import export_saved_adapter
 from integration.trainer_case import base_model, lora_config, make_trainer, peft_model, probe_batch
 
 STOCK = textwrap.dedent(
@@ -79,6 +82,11 @@ def test_stock_peft_loads_it(tiny_deberta: Path, glue_folder: Path, tmp_path: Pa
     torch.testing.assert_close(merged, live, rtol=1e-4, atol=1e-5)
 
     export_uniform(model, tmp_path / "uniform")
+    export_saved_adapter(tmp_path / "adapter", tmp_path / "padded")
+    one, other = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("uniform", "padded"))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one), "from the model and from the files, the same"
+    assert {len(t) for key, t in one.items() if "lora_A" in key} == {max(ranks.values())}
     loaded, merged = stock_logits(tiny_deberta, tmp_path / "uniform", batch, tmp_path)
     torch.testing.assert_close(loaded, live, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(merged, live, rtol=1e-4, atol=1e-5)
@@ -111,3 +119,14 @@ def test_add_adapter_saves_and_loads(tiny_deberta: Path, glue_folder: Path, tmp_
     again.eval()
     with torch.no_grad():
         assert torch.equal(again(**batch).logits, model(**batch).logits)
+
+
+def test_what_cannot_be_padded_is_refused(tmp_path: Path) -> None:
+    LoHaConfig(target_modules=["q"]).save_pretrained(str(tmp_path / "loha"))
+    with pytest.raises(ValueError, match="is of type LOHA; only a LoRA adapter can be padded"):
+        export_saved_adapter(tmp_path / "loha", tmp_path / "out")
+    LoraConfig(target_parameters=["experts.gate_up_proj"]).save_pretrained(str(tmp_path / "experts"))
+    with pytest.raises(ValueError, match=r"adapts expert parameters \(experts.gate_up_proj\)"):
+        export_saved_adapter(tmp_path / "experts", tmp_path / "out")
+    with pytest.raises(ValueError, match="is the adapter itself; give another folder"):
+        export_saved_adapter(tmp_path / "loha", tmp_path / "loha")

@@ -1,0 +1,118 @@
+"""`glora ranks`: a rank_pattern for a model and a data set, from a few batches of its training data.
+
+As with any LoRA whose ranks differ, a rank_pattern alone would scale each matrix by lora_alpha/r_k; the alpha_pattern beside it
+holds one scaling, that of the uniform adapter.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from glora.experiments.spec import RunConfig
+
+FORMATS = ("json", "yaml", "python")
+
+
+@dataclass(frozen=True)
+class SuggestedRanks:
+    """Ranks by PEFT's exact patterns, and the adapter they belong to."""
+
+    rank: int
+    alpha: float
+    rank_pattern: dict[str, int]
+
+    @property
+    def alpha_pattern(self) -> dict[str, float]:
+        """α_k = s·r_k with s = alpha/rank."""
+        scaling = self.alpha / self.rank
+        return {name: _plain(scaling * rank) for name, rank in self.rank_pattern.items()}
+
+    def text(self, form: str) -> str:
+        """The patterns, to be pasted or read.
+
+        Args:
+            form: "json"; "yaml", with the keys of axolotl's configuration; or "python", the arguments of LoraConfig.
+
+        Raises:
+            ValueError: another format.
+        """
+        alpha = _plain(self.alpha)
+        if form == "json":
+            fields = {"r": self.rank, "lora_alpha": alpha}
+            return json.dumps(
+                fields | {"rank_pattern": self.rank_pattern, "alpha_pattern": self.alpha_pattern}, indent=2
+            )
+        if form == "yaml":
+            lines = [f"lora_r: {self.rank}", f"lora_alpha: {alpha}"]
+            for key, pattern in (("lora_rank_pattern", self.rank_pattern), ("lora_alpha_pattern", self.alpha_pattern)):
+                # in single quotes a backslash is itself
+                lines += [f"{key}:", *(f"  '{name}': {value}" for name, value in pattern.items())]
+            return "\n".join(lines)
+        if form == "python":
+            lines = [f"r={self.rank},", f"lora_alpha={alpha},"]
+            for key, pattern in (("rank_pattern", self.rank_pattern), ("alpha_pattern", self.alpha_pattern)):
+                lines += [f"{key}={{", *(f"    {name!r}: {value}," for name, value in pattern.items()), "},"]
+            return "\n".join(lines)
+        raise ValueError(f"format={form!r} is unknown; choose one of {', '.join(FORMATS)}")
+
+
+def suggest(config: RunConfig, batches: int) -> SuggestedRanks:
+    """Read the gradients of a few batches of a task's training data.
+
+    Args:
+        config: Model, task, rank, target modules, batch size, seed and GLoRA's budget and bounds; the rest is not used.
+        batches: How many batches to read.
+
+    Raises:
+        ValueError: fewer than one batch, or whatever the task, the model or the bounds are refused for.
+    """
+    if batches < 1:
+        raise ValueError(f"batches={batches} must be at least 1")
+    import torch
+    from peft import LoraConfig
+
+    from glora.experiments.models import find_target_modules, load_classifier, tokenize
+    from glora.experiments.tasks import load_task
+    from glora.probe import suggest_ranks
+
+    limit = min(batches * config.batch_size, config.train_limit or batches * config.batch_size)
+    task = load_task(config.task, data_dir=config.data_dir, train_limit=limit, eval_limit=1)
+    model, tokenizer = load_classifier(
+        config.model,
+        num_labels=task.num_labels,
+        label_names=task.label_names,
+        regression=task.regression,
+        seed=config.seed,
+    )
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    rows = tokenize(task, tokenizer, config.max_length).train
+    lora = LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        target_modules=list(config.target_modules or find_target_modules(model)),
+    )
+    patterns = suggest_ranks(
+        model,
+        _batches(rows, tokenizer, config.batch_size),
+        lora,
+        total_rank=config.total_rank,
+        budget=config.budget,
+        min_rank=max(config.min_rank, 1),
+        max_rank=config.max_rank,
+        seed=config.seed,
+    )
+    return SuggestedRanks(config.rank, config.alpha, patterns)
+
+
+def _batches(rows: Any, tokenizer: Any, size: int) -> Iterator[Any]:
+    from torch.utils.data import DataLoader
+    from transformers import DataCollatorWithPadding
+
+    yield from DataLoader(rows, batch_size=size, collate_fn=DataCollatorWithPadding(tokenizer))
+
+
+def _plain(number: float) -> float | int:
+    return int(number) if float(number).is_integer() else number

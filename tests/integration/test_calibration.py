@@ -1,0 +1,110 @@
+"""`glora ranks` and `glora export`, as a user calls them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from glora.cli import app, main
+from glora.experiments.calibration import SuggestedRanks
+from integration.trainer_case import base_model, peft_model
+
+PATTERNS = {"^a\\.b": 3, "^c": 5}
+
+
+def ranks(*arguments: str) -> str:
+    result = CliRunner().invoke(app, ["ranks", *arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_the_printed_pattern_makes_an_adapter(tiny_deberta: Path, glue_folder: Path) -> None:
+    common = ("--model", str(tiny_deberta), "--task", "rte", "--data-dir", str(glue_folder), "--batches", "2", "--max-length", "64")
+    printed = json.loads(ranks(*common, "--rank", "4", "--batch-size", "8"))
+    assert printed["r"] == 4
+    assert sum(printed["rank_pattern"].values()) == 4 * len(printed["rank_pattern"])
+    assert min(printed["rank_pattern"].values()) >= 1
+    assert len(set(printed["rank_pattern"].values())) > 1
+
+    targets = ["query_proj", "key_proj", "value_proj", "dense"]
+    model = get_peft_model(base_model(tiny_deberta), LoraConfig(target_modules=targets, **printed))
+    layers = [m for n, m in model.named_modules() if hasattr(m, "lora_A") and ".layer." in n]
+    assert sum(m.r["default"] for m in layers) == sum(printed["rank_pattern"].values())
+    assert {m.scaling["default"] for m in layers} == {2.0}
+
+
+def test_formats_say_the_same() -> None:
+    suggested = SuggestedRanks(rank=4, alpha=6.0, rank_pattern=PATTERNS)
+    as_json = json.loads(suggested.text("json"))
+    as_yaml = yaml.safe_load(suggested.text("yaml"))
+    as_python = eval(f"dict({suggested.text('python')})")
+    assert (
+        as_json
+        == as_python
+        == {
+            "r": 4,
+            "lora_alpha": 6,
+            "rank_pattern": PATTERNS,
+            "alpha_pattern": {"^a\\.b": 4.5, "^c": 7.5},
+        }
+    )
+    assert as_yaml == {
+        "lora_r": 4,
+        "lora_alpha": 6,
+        "lora_rank_pattern": PATTERNS,
+        "lora_alpha_pattern": {"^a\\.b": 4.5, "^c": 7.5},
+    }
+
+
+def test_export_pads_what_lies_in_a_folder(tiny_deberta: Path, tmp_path: Path) -> None:
+    model = peft_model(tiny_deberta, rank_pattern={"query_proj": 2}, alpha_pattern={"query_proj": 4})
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    model.save_pretrained(tmp_path / "adapter")
+    result = CliRunner().invoke(
+        app,
+        ["export", str(tmp_path / "adapter"), "--uniform", "--output", str(tmp_path / "out")],
+        catch_exceptions=False,
+    )
+    assert result.exit_code == 0
+    assert str(tmp_path / "out") in result.stdout.replace("\n", "")
+    tensors = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert {len(t) for key, t in tensors.items() if "lora_A" in key} == {4}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ranks", "--format", "toml"], "format='toml' is unknown; choose one of json, yaml, python"),
+        (["ranks", "--min-rank", "0"], "min_rank=0 must be at least 1"),
+        (["ranks", "--batches", "0"], "batches=0 must be at least 1"),
+        (["ranks", "--task", "rtee"], "rtee"),
+        (["ranks", "--rank", "0", "--budget", "time"], "rank=0"),
+        (["export", "nowhere", "--output", "out"], "say in which form: --uniform"),
+        (["export", "nowhere", "--uniform", "--output", "out"], "nowhere"),
+    ],
+)
+def test_bad_input_is_one_message(
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["glora", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert message in error
+    assert "Traceback" not in error
