@@ -26,7 +26,8 @@ def ranks(*arguments: str) -> str:
 
 
 def test_the_printed_pattern_makes_an_adapter(tiny_deberta: Path, glue_folder: Path) -> None:
-    common = ("--model", str(tiny_deberta), "--task", "rte", "--data-dir", str(glue_folder), "--batches", "2", "--max-length", "64")
+    data = ("--task", "rte", "--data-dir", str(glue_folder), "--batches", "2", "--max-length", "64")
+    common = ("--model", str(tiny_deberta), *data)
     printed = json.loads(ranks(*common, "--rank", "4", "--batch-size", "8"))
     assert printed["r"] == 4
     assert sum(printed["rank_pattern"].values()) == 4 * len(printed["rank_pattern"])
