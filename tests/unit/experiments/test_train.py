@@ -56,9 +56,10 @@ def record_of(config: RunConfig) -> RunRecord:
 
 
 def measured(record: RunRecord) -> dict[str, Any]:
-    """What a run found out, without what depends on the clock."""
-    volatile = {"started_at", "finished_at", "train_seconds", "seconds_per_step", "peak_memory_bytes", "metrics"}
-    kept = record.model_dump(exclude=volatile)
+    """What a run found out, without what depends on the clock or on whoever works on the checkout meanwhile."""
+    timed = {"started_at", "finished_at", "train_seconds", "seconds_per_step", "peak_memory_bytes", "metrics"}
+    kept = record.model_dump(exclude={*timed, "provenance"})
+    kept["fingerprint"] = record.provenance.data_fingerprint
     kept["metrics"] = [(m.epoch, m.step, m.split, m.train_loss, m.values) for m in record.metrics]
     return kept
 
