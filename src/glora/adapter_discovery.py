@@ -112,13 +112,13 @@ def check_layer(name: str, layer: LoraLayer, adapter_name: str) -> None:
     )
     if not type(layer).__module__.startswith("peft."):
         reason = f"{type(layer).__name__}, a LoRA layer that is not PEFT's own,"
+    elif variant is not None and not isinstance(variant, SUPPORTED_VARIANTS):
+        reason = f"the LoRA variant {type(variant).__name__.removesuffix('Variant')}, which is more than a trained B·A,"
+        remedy = "use plain LoRA or DoRA"
     elif not ordinary or isinstance(base, nn.MultiheadAttention):
         reason = f"LoRA on {type(base).__name__} ({type(layer).__name__})"
     elif getattr(base, "groups", 1) != 1:
         reason = f"a convolution with groups={base.groups}"
-    elif variant is not None and not isinstance(variant, SUPPORTED_VARIANTS):
-        reason = f"the LoRA variant {type(variant).__name__.removesuffix('Variant')}, which is more than a trained B·A,"
-        remedy = "use plain LoRA or DoRA"
     elif adapter_name in layer.merged_adapters:
         reason, remedy = "a merged adapter", "call model.unmerge_adapter() first"
     elif wrong := {factor.dtype for factor in factors(layer, adapter_name)} - set(SUPPORTED_DTYPES):
