@@ -22,7 +22,8 @@ class RunConfig(BaseModel):
     32, three epochs, one epoch of warm-up, beta 0.9.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # defaults are validated as given values are, so that 3 and 3.0 epochs are one configuration with one key
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     model: str = Field(DEFAULT_MODEL, description="Model: a name of `glora list models`, a hub id or a local folder.")
     task: str = Field(DEFAULT_TASK, description="Task: a name of `glora list tasks`, or a data file of one's own.")

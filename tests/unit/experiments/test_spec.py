@@ -1,0 +1,30 @@
+"""One configuration, one key."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from glora.experiments.spec import RunConfig
+
+
+def test_a_default_is_the_same_run_as_the_value_given() -> None:
+    given = RunConfig(epochs=3, learning_rate=2e-4, rank=8, seed=0)
+    assert given.key == RunConfig().key
+    assert given.key == RunConfig.model_validate_json(RunConfig().model_dump_json()).key
+
+
+def test_every_setting_that_changes_a_result_changes_the_key() -> None:
+    changed = {"epochs": 2, "learning_rate": 1e-3, "rank": 4, "seed": 1, "method": "lora", "beta": 0.5, "task": "rte"}
+    keys = {RunConfig(**{name: value}).key for name, value in changed.items()} | {RunConfig().key}
+    assert len(keys) == len(changed) + 1
+
+
+def test_a_local_model_folder_is_named_by_its_last_part() -> None:
+    assert RunConfig(model="some/folder/tiny").key.startswith("stdlib-docs--tiny--glora--r8--seed0--")
+
+
+@pytest.mark.parametrize("fields", [{"beta": 1.0}, {"rank": 0}, {"signal": "size"}, {"colour": "red"}])
+def test_faults_are_refused(fields: dict) -> None:
+    with pytest.raises(ValidationError):
+        RunConfig(**fields)
