@@ -1,6 +1,6 @@
 """Resuming: a training that is cut off after the reallocation goes on from its checkpoint and gives the same weights.
 
-Nothing has to be done for it: the checkpoint says what the ranks were. The model is made anew, with its first, equal ranks.
+The checkpoint says what the ranks were. The model is made anew, with its first, equal ranks, and takes them on by itself.
 
     python examples/resume.py [FOLDER]      where the checkpoints are kept (default: a temporary folder)
 """
@@ -20,7 +20,7 @@ from transformers import (
     set_seed,
 )
 
-from glora import RankAllocationCallback, RankAllocationConfig
+from glora import RankAllocationCallback, RankAllocationConfig, last_complete_checkpoint
 
 
 class CutOff(TrainerCallback):
@@ -64,7 +64,7 @@ def main(folder):
 
     make_trainer(folder / "cut-off", CutOff()).train()
     resumed = make_trainer(folder / "cut-off")
-    resumed.train(resume_from_checkpoint=True)  # or the folder of one checkpoint; this takes the last, of step 12
+    resumed.train(resume_from_checkpoint=last_complete_checkpoint(folder / "cut-off"))
 
     ours, theirs = whole.model.state_dict(), resumed.model.state_dict()
     same = ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)

@@ -1,0 +1,127 @@
+"""Each example runs by itself, says what its first lines promise, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+def run(name: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run an example in an empty folder, with an empty folder for temporary files; both must be empty again afterwards."""
+    here, temporary = folder / "here", folder / "temporary"
+    here.mkdir()
+    temporary.mkdir()
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / f"{name}.py", *arguments],
+        check=False,  # what it wrote to stderr says more than the exception would
+        cwd=here,
+        env=os.environ | {"TMPDIR": str(temporary), "TORCHINDUCTOR_CACHE_DIR": str(folder / "torch")},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(here.iterdir()) == list(temporary.iterdir()) == []
+    return done
+
+
+def numbers(pattern: str, text: str) -> list[float]:
+    found = re.search(pattern, text)
+    assert found, f"{pattern!r} is not in\n{text}"
+    return [float(group.replace(",", "")) for group in found.groups()]
+
+
+def reallocations(stderr: str) -> int:
+    return len(re.findall(r"^glora: step \d+: \d+ of \d+ matrices changed rank", stderr, re.MULTILINE))
+
+
+def test_every_example_has_a_test() -> None:
+    tested = set(re.findall(r'run\("(\w+)"', Path(__file__).read_text(encoding="utf-8")))
+    assert tested == {path.stem for path in EXAMPLES.glob("*.py")}
+
+
+@pytest.mark.encoder
+def test_trainer(embedded_encoder: Path, tmp_path: Path) -> None:
+    done = run("trainer", tmp_path, str(tmp_path / "output"))
+    (accuracy,) = numbers(r"accuracy on new words: ([\d.]+)", done.stdout)
+    assert accuracy > 0.8
+    matrices, total = numbers(r"(\d+) matrices, (\d+) ranks in all", done.stdout)
+    assert (matrices, total) == (36, 36 * 8)
+    ranks = [int(line.split()[0]) for line in done.stdout.splitlines() if line.endswith((".dense", ".query", ".key"))]
+    assert ranks == sorted(ranks, reverse=True)
+    assert ranks[0] > 8 > ranks[-1]
+    assert reallocations(done.stderr) == 1
+    assert (tmp_path / "output" / "adapter_config.json").is_file()
+
+
+def test_own_loop(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    done = run("own_loop", tmp_path)
+    (before,), (after,) = (
+        numbers(rf"{when}: accuracy on negatives ([\d.]+)", done.stdout) for when in ("before", "after")
+    )
+    assert before < 0.2
+    assert after > 0.6
+    assert sum(numbers(r"step 400: ranks \{'0': (\d+), '2': (\d+), '4': (\d+)\}", done.stdout)) == 3 * 4
+    assert reallocations(done.stderr) == 1
+
+
+def test_trl_sft(tmp_path: Path) -> None:
+    pytest.importorskip("trl")
+    done = run("trl_sft", tmp_path)
+    first, last = numbers(r"loss of the answers: ([\d.]+) at first, ([\d.]+) at last", done.stdout)
+    assert last < first - 0.1
+    ranks = [int(rank) for rank in re.findall(r"^ *(\d+)  model\.layers", done.stdout, re.MULTILINE)]
+    assert sum(ranks) == 14 * 8
+    assert len(set(ranks)) > 2
+    assert reallocations(done.stderr) == 1
+
+
+def test_accelerate_loop(tmp_path: Path) -> None:
+    done = run("accelerate_loop", tmp_path)
+    smallest, largest = numbers(r"uninterrupted: loss [\d.]+, ranks (\d+) to (\d+)", done.stdout)
+    assert smallest < 4 < largest
+    assert "the same: True" in done.stdout
+    assert reallocations(done.stderr) == 1, "the resumed run begins after the reallocation"
+
+
+def test_suggest_ranks(tmp_path: Path) -> None:
+    done = run("suggest_ranks", tmp_path)
+    assert "the model is as it was: True" in done.stdout
+    ranks = [int(rank) for rank in re.findall(r"^ *(\d+)  \^model", done.stdout, re.MULTILINE)]
+    assert len(ranks) == 21
+    assert min(ranks) >= 1
+    assert len(set(ranks)) > 2
+    allocated, uniform = numbers(r"parameters: ([\d,]+), uniform ([\d,]+)", done.stdout)
+    assert 0.98 * uniform < allocated <= uniform
+
+
+def test_serve_uniform(tmp_path: Path) -> None:
+    done = run("serve_uniform", tmp_path, str(tmp_path / "output"))
+    (trained,) = numbers(r"trained against base model: ([\d.e-]+)", done.stdout)
+    assert trained > 0.1
+    for form in ("adapter", "uniform"):
+        differences = numbers(rf"{form}: largest difference ([\d.e-]+), merged ([\d.e-]+)", done.stdout)
+        assert max(differences) < 1e-5
+        assert (tmp_path / "output" / form / "adapter_model.safetensors").is_file()
+    (differing,), (padded,) = (
+        numbers(rf"{form}: r=.*, (\d+) entries in rank_pattern", done.stdout) for form in ("adapter", "uniform")
+    )
+    assert differing > 0
+    assert padded == 0
+
+
+def test_resume(tmp_path: Path) -> None:
+    done = run("resume", tmp_path, str(tmp_path / "output"))
+    assert "the same weights, to the last bit: True" in done.stdout
+    (largest,) = numbers(r"largest rank (\d+), before the reallocation 4", done.stdout)
+    assert largest > 4
+    assert reallocations(done.stderr) == 2, "once in each run that came to it, not again after resuming"
+    assert (tmp_path / "output" / "cut-off" / "checkpoint-12").is_dir()
