@@ -58,7 +58,7 @@ def test_quantised_bases(options: dict[str, Any], tmp_path: Path) -> None:
         return prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
 
     # bitsandbytes computes in 16 bits; and PEFT rounds to 4 or 8 when it merges
-    setup = Setup(quantised, causal(["q_proj", "k_proj", "v_proj", "up_proj"]), text, merges=False, rounding=2e-2)
+    setup = Setup(quantised, causal(["q_proj", "k_proj", "v_proj", "up_proj"]), text, merges=False, rounding=5e-2)
     life = live_through(setup, tmp_path)
     layer = life.allocator.adapter.layers["model.layers.0.mlp.up_proj"]
     assert type(layer).__name__ == ("Linear4bit" if "load_in_4bit" in options else "Linear8bitLt")
