@@ -14,7 +14,6 @@ or a micro-batch that is only accumulated, never does.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -24,39 +23,18 @@ from torch import nn
 
 from glora._logging import get_logger
 from glora.configuration import RankAllocationConfig
+from glora.first_step import FirstStep
 from glora.gradient_norms import GradientNorms
 from glora.lora_layers import drawn_factor, factors
+from glora.norm_average import NormAverage
 from glora.optimizer_state import check_optimizer, holds, unwrap_optimizer
-from glora.rank_allocation import allocate_ranks
+from glora.rank_bounds import allocate_within_bounds
 from glora.ranked_adapter import RankedAdapter
+from glora.reallocation import Reallocation
 from glora.sketch_ratios import SketchRatios
 
 logger = get_logger()
 STATE_VERSION = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Reallocation:
-    """What happened when the ranks changed; `str()` is the line that the user sees."""
-
-    step: int
-    matrices: int
-    changed: int
-    removed: int
-    smallest_rank: int
-    largest_rank: int
-    total_rank: int
-    parameters_before: int
-    parameters_after: int
-
-    def __str__(self) -> str:
-        """One line: how many matrices changed, smallest and largest rank, parameters before and after."""
-        ratio = self.parameters_after / self.parameters_before - 1
-        return (
-            f"step {self.step}: {self.changed} of {self.matrices} matrices changed rank, now {self.smallest_rank} to "
-            f"{self.largest_rank} ({self.removed} without an adapter, {self.total_rank} in all); adapter parameters "
-            f"{self.parameters_before:,} -> {self.parameters_after:,} ({ratio:+.1%})"
-        )
 
 
 class RankAllocator:
@@ -105,6 +83,8 @@ class RankAllocator:
         self._warmup_steps: int = config.warmup_steps
         _refuse_processes()
         self.adapter = model if isinstance(model, RankedAdapter) else RankedAdapter(model, config.adapter_name)
+        if config.signal == "delta_exact":
+            _refuse_compiled(self.adapter.root if isinstance(model, RankedAdapter) else model)
         self._optimizer = unwrap_optimizer(optimizer)
         check_optimizer(self._optimizer)
         self._check_trained()
@@ -116,12 +96,13 @@ class RankAllocator:
         self.steps = 0
         self._reallocations = 0
         # Bounds that cannot be met are refused now, not after the warm-up.
-        self._allocate(dict.fromkeys(self.adapter.layers, 1.0))
+        allocate_within_bounds(self.adapter, config, self.total_rank, dict.fromkeys(self.adapter.layers, 1.0))
 
         self._norms: GradientNorms | None = None
         self._ratios: SketchRatios | None = None
         self._pending: torch.Tensor | None = None
         self._listen()
+        self._first_step = FirstStep(self._optimizer, self._parameters)
         self._hook = self._optimizer.register_step_post_hook(lambda *_: self._after_optimizer_step())
 
     @property
@@ -147,7 +128,7 @@ class RankAllocator:
     @property
     def norms(self) -> dict[str, float]:
         """g_k, the moving average of ‖G_k‖_F, of every matrix that has an adapter. Reading it waits for the device."""
-        return dict(zip(self._names, self._average.tolist()))
+        return self._average.values
 
     @property
     def scores(self) -> dict[str, float]:
@@ -159,7 +140,7 @@ class RankAllocator:
     @property
     def non_finite_steps(self) -> int:
         """Steps whose gradients held inf or NaN, and which the average left out. Reading it waits for the device."""
-        return int(self._non_finite.item())
+        return self._average.left_out
 
     @property
     def recording(self) -> bool:
@@ -177,17 +158,19 @@ class RankAllocator:
         if self._ratios is not None and self._measures_this_step():
             self._ratios.measure()
         self._pending = self._norms.read(self._ratios.ratios if self._ratios is not None else None)
+        self._first_step.read()
 
     def allocate(self) -> dict[str, int]:
         """The ranks that the present scores give under the budget and the bounds; nothing is changed.
 
         A subclass may allocate by a rule of its own.
         """
-        return self._allocate(self.norms)
+        return allocate_within_bounds(self.adapter, self.config, self.total_rank, self.norms)
 
     def detach(self) -> None:
         """Stop listening: to the optimiser, and to the layers. The ranks stay as they are."""
         self._hook.remove()
+        self._first_step.detach()
         self._stop_recording()
 
     def state_dict(self) -> dict[str, Any]:
@@ -197,8 +180,7 @@ class RankAllocator:
             "version": STATE_VERSION,
             "config": self.config.to_dict(),
             "steps": self.steps,
-            "norms": self.norms,
-            "non_finite_steps": self.non_finite_steps,
+            **self._average.state_dict(),
             # NaN, a ratio that was not measured, is not JSON
             "sketch_ratios": None if ratios is None else [None if math.isnan(x) else x for x in ratios],
             "allocated": self.allocated,
@@ -246,8 +228,7 @@ class RankAllocator:
         # In the model's order, in which the norms are read; JSON may have sorted the names.
         names = tuple(name for name in self.adapter.layers if name in state["norms"])
         self._listen(recording=state["recording"], names=names)
-        self._average.copy_(torch.tensor([state["norms"][name] for name in self._names]))
-        self._non_finite.fill_(state["non_finite_steps"])
+        self._average.load_state_dict(state)
         if self._ratios is not None and state["sketch_ratios"] is not None:
             ratios = [math.nan if x is None else x for x in state["sketch_ratios"]]
             self._ratios.ratios.copy_(torch.tensor(ratios))
@@ -256,10 +237,7 @@ class RankAllocator:
         """Start a fresh average over the matrices that have an adapter."""
         layers = {name: layer for name, layer in self.adapter.layers.items() if self.adapter.ranks[name] > 0}
         norms = GradientNorms(layers, self.adapter.name, self.config.signal)
-        self._names = names or norms.names
-        self._average = torch.zeros(len(self._names), dtype=torch.float32, device=norms.device)
-        self._non_finite = torch.zeros((), dtype=torch.int64, device=norms.device)
-        self._recorded_since = self.steps
+        self._average = NormAverage(names or norms.names, self.config.beta, norms.device)
         if not recording:
             return
         self._norms = norms
@@ -285,10 +263,8 @@ class RankAllocator:
                 "optimizer.step() ran without allocator.step() before it, so this step's gradients were not seen and "
                 "the ranks would never be allocated; call allocator.step() between loss.backward() and optimizer.step()"
             )
-        finite = torch.isfinite(self._pending).all()
-        beta = self.config.beta
-        self._average = torch.where(finite, beta * self._average + (1 - beta) * self._pending, self._average)
-        self._non_finite += ~finite
+        self._first_step.made()
+        self._average.add(self._pending)
         self._pending = None
         self.steps += 1
         if self._ratios is not None:
@@ -304,22 +280,34 @@ class RankAllocator:
 
     def _reallocate(self) -> None:
         norms = self.norms
-        recorded = self.steps - self._recorded_since
-        if skipped := self.non_finite_steps:
+        recorded, left_out = self._average.steps, self.non_finite_steps
+        if left_out:
             logger.warning(
-                "%d of %d warm-up steps had inf or NaN gradients and were left out of the average", skipped, recorded
+                "%d of %d warm-up steps had inf or NaN gradients and were left out of the average: %s",
+                left_out,
+                recorded,
+                _listing(self._average.ever_non_finite),
             )
         ranks, before, old = None, self.parameters, self.ranks
-        if any(norms.values()):
+        if diverged := self._diverged():
+            logger.warning(
+                "the weights of %d matrices hold inf or NaN; the ranks stay as they are: %s",
+                len(diverged),
+                _listing(diverged),
+            )
+        elif any(norms.values()):
             if silent := [name for name, norm in norms.items() if norm == 0]:
-                logger.warning("%d matrices never got a gradient: %s", len(silent), ", ".join(silent))
+                logger.warning("%d matrices never got a gradient: %s", len(silent), _listing(silent))
             ranks = self.allocate()
-        else:
+        elif left_out < recorded:
             logger.warning(
                 "no gradient reached any of the %d matrices during the warm-up; the ranks stay as they are and "
-                "training goes on as plain LoRA",
+                "training goes on as plain LoRA: %s",
                 len(norms),
+                _listing(list(norms)),
             )
+        else:
+            logger.warning("so there is no average; the ranks stay as they are and training goes on as plain LoRA")
         recording_goes_on = self.config.reallocate_every is not None
         self._stop_recording()
         if ranks is not None:
@@ -342,27 +330,15 @@ class RankAllocator:
         if recording_goes_on:
             self._listen()
 
-    def _allocate(self, scores: Mapping[str, float]) -> dict[str, int]:
-        """The ranks of all matrices; those without an adapter have no score, and stay without."""
-        adapter, config = self.adapter, self.config
-        present = [name for name in adapter.layers if adapter.ranks[name] > 0]
-        low, high = dict(_by_name(config.min_rank)), dict(_by_name(config.max_rank))
-        for bounds, what in ((low, "min_rank"), (high, "max_rank")):
-            if unknown := sorted(set(bounds) - set(adapter.layers) - {""}):
-                near = difflib.get_close_matches(unknown[0], adapter.layers, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise ValueError(
-                    f"{what} names {unknown[0]!r}, which is not among the {len(adapter.layers)} matrices{hint}"
-                )
-        shape, floors = adapter.shapes, adapter.floors
-        ranks = allocate_ranks(
-            {name: scores[name] for name in present},
-            self.total_rank,
-            min_rank={name: max(low.get(name, low.get("", 0)), floors[name][0]) for name in present},
-            max_rank={name: min(high.get(name, high.get("", min(shape[name]))), *shape[name]) for name in present},
-            costs={name: adapter.costs[name] for name in present} if config.budget == "parameters" else None,
-        )
-        return {name: ranks.get(name, 0) for name in adapter.layers}
+    def _parameters(self) -> list[nn.Parameter]:
+        present = (layer for name, layer in self.adapter.layers.items() if self.adapter.ranks[name] > 0)
+        return [factor for layer in present for factor in factors(layer, self.adapter.name)]
+
+    def _diverged(self) -> list[str]:
+        """The matrices whose weights hold inf or NaN."""
+        names = [name for name, rank in self.adapter.ranks.items() if rank > 0]
+        sound = torch.stack([torch.isfinite(p).all().cpu() for p in self._parameters()]).view(-1, 2).all(1)
+        return [name for name, ok in zip(names, sound.tolist()) if not ok]
 
     def _check_trained(self) -> None:
         frozen = []
@@ -378,11 +354,17 @@ class RankAllocator:
             )
 
 
-def _by_name(bound: int | Mapping[str, int] | None) -> Mapping[str, int]:
-    """A bound for all matrices stands under the empty name."""
-    if bound is None:
-        return {}
-    return bound if isinstance(bound, Mapping) else {"": bound}
+def _listing(names: list[str]) -> str:
+    shown = 6
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
+
+
+def _refuse_compiled(model: nn.Module) -> None:
+    if any(hasattr(module, "_orig_mod") or module._compiled_call_impl is not None for module in model.modules()):
+        raise ValueError(
+            'signal="delta_exact" measures with hooks, and compiled code does not call hooks that come and go; use '
+            'signal="delta", or train without torch.compile'
+        )
 
 
 def _refuse_processes() -> None:

@@ -219,6 +219,7 @@ def test_the_loop_makes_no_host_device_synchronisation(monkeypatch: pytest.Monke
     model = lora()
     optimizer = sgd(model)
     allocator = RankAllocator(model, optimizer, config(warmup_steps=50))
+    train(model, optimizer, allocator, 1)  # the first step looks, once, whether the gradients are scaled
 
     def waits(*_: object) -> None:
         raise AssertionError("this waits for the device")

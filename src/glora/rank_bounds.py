@@ -1,0 +1,60 @@
+"""Scores to ranks under the bounds that hold for an adapter: the user's, the shapes', and those of each kind of layer."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+
+from glora.configuration import RankAllocationConfig
+from glora.rank_allocation import allocate_ranks
+from glora.ranked_adapter import RankedAdapter
+
+
+def allocate_within_bounds(
+    adapter: RankedAdapter, config: RankAllocationConfig, total_rank: int, scores: Mapping[str, float]
+) -> dict[str, int]:
+    """The ranks of all matrices of an adapter.
+
+    A matrix without an adapter has no score and stays without, but counts for what R_total ranks spread evenly would cost: so
+    the budget is the same at every reallocation.
+
+    Args:
+        adapter: The adapter as it is.
+        config: Its `budget`, `min_rank` and `max_rank` are used.
+        total_rank: R_total.
+        scores: s_k, or anything in proportion to it, of each matrix that has an adapter.
+
+    Raises:
+        ValueError: a bound names no matrix, or the bounds cannot be met.
+    """
+    low, high = _by_name(config.min_rank), _by_name(config.max_rank)
+    for bounds, what in ((low, "min_rank"), (high, "max_rank")):
+        if unknown := sorted(set(bounds) - set(adapter.layers) - {""}):
+            near = difflib.get_close_matches(unknown[0], adapter.layers, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(
+                f"{what} names {unknown[0]!r}, which is not among the {len(adapter.layers)} matrices{hint}"
+            )
+
+    def bounds_of(name: str) -> tuple[float, int, int]:
+        if adapter.ranks[name] == 0:
+            return 0.0, 0, 0
+        full = min(adapter.shapes[name])
+        least = max(low.get(name, low.get("", 0)), adapter.floors[name][0])
+        return scores[name], least, min(high.get(name, high.get("", full)), full)
+
+    scored = {name: bounds_of(name) for name in adapter.layers}
+    return allocate_ranks(
+        {name: score for name, (score, _, _) in scored.items()},
+        total_rank,
+        min_rank={name: least for name, (_, least, _) in scored.items()},
+        max_rank={name: most for name, (_, _, most) in scored.items()},
+        costs=adapter.costs if config.budget == "parameters" else None,
+    )
+
+
+def _by_name(bound: int | Mapping[str, int] | None) -> Mapping[str, int]:
+    """A bound for all matrices stands under the empty name."""
+    if bound is None:
+        return {}
+    return bound if isinstance(bound, Mapping) else {"": bound}
