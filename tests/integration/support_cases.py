@@ -6,7 +6,7 @@ The tests run the cases; tests/unit/test_support_table.py compares them with the
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -66,6 +66,7 @@ class Refused:
     make: Callable[[], nn.Module]
     error: str
     how: str
+    allocation: dict[str, Any] = field(default_factory=dict)
     outcome: str = "refused"
 
 
@@ -81,6 +82,11 @@ def _from_the_base(name: str, init: str, make: Callable[[], nn.Module]) -> Refus
 def _variant(name: str, **fields: Any) -> Refused:
     error = "q_proj: the LoRA variant .*, which is more than a trained B·A, is not supported by glora; use plain LoRA or DoRA"
     return Refused(name, _adapted(llama, causal(**fields)), error, "use plain LoRA or DoRA")
+
+
+def _without_exact_signal(kind: str, make: Callable[[], nn.Module]) -> Refused:
+    error = 'signal="delta_exact" measures linear layers only, and this is LoRA on .*; use signal="delta"'
+    return Refused(f'`signal="delta_exact"` on {kind}', make, error, 'use `signal="delta"`', {"signal": "delta_exact"})
 
 
 def _merged() -> nn.Module:
@@ -180,6 +186,9 @@ LAYERS: list[Works | Refused] = [
         "first: adapter weights in float64 is not supported by glora; load the model in float32 or bfloat16",
         "load the model in float32 or bfloat16",
     ),
+    _without_exact_signal("embeddings", _adapted(tables, lora())),
+    _without_exact_signal("convolutions", _adapted(conv2d, lora())),
+    _without_exact_signal("experts", _adapted(seeded(lambda: Mixture(False)), MIXTURE)),
 ]
 
 ADAPTERS: list[Works | Refused] = [
@@ -366,6 +375,6 @@ SECTIONS: dict[str, list[Works | Refused]] = {
 
 def table(section: str) -> str:
     """The table of one section, as it stands in docs/support.md."""
-    lines = [f"| {section} | | |", "|---|---|---|"]
+    lines = [f"| {section} | | notes |", "|---|---|---|"]
     lines += [f"| {case.thing} | {case.outcome} | {case.how} |" for case in SECTIONS[section]]
     return "\n".join(lines) + "\n"

@@ -36,7 +36,7 @@ def test_it_is_refused_before_the_first_step(case: Refused) -> None:
     model = case.make()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(ValueError, match=case.error):
-        RankAllocator(model, optimizer, RankAllocationConfig(warmup_steps=1))
+        RankAllocator(model, optimizer, RankAllocationConfig(warmup_steps=1, **case.allocation))
     assert not optimizer._optimizer_step_post_hooks, "a refused allocator listens to the optimiser"
 
 
