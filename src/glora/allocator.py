@@ -31,7 +31,7 @@ from glora.optimizer_state import check_optimizer, holds, unwrap_optimizer
 from glora.rank_bounds import allocate_within_bounds
 from glora.ranked_adapter import RankedAdapter
 from glora.reallocation import Reallocation
-from glora.sketch_ratios import SketchRatios
+from glora.sketch_ratios import SketchRatios, refuse_compiled
 
 logger = get_logger()
 STATE_VERSION = 1
@@ -84,7 +84,7 @@ class RankAllocator:
         _refuse_processes()
         self.adapter = model if isinstance(model, RankedAdapter) else RankedAdapter(model, config.adapter_name)
         if config.signal == "delta_exact":
-            _refuse_compiled(self.adapter.root if isinstance(model, RankedAdapter) else model)
+            refuse_compiled(self.adapter.root if isinstance(model, RankedAdapter) else model)
         self._optimizer = unwrap_optimizer(optimizer)
         check_optimizer(self._optimizer)
         self._check_trained()
@@ -357,14 +357,6 @@ class RankAllocator:
 def _listing(names: list[str]) -> str:
     shown = 6
     return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
-
-
-def _refuse_compiled(model: nn.Module) -> None:
-    if any(hasattr(module, "_orig_mod") or module._compiled_call_impl is not None for module in model.modules()):
-        raise ValueError(
-            'signal="delta_exact" measures with hooks, and compiled code does not call hooks that come and go; use '
-            'signal="delta", or train without torch.compile'
-        )
 
 
 def _refuse_processes() -> None:

@@ -9,21 +9,25 @@ what the number is:
                    column is born, and with v = 0 its steps are (1-β1^t)/√(1-β2^t) times the normal, which is 3.2
                    at the first, 6.5 at the tenth and 3.2 still at the hundredth.
     step size      the mean of the kept columns' (Rprop adapts one for each element).
-    average        the new column itself (ASGD's running mean of the weights).
+    average        the new column itself (ASGD's running mean of the weights, the second sequence of schedule-free's).
+
+Eight- and four-bit states are carried in float32: the optimisers that keep them take that for a small parameter's state.
+
+Whatever else an optimiser keeps cannot follow, and is refused by name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 Kind = Literal["first moment", "second moment", "average"]
 
-# Every per-element state of the optimisers that torch ships and of transformers' Adafactor. A step size is treated as a second
-# moment is: by its mean.
+# Every per-element state of the optimisers that torch ships, and of others that Trainer offers. A step size is treated as a
+# second moment is: by its mean.
 STATE_KINDS: dict[str, Kind] = {
     "exp_avg": "first moment",  # Adam, AdamW, NAdam, RAdam, Adamax, Adafactor
     "momentum_buffer": "first moment",  # SGD, RMSprop, Muon
@@ -42,10 +46,31 @@ STATE_KINDS: dict[str, Kind] = {
     "exp_avg_sq_col": "second moment",
     "step_size": "second moment",  # Rprop
     "ax": "average",  # ASGD
+    "z": "average",  # schedule-free: where the steps are made; the weights lie between z and the mean of all z
+    "kahan_comp": "first moment",  # optimi: what rounding to bfloat16 has lost
 }
 
 # Adafactor keeps means over one of the last two dimensions of a matrix; over the ranks, there is no column to follow.
 MEAN_OVER: dict[str, int] = {"row_var": -1, "col_var": -2, "exp_avg_sq_row": -1, "exp_avg_sq_col": -2}
+
+# What bitsandbytes calls state1 and state2, by its name for the algorithm.
+BITSANDBYTES_STATES: dict[str, dict[str, str]] = {
+    "adam": {"state1": "exp_avg", "state2": "exp_avg_sq"},
+    "ademamix": {"state1": "exp_avg", "state2": "exp_avg_sq"},  # state1 stacks two running means
+    "lamb": {"state1": "exp_avg", "state2": "exp_avg_sq"},
+    "lion": {"state1": "exp_avg"},
+    "momentum": {"state1": "momentum_buffer"},
+    "lars": {"state1": "momentum_buffer"},
+    "rmsprop": {"state1": "exp_avg_sq"},
+    "adagrad": {"state1": "sum"},
+}
+# An eight-bit state of bitsandbytes: codes in state1, their values in qmap1, and a scale for each block of elements in absmax1.
+QUANTISATION = {"absmax1", "qmap1", "absmax2", "qmap2"}
+BITSANDBYTES_BLOCK = 256
+
+# They step while gradients are being computed, so there is no moment at which a step's gradients can be read.
+STEPS_IN_BACKWARD = ("LayerWiseDummyOptimizer", "Lomo", "AdaLomo")
+REMEDY = 'use an optimiser of torch.optim, such as AdamW (optim="adamw_torch")'
 
 # (name of the state, its value) -> that of the successor; built by resize.py, which knows which columns are kept.
 Carry = Callable[[str, torch.Tensor], torch.Tensor]
@@ -66,26 +91,77 @@ def holds(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> bool:
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
-    """Refuse an optimiser whose state cannot follow a parameter to another shape.
+    """Refuse an optimiser whose state cannot follow a parameter to another shape, as far as it has made its state.
 
     Raises:
-        ValueError: LBFGS, whose history is one flat vector over all parameters, or per-element state of an unknown
-            name.
+        ValueError: it steps within backward(); it is LBFGS, whose history is one flat vector over all parameters; or it keeps,
+            for a parameter, tensors of an unknown name or of another shape, or other objects, or keeps them elsewhere than
+            in `optimizer.state`.
     """
     inner = unwrap_optimizer(optimizer)
     name = type(inner).__name__
+    if name in STEPS_IN_BACKWARD:
+        raise ValueError(f"{name} steps within backward(), before a step's gradients can be read; {REMEDY}")
     if isinstance(inner, torch.optim.LBFGS):
         raise ValueError(
             "LBFGS keeps one flat history over all parameters, which cannot follow a matrix to another rank; use AdamW"
         )
     for group in inner.param_groups:
+        for key, value in group.items():
+            if isinstance(value, Mapping) and any(isinstance(k, torch.Tensor) for k in value):
+                raise ValueError(
+                    f"{name} keeps its state in param_groups[...][{key!r}] and not in optimizer.state, where glora could "
+                    f"carry it to a matrix's new columns; {REMEDY}"
+                )
         for parameter in group["params"]:
-            for key, value in inner.state.get(parameter, {}).items():
-                if torch.is_tensor(value) and value.dim() > 0 and key not in STATE_KINDS:
-                    raise ValueError(
-                        f"{name} keeps {key!r} of shape {tuple(value.shape)} for a parameter, and glora does not know "
-                        f"what a new column should start with there; use an optimiser of torch.optim, such as AdamW"
-                    )
+            state = inner.state.get(parameter, {})
+            for key, value in state.items():
+                if key in QUANTISATION and _is_quantised(state):
+                    continue
+                if fault := _fault(_known_name(inner, key), value, parameter):
+                    raise ValueError(f"{name} keeps {key!r} {fault}; {REMEDY}")
+
+
+def _fault(key: str, value: object, parameter: nn.Parameter) -> str:
+    """Why a state cannot follow; empty if it can."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return ""
+    if not isinstance(value, torch.Tensor):
+        return f"(a {type(value).__name__}) for a parameter, which glora cannot carry to another shape"
+    if not _per_element(value):
+        return ""
+    shape = f"of shape {tuple(value.shape)}"
+    if key not in STATE_KINDS:
+        return f"{shape} for a parameter, and glora does not know what a new column should start with there"
+    if key not in MEAN_OVER and value.shape[-parameter.dim() :] != parameter.shape:
+        return f"{shape} for a parameter of shape {tuple(parameter.shape)}, which glora cannot carry to another rank"
+    return ""
+
+
+def _per_element(value: object) -> bool:
+    return isinstance(value, torch.Tensor) and value.dim() > 0 and value.numel() > 1
+
+
+def _known_name(optimizer: torch.optim.Optimizer, key: str) -> str:
+    return BITSANDBYTES_STATES.get(getattr(optimizer, "optimizer_name", ""), {}).get(key, key)
+
+
+def _is_quantised(state: Mapping[str, Any]) -> bool:
+    return "absmax1" in state and "qmap1" in state
+
+
+def _plain_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A parameter's state with quantised tensors (bitsandbytes', torchao's) in float32."""
+    plain = {key: value.dequantize() if hasattr(value, "codes") else value for key, value in state.items()}
+    if not _is_quantised(state):
+        return plain
+    for number in "12":
+        if f"absmax{number}" in plain:
+            scale, values, codes = plain.pop(f"absmax{number}"), plain.pop(f"qmap{number}"), plain[f"state{number}"]
+            flat = codes.reshape(*scale.shape[:-1], -1)  # AdEMAMix stacks two
+            scale = scale.repeat_interleave(BITSANDBYTES_BLOCK, -1)[..., : flat.shape[-1]]
+            plain[f"state{number}"] = (values[flat.long()] * scale).view(codes.shape)
+    return plain
 
 
 def group_of(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> int | None:
@@ -127,5 +203,12 @@ def replace_parameter(
     if state is None or new is None or carry is None:
         return
     inner.state[new] = {
-        key: carry(key, value) if torch.is_tensor(value) and value.dim() > 0 else value for key, value in state.items()
+        key: _carried(_known_name(inner, key), value, old.dim(), carry) if _per_element(value) else value
+        for key, value in _plain_state(state).items()
     }
+
+
+def _carried(key: str, value: torch.Tensor, dimensions: int, carry: Carry) -> torch.Tensor:
+    if value.dim() > dimensions:  # several states of the parameter's shape in one
+        return torch.stack([carry(key, one) for one in value])
+    return carry(key, value)

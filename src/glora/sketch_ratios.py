@@ -47,7 +47,8 @@ class SketchRatios:
             )
         self._layers, self._adapter_name, self._device = dict(layers), adapter_name, device
         self._gradients: dict[str, torch.Tensor] = {}
-        self._inputs: dict[str, list[torch.Tensor]] = {name: [] for name in layers}
+        self._inputs: dict[str, torch.Tensor] = {}
+        self._measured: dict[str, int] = {}  # what the gradient of B was when it was measured: its version
         self._handles: list[RemovableHandle] = []
         self.ratios = torch.full((len(layers),), torch.nan, dtype=torch.float32, device=device)
 
@@ -58,6 +59,7 @@ class SketchRatios:
         for name, layer in self._layers.items():
             down = layer.lora_A[self._adapter_name]
             self._handles += [
+                layer.register_forward_pre_hook(self._begin(name)),
                 # what A sees is the layer's input after dropout and cast, which is what Δ multiplies
                 down.register_forward_pre_hook(self._keep_input(name)),
                 layer.register_forward_hook(self._watch_output(name)),
@@ -69,33 +71,63 @@ class SketchRatios:
             handle.remove()
         self._handles.clear()
         self._gradients.clear()
-        for inputs in self._inputs.values():
-            inputs.clear()
+        self._inputs.clear()
+        self._measured.clear()
 
     def measure(self) -> None:
-        """Take the ratios from the gradients gathered since `arm`; a matrix that had none keeps its last ratio."""
+        """Take the ratios from the gradients gathered since `arm`; a matrix that had none keeps its last ratio.
+
+        Raises:
+            RuntimeError: the adapter has gradients and no hook saw them come.
+        """
+        if not self._gradients:
+            if all(factors(layer, self._adapter_name)[1].grad is None for layer in self._layers.values()):
+                return
+            raise RuntimeError(
+                'signal="delta_exact" saw none of the forward and backward passes that made these gradients; is the '
+                'model compiled, or the adapter called in another way than by its layers? Use signal="delta"'
+            )
         ratios = list(self.ratios.unbind())
         for k, (name, layer) in enumerate(self._layers.items()):
             if (G := self._gradients.get(name)) is None:
                 continue
-            A = factors(layer, self._adapter_name)[0].detach().float()
-            sketch = torch.linalg.norm(G @ A.T).clamp_min(torch.finfo(torch.float32).tiny)
-            ratios[k] = (torch.linalg.norm(G) / sketch).to(self._device, non_blocking=True)
+            A, B = factors(layer, self._adapter_name)
+            with torch.autocast(G.device.type, enabled=False):
+                whole, sketch = torch.linalg.norm(G), torch.linalg.norm(G @ A.detach().float().T)
+            ratio = (whole / sketch).to(self._device, non_blocking=True)
+            ratios[k] = torch.where(ratio.isfinite(), ratio, ratios[k])  # G = 0, or overflowed: nothing was measured
+            if B.grad is not None:
+                self._measured[name] = B.grad._version
         self.ratios = torch.stack(ratios)
+
+    def _begin(self, name: str) -> Any:
+        """Before a forward pass: if the gradients were cleared meanwhile, what was gathered is of another step.
+
+        A gradient scaler that skips its step is not heard of otherwise, nor a batch that was given up after an error.
+        """
+
+        def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            self._inputs.pop(name, None)  # of a pass that broke off, as recomputing a checkpointed segment may
+            if name not in self._gradients or torch._C._current_graph_task_id() != -1:  # -1: not within backward()
+                return
+            gradient = factors(self._layers[name], self._adapter_name)[1].grad
+            if gradient is None or self._measured.get(name, gradient._version) != gradient._version:
+                self._gradients.pop(name)
+                self._measured.pop(name, None)
+
+        return hook
 
     def _keep_input(self, name: str) -> Any:
         def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
             if torch.is_grad_enabled():
-                self._inputs[name].append(inputs[0].detach())
+                self._inputs[name] = inputs[0].detach()
 
         return hook
 
     def _watch_output(self, name: str) -> Any:
         def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            if not self._inputs[name]:
-                return
-            x = self._inputs[name].pop()
-            if output.requires_grad:
+            x = self._inputs.pop(name, None)
+            if x is not None and output.requires_grad:
                 output.register_hook(lambda gradient: self._add(name, gradient, x))  # type: ignore[no-untyped-call]
 
         return hook
@@ -103,9 +135,27 @@ class SketchRatios:
     def _add(self, name: str, gradient: torch.Tensor, x: torch.Tensor) -> None:
         if not self._handles:
             return  # the step is over
-        product = gradient.flatten(0, -2).float().T @ x.flatten(0, -2).float()
+        with torch.autocast(gradient.device.type, enabled=False):  # backward() may have been called within one
+            product = gradient.flatten(0, -2).float().T @ x.flatten(0, -2).float()
         known = self._gradients.get(name)
         self._gradients[name] = product if known is None else known + product
+
+
+def refuse_compiled(model: nn.Module, *, will_be: bool = False) -> None:
+    """Hooks that come and go are not called in compiled code, which would fall back on the expectation in silence.
+
+    Args:
+        model: The model as it is trained.
+        will_be: Whether somebody is going to compile it.
+
+    Raises:
+        ValueError: the model, or a part of it, is compiled.
+    """
+    if will_be or any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in model.modules()):
+        raise ValueError(
+            'signal="delta_exact" measures with hooks that come and go, which compiled code does not call; use '
+            'signal="delta", or train without torch.compile'
+        )
 
 
 def _is_linear(layer: LoraLayer, adapter_name: str) -> bool:

@@ -19,6 +19,7 @@ from glora.allocation_file import save_allocation
 from glora.allocator import RankAllocator
 from glora.configuration import RankAllocationConfig
 from glora.ranked_adapter import RankedAdapter
+from glora.sketch_ratios import refuse_compiled
 
 logger = get_logger()
 
@@ -91,6 +92,8 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
         if optimizer is None:
             raise ValueError("RankAllocationCallback needs Trainer's optimizer in on_train_begin")
         adapter = self._follow(model, optimizer)
+        if self.config.signal == "delta_exact":
+            refuse_compiled(adapter.root, will_be=args.torch_compile)
         saved = _saved_state(state, type(self).__name__)
         warmup = _warmup_steps(self.config.warmup_steps, args, state, train_dataloader, fresh=saved is None)
         if self.allocator is not None:

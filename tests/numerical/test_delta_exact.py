@@ -1,0 +1,328 @@
+"""The measured signal against ∂L/∂Δ itself, which autograd gives for a network with Δ as a parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from glora import RankAllocationConfig, RankAllocator
+from glora.lora_layers import factors
+
+SIZES = {"first": (6, 10), "second": (10, 14), "third": (14, 5)}
+DROPOUT = 0.3
+
+
+class Net(nn.Module):
+    def __init__(self, reentrant: bool | None = None) -> None:
+        super().__init__()
+        self.reentrant = reentrant
+        for name, (d_in, d_out) in SIZES.items():
+            setattr(self, name, nn.Linear(d_in, d_out))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def segment(name: str, x: torch.Tensor) -> torch.Tensor:
+            return torch.tanh(getattr(self, name)(x))
+
+        for name in SIZES:
+            if self.reentrant is None:
+                x = segment(name, x)
+            else:
+                x = checkpoint(segment, name, x, use_reentrant=self.reentrant)
+        return x
+
+
+def lora(*, dropout: float = 0.0, reentrant: bool | None = None) -> nn.Module:
+    torch.manual_seed(0)
+    config = LoraConfig(r=3, lora_alpha=6, target_modules=list(SIZES), lora_dropout=dropout)
+    model = get_peft_model(Net(reentrant), config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)  # as after some steps: G·Aᵀ is no random sketch any more
+    return model
+
+
+def layers(model: nn.Module) -> dict[str, nn.Module]:
+    return {name: getattr(model.base_model.model, name) for name in SIZES}
+
+
+def exact_gradients(model: nn.Module, batches: list[torch.Tensor], dropout: float, seed: int) -> list[torch.Tensor]:
+    """∂L/∂Δ_k of the sum over the batches, with Δ_k = s·B·A as a dense parameter beside W_k."""
+    deltas = {}
+    for name, layer in layers(model).items():
+        A, B = factors(layer, "default")
+        deltas[name] = (layer.scaling["default"] * B @ A).detach().requires_grad_()
+    torch.manual_seed(seed)
+    for batch in batches:
+        x = batch
+        for name, layer in layers(model).items():
+            dense = functional.dropout(x, dropout) @ deltas[name].T
+            x = torch.tanh(functional.linear(x, layer.base_layer.weight, layer.base_layer.bias) + dense)
+        x.square().mean().backward()
+    return [delta.grad for delta in deltas.values()]
+
+
+def batches_of(step: int, count: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    return [torch.randn(4, 6, generator=generator) * (i + 1) for i in range(count)]
+
+
+def backward(model: nn.Module, batches: list[torch.Tensor], seed: int, scale: float = 1.0) -> None:
+    torch.manual_seed(seed)
+    for batch in batches:
+        batch.requires_grad_(bool(model.base_model.model.reentrant))  # which the reentrant kind needs
+        (model(batch).square().mean() * scale).backward()
+
+
+def allocator_for(model: nn.Module, **fields: object) -> tuple[RankAllocator, torch.optim.Optimizer]:
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    settings = dict(signal="delta_exact", exact_every=1, beta=0.0, warmup_steps=100) | fields
+    return RankAllocator(model, optimizer, RankAllocationConfig(**settings)), optimizer
+
+
+CASES = {
+    "plain": {},
+    "accumulated": dict(count=3),
+    "dropout": dict(dropout=DROPOUT),
+    "accumulated with dropout": dict(dropout=DROPOUT, count=2),
+    "checkpointed": dict(reentrant=False, count=2),
+    "checkpointed, reentrant": dict(reentrant=True, count=2),
+    "checkpointed with dropout": dict(reentrant=False, dropout=DROPOUT),
+    "clipped": dict(clip=0.01, count=2),
+    "scaled": dict(scale=1024.0, count=2),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_exact_at_every_step(case: dict) -> None:
+    count, dropout, scale, clip = (
+        case.get("count", 1),
+        case.get("dropout", 0.0),
+        case.get("scale", 1.0),
+        case.get("clip"),
+    )
+    model = lora(dropout=dropout, reentrant=case.get("reentrant"))
+    allocator, optimizer = allocator_for(model)
+    for step in range(6):
+        batches = batches_of(step, count)
+        expected = torch.stack([G.norm() for G in exact_gradients(model, batches, dropout, seed=step)])
+        backward(model, batches, seed=step, scale=scale)
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.grad /= scale  # what a gradient scaler's unscale_ does
+        if clip is not None:
+            total = nn.utils.clip_grad_norm_(model.parameters(), clip)
+            expected *= (clip / (total + 1e-6)).clamp(max=1.0)
+        allocator.step()
+        optimizer.step()
+        optimizer.zero_grad()
+        torch.testing.assert_close(torch.tensor(list(allocator.norms.values())), expected, rtol=1e-4, atol=0)
+
+
+def test_the_expectation_is_not_exact() -> None:
+    """So the comparison above can fail."""
+    model = lora()
+    allocator, optimizer = allocator_for(model, signal="delta")
+    expected = torch.stack([G.norm() for G in exact_gradients(model, batches_of(0, 1), 0.0, 0)])
+    backward(model, batches_of(0, 1), 0)
+    allocator.step()
+    optimizer.step()
+    assert (torch.tensor(list(allocator.norms.values())) / expected - 1).abs().max() > 0.05
+
+
+def test_bfloat16_autocast() -> None:
+    model = lora()
+    allocator, optimizer = allocator_for(model)
+    for step in range(3):
+        expected = torch.stack([G.norm() for G in exact_gradients(model, batches_of(step, 2), 0.0, step)])
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            backward(model, batches_of(step, 2), step)
+        allocator.step()
+        optimizer.step()
+        optimizer.zero_grad()
+        torch.testing.assert_close(torch.tensor(list(allocator.norms.values())), expected, rtol=0.03, atol=0)
+
+
+def hooks(model: nn.Module) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in model.modules())
+
+
+def test_hooks_on_every_mth_step_only_and_none_afterwards() -> None:
+    model = lora()
+    allocator, optimizer = allocator_for(model, exact_every=3, warmup_steps=8)
+    hooked = []
+    for step in range(11):
+        hooked.append(hooks(model) > 0)
+        backward(model, batches_of(step, 1), step)
+        allocator.step()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert hooked == [step in (0, 3, 6) for step in range(11)]
+    assert allocator.allocated
+
+
+def test_detach_and_an_exception_leave_nothing() -> None:
+    model = lora()
+    allocator, optimizer = allocator_for(model)
+    assert hooks(model) == 3 * len(SIZES)
+    allocator.detach()
+    assert hooks(model) == 0
+
+    allocator, optimizer = allocator_for(model)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            model(batches_of(0, 1)[0])
+            raise KeyboardInterrupt
+    finally:
+        allocator.detach()
+    assert hooks(model) == 0
+    optimizer.step()
+
+
+def test_between_measurements_the_last_ratio_is_used() -> None:
+    model = lora()
+    allocator, optimizer = allocator_for(model, exact_every=4)
+    ratios = None
+    for step in range(4):
+        backward(model, batches_of(step, 1), step)
+        sketch = torch.stack([factors(layer, "default")[1].grad.norm() / 2 for layer in layers(model).values()])
+        allocator.step()
+        optimizer.step()
+        optimizer.zero_grad()
+        now = torch.tensor(list(allocator.norms.values())) / sketch
+        if ratios is not None:
+            torch.testing.assert_close(now, ratios)
+        ratios = now
+
+
+def skipped(model: nn.Module, allocator: RankAllocator) -> None:
+    """An overflow, which a gradient scaler answers by skipping the optimiser's step."""
+    backward(model, batches_of(77, 1), 77, scale=float("inf"))
+    allocator.step()
+
+
+def broken_off(model: nn.Module, allocator: RankAllocator) -> None:
+    """Memory runs out in the middle of the backward pass, and the loop goes on with the next batch."""
+
+    def fail(gradient: torch.Tensor) -> None:
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        handle = factors(layers(model)["second"], "default")[0].register_hook(fail)
+        try:
+            backward(model, batches_of(78, 1), 78)
+        finally:
+            handle.remove()
+
+
+def not_stepped(model: nn.Module, allocator: RankAllocator) -> None:
+    """Gradients that somebody throws away."""
+    backward(model, batches_of(79, 1), 79)
+    allocator.step()
+
+
+@pytest.mark.parametrize(
+    ("trouble", "set_to_none"),
+    # after a pass that broke off, zeros that were gradients cannot be told from gradients that are about to be added to
+    [(skipped, True), (skipped, False), (not_stepped, True), (not_stepped, False), (broken_off, True)],
+)
+def test_what_was_thrown_away_is_not_measured(
+    trouble: Callable[[nn.Module, RankAllocator], None], set_to_none: bool
+) -> None:
+    model = lora()
+    allocator, optimizer = allocator_for(model)
+    for step in range(3):
+        if step == 1:
+            trouble(model, allocator)
+            optimizer.zero_grad(set_to_none=set_to_none)
+        expected = torch.stack([G.norm() for G in exact_gradients(model, batches_of(step, 2), 0.0, step)])
+        backward(model, batches_of(step, 2), step)
+        allocator.step()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=set_to_none)
+        torch.testing.assert_close(torch.tensor(list(allocator.norms.values())), expected, rtol=1e-4, atol=0)
+    assert allocator.steps == 3
+
+
+def test_a_call_for_each_micro_batch_is_right_as_well() -> None:
+    model = lora()
+    allocator, optimizer = allocator_for(model)
+    expected = torch.stack([G.norm() for G in exact_gradients(model, batches_of(0, 3), 0.0, 0)])
+    torch.manual_seed(0)
+    for batch in batches_of(0, 3):
+        model(batch).square().mean().backward()
+        allocator.step()
+    optimizer.step()
+    torch.testing.assert_close(torch.tensor(list(allocator.norms.values())), expected, rtol=1e-4, atol=0)
+
+
+def test_a_gradient_of_zero_measures_nothing() -> None:
+    model = lora()
+    allocator, optimizer = allocator_for(model, exact_every=5)
+    backward(model, batches_of(0, 1), 0, scale=0.0)
+    allocator.step()
+    optimizer.step()
+    optimizer.zero_grad()
+    assert set(allocator.norms.values()) == {0.0}
+    backward(model, batches_of(1, 1), 1)
+    allocator.step()
+    optimizer.step()
+    assert all(norm > 0 for norm in allocator.norms.values()), "the expectation stands in until something is measured"
+
+
+def test_a_layer_that_is_used_twice() -> None:
+    """In two checkpointed segments: recomputing the second must not drop what the first has given."""
+
+    class Twice(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = torch.tanh(self.first(x))
+            x = checkpoint(lambda x: torch.tanh(self.second(x)), x, use_reentrant=False)
+            x = checkpoint(lambda x: torch.tanh(self.second(x[:, :10])), x, use_reentrant=False)
+            return self.third(x)
+
+    torch.manual_seed(0)
+    model = get_peft_model(Twice(), LoraConfig(r=3, lora_alpha=6, target_modules=list(SIZES)))
+    allocator, optimizer = allocator_for(model)
+    products: list[torch.Tensor] = []
+
+    def watch(module: nn.Module, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        if output.requires_grad:
+            x = given[0].detach()
+            output.register_hook(lambda gradient: products.append(gradient.T @ x))
+
+    seen = layers(model)["second"].register_forward_hook(watch)
+    model(batches_of(0, 1)[0]).square().mean().backward()
+    seen.remove()
+    allocator.step()
+    optimizer.step()
+    assert len(products) == 2
+    assert allocator.norms["second"] == pytest.approx(sum(products).norm().item(), rel=1e-4)
+
+
+def test_compiled_models_are_refused() -> None:
+    with pytest.raises(ValueError, match="hooks that come and go, which compiled code does not call"):
+        allocator_for(torch.compile(lora()))
+    model = lora()
+    model.base_model.model.second.compile()
+    with pytest.raises(ValueError, match='use signal="delta", or train without torch.compile'):
+        allocator_for(model)
+
+
+def test_gradients_that_no_hook_saw_are_an_error() -> None:
+    model = lora()
+    allocator, _ = allocator_for(model)
+    sum((B @ A).square().sum() for A, B in (factors(layer, "default") for layer in layers(model).values())).backward()
+    with pytest.raises(RuntimeError, match="saw none of the forward and backward passes that made these gradients"):
+        allocator.step()
+
+
+def test_before_backward_the_usual_error_comes() -> None:
+    allocator, _ = allocator_for(lora())
+    with pytest.raises(RuntimeError, match="call allocator.step\\(\\) after loss.backward"):
+        allocator.step()

@@ -1,0 +1,151 @@
+"""Every optimiser that Trainer offers: its state is carried across the reallocation, or it is refused at the first step."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import Trainer, TrainingArguments
+from transformers.training_args import OptimizerNames
+
+from glora import RankAllocationCallback, RankAllocationConfig, RankAllocator
+from glora.lora_layers import factors
+from glora.optimizer_state import BITSANDBYTES_BLOCK, MEAN_OVER, _per_element, _plain_state
+
+WARMUP, STEPS, RANK = 3, 5, 4
+STEPS_WITHIN_BACKWARD = "steps within backward"
+KEEPS_A_PROJECTOR = r"keeps 'projector' \(a \w+\) for a parameter, which glora cannot carry to another shape"
+REFUSED = {
+    "galore_adamw": KEEPS_A_PROJECTOR,
+    "galore_adamw_8bit": KEEPS_A_PROJECTOR,
+    "galore_adafactor": KEEPS_A_PROJECTOR,
+    "galore_adamw_layerwise": STEPS_WITHIN_BACKWARD,
+    "galore_adamw_8bit_layerwise": STEPS_WITHIN_BACKWARD,
+    "galore_adafactor_layerwise": STEPS_WITHIN_BACKWARD,
+    "apollo_adamw": KEEPS_A_PROJECTOR,
+    "apollo_adamw_layerwise": STEPS_WITHIN_BACKWARD,
+    "lomo": STEPS_WITHIN_BACKWARD,
+    "adalomo": STEPS_WITHIN_BACKWARD,
+    "grokadamw": r"keeps its state in param_groups\[...\]\['state'\] and not in optimizer.state",
+}
+# What each one says where its package, or the device it is made for, is not here.
+NOT_HERE = (
+    "You need to (install|have)|Please install|Trainer failed to import|Torch not compiled with CUDA|"
+    "Cannot combine manual `lr` and `relative_step=True`"  # transformers' arguments for this one contradict each other
+)
+
+
+class Net(nn.Module):
+    """Wide enough that the factor A of `wide` has an eight-bit state where an optimiser keeps those."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = nn.Linear(1024, 12)
+        self.narrow = nn.Linear(12, 12)
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        logits = self.head(torch.tanh(self.narrow(torch.tanh(self.wide(x)))))
+        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+class Watched(RankAllocator):
+    """Compares what the optimiser keeps before and after the reallocation."""
+
+    compared = 0
+
+    def _reallocate(self) -> None:
+        before = {name: [self.state_of(p) for p in self.pair(name)] for name in self.ranks}
+        super()._reallocate()
+        for name, rank in self.ranks.items():
+            for dim, (old, parameter) in enumerate(zip(before[name], self.pair(name))):
+                new, kept = self.state_of(parameter), min(rank, RANK)
+                assert old.keys() == new.keys()
+                for key in old:
+                    if not _per_element(old[key]):
+                        assert old[key] == new[key]
+                        continue
+                    assert new[key].dtype == torch.float32
+                    over_ranks = key in MEAN_OVER and MEAN_OVER[key] % 2 == dim
+                    place = -1 if key in MEAN_OVER else dim - 2
+                    count = old[key].shape[place] if over_ranks else kept
+                    one, other = (t.narrow(place, 0, count) for t in (old[key], new[key]))
+                    assert torch.equal(one, other), (name, key)
+                    assert over_ranks or new[key].shape[place] == rank
+                    Watched.compared += 1
+
+    def pair(self, name: str) -> tuple[nn.Parameter, nn.Parameter]:
+        return factors(self.adapter.layers[name], self.adapter.name)
+
+    def state_of(self, parameter: nn.Parameter) -> dict:
+        return _plain_state(self._optimizer.state.get(parameter, {}))
+
+
+class Callback(RankAllocationCallback):
+    allocator_class = Watched
+
+
+def trainer_with(optim: str, output: Path, callback: RankAllocationCallback) -> Trainer:
+    torch.manual_seed(0)
+    config = LoraConfig(r=RANK, lora_alpha=8, target_modules=["wide", "narrow"], modules_to_save=["head"])
+    model = get_peft_model(Net(), config)
+    low_rank = optim.startswith(("galore", "apollo"))
+    arguments = TrainingArguments(
+        output_dir=str(output),
+        optim=optim,
+        optim_target_modules=["lora_A", "lora_B"] if low_rank else None,
+        optim_args="rank=2" if low_rank else None,
+        learning_rate=1e-3,
+        max_steps=STEPS,
+        warmup_steps=1,
+        per_device_train_batch_size=4,
+        max_grad_norm=0.0 if optim in ("lomo", "adalomo") else 1.0,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    data = [{"x": torch.randn(1024), "labels": torch.tensor(i % 3)} for i in range(4 * STEPS)]
+    return Trainer(model=model, args=arguments, train_dataset=data, callbacks=[callback])
+
+
+@pytest.mark.parametrize("optim", [name.value for name in OptimizerNames])
+@pytest.mark.filterwarnings("ignore")  # of other packages, about themselves
+def test_carried_or_refused_at_once(optim: str, tmp_path: Path) -> None:
+    callback = Callback(
+        RankAllocationConfig(warmup_steps=WARMUP, keep="first", min_rank={"narrow": 2}, max_rank={"narrow": 2})
+    )
+    trainer = trainer_with(optim, tmp_path, callback)
+    Watched.compared = 0
+    failure = ""
+    try:
+        with torch.compiler.set_stance("force_eager"):  # torchao would compile its steps, for longer than they take
+            trainer.train()
+    except (ValueError, ImportError, AssertionError) as error:
+        if re.search(NOT_HERE, str(error)):
+            pytest.skip(str(error).splitlines()[0])
+        failure = str(error)
+    if failure:
+        assert re.search(REFUSED.get(optim, "carried"), failure), failure
+        assert trainer.state.global_step == 0
+        return
+    assert optim not in REFUSED
+    assert callback.allocator.ranks == {"wide": 6, "narrow": 2}
+    assert Watched.compared or optim == "sgd", "SGD without momentum keeps nothing"
+    for parameter in trainer.model.parameters():
+        assert torch.isfinite(parameter).all()
+    grown = trainer.model.base_model.model.wide.lora_B.default.weight[:, RANK:]
+    assert grown.abs().max() > 0, "new columns learn"
+
+
+def test_eight_bit_states_are_read_as_bitsandbytes_reads_them() -> None:
+    functional = pytest.importorskip("bitsandbytes").functional
+    value = torch.randn(4, 1100)
+    codes, state = functional.quantize_blockwise(value, blocksize=BITSANDBYTES_BLOCK)
+    read = _plain_state({"state1": codes, "qmap1": state.code, "absmax1": state.absmax})["state1"]
+    assert torch.equal(read, functional.dequantize_blockwise(codes, state))
+    torch.testing.assert_close(read, value, atol=0.05, rtol=0.1)
