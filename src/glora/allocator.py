@@ -27,7 +27,7 @@ from glora.first_step import FirstStep
 from glora.gradient_norms import GradientNorms
 from glora.lora_layers import drawn_factor, factors
 from glora.norm_average import NormAverage
-from glora.optimizer_state import check_optimizer, holds, unwrap_optimizer
+from glora.optimizer_state import check_optimizer, holds, skipped_its_step, unwrap_optimizer
 from glora.rank_bounds import allocate_within_bounds
 from glora.ranked_adapter import RankedAdapter
 from glora.reallocation import Reallocation
@@ -35,6 +35,7 @@ from glora.sketch_ratios import SketchRatios, refuse_compiled
 
 logger = get_logger()
 STATE_VERSION = 1
+PATIENCE = 100  # steps that are read and not made, before the first that is, until the user hears of it
 
 
 class RankAllocator:
@@ -155,6 +156,11 @@ class RankAllocator:
         """
         if self._norms is None:
             return
+        if self._pending is not None:
+            self._skipped.add(self._pending)
+            self._pending = None
+            if self._skipped.steps == PATIENCE and self.steps == 0:
+                logger.warning("%s", self.describe_skipped())
         if self._ratios is not None and self._measures_this_step():
             self._ratios.measure()
         self._pending = self._norms.read(self._ratios.ratios if self._ratios is not None else None)
@@ -166,6 +172,22 @@ class RankAllocator:
         A subclass may allocate by a rule of its own.
         """
         return allocate_within_bounds(self.adapter, self.config, self.total_rank, self.norms)
+
+    def describe_skipped(self) -> str:
+        """What to tell of gradients that were read and that no optimiser step followed; empty if there were none.
+
+        A gradient scaler skips the steps in which it finds inf or NaN. Waits for the device.
+        """
+        skipped, found = self._skipped.steps, self._skipped.ever_non_finite
+        if self._pending is not None:
+            last = torch.isfinite(self._pending).tolist()
+            skipped, found = skipped + 1, found or [n for n, ok in zip(self._skipped.names, last) if not ok]
+        if not skipped:
+            return ""
+        where = (
+            f"; a gradient scaler skips steps with inf or NaN, which were found in {_listing(found)}" if found else ""
+        )
+        return f"{skipped} times the gradients were read and optimizer.step() did not follow{where}"
 
     def detach(self) -> None:
         """Stop listening: to the optimiser, and to the layers. The ranks stay as they are."""
@@ -238,6 +260,7 @@ class RankAllocator:
         layers = {name: layer for name, layer in self.adapter.layers.items() if self.adapter.ranks[name] > 0}
         norms = GradientNorms(layers, self.adapter.name, self.config.signal)
         self._average = NormAverage(names or norms.names, self.config.beta, norms.device)
+        self._skipped = NormAverage(norms.names, self.config.beta, norms.device)
         if not recording:
             return
         self._norms = norms
@@ -256,7 +279,7 @@ class RankAllocator:
         return self.steps % self.config.exact_every == 0
 
     def _after_optimizer_step(self) -> None:
-        if self._norms is None:
+        if self._norms is None or skipped_its_step(self._optimizer):
             return
         if self._pending is None:
             raise RuntimeError(

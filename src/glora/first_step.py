@@ -57,8 +57,13 @@ class FirstStep:
     def _compare(self) -> None:
         if self._size is None:
             return
-        change = (self._gradient_size() / self._size).item()  # the one wait for the device
-        if math.isfinite(change) and abs(change - 1) > 1e-3:
+        was, now = torch.stack(
+            [self._size, self._gradient_size().to(self._size.device)]
+        ).tolist()  # the one wait for the device
+        # A fused optimiser is given the scale and divides by it itself.
+        scale = getattr(self._optimizer, "grad_scale", None)
+        change = now / (was * (1.0 if scale is None else float(scale))) if was else math.nan
+        if math.isfinite(was) and math.isfinite(change) and abs(change - 1) > 1e-3:
             logger.warning(
                 "the gradients changed by a factor of %.3g between allocator.step() and optimizer.step(), so the norms are "
                 "not of what the optimiser uses; call allocator.step() after scaler.unscale_(optimizer) and after clipping",
@@ -67,5 +72,7 @@ class FirstStep:
 
     def _gradient_size(self) -> torch.Tensor:
         gradients = [p.grad for p in self._parameters() if p.grad is not None]
+        if not gradients:
+            return torch.zeros(())
         norms = torch._foreach_norm(gradients, 2, dtype=torch.float32)
         return torch.stack([norm.to(gradients[0].device) for norm in norms]).square().sum().sqrt()

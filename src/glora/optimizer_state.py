@@ -134,7 +134,10 @@ def _fault(key: str, value: object, parameter: nn.Parameter) -> str:
     if key not in STATE_KINDS:
         return f"{shape} for a parameter, and glora does not know what a new column should start with there"
     if key not in MEAN_OVER and value.shape[-parameter.dim() :] != parameter.shape:
-        return f"{shape} for a parameter of shape {tuple(parameter.shape)}, which glora cannot carry to another rank"
+        return (
+            f"{shape} for a parameter of shape {tuple(parameter.shape)}, which glora cannot carry to another rank (a state "
+            "from a checkpoint is loaded after the allocator's)"
+        )
     return ""
 
 
@@ -162,6 +165,15 @@ def _plain_state(state: Mapping[str, Any]) -> dict[str, Any]:
             scale = scale.repeat_interleave(BITSANDBYTES_BLOCK, -1)[..., : flat.shape[-1]]
             plain[f"state{number}"] = (values[flat.long()] * scale).view(codes.shape)
     return plain
+
+
+def skipped_its_step(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether step() changed nothing because a gradient scaler had found inf or NaN; to be asked within the step's hooks.
+
+    An optimiser that unscales by itself (AdamW(fused=True)) is called all the same, and told by an attribute.
+    """
+    found_inf = getattr(optimizer, "found_inf", None)
+    return found_inf is not None and bool(found_inf)
 
 
 def group_of(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> int | None:

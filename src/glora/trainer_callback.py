@@ -141,10 +141,12 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
             return
         warmup = allocator.config.warmup_steps
         if isinstance(warmup, int) and allocator.steps < warmup:
+            skipped = allocator.describe_skipped()
             logger.warning(
-                "training ended after %d of %d warm-up steps: the ranks were not reallocated, this is plain LoRA",
+                "training ended after %d of %d warm-up steps: the ranks were not reallocated, this is plain LoRA%s",
                 allocator.steps,
                 warmup,
+                skipped and f". {skipped}",
             )
         allocator.detach()
 

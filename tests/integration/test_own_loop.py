@@ -1,0 +1,478 @@
+"""A training loop of one's own: accumulation, mixed precision, checkpointing, compilation, resuming."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import AutoModelForSequenceClassification
+
+from glora import RankAllocationConfig, RankAllocator
+from integration.resume_case import differences
+from integration.trainer_case import lora_config, probe_batch
+
+WARMUP, STEPS = 4, 8
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(6, 16)
+        self.second = nn.Linear(16, 12)
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.tanh(self.second(torch.tanh(self.first(x)))))
+
+
+def lora(**fields: object) -> nn.Module:
+    torch.manual_seed(0)
+    settings = dict(r=4, lora_alpha=8, target_modules=["first", "second"], modules_to_save=["head"]) | fields
+    return get_peft_model(Net(), LoraConfig(**settings))
+
+
+def adamw(model: nn.Module, **fields: object) -> torch.optim.AdamW:
+    return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], **dict(lr=1e-2) | fields)
+
+
+def allocator_for(model: nn.Module, optimizer: torch.optim.Optimizer, **fields: object) -> RankAllocator:
+    return RankAllocator(model, optimizer, RankAllocationConfig(**dict(warmup_steps=WARMUP) | fields))
+
+
+def batch_of(step: int, size: int = 8) -> torch.Tensor:
+    return torch.randn(size, 6, generator=torch.Generator().manual_seed(step))
+
+
+def loss_of(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return (model(x) - x.sum(1, keepdim=True)).square().mean()
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, allocator: RankAllocator, steps: range) -> None:
+    for step in steps:
+        loss_of(model, batch_of(step)).backward()
+        allocator.step()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def plain_run(steps: int = STEPS, **fields: object) -> tuple[nn.Module, RankAllocator]:
+    model = lora()
+    optimizer = adamw(model)
+    allocator = allocator_for(model, optimizer, **fields)
+    train(model, optimizer, allocator, range(steps))
+    return model, allocator
+
+
+def same_training(one: tuple[nn.Module, RankAllocator], other: tuple[nn.Module, RankAllocator], rtol: float) -> None:
+    assert one[1].norms == pytest.approx(other[1].norms, rel=rtol)
+    assert one[1].ranks == other[1].ranks
+    assert one[1].steps == other[1].steps
+    for (name, p), (_, q) in zip(one[0].named_parameters(), other[0].named_parameters()):
+        torch.testing.assert_close(p, q, rtol=rtol, atol=rtol / 10, msg=name)
+
+
+def test_accumulated_micro_batches_are_the_large_batch() -> None:
+    model = lora()
+    optimizer = adamw(model)
+    allocator = allocator_for(model, optimizer)
+    for step in range(STEPS):
+        for part in batch_of(step).split(2):
+            (loss_of(model, part) / 4).backward()
+        allocator.step()
+        optimizer.step()
+        optimizer.zero_grad()
+    same_training((model, allocator), plain_run(), rtol=1e-3)
+
+
+@pytest.fixture
+def _fresh_accelerate() -> Iterator[None]:
+    """Its state is one for the whole process."""
+    for state in (AcceleratorState, GradientState):
+        state._reset_state()
+    yield
+    for state in (AcceleratorState, GradientState):
+        state._reset_state()
+
+
+@pytest.mark.usefixtures("_fresh_accelerate")
+@pytest.mark.parametrize("only_when_synchronised", [True, False])
+def test_accelerate(only_when_synchronised: bool) -> None:
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=4)
+    model = lora()
+    optimizer = adamw(model)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    data = torch.cat([batch_of(step) for step in range(STEPS)])
+    model, optimizer, scheduler, loader = accelerator.prepare(
+        model, optimizer, scheduler, DataLoader(data, batch_size=2)
+    )
+    allocator = allocator_for(model, optimizer)
+    for x in loader:
+        with accelerator.accumulate(model):
+            accelerator.backward(loss_of(model, x))
+            if accelerator.sync_gradients or not only_when_synchronised:
+                allocator.step()
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+    same_training((model, allocator), plain_run(), rtol=1e-3)
+
+
+def test_clipping_weighs_a_step_less_and_keeps_its_shares() -> None:
+    model = lora()
+    optimizer = adamw(model, lr=0.0)
+    allocator = allocator_for(model, optimizer, beta=0.0, warmup_steps=9)
+    norms = []
+    for clip in (1e9, 0.01):
+        loss_of(model, batch_of(0)).backward()
+        total = nn.utils.clip_grad_norm_(model.parameters(), clip)
+        allocator.step()
+        optimizer.step()
+        optimizer.zero_grad()
+        norms.append(allocator.norms)
+    assert norms[1] == pytest.approx({name: norm * 0.01 / total.item() for name, norm in norms[0].items()}, rel=1e-4)
+
+
+def test_bfloat16_autocast() -> None:
+    model = lora()
+    optimizer = adamw(model)
+    allocator = allocator_for(model, optimizer)
+    for step in range(STEPS):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = loss_of(model, batch_of(step))
+        loss.backward()
+        allocator.step()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert allocator.norms == pytest.approx(plain_run()[1].norms, rel=0.1)
+    assert allocator.allocated
+    assert allocator.non_finite_steps == 0
+
+
+def scaled_run(
+    *,
+    overflow_at: tuple[int, ...] = (),
+    unscale: bool = True,
+    steps: int = STEPS,
+    fused: bool = False,
+    config: dict | None = None,
+) -> tuple[nn.Module, RankAllocator]:
+    """float16 with a gradient scaler; where a step overflows, it is one more and its batch counts for nothing."""
+    model = lora()
+    optimizer = adamw(model, fused=fused)
+    allocator = allocator_for(model, optimizer, **config or {})
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=2)
+    made = 0
+    for attempt in range(steps + len(overflow_at)):
+        with torch.autocast("cpu", dtype=torch.float16):
+            loss = loss_of(model, batch_of(made))
+        if attempt in overflow_at:
+            loss = loss * torch.inf
+        scaler.scale(loss).backward()
+        if unscale:
+            scaler.unscale_(optimizer)
+        allocator.step()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        made += attempt not in overflow_at
+    return model, allocator
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("signal", ["delta", "delta_exact"])
+def test_steps_that_a_scaler_skips_do_not_count(signal: str, fused: bool) -> None:
+    fields = dict(signal=signal, exact_every=2)
+    run = scaled_run(overflow_at=(0, 3, 4), fused=fused, config=fields)
+    assert run[1].steps == WARMUP
+    assert run[1].allocated
+    assert run[1].non_finite_steps == 0
+    same_training(run, scaled_run(fused=fused, config=fields), rtol=1e-5)
+    assert run[1].norms == pytest.approx(plain_run(**fields)[1].norms, rel=0.05)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_forgetting_to_unscale_is_told_at_the_first_step(fused: bool, caplog: pytest.LogCaptureFixture) -> None:
+    scaled_run(steps=1, fused=fused)
+    assert not caplog.messages
+    scaled_run(unscale=False, steps=2, fused=fused)
+    (message,) = caplog.messages
+    assert message.startswith(
+        "the gradients changed by a factor of 0.000977 between allocator.step() and optimizer.step()"
+    )
+    assert "after scaler.unscale_(optimizer)" in message
+
+
+def test_clipping_after_the_norms_were_read_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    model = lora()
+    optimizer = adamw(model)
+    allocator = allocator_for(model, optimizer)
+    for step in range(3):
+        loss_of(model, batch_of(step)).backward()
+        allocator.step()
+        nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+        optimizer.step()
+        optimizer.zero_grad()
+    (message,) = caplog.messages
+    assert "call allocator.step() after scaler.unscale_(optimizer) and after clipping" in message
+
+
+def test_a_warmup_in_which_every_step_is_skipped_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    model, allocator = scaled_run(overflow_at=tuple(range(120)), steps=0)
+    assert allocator.steps == 0
+    assert allocator.ranks == {"first": 4, "second": 4}
+    (message,) = caplog.messages
+    assert "100 times the gradients were read and optimizer.step() did not follow" in message
+    assert message.endswith("which were found in first, second")
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+def calls_of(module: nn.Module) -> list[nn.Module]:
+    calls: list[nn.Module] = []
+    module.register_forward_pre_hook(lambda module, _: calls.append(module))
+    return calls
+
+
+@pytest.mark.parametrize("kind", [None, {"use_reentrant": True}, {"use_reentrant": False}], ids=str)
+@pytest.mark.parametrize("signal", ["delta", "delta_exact"])
+def test_gradient_checkpointing(tiny_deberta: Path, glue_folder: Path, kind: dict | None, signal: str) -> None:
+    batch = probe_batch(tiny_deberta, glue_folder) | {"labels": torch.arange(8) % 2}
+    runs = []
+    for checkpointed in (False, True):
+        torch.manual_seed(0)
+        base = AutoModelForSequenceClassification.from_pretrained(tiny_deberta, num_labels=2)
+        if checkpointed:
+            base.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kind)
+        model = get_peft_model(base, lora_config())  # asks for gradients at the input, for the reentrant kind
+        optimizer = adamw(model)
+        allocator = allocator_for(model, optimizer, signal=signal, exact_every=2)
+        calls = calls_of(base.deberta.encoder.layer[0].intermediate)
+        for _ in range(WARMUP + 2):
+            model.train()(**batch).loss.backward()
+            allocator.step()
+            optimizer.step()
+            optimizer.zero_grad()
+        assert len(calls) == (WARMUP + 2) * (2 if checkpointed else 1)
+        runs.append((model, allocator))
+    assert runs[0][1].allocated
+    same_training(*runs, rtol=1e-4)
+
+
+def test_compiled_once_more_after_the_reallocation() -> None:
+    torch._dynamo.reset()
+    graphs = torch._dynamo.utils.counters["stats"]
+    graphs.clear()
+    model = lora()
+    compiled = torch.compile(model, backend="eager")
+    optimizer = adamw(model)
+    allocator = allocator_for(compiled, optimizer)
+    counts = []
+    for step in range(STEPS):
+        train(compiled, optimizer, allocator, range(step, step + 1))
+        counts.append(graphs["unique_graphs"])
+    assert counts[:WARMUP] == [counts[0]] * WARMUP
+    assert counts[WARMUP:] == [2 * counts[0]] * (STEPS - WARMUP)
+    same_training((model, allocator), plain_run(), rtol=1e-5)
+
+
+# resuming
+
+
+def with_dropout_and_schedule() -> tuple[nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    model = lora(lora_dropout=0.2)
+    groups = [[], []]
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups["lora_" not in name].append(parameter)
+    optimizer = torch.optim.AdamW([{"params": groups[0], "lr": 1e-2}, {"params": groups[1], "weight_decay": 0.1}])
+    return model, optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.9**step)
+
+
+def save(folder: Path, step: int, model: nn.Module, optimizer, scheduler, allocator: RankAllocator) -> None:
+    state = {
+        "model": {name: p.detach() for name, p in model.named_parameters() if p.requires_grad},
+        "optimizer": optimizer.state_dict(),
+        "scheduler": scheduler.state_dict(),
+        "allocator": json.dumps(allocator.state_dict(), sort_keys=True),
+        "random": torch.get_rng_state(),
+    }
+    torch.save(state, folder / f"{step}.pt")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"max_rank": {"first": 0}},
+        {"signal": "delta_exact", "exact_every": 3},
+        {"reallocate_every": 2, "keep": "svd"},
+    ],
+    ids=str,
+)
+def test_resumed_with_the_same_bits(tmp_path: Path, fields: dict) -> None:
+    model, optimizer, scheduler = with_dropout_and_schedule()
+    allocator = allocator_for(model, optimizer, **fields)
+    for step in range(STEPS):
+        train(model, optimizer, allocator, range(step, step + 1))
+        scheduler.step()
+        save(tmp_path, step + 1, model, optimizer, scheduler, allocator)
+    whole = torch.load(tmp_path / f"{STEPS}.pt")
+    for start in (0, WARMUP - 1, WARMUP, WARMUP + 1, STEPS - 1):
+        model, optimizer, scheduler = with_dropout_and_schedule()
+        allocator = allocator_for(model, optimizer, **fields)
+        if start:
+            state = torch.load(tmp_path / f"{start}.pt")
+            allocator.load_state_dict(json.loads(state["allocator"]))
+            missing = model.load_state_dict(state["model"], strict=False)
+            assert not missing.unexpected_keys
+            optimizer.load_state_dict(state["optimizer"])
+            scheduler.load_state_dict(state["scheduler"])
+            torch.set_rng_state(state["random"])
+        for step in range(start, STEPS):
+            train(model, optimizer, allocator, range(step, step + 1))
+            scheduler.step()
+        save(tmp_path, 99, model, optimizer, scheduler, allocator)
+        assert not differences(whole, torch.load(tmp_path / "99.pt")), start
+
+
+def test_an_optimiser_state_that_is_loaded_too_early_is_told() -> None:
+    model = lora()
+    optimizer = adamw(model)
+    allocator = allocator_for(model, optimizer, min_rank=1)
+    train(model, optimizer, allocator, range(STEPS))
+    fresh = lora()
+    early = adamw(fresh)
+    early.load_state_dict(optimizer.state_dict())
+    with pytest.raises(ValueError, match="a state from a checkpoint is loaded after the allocator's"):
+        allocator_for(fresh, early, min_rank=1).load_state_dict(allocator.state_dict())
+
+
+# reallocating again, and bounds
+
+
+@pytest.mark.parametrize("budget", ["rank", "parameters"])
+@pytest.mark.parametrize("removed", ["first", None])
+def test_reallocating_again_keeps_the_total(budget: str, removed: str | None, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="glora")
+    model = lora(r=3)
+    optimizer = adamw(model)
+    bounds = {} if removed is None else {"max_rank": {removed: 0}}
+    allocator = allocator_for(model, optimizer, reallocate_every=3, budget=budget, **bounds)
+    before, ranks, first_norms = allocator.parameters, [], []
+    for step in range(WARMUP + 6):
+        train(model, optimizer, allocator, range(step, step + 1))
+        if step + 1 in (WARMUP, WARMUP + 3, WARMUP + 6):
+            assert allocator.reallocation.step == step + 1
+            assert set(allocator.norms.values()) == {0.0}, "each time from norms of its own"
+            ranks.append(allocator.ranks)
+        elif step + 1 == WARMUP + 1:
+            first_norms = list(allocator.norms.values())
+    assert len(ranks) == 3
+    assert all(norm > 0 for norm in first_norms)
+    assert len(first_norms) == (1 if removed else 2)
+    for one in ranks:
+        if budget == "rank":
+            assert sum(one.values()) == 6
+        else:
+            spent = sum(rank * allocator.adapter.costs[name] for name, rank in one.items())
+            assert before - max(allocator.adapter.costs.values()) < spent <= before
+        assert removed is None or one[removed] == 0
+    assert sum("matrices changed rank" in message for message in caplog.messages) == 3
+
+
+def test_bounds_for_all_and_for_each_module() -> None:
+    for fields, expected in (
+        (dict(min_rank=3, max_rank=5), {"first": (3, 5), "second": (3, 5)}),
+        (dict(min_rank={"first": 5}), {"first": (5, 6), "second": (0, 3)}),
+        (dict(max_rank={"second": 2}), {"first": (6, 6), "second": (2, 2)}),
+        (dict(min_rank={"second": 4}, max_rank=4), {"first": (4, 4), "second": (4, 4)}),
+    ):
+        _, allocator = plain_run(WARMUP, **fields)
+        assert sum(allocator.ranks.values()) == 8
+        for name, (low, high) in expected.items():
+            assert low <= allocator.ranks[name] <= high, fields
+
+
+# numerical trouble
+
+
+def test_weights_that_are_not_finite_keep_their_ranks(caplog: pytest.LogCaptureFixture) -> None:
+    for keep in ("norm", "svd"):
+        caplog.clear()
+        model = lora()
+        optimizer = adamw(model)
+        allocator = allocator_for(model, optimizer, keep=keep)
+        train(model, optimizer, allocator, range(WARMUP - 1))
+        with torch.no_grad():
+            model.base_model.model.second.lora_B.default.weight[0, 0] = torch.inf
+        train(model, optimizer, allocator, range(WARMUP - 1, WARMUP + 2))
+        assert allocator.ranks == {"first": 4, "second": 4}
+        assert not allocator.allocated
+        assert "the weights of 2 matrices hold inf or NaN; the ranks stay as they are: first, second" in caplog.text
+        assert "1 of 4 warm-up steps had inf or NaN gradients and were left out of the average: first" in caplog.text
+
+
+def test_a_warmup_without_one_finite_step_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    model = lora()
+    optimizer = adamw(model)
+    allocator = allocator_for(model, optimizer)
+    untouched = copy.deepcopy(model.state_dict())
+    for step in range(WARMUP):
+        (loss_of(model, batch_of(step)) * torch.nan).backward()
+        allocator.step()
+        for parameter in model.parameters():
+            parameter.grad = None  # a loop that throws bad gradients away, and steps all the same
+        optimizer.step()
+    assert not allocator.allocated
+    assert caplog.messages == [
+        "4 of 4 warm-up steps had inf or NaN gradients and were left out of the average: first, second",
+        "so there is no average; the ranks stay as they are and training goes on as plain LoRA",
+    ]
+    assert all(torch.equal(p, untouched[name]) for name, p in model.state_dict().items())
+    train(model, optimizer, allocator, range(2))
+
+
+def test_one_bad_matrix_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    model = lora()
+    optimizer = adamw(model, lr=0.0)
+    allocator = allocator_for(model, optimizer)
+
+    def overflow(gradient: torch.Tensor) -> torch.Tensor:
+        return gradient * torch.inf
+
+    handle = model.base_model.model.second.lora_B.default.weight.register_hook(overflow)
+    loss_of(model, batch_of(0)).backward()
+    handle.remove()
+    allocator.step()
+    optimizer.zero_grad()
+    optimizer.step()
+    train(model, optimizer, allocator, range(1, WARMUP))
+    assert allocator.allocated
+    assert caplog.messages[0] == (
+        "1 of 4 warm-up steps had inf or NaN gradients and were left out of the average: second"
+    )
+
+
+def test_a_long_list_of_names_is_cut(tiny_deberta: Path, glue_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    batch = probe_batch(tiny_deberta, glue_folder)
+    torch.manual_seed(0)
+    base = AutoModelForSequenceClassification.from_pretrained(tiny_deberta, num_labels=2)
+    model = get_peft_model(base, lora_config())
+    optimizer = adamw(model)
+    allocator = allocator_for(model, optimizer, warmup_steps=1)
+    (model(**batch).logits.sum() * 0).backward()
+    allocator.step()
+    optimizer.step()
+    (message,) = [record.getMessage() for record in caplog.records if record.name == "glora"]
+    assert message.startswith("no gradient reached any of the 12 matrices during the warm-up")
+    assert "deberta.encoder.layer.0.attention.self.query_proj, " in message
+    assert message.endswith(" and 6 more")
