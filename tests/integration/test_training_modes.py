@@ -1,0 +1,200 @@
+"""Trainer's own switches, and what goes wrong in a training: the method works the same, or the user is told."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from transformers import Trainer, TrainerCallback
+
+from glora import RankAllocationCallback, RankAllocationConfig
+from integration.trainer_case import make_trainer, peft_model
+
+WARMUP, STEPS = 4, 7
+
+
+@pytest.fixture
+def trainer_for(tiny_deberta: Path, glue_folder: Path, tmp_path: Path):
+    def make(
+        callbacks: list[TrainerCallback] | None = None, config: dict | None = None, **arguments: object
+    ) -> Trainer:
+        allocation = RankAllocationCallback(RankAllocationConfig(**dict(warmup_steps=WARMUP) | (config or {})))
+        trainer = make_trainer(
+            peft_model(tiny_deberta),
+            tiny_deberta,
+            glue_folder,
+            tmp_path,
+            [allocation, *(callbacks or [])],
+            **dict(max_steps=STEPS) | arguments,
+        )
+        trainer.allocation = allocation
+        return trainer
+
+    return make
+
+
+def norms_at_the_end(trainer: Trainer) -> dict[str, float]:
+    trainer.train()
+    assert trainer.allocation.allocator.allocated
+    assert sum(trainer.allocation.allocator.ranks.values()) == 12 * 4
+    return trainer.allocation.allocator.norms
+
+
+@pytest.mark.parametrize("signal", ["delta", "delta_exact"])
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_gradient_checkpointing(trainer_for, signal: str, reentrant: bool) -> None:
+    plain = norms_at_the_end(trainer_for(config=dict(signal=signal)))
+    trainer = trainer_for(
+        config=dict(signal=signal),
+        activation_checkpointing=True,
+        activation_checkpointing_kwargs={"use_reentrant": reentrant},
+    )
+    calls: list[nn.Module] = []
+    inner = trainer.model.base_model.model.deberta.encoder.layer[0].intermediate
+    inner.register_forward_pre_hook(lambda module, _: calls.append(module))
+    assert norms_at_the_end(trainer) == pytest.approx(plain, rel=1e-4)
+    assert len(calls) == 2 * STEPS, "each is computed twice"
+
+
+def test_bfloat16_autocast(trainer_for) -> None:
+    assert norms_at_the_end(trainer_for(bf16=True)) == pytest.approx(norms_at_the_end(trainer_for()), rel=0.15)
+
+
+def test_clipping(trainer_for, caplog: pytest.LogCaptureFixture) -> None:
+    """Shares are those of the unclipped run where all steps are clipped alike; and it is not taken for a forgotten scale."""
+    free, clipped = (trainer_for(max_grad_norm=norm, config=dict(beta=0.0), learning_rate=0.0) for norm in (0.0, 1e-3))
+    norms = norms_at_the_end(free)
+    total = sum(norms.values())
+    after = norms_at_the_end(clipped)
+    assert sum(after.values()) < 0.1 * total
+    for name, norm in after.items():
+        assert norm / sum(after.values()) == pytest.approx(norms[name] / total, rel=1e-4)
+    assert "gradients changed" not in caplog.text
+
+
+@pytest.mark.slow
+def test_torch_compile(trainer_for) -> None:
+    torch._dynamo.reset()
+    graphs = torch._dynamo.utils.counters["stats"]
+    graphs.clear()
+    counts: list[int] = []
+
+    class Count(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs) -> None:
+            counts.append(graphs["unique_graphs"])
+
+    compiled = trainer_for([Count()], torch_compile=True, torch_compile_backend="eager", dataloader_drop_last=True)
+    norms = norms_at_the_end(compiled)
+    assert norms == pytest.approx(norms_at_the_end(trainer_for()), rel=1e-3)
+    assert counts[WARMUP] > counts[WARMUP - 1], "new shapes are compiled once"
+    assert counts[WARMUP:] == [counts[WARMUP]] * (STEPS - WARMUP)
+    with pytest.raises(ValueError, match='use signal="delta", or train without torch.compile'):
+        trainer_for(config=dict(signal="delta_exact"), torch_compile=True, torch_compile_backend="eager").train()
+
+
+# trouble
+
+
+class ThrowAway(TrainerCallback):
+    """What users do about bad batches: gradients with inf or NaN are set to zero."""
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs) -> None:
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        if not all(torch.isfinite(gradient).all() for gradient in gradients):
+            for gradient in gradients:
+                gradient.zero_()
+
+
+class Overflow(TrainerCallback):
+    """Lets the loss of some steps be infinite."""
+
+    def __init__(self, *steps: int) -> None:
+        self.steps = steps
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs) -> None:
+        self.handle = None
+        if state.global_step + 1 in self.steps:
+            self.handle = model.base_model.model.classifier.register_forward_hook(
+                lambda module, given, output: output * math.inf
+            )
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs) -> None:
+        if self.handle is not None:
+            self.handle.remove()
+
+
+def glora_messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "glora"]
+
+
+def test_bad_steps_are_left_out_and_told(trainer_for, caplog: pytest.LogCaptureFixture) -> None:
+    trainer = trainer_for([Overflow(1, 3), ThrowAway()])
+    norms_at_the_end(trainer)
+    assert trainer.allocation.allocator.non_finite_steps == 2
+    messages = glora_messages(caplog)
+    assert messages[0].startswith(
+        "2 of 4 warm-up steps had inf or NaN gradients and were left out of the average: deberta."
+    )
+    assert messages[1].startswith("step 4: ")
+
+
+def test_a_training_that_diverges_goes_on_as_plain_lora(trainer_for, caplog: pytest.LogCaptureFixture) -> None:
+    trainer = trainer_for([Overflow(2)])
+    trainer.train()
+    assert trainer.state.global_step == STEPS
+    assert not trainer.allocation.allocator.allocated
+    assert set(trainer.allocation.allocator.ranks.values()) == {4}
+    messages = glora_messages(caplog)
+    assert messages[0].startswith("3 of 4 warm-up steps had inf or NaN gradients")
+    assert messages[1].startswith("the weights of 12 matrices hold inf or NaN; the ranks stay as they are: deberta.")
+    assert messages[1].endswith(" and 6 more")
+
+
+def test_a_scaler_that_skips_every_step_is_told(trainer_for, caplog: pytest.LogCaptureFixture) -> None:
+    """Trainer's fp16 needs a GPU; here the optimiser's wrapper skips as a scaler would make it."""
+
+    class Skip(TrainerCallback):
+        def on_train_begin(self, args, state, control, optimizer=None, **kwargs) -> None:
+            optimizer.step = lambda closure=None: None
+
+    trainer = trainer_for([Overflow(*range(STEPS + 1)), Skip()])
+    trainer.train()
+    assert trainer.allocation.allocator.steps == 0
+    (message,) = glora_messages(caplog)
+    assert message.startswith(
+        "training ended after 0 of 4 warm-up steps: the ranks were not reallocated, this is plain LoRA. 7 times the "
+        "gradients were read and optimizer.step() did not follow; a gradient scaler skips steps with inf or NaN, which "
+        "were found in deberta.encoder.layer.0.attention.self.query_proj, "
+    )
+
+
+def test_gradients_of_zero_leave_plain_lora(trainer_for, caplog: pytest.LogCaptureFixture) -> None:
+    trainer = trainer_for()
+    trainer.compute_loss = lambda model, inputs, **kwargs: model(**inputs).loss * 0
+    trainer.train()
+    assert not trainer.allocation.allocator.allocated
+    assert set(trainer.allocation.allocator.ranks.values()) == {4}
+    (message,) = glora_messages(caplog)
+    assert message.startswith(
+        "no gradient reached any of the 12 matrices during the warm-up; the ranks stay as they are"
+    )
+
+
+def test_matrices_without_gradient_are_named_and_lose_their_adapter(
+    trainer_for, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The loss looks at the first layer only, so those of the second take no part."""
+    trainer = trainer_for()
+
+    def first_layer_only(model: nn.Module, inputs: dict, **kwargs: object) -> torch.Tensor:
+        return model(**inputs, output_hidden_states=True).hidden_states[1].square().mean()
+
+    trainer.compute_loss = first_layer_only
+    norms_at_the_end(trainer)
+    ranks = trainer.allocation.allocator.ranks
+    silent = [name for name in ranks if ".layer.1." in name]
+    assert all(ranks[name] == 0 for name in silent)
+    assert glora_messages(caplog)[0] == f"6 matrices never got a gradient: {', '.join(silent)}"
