@@ -39,15 +39,15 @@ def describe_ranks(
     config.r, config.lora_alpha = ranks[largest], alphas[largest]
     config.rank_pattern = {exact_pattern(k): r for k, r in ranks.items() if r != config.r}
     config.alpha_pattern = {exact_pattern(k): a for k, a in alphas.items() if a != config.lora_alpha}
-    config.exclude_modules = _excluding(removed, exclude_modules)
+    config.exclude_modules = excluding((re.escape(name) for name in removed), exclude_modules)
     if config.init_lora_weights == "orthogonal":
         # PEFT would refuse to load an odd rank, and what it initialises is overwritten by what it loads
         config.init_lora_weights = True
 
 
-def _excluding(removed: Iterable[str], before: str | list[str] | set[str] | None) -> str | list[str] | set[str] | None:
-    """The user's exclusions and the removed modules, as the pattern that PEFT matches against whole names."""
-    names = [re.escape(name) for name in removed]
+def excluding(patterns: Iterable[str], before: str | list[str] | set[str] | None) -> str | list[str] | set[str] | None:
+    """What the user excluded and further patterns, as the one expression that PEFT matches against whole names."""
+    names = list(patterns)
     if not names:
         return before
     if before and not isinstance(before, str):

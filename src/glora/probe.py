@@ -14,6 +14,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
+from glora.adapter import excluding
 from glora.gradient_norms import GradientNorms
 from glora.lora_layers import base_model, exact_pattern, factors
 from glora.rank_allocation import allocate_ranks
@@ -21,6 +22,8 @@ from glora.ranked_adapter import RankedAdapter
 
 Loss = Callable[[nn.Module, Any], torch.Tensor]
 PROBE = "glora_probe"
+# What get_peft_model adds to modules_to_save for a task.
+HEADS = {"SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",)}
 
 
 def suggest_ranks(
@@ -121,7 +124,8 @@ def _probed(model: nn.Module, config: LoraConfig | None, seed: int) -> Iterator[
             raise ValueError(f"{error}; or give the LoraConfig that is to be used") from None
     else:
         plain = {"rank_pattern": {}, "alpha_pattern": {}, "init_lora_weights": True, "modules_to_save": None}
-        fields = {**config.to_dict(), **plain, "use_dora": False, "inference_mode": False}
+        exclude = {"exclude_modules": _without_heads(config)}
+        fields = {**config.to_dict(), **plain, **exclude, "use_dora": False, "inference_mode": False}
         fields = {k: v for k, v in fields.items() if k in LoraConfig.__dataclass_fields__}
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
@@ -132,6 +136,12 @@ def _probed(model: nn.Module, config: LoraConfig | None, seed: int) -> Iterator[
         for factor in factors(layer, adapter.name):
             factor.requires_grad_(True)
     yield adapter
+
+
+def _without_heads(config: LoraConfig) -> Any:
+    """What the configuration excludes, and the modules that training will train whole, which PEFT gives no adapter."""
+    heads = {*(config.modules_to_save or ()), *HEADS.get(config.task_type or "", ())}
+    return excluding([rf"(?:.*\.)?(?:{'|'.join(sorted(heads))})(?:\..*)?"] if heads else [], config.exclude_modules)
 
 
 @contextmanager

@@ -115,6 +115,19 @@ def test_norms_are_near_the_exact_gradient_of_the_weights() -> None:
         assert rank == pytest.approx(160 * weights[name] / total, rel=0.5, abs=2)
 
 
+@pytest.mark.parametrize("fields", [{"task_type": "SEQ_CLS"}, {"modules_to_save": ["classifier"]}], ids=str)
+def test_a_head_that_training_trains_whole_gets_no_rank(fields: dict) -> None:
+    everywhere = dict(target_modules=[*TARGETS, "classifier"])
+    assert any("classifier" in name for name in suggest_ranks(bert(), batches(), lora(**everywhere)))
+    config = lora(**everywhere, **fields)
+    ranks = suggest_ranks(bert(), batches(), config)
+    built = get_peft_model(bert(), config).get_base_model()
+    adapted = {exact_pattern(n) for n, m in built.named_modules() if hasattr(m, "lora_A")}
+    assert set(ranks) == adapted
+    excluded = lora(**everywhere, **fields, exclude_modules=["layer.0.attention.self.query"])
+    assert len(suggest_ranks(bert(), batches(), excluded)) == len(ranks) - 1
+
+
 def test_the_same_seed_gives_the_same_ranks() -> None:
     model = bert()
     assert suggest_ranks(model, batches(), lora()) == suggest_ranks(model, batches(), lora())
