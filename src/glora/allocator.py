@@ -25,7 +25,7 @@ from glora._logging import get_logger
 from glora.configuration import RankAllocationConfig
 from glora.first_step import FirstStep
 from glora.gradient_norms import GradientNorms
-from glora.lora_layers import drawn_factor, factors
+from glora.lora_layers import drawn_factor, experts, factors
 from glora.norm_average import NormAverage
 from glora.optimizer_state import check_optimizer, holds, skipped_its_step, unwrap_optimizer
 from glora.rank_bounds import allocate_within_bounds
@@ -86,6 +86,7 @@ class RankAllocator:
         self.adapter = model if isinstance(model, RankedAdapter) else RankedAdapter(model, config.adapter_name)
         if config.signal == "delta_exact":
             refuse_compiled(self.adapter.root if isinstance(model, RankedAdapter) else model)
+        self._check_method()
         self._optimizer = unwrap_optimizer(optimizer)
         check_optimizer(self._optimizer)
         self._check_trained()
@@ -362,6 +363,17 @@ class RankAllocator:
         names = [name for name, rank in self.adapter.ranks.items() if rank > 0]
         sound = torch.stack([torch.isfinite(p).all().cpu() for p in self._parameters()]).view(-1, 2).all(1)
         return [name for name, ok in zip(names, sound.tolist()) if not ok]
+
+    def _check_method(self) -> None:
+        """Refuse, or warn of, settings that do not go with this adapter."""
+        stack = next((name for name, layer in self.adapter.layers.items() if experts(layer) > 1), None)
+        if self.config.keep == "svd" and stack is not None:
+            raise ValueError(f'{stack}: keep="svd" is for one matrix, and this is a stack of experts; use keep="norm"')
+        if self.config.signal == "delta" and self.adapter.initialisation == "eva":
+            logger.warning(
+                "with init_lora_weights='eva' A follows the inputs and is no random sketch, so signal='delta' reads too large, "
+                "by a factor of its own for each matrix; use RankAllocationConfig(signal='delta_exact')"
+            )
 
     def _check_trained(self) -> None:
         frozen = []

@@ -101,6 +101,12 @@ class RankedAdapter:
         return name == self.name and layers == present
 
     @property
+    def initialisation(self) -> bool | str:
+        """PEFT's init_lora_weights."""
+        how: bool | str = getattr(self._config, "init_lora_weights", True)
+        return how
+
+    @property
     def parameters(self) -> int:
         """Parameters at the present ranks: Σ r_k·(d_in + d_out)."""
         return sum(rank * self.costs[name] for name, rank in self.ranks.items())
