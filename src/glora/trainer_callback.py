@@ -34,8 +34,8 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
     less.)
 
     Checkpoints hold the allocation, in trainer_state.json, and `train(resume_from_checkpoint=...)` goes on from it, as does
-    `load_best_model_at_end` across the reallocation. For both the callback has to be among the `callbacks` that Trainer is
-    made with, since Trainer loads weights before any event of training.
+    `load_best_model_at_end` across the reallocation. To resume after the reallocation the callback has to be among the
+    `callbacks` that Trainer is made with, since Trainer loads a checkpoint before any event of training.
 
     Args:
         config: How to allocate, a RankAllocationConfig or its fields as a dictionary. With `warmup_steps=None` the warm-up
