@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +19,8 @@ from glora._version import __version__
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+    from glora.experiments.compare import Plan
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
@@ -207,24 +211,68 @@ def compare(
     }
     settings = {name: value for name, value in given.items() if value is not None}
     console = _console()
-    try:
-        from glora.experiments.messages import log_messages_on
+    with _running(console, output, verbose):
+        _compare(console, output, preset, _names(methods), seeds, settings, only_plan=plan)
 
-        with log_messages_on(console, verbose):
-            _compare(console, output, preset, _names(methods), seeds, settings, only_plan=plan)
-    except KeyboardInterrupt:
-        console.print(
-            f"\nInterrupted. Finished runs are kept in {output}; the same command goes on with the rest.",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
-        raise typer.Exit(INTERRUPTED) from None
+
+@app.command()
+def run(
+    experiment: Annotated[
+        Path | None,
+        typer.Argument(metavar="EXPERIMENT.json", help="Experiment file, JSON or YAML.", show_default=False),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Folder for the records and the report.", show_default="results/EXPERIMENT"
+        ),
+    ] = None,
+    seeds: Annotated[str | None, typer.Option("--seeds", help="Seeds, with commas.", show_default="the file's")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting, such as epochs=1. Repeatable.")
+    ] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Option("--model", metavar="NAME=FOLDER", help="Load a model of the file from here. Repeatable."),
+    ] = None,
+    data_dir: Annotated[
+        str | None, typer.Option("--data-dir", help="Folder with the data of GLUE's tasks in GLUE's TSV layout.")
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Show what would be run, and stop; loads nothing.")] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the file's JSON schema, and stop.")] = False,
+    verbose: Verbosity = 0,
+    debug: Debug = False,
+) -> None:
+    """Run an experiment file: every model on every data set, with each method and seed, and report the difference.
+
+    What is given here wins over the file. Finished runs are not run again.
+    """
+    if schema:
+        import json
+
+        from glora.experiments.experiment_file import Experiment
+
+        typer.echo(json.dumps(Experiment.model_json_schema(), indent=2))
+        return
+    if experiment is None:
+        raise ValueError("there is no experiment file; name one, as in `glora run examples/experiment.json`")
+    given = {
+        "seeds": None if seeds is None else list(_seeds(seeds)),
+        "settings": _assignments("--set", settings),
+        "model_overrides": _assignments("--model", models),
+        "data_dir": data_dir,
+    }
+    folder = Path("results") / experiment.stem if output is None else output
+    console = _console()
+    with _running(console, folder, verbose):
+        _run(console, experiment, folder, {name: value for name, value in given.items() if value}, only_plan=plan)
 
 
 @app.command()
 def report(
-    directory: Annotated[Path, typer.Argument(help="Output folder of `glora compare`.", show_default=False)],
+    directory: Annotated[
+        Path, typer.Argument(help="Output folder of `glora compare` or `glora run`.", show_default=False)
+    ],
     debug: Debug = False,
 ) -> None:
     """Make the tables and pictures again from the records in a folder. Never trains."""
@@ -320,6 +368,24 @@ def list_names(
     _console().print(_listing(what))
 
 
+@contextlib.contextmanager
+def _running(console: Console, output: Path, verbosity: int) -> Iterator[None]:
+    """Messages on the console; Ctrl-C ends with a line that says how to go on."""
+    try:
+        from glora.experiments.messages import log_messages_on
+
+        with log_messages_on(console, verbosity):
+            yield
+    except KeyboardInterrupt:
+        console.print(
+            f"\nInterrupted. Finished runs are kept in {output}; the same command goes on with the rest.",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+        raise typer.Exit(INTERRUPTED) from None
+
+
 def _console() -> Console:
     from rich.console import Console
 
@@ -335,6 +401,15 @@ def _seeds(text: str) -> tuple[int, ...]:
         return tuple(int(seed) for seed in _names(text) or ())
     except ValueError:
         raise ValueError(f"seeds={text!r}: seeds are whole numbers with commas between them, such as 0,1,2") from None
+
+
+def _assignments(option: str, texts: list[str] | None) -> dict[str, str]:
+    """`NAME=VALUE` of an option that can be given several times."""
+    pairs = [text.partition("=") for text in texts or ()]
+    for name, sign, value in pairs:
+        if not (name.strip() and sign and value.strip()):
+            raise ValueError(f"{option} {name}{sign}{value}: write NAME=VALUE")
+    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def _compare(
@@ -354,9 +429,8 @@ def _compare(
         methods = methods or preset.methods
         settings = {**preset.settings, **settings}
     with console.status("Reading the task's data ..."):
-        from glora.experiments.compare import DEFAULT_METHODS, DEFAULT_SEEDS, compare, plan_comparison
+        from glora.experiments.compare import DEFAULT_METHODS, DEFAULT_SEEDS, plan_comparison
         from glora.experiments.plan_view import describe_plan
-        from glora.experiments.progress import open_progress
 
         planned = plan_comparison(
             output,
@@ -367,16 +441,50 @@ def _compare(
     console.print(describe_plan(planned))
     if only_plan:
         return
-    with open_progress(console) as progress:
-        records = compare(planned, progress)
-    failed = sum(record.status == "failed" for record in records)
+    failed = _make(console, planned)
     if failed < len(planned.runs):
         _report(console, output)
     if preset and preset.note:
         console.print(f"\n{preset.note}", style="dim", markup=False, highlight=False)
+    _admit(console, failed, len(planned.runs), output)
+
+
+def _run(console: Console, path: Path, output: Path, given: dict[str, Any], *, only_plan: bool) -> None:
+    from glora.experiments.experiment import load_experiment
+    from glora.experiments.experiment_plan import outlook, plan_experiment
+    from glora.experiments.experiment_view import describe_experiment
+    from glora.experiments.plan_view import describe_plan
+
+    experiment = load_experiment(path, given)
+    console.print(describe_experiment(experiment, outlook(experiment, output), output))
+    if only_plan:
+        return
+    with console.status("Reading the data ..."):
+        plans = plan_experiment(experiment, output)
+    failed = 0
+    for planned in plans:
+        console.print()
+        console.print(describe_plan(planned))
+        failed += _make(console, planned)
+    if failed < len(experiment.configs):
+        _report(console, output)
+    _admit(console, failed, len(experiment.configs), output)
+
+
+def _make(console: Console, planned: Plan) -> int:
+    """Make a plan's runs; how many failed."""
+    from glora.experiments.compare import compare
+    from glora.experiments.progress import open_progress
+
+    with open_progress(console) as progress:
+        return sum(record.status == "failed" for record in compare(planned, progress))
+
+
+def _admit(console: Console, failed: int, runs: int, output: Path) -> None:
+    """Say that runs failed, and end with an exit code that says so."""
     if failed:
         console.print(
-            f"[red]{failed} of {len(planned.runs)} runs failed[/]: see above, and the tracebacks in {output / 'runs'}. "
+            f"[red]{failed} of {runs} runs failed[/]: see above, and the tracebacks in {output / 'runs'}. "
             "The same command tries them again."
         )
         raise typer.Exit(1)

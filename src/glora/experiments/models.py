@@ -13,9 +13,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from glora.experiments.encoder_and_head import find_head_modules, find_target_modules
+from glora.experiments.generative import CAUSAL_MODELS
 from glora.experiments.tokenization import TokenizedTask, tokenize
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class ModelEntry:
     source: str | None
     """Hub id; None means that the weights come from an installed package."""
     aliases: tuple[str, ...] = ()
+    kind: Literal["encoder", "causal-lm"] = "encoder"
 
 
 MODELS: dict[str, ModelEntry] = {
@@ -99,6 +101,7 @@ MODELS: dict[str, ModelEntry] = {
             "ModernBERT, 28 layers, 395 M parameters",
             source="answerdotai/ModernBERT-large",
         ),
+        *(ModelEntry(name, summary, source=source, kind="causal-lm") for name, source, summary in CAUSAL_MODELS),
     )
 }
 

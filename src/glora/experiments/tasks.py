@@ -9,8 +9,10 @@ import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from glora.experiments import glue, own_data, stdlib_docs
+from glora.experiments.generative import GenerativeTaskError, find_generative_task
 from glora.experiments.task_data import DataError, Rows, Task, TaskData, build_task_data
 
 __all__ = ["TASKS", "ResolvedTask", "Task", "TaskData", "UnknownTaskError", "load_task", "resolve_task"]
@@ -44,6 +46,7 @@ def resolve_task(name: str, data_dir: str | None = None) -> ResolvedTask:
 
     Raises:
         UnknownTaskError: no such task, naming the nearest.
+        GenerativeTaskError: a task whose answers are texts.
         DataNotFoundError: a file is missing, listing what was looked for.
         DataError: `data_dir` with a task that reads no files from it, or a path that is not clear.
     """
@@ -57,6 +60,9 @@ def resolve_task(name: str, data_dir: str | None = None) -> ResolvedTask:
     if registered is not None:
         _refuse_data_dir(data_dir, f"{registered} is read from Python's own library")
         return ResolvedTask(registered, _read_stdlib_docs)
+    generative = find_generative_task(name)
+    if generative is not None and not Path(name).expanduser().exists():
+        raise GenerativeTaskError(generative)
     if own_data.looks_like_own_data(name):
         _refuse_data_dir(data_dir, "a data file of one's own is given by its whole path")
         data = own_data.parse_own_data(name)

@@ -1,0 +1,234 @@
+"""From an experiment file to the runs that it asks for, with everything that is wrong with it at once.
+
+Nothing is loaded here, neither a model nor data: names are found in the registries, folders are looked for, settings are
+checked. So a file can be checked, and its runs be counted, where neither a network nor the data is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from glora.experiments.compare import InvalidComparisonError, check_settings
+from glora.experiments.experiment_file import (
+    NOT_SETTINGS,
+    Experiment,
+    InvalidExperimentError,
+    Search,
+    read_experiment,
+)
+from glora.experiments.methods import find_method
+from glora.experiments.name_resolution import (
+    METRICS,
+    ResolvedMetric,
+    find_model,
+    reads_data_dir,
+    resolve_dataset_name,
+    resolve_method_name,
+    resolve_metric_name,
+    resolve_model_name,
+)
+from glora.experiments.search_ranges import SearchRange, find_setting, parse_range
+from glora.experiments.spec import DEFAULT_MODEL, DEFAULT_TASK, RunConfig
+from glora.experiments.tasks import TASKS
+
+REFERENCE = "lora"
+PROPOSED = "glora"
+
+A = TypeVar("A")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One comparison of the experiment: a model and a data set."""
+
+    model: str
+    """As `RunConfig` has it: the override, if there is one."""
+    task: str
+    data_dir: str | None
+    settings: Mapping[str, Any]
+    """Fields of `RunConfig`, for `plan_comparison`."""
+    configs: tuple[RunConfig, ...]
+    """Its runs, in the order in which they are made."""
+
+
+@dataclass(frozen=True)
+class ResolvedExperiment:
+    """An experiment whose every name is known.
+
+    Attributes:
+        path: the file.
+        source: the file as it is written.
+        models: what was written -> what is loaded.
+        datasets: what was written -> the task.
+        metrics: what was written -> what it is in the report.
+        methods: `lora` first, `glora` last.
+        seeds: one run of each method for each.
+        ranges: the searches that were understood.
+        pairs: every model with every data set.
+    """
+
+    path: Path
+    source: Experiment
+    models: Mapping[str, str]
+    datasets: Mapping[str, str]
+    metrics: Mapping[str, ResolvedMetric]
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+    ranges: tuple[SearchRange, ...]
+    pairs: tuple[Pair, ...]
+
+    @property
+    def configs(self) -> tuple[RunConfig, ...]:
+        """The runs of all pairs."""
+        return tuple(config for pair in self.pairs for config in pair.configs)
+
+
+def load_experiment(path: Path, given: Mapping[str, Any] | None = None) -> ResolvedExperiment:
+    """Read an experiment file and find everything that it names.
+
+    Args:
+        path: the file, JSON or YAML.
+        given: fields that win over the file's, as for `read_experiment`.
+
+    Raises:
+        FileNotFoundError, IsADirectoryError, MalformedFileError: the file as a whole cannot be read.
+        InvalidExperimentError: naming every fault that can be found without loading anything.
+    """
+    source, faults, faulty = read_experiment(path, given)
+    resolved = _resolve(path, source, faults, faulty)
+    if faults or resolved is None:
+        raise InvalidExperimentError(path, faults)
+    return resolved
+
+
+def _resolve(path: Path, source: Experiment, faults: list[str], faulty: set[str]) -> ResolvedExperiment | None:
+    """Fields that are faulty already hold stand-ins, which are not looked up."""
+    models: dict[str, str] = {}
+    if "models_to_use" not in faulty:
+        overrides = _overrides(source, faults)
+        models = _each("models_to_use", source.models_to_use, _model_finder(overrides), faults)
+    metrics = _each("evaluation_metrics", source.evaluation_metrics, resolve_metric_name, faults)
+    datasets: dict[str, str] = {}
+    if "datasets_to_use" not in faulty:
+        before = len(faults)
+        datasets = _each("datasets_to_use", source.datasets_to_use, resolve_dataset_name, faults)
+        if len(faults) == before:
+            faults += _unread(source, list(datasets.values())) + _unmeasured(metrics, list(datasets.values()))
+    compared = _each("comparative_methods", source.comparative_methods, resolve_method_name, faults)
+    others = [method for method in compared.values() if method not in {REFERENCE, PROPOSED}]
+    methods = tuple(dict.fromkeys([REFERENCE, *others, PROPOSED]))
+    ranges = _ranges(source, faults)
+    seeds = tuple(source.seeds)
+    faults += _repeated("models_to_use", [models[text] for text in source.models_to_use if text in models])
+    faults += _repeated("datasets_to_use", [datasets[text] for text in source.datasets_to_use if text in datasets])
+    faults += _repeated("seeds", seeds)
+    pairs = _pairs(source, list(models.values()), list(datasets.values()), methods, faults)
+    return (
+        None if faults else ResolvedExperiment(path, source, models, datasets, metrics, methods, seeds, ranges, pairs)
+    )
+
+
+def _each(field: str, texts: Sequence[str], find: Callable[[str], T], faults: list[str]) -> dict[str, T]:
+    """What each text stands for; those that stand for nothing become faults."""
+    found = {text: _attempt(field, find, text, faults) for text in texts}
+    return {text: value for text, value in found.items() if value is not None}
+
+
+def _attempt(field: str, find: Callable[[A], T], what: A, faults: list[str]) -> T | None:
+    """What `find` returns, or None and one more fault."""
+    try:
+        return find(what)
+    except (ValueError, OSError) as error:
+        faults.append(f"{field}: {error}")
+        return None
+
+
+def _overrides(source: Experiment, faults: list[str]) -> dict[str, str]:
+    """A model of the file, as written -> what is loaded in its place."""
+    overrides = {}
+    for name, replacement in source.model_overrides.items():
+        meant = [text for text in source.models_to_use if text == name or _same_model(text, name)]
+        if not meant:
+            faults.append(f"model_overrides: {name!r} is none of the models_to_use, {', '.join(source.models_to_use)}")
+        for text in meant:
+            overrides[text] = replacement
+    return overrides
+
+
+def _same_model(text: str, other: str) -> bool:
+    entry = find_model(text)
+    return entry is not None and entry is find_model(other)
+
+
+def _model_finder(overrides: Mapping[str, str]) -> Callable[[str], str]:
+    """What is overridden need not be known itself."""
+    return lambda text: resolve_model_name(overrides.get(text, text))
+
+
+def _unread(source: Experiment, tasks: Sequence[str]) -> list[str]:
+    if source.data_dir is None or any(map(reads_data_dir, tasks)):
+        return []
+    return [f"data_dir={source.data_dir!r} is for the tasks of GLUE, and none of the data sets is one; leave it out"]
+
+
+def _unmeasured(metrics: Mapping[str, ResolvedMetric], tasks: Sequence[str]) -> list[str]:
+    """Metrics that none of the data sets has; what data of one's own has is known when it is read."""
+    if any(task not in TASKS for task in tasks):
+        return []
+    measured = {metric for task in tasks for metric in TASKS[task].metrics}
+    return [
+        f"evaluation_metrics: {text!r} ({metric.name}) is not measured on {', '.join(tasks)}; there "
+        f"{'is' if len(measured) == 1 else 'are'} {', '.join(name for name in METRICS if name in measured)}"
+        for text, metric in metrics.items()
+        if not metric.is_column and metric.name not in measured
+    ]
+
+
+def _ranges(source: Experiment, faults: list[str]) -> tuple[SearchRange, ...]:
+    field = "hyperparameters_to_search"
+    attempts = [_attempt(field, _understood, search, faults) for search in source.hyperparameters_to_search]
+    ranges = tuple(found for found in attempts if found is not None)
+    faults += _repeated(field, [found.setting for found in ranges])
+    return ranges
+
+
+def _understood(search: Search) -> SearchRange:
+    return parse_range(find_setting(search.name), search.range)
+
+
+def _pairs(
+    source: Experiment, models: Sequence[str], tasks: Sequence[str], methods: Sequence[str], faults: list[str]
+) -> tuple[Pair, ...]:
+    """Every model with every data set; settings are checked even where no pair is known."""
+    misplaced = [name for name in source.settings if name in NOT_SETTINGS]
+    faults += [f"settings.{name}: write it into {NOT_SETTINGS[name]}" for name in misplaced]
+    settings = {name: value for name, value in source.settings.items() if name not in misplaced}
+    pairs = []
+    for model in models or [DEFAULT_MODEL]:
+        for task in tasks or [DEFAULT_TASK]:
+            data_dir = source.data_dir if reads_data_dir(task) else None
+            given = {**settings, "model": model, "task": task, "data_dir": data_dir}
+            try:
+                base = check_settings(given)
+            except InvalidComparisonError as error:
+                faults += [_placed(fault, settings) for fault in error.faults]
+                continue
+            found = [find_method(name) for name in methods]
+            faults += [f"settings: {method.name}: {fault}" for method in found for fault in method.setting_faults(base)]
+            configs = tuple(method.normalise(base, seed) for seed in source.seeds for method in found)
+            pairs.append(Pair(model, base.task, data_dir, given, configs))
+    return tuple(pairs)
+
+
+def _placed(fault: str, settings: Mapping[str, Any]) -> str:
+    """A fault of a setting, with the field of the file in which the setting is."""
+    return f"settings.{fault}" if any(fault.startswith((f"{name}=", f"{name}:")) for name in settings) else fault
+
+
+def _repeated(field: str, values: Sequence[Any]) -> list[str]:
+    twice = [value for value in dict.fromkeys(values) if list(values).count(value) > 1]
+    return [f"{field}: {', '.join(map(str, twice))} is given more than once"] if twice else []

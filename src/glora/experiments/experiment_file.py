@@ -1,0 +1,150 @@
+"""An experiment is a file: what is compared, on what, and what is to be seen of it.
+
+The first seven fields are those of the experiment files that people already have; their values are free text, which
+`experiment` finds in the registries. The others are settings of this project. A file is JSON or YAML, and the model here is
+also the JSON schema that an editor can check it with (`glora run --schema`).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from glora.experiments.compare import DEFAULT_SEEDS
+from glora.experiments.spec import RunConfig
+from glora.experiments.structured_text import read_mapping
+
+NOT_SETTINGS = {
+    "model": "models_to_use",
+    "task": "datasets_to_use",
+    "method": "comparative_methods",
+    "seed": "seeds",
+    "data_dir": "data_dir",
+}
+"""Fields of `RunConfig` that an experiment file says elsewhere -> where."""
+
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+class InvalidExperimentError(ValueError):
+    """What is wrong with an experiment file, all of it at once.
+
+    Attributes:
+        path: the file.
+        faults: one sentence each.
+    """
+
+    def __init__(self, path: Path, faults: Sequence[str]) -> None:
+        self.path = path
+        self.faults = tuple(dict.fromkeys(faults))
+        count = f"{len(self.faults)} things are wrong:" if len(self.faults) > 1 else ""
+        separator = "\n  - " if len(self.faults) > 1 else ""
+        super().__init__(f"{path}: {count}{separator}{separator.join(self.faults)}")
+
+
+class Search(BaseModel):
+    """A setting and the values that a search may give it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Name = Field(description="A setting: learning_rate, beta, total_rank, warmup_steps, or another of a run.")
+    range: str | int | float | list[Any] = Field(
+        description='"1e-4-5e-4" (log), "0.8-0.99" (linear), "500-1500" (integers), "96,128,160" (one of these).'
+    )
+
+
+class Experiment(BaseModel):
+    """One experiment file, as it is written."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, title="GLoRA experiment")
+
+    experiment_summary: str = Field("", description="What the experiment is to show; for people.")
+    evaluation_metrics: list[Name] = Field(
+        default_factory=list,
+        description="What is to be seen in the report, such as Accuracy or Wall-clock Training Time. Default: what the "
+        "data sets measure. The report always shows all that is measured.",
+    )
+    models_to_use: list[Name] = Field(
+        min_length=1, description="Names of `glora list models`, hub ids (owner/name) or folders."
+    )
+    datasets_to_use: list[Name] = Field(
+        min_length=1, description="Names of `glora list tasks`, such as GLUE MNLI, or data files of one's own."
+    )
+    proposed_method: str = Field("GLoRA", description="What is proposed; for people. The method that runs is glora.")
+    comparative_methods: list[Name] = Field(
+        default_factory=lambda: ["AdaLoRA"],
+        description="Names of `glora list methods`. lora is always compared besides: every difference is one to lora.",
+    )
+    hyperparameters_to_search: list[Search] = Field(
+        default_factory=list, description="Settings and the ranges in which a search may choose them."
+    )
+
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(
+        default_factory=lambda: list(DEFAULT_SEEDS), min_length=1, description="One run of each method for each seed."
+    )
+    settings: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Settings of a run that are not at their defaults, such as epochs, batch_size, train_limit.",
+    )
+    model_overrides: dict[Name, Name] = Field(
+        default_factory=dict,
+        description="A name of models_to_use -> the folder or hub id that is loaded in its place.",
+    )
+    data_dir: Name | None = Field(
+        None, description="Folder with GLUE's own TSV files for the tasks of GLUE. Default: they come from the hub."
+    )
+
+
+def read_experiment(path: Path, given: Mapping[str, Any] | None = None) -> tuple[Experiment, list[str], set[str]]:
+    """Read a file and check the shape of its fields; what they name is not looked up.
+
+    Args:
+        path: the file.
+        given: fields from elsewhere that win over the file's; mappings are merged into the file's.
+
+    Returns:
+        The experiment; the faults, as sentences; and the fields that are faulty. These hold defaults, so that what the others
+        name can be checked too and everything be reported at once.
+
+    Raises:
+        FileNotFoundError, IsADirectoryError, MalformedFileError: the file as a whole cannot be read.
+    """
+    content = read_mapping(path)
+    for field, value in (given or {}).items():
+        before = content.get(field)
+        content[field] = {**before, **value} if isinstance(before, dict) and isinstance(value, dict) else value
+    try:
+        return Experiment.model_validate(content), [], set()
+    except ValidationError as error:
+        faults = [_in_words(fault) for fault in error.errors()]
+        faulty = {str(fault["loc"][0]) for fault in error.errors()}
+    sound = {field: value for field, value in content.items() if str(field) not in faulty}
+    placeholders = {field: ["-"] for field in ("models_to_use", "datasets_to_use") if field in faulty}
+    return Experiment.model_validate({**sound, **placeholders}), faults, faulty
+
+
+def _in_words(fault: Any) -> str:
+    field, *inner = fault["loc"]
+    where = str(field) + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in _steps(inner))
+    if fault["type"] == "extra_forbidden":
+        known = Search.model_fields if inner else Experiment.model_fields
+        near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=2)
+        if not inner and field in RunConfig.model_fields and field not in NOT_SETTINGS:
+            return f"{where}: there is no such field here; it is a setting of a run: write it into settings"
+        return f"{where}: there is no such field{'; did you mean ' + ' or '.join(near) + '?' if near else ''}"
+    if fault["type"] == "missing":
+        return f"{where} is missing"
+    if fault["type"] == "too_short":
+        return f"{where} is empty; give at least one"
+    message = fault["msg"][:1].lower() + fault["msg"][1:]
+    return f"{where}={fault['input']!r}: {message}"
+
+
+def _steps(inner: Sequence[Any]) -> list[Any]:
+    """The way into a field, without the names that pydantic gives to the members of a union."""
+    members = {"str", "int", "float", "list[any]", "[key]"}
+    return [part for part in inner if part not in members]

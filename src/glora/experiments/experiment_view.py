@@ -1,0 +1,130 @@
+"""An experiment file as it was understood, before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from itertools import groupby
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from glora.experiments.experiment import PROPOSED, REFERENCE, ResolvedExperiment
+from glora.experiments.experiment_plan import ExpectedRun, Outlook
+from glora.experiments.models import resolve_model
+from glora.experiments.name_resolution import reads_data_dir
+from glora.experiments.number_format import short_name
+from glora.experiments.progress import duration
+from glora.experiments.search_ranges import SearchRange
+from glora.experiments.spec import RunConfig
+
+FOLLOWS = {"total_rank": "matrices * rank", "warmup_steps": "one epoch", "lora_alpha": "2 * rank"}
+"""Defaults that depend on the model or the data."""
+
+
+def describe_experiment(experiment: ResolvedExperiment, outlook: Outlook, output: Path) -> RenderableType:
+    """What each name stands for, which runs there are, and how long they will take as far as earlier runs tell."""
+    roles = {REFERENCE: " (reference)", PROPOSED: " (proposed)"}
+    source = experiment.source
+    rows = [
+        ("experiment", str(experiment.path)),
+        ("models", "; ".join(_meaning(text, name, resolve_model(name)) for text, name in experiment.models.items())),
+        (
+            "data sets",
+            "; ".join(_meaning(t, name, _origin(name, source.data_dir)) for t, name in experiment.datasets.items()),
+        ),
+        (
+            "metrics",
+            "; ".join(_meaning(t, m.name, "") for t, m in experiment.metrics.items()) or "all that are measured",
+        ),
+        ("methods", ", ".join(name + roles.get(name, "") for name in experiment.methods)),
+        ("seeds", ", ".join(map(str, experiment.seeds))),
+        (
+            "settings",
+            ", ".join(f"{name}={value}" for name, value in source.settings.items()) or "all at their defaults",
+        ),
+    ]
+    if experiment.ranges:
+        config = next(config for config in experiment.configs if config.method == PROPOSED)
+        rows.append(("ranges", f"{'; '.join(map(str, experiment.ranges))}. {_not_searched(experiment.ranges, config)}"))
+    rows += [("runs", _count(experiment, outlook)), ("time", _time(outlook, output)), ("output", str(output))]
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold")
+    for name, text in rows:
+        grid.add_row(name, escape(text))
+    return Group(grid, "", _runs(outlook))
+
+
+def _meaning(text: str, name: str, origin: str) -> str:
+    parts = [part for part in dict.fromkeys((name, origin)) if part and part != text]
+    return f"{text} = {' = '.join(parts)}" if parts else text
+
+
+def _origin(task: str, data_dir: str | None) -> str:
+    if not reads_data_dir(task):
+        return ""
+    return f"GLUE's files in {data_dir}" if data_dir else "nyu-mll/glue on the hub"
+
+
+def _not_searched(ranges: Sequence[SearchRange], config: RunConfig) -> str:
+    """`glora run` trains with one value of each; which, and that it does not search."""
+    values = []
+    for setting in dict.fromkeys(found.setting for found in ranges):
+        value = getattr(config, setting)
+        values.append(f"{setting}={FOLLOWS[setting] if value is None and setting in FOLLOWS else value}")
+    return f"`glora run` searches nothing; it trains with {', '.join(values)}"
+
+
+def _count(experiment: ResolvedExperiment, outlook: Outlook) -> str:
+    def counted(values: Collection[object], noun: str) -> str:
+        return f"{len(values)} {noun}{'' if len(values) == 1 else 's'}"
+
+    factors = (
+        counted(experiment.models, "model"),
+        counted(experiment.datasets, "data set"),
+        counted(experiment.methods, "method"),
+        counted(experiment.seeds, "seed"),
+    )
+    finished = len(outlook.runs) - len(outlook.to_make)
+    left = "" if not finished else f"; {finished} already finished, {len(outlook.to_make) or 'nothing is'} left"
+    return f"{len(outlook.runs)} = {' × '.join(factors)}{left}{' to run' if finished and not outlook.to_make else ''}"
+
+
+def _time(outlook: Outlook, output: Path) -> str:
+    if not outlook.to_make:
+        return "none"
+    unknown = sum(run.seconds is None for run in outlook.to_make)
+    if outlook.seconds is None:
+        return f"unknown: no finished run in {output} is of the same model and data"
+    rest = f"; unknown for {unknown} of the {len(outlook.to_make)} runs" if unknown else ""
+    return f"about {duration(outlook.seconds)}, judging by the finished runs in {output}{rest}"
+
+
+def _runs(outlook: Outlook) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for header in ("model", "data set", "method"):
+        table.add_column(header)
+    for header in ("seeds", "steps", "to run", "time"):
+        table.add_column(header, justify="right")
+    kind = {run.config.key: (run.config.model, run.config.task, run.config.method) for run in outlook.runs}
+    order = {name: place for place, name in enumerate(dict.fromkeys(kind.values()))}
+    runs = sorted(outlook.runs, key=lambda run: order[kind[run.config.key]])
+    for (model, task, method), group in groupby(runs, key=lambda run: kind[run.config.key]):
+        table.add_row(*map(escape, (short_name(model), short_name(task), method)), *_numbers(list(group)))
+    if any(run.steps is None for run in outlook.runs):
+        table.caption = "How many steps a run has is known when its data is read."
+        table.caption_justify = "left"
+    return table
+
+
+def _numbers(runs: Sequence[ExpectedRun]) -> tuple[str, ...]:
+    left = [run for run in runs if not run.finished]
+    seconds = [run.seconds for run in left if run.seconds is not None]
+    steps = runs[0].steps
+    return (
+        ",".join(str(run.config.seed) for run in runs),
+        "?" if steps is None else f"{steps:,}",
+        str(len(left)),
+        "–" if not left else duration(sum(seconds)) if len(seconds) == len(left) else "?",
+    )

@@ -1,0 +1,186 @@
+"""Free text, found in the registries; and what must not be guessed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from glora.experiments import metrics
+from glora.experiments.generative import GenerativeTaskError
+from glora.experiments.methods import METHODS
+from glora.experiments.models import MODELS, ModelNotFoundError, resolve_model
+from glora.experiments.name_resolution import (
+    COLUMNS,
+    METRICS,
+    UnknownNameError,
+    resolve_dataset_name,
+    resolve_method_name,
+    resolve_metric_name,
+    resolve_model_name,
+)
+from glora.experiments.task_data import DataNotFoundError
+from glora.experiments.tasks import TASKS, resolve_task
+
+CAUSAL = {
+    "Llama-4-Scout-17B-16E": "meta-llama/Llama-4-Scout-17B-16E",
+    "Llama-4-Maverick-17B-128E": "meta-llama/Llama-4-Maverick-17B-128E",
+    **{f"Qwen3-{size}": f"Qwen/Qwen3-{size}" for size in ("0.6B", "1.7B", "4B", "8B", "14B", "32B")},
+    "DeepSeek-v3": "deepseek-ai/DeepSeek-V3",
+    "DeepSeek-V3.1": "deepseek-ai/DeepSeek-V3.1",
+    "DeepSeek-V3.2-Exp": "deepseek-ai/DeepSeek-V3.2-Exp",
+    "gpt-oss-20b": "openai/gpt-oss-20b",
+    **{f"gemma-3-{size}-it": f"google/gemma-3-{size}-it" for size in ("1b", "4b", "27b")},
+}
+
+
+@pytest.mark.parametrize(
+    "text", ["DeBERTa-v3-base (86M)", "deberta-v3-base", "microsoft/deberta-v3-base", "DeBERTa v3 base [fp32]"]
+)
+def test_a_model_is_found_by_its_spellings(text: str) -> None:
+    assert resolve_model_name(text) == "deberta-v3-base"
+    assert resolve_model(resolve_model_name(text)) == "microsoft/deberta-v3-base"
+
+
+@pytest.mark.parametrize(("text", "source"), CAUSAL.items())
+def test_causal_models_are_known(text: str, source: str) -> None:
+    entry = MODELS[resolve_model_name(text)]
+    assert (entry.source, entry.kind) == (source, "causal-lm")
+
+
+def test_hub_ids_and_folders_are_models(tmp_path: Path) -> None:
+    assert resolve_model_name("someone/their-model") == "someone/their-model"
+    (tmp_path / "config.json").write_text("{}")
+    assert resolve_model_name(str(tmp_path)) == str(tmp_path)
+    with pytest.raises(ModelNotFoundError):
+        resolve_model_name(str(tmp_path / "absent"))
+
+
+def test_an_unknown_model_has_its_nearest_names() -> None:
+    with pytest.raises(UnknownNameError, match="'DeBERTa-v3-bas' is no known model. Nearest: deberta-v3-base"):
+        resolve_model_name("DeBERTa-v3-bas")
+    with pytest.raises(UnknownNameError, match="written with its owner"):
+        resolve_model_name("zzz")
+
+
+@pytest.mark.parametrize(
+    ("text", "task"),
+    [
+        ("GLUE MNLI", "mnli"),
+        ("MNLI (matched)", "mnli"),
+        ("glue/mnli", "mnli"),
+        ("GLUE: SST-2", "sst2"),
+        ("the RTE dataset", "rte"),
+        ("STS-B benchmark", "stsb"),
+        ("stdlib-docs", "stdlib-docs"),
+    ],
+)
+def test_a_data_set_is_found_by_its_spellings(text: str, task: str) -> None:
+    assert resolve_dataset_name(text) == task
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_is_found_by_its_name(task: str) -> None:
+    assert resolve_dataset_name(task) == task
+
+
+@pytest.mark.parametrize(
+    ("text", "source"),
+    [
+        ("alpaca-cleaned", "yahma/alpaca-cleaned"),
+        ("databricks-dolly-15k", "databricks/databricks-dolly-15k"),
+        ("gsm8k", "openai/gsm8k"),
+        ("GSM8K (main)", "openai/gsm8k"),
+        ("openai/gsm8k", "openai/gsm8k"),
+        ("MATH", "EleutherAI/hendrycks_math"),
+    ],
+)
+def test_generative_data_sets_are_known_and_refused(text: str, source: str) -> None:
+    with pytest.raises(GenerativeTaskError, match=rf"{source}\): generative tasks cannot be run yet"):
+        resolve_dataset_name(text)
+
+
+def test_compare_refuses_generative_data_sets_too_but_not_a_folder_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(GenerativeTaskError):
+        resolve_task("gsm8k")
+    with pytest.raises(DataNotFoundError):
+        resolve_task("./gsm8k")
+    (tmp_path / "gsm8k").mkdir()
+    with pytest.raises(DataNotFoundError, match="looked for"):
+        resolve_task("gsm8k")
+
+
+def test_an_unknown_data_set_has_its_nearest_names() -> None:
+    with pytest.raises(UnknownNameError, match="'GLUE MNLX' is no known data set. Nearest: .*mnli"):
+        resolve_dataset_name("GLUE MNLX")
+    with pytest.raises(UnknownNameError, match="Nearest: gsm8k"):
+        resolve_dataset_name("gsm8")
+    with pytest.raises(DataNotFoundError):
+        resolve_dataset_name("absent/train.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "is_column"),
+    [
+        ("Accuracy", "accuracy", False),
+        ("Validation accuracy (%)", "accuracy", False),
+        ("dev-set accuracy", "accuracy", False),
+        ("Matthews Correlation", "matthews_correlation", False),
+        ("Matthews correlation coefficient (MCC)", "matthews_correlation", False),
+        ("MCC", "matthews_correlation", False),
+        ("F1", "f1", False),
+        ("F1-score", "f1", False),
+        ("Pearson correlation", "pearson", False),
+        ("Spearman", "spearman", False),
+        ("Wall-clock Training Time", "training time", True),
+        ("wall-clock time", "training time", True),
+        ("Peak GPU memory", "peak memory", True),
+        ("Number of trainable parameters", "adapter parameters", True),
+    ],
+)
+def test_a_metric_is_found_by_its_spellings(text: str, name: str, is_column: bool) -> None:
+    found = resolve_metric_name(text)
+    assert (found.name, found.is_column) == (name, is_column)
+
+
+@pytest.mark.parametrize("text", ["Macro F1", "Test accuracy", "Top-5 accuracy", "BLEU"])
+def test_a_metric_that_is_not_measured_is_not_taken_for_another(text: str) -> None:
+    with pytest.raises(UnknownNameError, match="is nothing that is measured"):
+        resolve_metric_name(text)
+
+
+def test_metrics_of_texts_are_refused_as_such() -> None:
+    with pytest.raises(UnknownNameError, match="generative tasks cannot be run yet"):
+        resolve_metric_name("Perplexity")
+
+
+def test_the_metrics_are_those_that_are_computed() -> None:
+    assert set(METRICS) == {*metrics.CLASSIFICATION, *metrics.REGRESSION}
+    assert not set(METRICS) & set(COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("text", "method"),
+    [
+        ("AdaLoRA", "adalora"),
+        ("LoRA", "lora"),
+        ("Vanilla LoRA (r=8)", "lora"),
+        ("ordinary LoRA with fixed rank", None),
+        ("GLoRA", "glora"),
+        *((name, name) for name in METHODS),
+    ],
+)
+def test_a_method_is_found_by_its_spellings(text: str, method: str | None) -> None:
+    if method is None:
+        with pytest.raises(UnknownNameError):
+            resolve_method_name(text)
+    else:
+        assert resolve_method_name(text) == method
+
+
+def test_an_unknown_method_has_its_nearest_names() -> None:
+    with pytest.raises(UnknownNameError, match="'AdaLoR' is no known method. Nearest: adalora"):
+        resolve_method_name("AdaLoR")
