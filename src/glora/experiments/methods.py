@@ -103,7 +103,7 @@ class Method:
     def normalise(self, config: RunConfig, seed: int) -> RunConfig:
         """The configuration of one of this method's runs; settings that it does not look at are at their defaults."""
         ignored = ALLOCATION_SETTINGS - self.settings
-        kept = {field: value for field, value in config.model_dump().items() if field not in ignored}
+        kept = {field: value for field, value in config if field not in ignored}
         return type(config).model_validate({**kept, "method": self.name, "seed": seed})
 
 

@@ -66,7 +66,12 @@ class RunConfig(BaseModel):
     max_rank: int | None = Field(None, ge=1, description="No matrix gets a larger rank.")
     keep: Literal["norm", "svd", "first"] = Field("norm", description="Which columns a shrinking matrix keeps.")
 
-    data_dir: str | None = Field(None, description="Folder with the task's data in GLUE's own TSV layout.")
+    data_dir: str | None = Field(
+        None,
+        # Where the data lie on this machine; what they are stands in the record as their fingerprint.
+        exclude=True,
+        description="Folder with the task's data in GLUE's own TSV layout; neither recorded nor part of the key.",
+    )
 
     @property
     def alpha(self) -> float:

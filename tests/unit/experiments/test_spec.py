@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from glora.experiments.methods import find_method
 from glora.experiments.spec import RunConfig
 
 
@@ -18,6 +19,13 @@ def test_every_setting_that_changes_a_result_changes_the_key() -> None:
     changed = {"epochs": 2, "learning_rate": 1e-3, "rank": 4, "seed": 1, "method": "lora", "beta": 0.5, "task": "rte"}
     keys = {RunConfig(**{name: value}).key for name, value in changed.items()} | {RunConfig().key}
     assert len(keys) == len(changed) + 1
+
+
+def test_where_the_data_lie_is_not_part_of_the_run() -> None:
+    here = RunConfig(task="rte", data_dir="some/folder")
+    assert here.key == RunConfig(task="rte").key
+    assert "some/folder" not in here.model_dump_json()
+    assert find_method("lora").normalise(here, seed=1).data_dir == "some/folder"
 
 
 def test_a_local_model_folder_is_named_by_its_last_part() -> None:
