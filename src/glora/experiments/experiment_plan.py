@@ -20,8 +20,8 @@ from glora.experiments.methods import Schedule
 from glora.experiments.records import RunRecord, read_records
 from glora.experiments.spec import RunConfig
 
-SAME_EXAMPLES = ("task", "data_dir", "train_limit")
-SAME_STEP = ("task", "data_dir", "model", "rank", "target_modules", "batch_size", "max_length", "precision")
+SAME_EXAMPLES = ("task", "train_limit")
+SAME_STEP = ("task", "model", "rank", "target_modules", "batch_size", "max_length", "precision")
 
 
 @dataclass(frozen=True)
