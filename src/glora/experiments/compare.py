@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from glora.experiments.methods import Method, Schedule, find_method
 from glora.experiments.models import resolve_model
-from glora.experiments.records import RunRecord, finished_keys, write_record
+from glora.experiments.records import RunRecord, finished_records, write_record
 from glora.experiments.spec import RunConfig
 from glora.experiments.tasks import resolve_task
 
@@ -107,15 +107,18 @@ def plan_comparison(
     if faults or base is None:
         raise InvalidComparisonError(list(dict.fromkeys(faults)))
 
-    from glora.experiments.train import example_counts
+    from glora.experiments.train import data_fingerprint, example_counts
 
     examples = example_counts(base)
     schedule = Schedule.of(examples["train"], base.batch_size, base.epochs)
     late = [f"{m.name}: {fault}" for m in chosen for fault in m.schedule_faults(base, schedule)]
     if late:
         raise InvalidComparisonError(late)
-    done = finished_keys(output)
     configs = [method.normalise(base, seed) for seed in seeds for method in chosen]
+    done = finished_records(output)
+    on_other_data = _other_data([done[c.key] for c in configs if c.key in done], data_fingerprint(base), output)
+    if on_other_data:
+        raise InvalidComparisonError(on_other_data)
     runs = tuple(PlannedRun(config, schedule, finished=config.key in done) for config in configs)
     return Plan(runs=runs, examples=examples, output=output)
 
@@ -217,6 +220,19 @@ def _found(config: RunConfig, faults: list[str]) -> RunConfig:
     _attempt(lambda: resolve_model(config.model), faults)
     task = _attempt(lambda: resolve_task(config.task, config.data_dir), faults)
     return config if task is None else config.model_copy(update={"task": task.name})
+
+
+def _other_data(records: Sequence[RunRecord], fingerprint: str, output: Path) -> list[str]:
+    """A configuration does not say where data lie, nor that a file has been edited since: the fingerprint does."""
+    recorded = [(record.key, record.provenance.data_fingerprint) for record in records]
+    odd = [(key, found) for key, found in recorded if found not in (None, fingerprint)]
+    if not odd:
+        return []
+    key, found = odd[0]
+    return [
+        f"output={str(output)!r}: {len(odd)} of its finished runs have these settings, but saw other data (fingerprint "
+        f"{str(found)[:8]} in {key}, now {fingerprint[:8]}); name another folder, or move those records away"
+    ]
 
 
 def _check_scheduler(name: str) -> None:

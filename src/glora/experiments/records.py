@@ -1,7 +1,7 @@
 """What one run leaves behind: one JSON file, whose schema is the pydantic models of this module.
 
 A record is written once, whole or not at all, at the end of its run (`write_record`); the comparison skips
-the runs whose record says "finished" (`finished_keys`), and the report is made from records alone
+the runs whose record says "finished" (`finished_records`), and the report is made from records alone
 (`read_records`). That each result carries its configuration, versions, git state and machine follows PEFT's
 `method_comparison`.
 
@@ -276,13 +276,13 @@ def read_records(directory: str | os.PathLike[str]) -> list[RunRecord]:
     return [read_record(path) for path in sorted((Path(directory) / RUNS_FOLDER).glob("*.json"))]
 
 
-def finished_keys(directory: str | os.PathLike[str]) -> set[str]:
-    """The keys of the runs that are finished and need not be made again; a failed run is not among them.
+def finished_records(directory: str | os.PathLike[str]) -> dict[str, RunRecord]:
+    """The records of the runs that are finished and need not be made again, by key; a failed run is not among them.
 
     Raises:
         RecordError: at the first record that cannot be read.
     """
-    return {record.key for record in read_records(directory) if record.status == "finished"}
+    return {record.key: record for record in read_records(directory) if record.status == "finished"}
 
 
 def _sync_folder(folder: Path) -> None:

@@ -103,6 +103,15 @@ def example_counts(config: RunConfig) -> dict[str, int]:
     return {"train": len(task.train)} | {name: len(rows) for name, rows in task.evaluation.items()}
 
 
+def data_fingerprint(config: RunConfig) -> str:
+    """What the data are, whatever they are called and wherever they lie: `TaskData.fingerprint`.
+
+    Raises:
+        ValueError, FileNotFoundError: the task cannot be loaded.
+    """
+    return _task(config).fingerprint
+
+
 def _run(config: RunConfig, progress: RunProgress, measured: Measurements) -> None:
     method = find_method(config.method)
     examples = example_counts(config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from glora.experiments.progress import RunProgress
 from glora.experiments.provenance import collect_provenance
 from glora.experiments.records import RunRecord, read_records, write_record
 from glora.experiments.spec import RunConfig
+from glora.experiments.train import data_fingerprint
 
 
 def finished(config: RunConfig) -> RunRecord:
@@ -201,6 +203,24 @@ def test_what_is_finished_is_not_run_again_and_what_failed_is(plan) -> None:
         ("glora", 2),
         ("shuffled", 2),
     ]
+
+
+def test_runs_on_other_data_are_not_taken_for_finished(plan, glue_folder: Path, tmp_path: Path) -> None:
+    def on_its_data(config: RunConfig, *, progress: RunProgress) -> RunRecord:
+        return finished(config).model_copy(
+            update={"provenance": collect_provenance(data_fingerprint=data_fingerprint(config))}
+        )
+
+    compare(plan(methods=("lora", "glora"), seeds=(0,)), RunProgress(), make_run=on_its_data)
+    other = shutil.copytree(glue_folder, tmp_path / "edited")
+    train = other / "RTE" / "train.tsv"
+    train.write_text("\n".join(train.read_text().splitlines()[:-1]) + "\n")
+    (fault,) = faults(plan, methods=("lora", "glora"), seeds=(0,), settings={"data_dir": str(other)})
+    assert "2 of its finished runs have these settings, but saw other data" in fault
+    assert "name another folder" in fault
+    moved = shutil.copytree(glue_folder, tmp_path / "moved")
+    assert plan(methods=("lora", "glora"), seeds=(0,), settings={"data_dir": str(moved)}).to_make == ()
+    assert len(plan(methods=("lora",), seeds=(1,), settings={"data_dir": str(other)}).to_make) == 1
 
 
 def test_changing_glora_leaves_lora_finished(plan) -> None:

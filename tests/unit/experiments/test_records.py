@@ -20,7 +20,7 @@ from glora.experiments.records import (
     RecordError,
     RecordWriteError,
     RunRecord,
-    finished_keys,
+    finished_records,
     read_record,
     read_records,
     record_path,
@@ -117,13 +117,13 @@ def test_only_finished_runs_are_finished(tmp_path: Path) -> None:
     finished, failed = finished_run(method="lora"), failed_run(method="glora")
     for record in (finished, failed):
         write_record(tmp_path, record)
-    assert finished_keys(tmp_path) == {finished.key}
+    assert finished_records(tmp_path) == {finished.key: finished}
     assert {record.key for record in read_records(tmp_path)} == {finished.key, failed.key}
 
 
 def test_a_folder_without_runs_holds_no_records(tmp_path: Path) -> None:
     assert read_records(tmp_path / "nowhere") == []
-    assert finished_keys(tmp_path) == set()
+    assert finished_records(tmp_path) == {}
 
 
 @pytest.mark.parametrize("refusing", ["open", "write", "fsync", "replace"])
