@@ -15,6 +15,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Mapping
 from fractions import Fraction
+from numbers import Integral
 
 Bound = int | Mapping[str, int] | None
 
@@ -51,9 +52,9 @@ def allocate_ranks(
         {'query': 6, 'key': 2}
     """
     _check_scores(scores)
-    if isinstance(total_rank, bool) or not isinstance(total_rank, int) or total_rank < 1:
+    if isinstance(total_rank, bool) or not isinstance(total_rank, Integral) or total_rank < 1:
         raise ValueError(f"total_rank={total_rank!r} must be an integer of at least 1")
-    names = sorted(scores)
+    total_rank, names = int(total_rank), sorted(scores)
     price = _prices(costs, names)
     budget = Fraction(total_rank) if costs is None else Fraction(total_rank * sum(price.values()), len(names))
     low = {name: _bound(min_rank, name, 0, "min_rank") for name in names}
@@ -61,7 +62,7 @@ def allocate_ranks(
     high = {name: _bound(max_rank, name, math.floor(budget / price[name]), "max_rank") for name in names}
     _check_bounds(names, low, high, price, budget, total_rank, min_rank, max_rank, costs is not None)
 
-    share = _water_fill({name: Fraction(scores[name]) for name in names}, price, low, high, budget)
+    share = _water_fill({name: Fraction(float(scores[name])) for name in names}, price, low, high, budget)
     ranks = _round(share, price, high, budget)
     return {name: ranks[name] for name in scores}
 
@@ -101,9 +102,9 @@ def _bound(bound: Bound, name: str, default: int, what: str) -> int:
     value = bound.get(name) if isinstance(bound, Mapping) else bound
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
         raise ValueError(f"{what} for {name!r} is {value!r}; it must be an integer of at least 0")
-    return value
+    return int(value)
 
 
 def _check_bounds(

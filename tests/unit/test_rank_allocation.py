@@ -6,7 +6,9 @@ import itertools
 import random
 from fractions import Fraction
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
@@ -117,6 +119,16 @@ def test_bounds_by_name() -> None:
 
 def test_matrices_without_a_score_share_what_the_others_cannot_hold() -> None:
     assert allocate_ranks({"a": 1.0, "b": 0.0, "c": 0.0}, 9, max_rank=4) == {"a": 4, "b": 3, "c": 2}
+
+
+def test_numbers_of_numpy_and_torch_are_numbers() -> None:
+    expected = allocate_ranks({"a": 0.5, "b": 0.25}, 7, min_rank=1, max_rank=4)
+    for number in (np.float32, np.float64, torch.tensor):
+        ranks = allocate_ranks(
+            {"a": number(0.5), "b": number(0.25)}, np.int64(7), min_rank=np.int32(1), max_rank={"a": np.int64(4)}
+        )
+        assert ranks == expected
+        assert {type(rank) for rank in ranks.values()} == {int}
 
 
 def test_ties_go_to_the_name_that_sorts_first() -> None:
