@@ -230,14 +230,12 @@ class RankAllocator:
         if odd := sorted(set(state["ranks"]) ^ set(self.adapter.layers)):
             raise ValueError(
                 f"the allocator's state is of another model or other target_modules: {len(odd)} names differ, e.g. "
-                f"{odd[0]!r}"
+                f"{odd[0]!r}. Make the model as the run began, with the same LoraConfig: loading gives it its ranks"
             )
-        mine = self.config.to_dict()
-        if differing := [key for key, value in state["config"].items() if mine.get(key) != value]:
+        if differing := self.config.differences(state["config"]):
             raise ValueError(
-                "the allocator's state was made with another configuration: "
-                + "; ".join(f"{key} was {state['config'][key]!r}, is {mine.get(key)!r}" for key in differing)
-                + ". Go on with the old values, or start anew"
+                f"the allocator's state was made with another configuration: {differing}. Go on with the old values, or "
+                "start anew"
             )
         if state["ranks"] != self.ranks:
             self.adapter.set_ranks(state["ranks"], optimizer=self._optimizer)

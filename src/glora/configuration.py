@@ -108,6 +108,11 @@ class RankAllocationConfig:
             for field in dataclasses.fields(self)
         }
 
+    def differences(self, earlier: Mapping[str, Any]) -> str:
+        """What is other than in the `to_dict()` of an earlier configuration, in words; empty if nothing is."""
+        mine = self.to_dict()
+        return "; ".join(f"{k} was {v!r}, is {mine.get(k)!r}" for k, v in earlier.items() if mine.get(k) != v)
+
 
 def _is_int(value: object, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least

@@ -80,6 +80,7 @@ class RankedAdapter:
         self._groups: dict[str, tuple[int | None, int | None]] = {}
         self._following: RemovableHandle | None = None
         self._optimizer: torch.optim.Optimizer | None = None
+        self.asked_by: object = None
         paths = {module: path for path, module in self.root.named_modules()}
         self._paths = {name: paths[layer] for name, layer in self.layers.items()}
 
@@ -158,7 +159,7 @@ class RankedAdapter:
             removed = [name for name, rank in self.ranks.items() if rank == 0]
             describe_ranks(config, present, removed, self.name, self._exclude_modules)
 
-    def follow_loading(self, optimizer: torch.optim.Optimizer | None = None) -> None:
+    def follow_loading(self, optimizer: torch.optim.Optimizer | None = None, asked_by: object = None) -> None:
         """Until `stop_following`, let weights of other ranks be loaded into the model, by taking on their ranks first.
 
         Trainer loads a checkpoint before any event of training, and the best model after the last; PEFT's `load_adapter` into
@@ -166,8 +167,9 @@ class RankedAdapter:
 
         Args:
             optimizer: The optimiser that trains the adapter, if there is one yet.
+            asked_by: Who asks; kept as `asked_by`.
         """
-        self._optimizer = optimizer
+        self._optimizer, self.asked_by = optimizer, asked_by
         if self._following is None:
             hook = self._before_loading
             self._following = self.root.register_load_state_dict_pre_hook(hook)  # type: ignore[no-untyped-call]
@@ -177,7 +179,7 @@ class RankedAdapter:
         """Undo `follow_loading`."""
         if self._following is not None:
             self._following.remove()
-            self._following = self._optimizer = None
+            self._following = self._optimizer = self.asked_by = None
             _FOLLOWERS.pop(self.root, None)
 
     def _before_loading(self, module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:

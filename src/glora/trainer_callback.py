@@ -91,6 +91,8 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
         _refuse_a_second(state, type(self).__name__)
         if optimizer is None:
             raise ValueError("RankAllocationCallback needs Trainer's optimizer in on_train_begin")
+        if args.restore_callback_states_from_checkpoint and state.global_step > 0:
+            self._refuse_other_config(model)
         adapter = self._follow(model, optimizer)
         if self.config.signal == "delta_exact":
             refuse_compiled(adapter.root, will_be=args.torch_compile)
@@ -167,8 +169,18 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
             if other is not adapter:
                 other.stop_following()
         self._adapter = adapter
-        adapter.follow_loading(optimizer)
+        adapter.follow_loading(optimizer, asked_by=self)
         return adapter
+
+    def _refuse_other_config(self, model: nn.Module | None) -> None:
+        """Trainer has made this object from the checkpoint; the one that the user gave is known to the adapter."""
+        known = RankedAdapter.following(model) if model is not None else None
+        given = known.asked_by if known is not None else None
+        if isinstance(given, RankAllocationCallback) and (differing := given.config.differences(self.config.to_dict())):
+            raise ValueError(
+                f"restore_callback_states_from_checkpoint=True puts the checkpoint's configuration in the place of yours: "
+                f"{differing}. Go on with the old values, or start anew"
+            )
 
 
 def _saved_state(state: TrainerState, name: str) -> dict[str, Any] | None:

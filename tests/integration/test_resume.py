@@ -86,8 +86,20 @@ def test_plain_lora_goes_on_with_the_callback(finished: Job, tmp_path: Path) -> 
 def test_another_configuration_is_refused(finished: Job, tmp_path: Path) -> None:
     changed = dataclasses.replace(finished, output=tmp_path, config=dict(beta=0.5, warmup_steps=WARMUP + 1))
     trainer = make_trainer(changed)
-    with pytest.raises(ValueError, match=r"beta was 0.9, is 0.5; warmup_steps was 4, is 5. Go on with the old values"):
+    with pytest.raises(
+        ValueError,
+        match=r"another configuration: beta was 0.9, is 0.5; warmup_steps was 4, is 5. Go on with the old values",
+    ):
         trainer.train(resume_from_checkpoint=str(finished.checkpoint(WARMUP)))
+
+
+def test_another_configuration_is_refused_where_trainer_restores_the_old_one(finished: Job, tmp_path: Path) -> None:
+    arguments = dict(restore_callback_states_from_checkpoint=True)
+    changed = dataclasses.replace(finished, output=tmp_path, config=dict(beta=0.5), arguments=arguments)
+    with pytest.raises(
+        ValueError, match="checkpoint's configuration in the place of yours: beta was 0.9, is 0.5. Go on"
+    ):
+        make_trainer(changed).train(resume_from_checkpoint=str(finished.checkpoint(WARMUP)))
 
 
 def test_two_callbacks_are_refused(finished: Job, tmp_path: Path) -> None:

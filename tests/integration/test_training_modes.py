@@ -198,3 +198,28 @@ def test_matrices_without_gradient_are_named_and_lose_their_adapter(
     silent = [name for name in ranks if ".layer.1." in name]
     assert all(ranks[name] == 0 for name in silent)
     assert glora_messages(caplog)[0] == f"6 matrices never got a gradient: {', '.join(silent)}"
+
+
+def test_an_exception_leaves_no_hooks_to_the_next_training(trainer_for) -> None:
+    class Break(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, **kwargs) -> None:
+            if state.global_step == 1:
+                raise KeyboardInterrupt
+
+    def hooks() -> int:
+        layers = [m for m in trainer.model.modules() if hasattr(m, "lora_A")]
+        return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for layer in layers for m in layer.modules())
+
+    trainer = trainer_for([Break()], config=dict(signal="delta_exact", exact_every=1))
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    broken_off = trainer.allocation.allocator
+    assert hooks() > 0
+    broken_off.detach()
+    assert hooks() == 0
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    trainer.remove_callback(Break)
+    norms_at_the_end(trainer)
+    assert hooks() == 0
+    assert not trainer.allocation.allocator._optimizer._optimizer_step_post_hooks

@@ -260,7 +260,7 @@ def test_state_of_something_else_is_refused() -> None:
     state = allocator.state_dict()
     with pytest.raises(ValueError, match="version 99"):
         allocator.load_state_dict(state | {"version": 99})
-    with pytest.raises(ValueError, match="2 names differ, e.g. 'other'"):
+    with pytest.raises(ValueError, match="2 names differ, e.g. 'other'. Make the model as the run began"):
         allocator.load_state_dict(state | {"ranks": {"first": 4, "other": 4}})
     with pytest.raises(ValueError, match=r"beta was 0.5, is 0.9"):
         allocator.load_state_dict(state | {"config": state["config"] | {"beta": 0.5}})
