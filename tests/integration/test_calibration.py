@@ -41,6 +41,22 @@ def test_the_printed_pattern_makes_an_adapter(tiny_deberta: Path, glue_folder: P
     assert {m.scaling["default"] for m in layers} == {2.0}
 
 
+def test_target_modules_are_those_of_a_run(
+    tiny_deberta: Path, glue_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ("--task", "rte", "--data-dir", str(glue_folder), "--batches", "1", "--max-length", "32")
+    common = ("--model", str(tiny_deberta), *data, "--target-modules")
+    printed = json.loads(ranks(*common, "dense,query_proj"))
+    assert len(printed["rank_pattern"]) == 2 * 4
+    assert not any("pooler" in name for name in printed["rank_pattern"]), "the head is trained whole"
+    monkeypatch.setattr("sys.argv", ["glora", "ranks", *common, "dense,querry_proj"])
+    with pytest.raises(SystemExit):
+        main()
+    message = capsys.readouterr().err
+    assert "'querry_proj' matches no linear layer of the encoder" in message
+    assert "query_proj" in message.split("nearest", 1)[1]
+
+
 def test_formats_say_the_same() -> None:
     suggested = SuggestedRanks(rank=4, alpha=6.0, rank_pattern=PATTERNS)
     as_json = json.loads(suggested.text("json"))

@@ -74,8 +74,9 @@ def suggest(config: RunConfig, batches: int) -> SuggestedRanks:
     import torch
     from peft import LoraConfig
 
-    from glora.experiments.models import find_target_modules, load_classifier, tokenize
+    from glora.experiments.models import load_classifier, tokenize
     from glora.experiments.tasks import load_task
+    from glora.experiments.train import target_modules
     from glora.probe import suggest_ranks
 
     limit = min(batches * config.batch_size, config.train_limit or batches * config.batch_size)
@@ -92,7 +93,7 @@ def suggest(config: RunConfig, batches: int) -> SuggestedRanks:
     lora = LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
-        target_modules=list(config.target_modules or find_target_modules(model)),
+        target_modules=target_modules(model, config.target_modules),
     )
     patterns = suggest_ranks(
         model,
