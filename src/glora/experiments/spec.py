@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 DEFAULT_TASK = "stdlib-docs"
@@ -28,7 +29,9 @@ class RunConfig(BaseModel):
     model: str = Field(DEFAULT_MODEL, description="Model: a name of `glora list models`, a hub id or a local folder.")
     task: str = Field(DEFAULT_TASK, description="Task: a name of `glora list tasks`, or a data file of one's own.")
     method: str = Field("glora", description="Method: a name of `glora list methods`.")
-    seed: int = Field(0, ge=0, description="Seeds the head's initialisation, the adapters and the data order.")
+    seed: int = Field(
+        0, ge=0, lt=2**32, description="Seeds the head's initialisation, the adapters and the data order."
+    )
 
     rank: int = Field(8, ge=1, description="Rank r of uniform LoRA; every method's budget follows from it.")
     lora_alpha: float | None = Field(
@@ -50,12 +53,14 @@ class RunConfig(BaseModel):
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay.")
     max_length: int = Field(128, ge=8, description="Tokens per example; longer ones are truncated.")
     train_limit: int | None = Field(
-        None, ge=1, description="Use at most this many training examples (drawn by `seed`-independent order)."
+        None, ge=1, description="Use at most this many training examples, the same ones for every seed."
     )
     eval_limit: int | None = Field(None, ge=1, description="Evaluate on at most this many examples.")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16 trains under autocast.")
 
-    total_rank: int | None = Field(None, ge=1, description="R_total, GLoRA's rank budget. Default: matrices * rank.")
+    total_rank: int | None = Field(
+        None, ge=1, description="R_total, the rank budget of AdaLoRA and GLoRA. Default: matrices * rank."
+    )
     warmup_steps: float | None = Field(
         None, gt=0, description="Steps with uniform ranks; below 1 a share of all steps. Default: one epoch."
     )
@@ -72,6 +77,15 @@ class RunConfig(BaseModel):
         exclude=True,
         description="Folder with the task's data in GLUE's own TSV layout; neither recorded nor part of the key.",
     )
+
+    @field_validator("warmup_steps")
+    @classmethod
+    def _whole_steps(cls, value: float | None) -> float | None:
+        if value is not None and value >= 1 and not value.is_integer():
+            raise PydanticCustomError(
+                "steps", "a number of steps is a whole number; below 1 it is a share of all steps, such as 0.3"
+            )
+        return value
 
     @property
     def alpha(self) -> float:

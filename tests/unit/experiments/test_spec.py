@@ -32,7 +32,16 @@ def test_a_local_model_folder_is_named_by_its_last_part() -> None:
     assert RunConfig(model="some/folder/tiny").key.startswith("stdlib-docs--tiny--glora--r8--seed0--")
 
 
-@pytest.mark.parametrize("fields", [{"beta": 1.0}, {"rank": 0}, {"signal": "size"}, {"colour": "red"}])
+@pytest.mark.parametrize(
+    "fields",
+    [{"beta": 1.0}, {"rank": 0}, {"signal": "size"}, {"colour": "red"}, {"warmup_steps": 1.5}, {"seed": 2**32}],
+)
 def test_faults_are_refused(fields: dict) -> None:
     with pytest.raises(ValidationError):
         RunConfig(**fields)
+
+
+def test_a_warmup_is_a_share_or_whole_steps() -> None:
+    assert [RunConfig(warmup_steps=value).warmup_steps for value in (None, 0.25, 1, 12.0)] == [None, 0.25, 1, 12]
+    with pytest.raises(ValidationError, match="a number of steps is a whole number; below 1 it is a share"):
+        RunConfig(warmup_steps=1.5)
