@@ -157,6 +157,13 @@ def test_a_plan_is_shown_and_nothing_is_run(call, made, source, tmp_path: Path) 
         assert part in result.out
 
 
+def test_a_plan_of_one_of_each_is_in_the_singular(call, made, source, tmp_path: Path) -> None:
+    options = ("--methods", "glora", "--seeds", "0", "--epochs", 2, "--batch-size", 192, "--warmup-steps", 1)
+    result = call("compare", *source, "-o", tmp_path / "out", *options, "--plan")
+    for part in ("2 epochs of 1 step = 2 steps", "warm-up 1 step, beta", "1 = 1 method (glora) × 1 seed (0)"):
+        assert part in result.out
+
+
 def test_options_reach_the_runs(call, made, source, tmp_path: Path) -> None:
     options = (
         "--methods=lora,glora --seeds=4 --rank=4 --lora-alpha=12 --lora-dropout=0.1 --target-modules=query_proj,dense "

@@ -119,6 +119,11 @@ def bytes_text(count: float) -> str:
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 run`, `1,200 runs`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def short_name(name: str) -> str:
     """A model or task as configured, but of a local path only the last part: a report names no folder of a machine."""
     local = name.startswith(("/", ".", "~")) or "\\" in name or name.count("/") > 1

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from glora.experiments.methods import ALLOCATION_SETTINGS, METHODS
+from glora.experiments.number_format import counted
 
 if TYPE_CHECKING:
     from glora.experiments.compare import Plan
@@ -19,9 +20,10 @@ def describe_plan(plan: Plan) -> Table:
     config, schedule = configs[0], plan.runs[0].schedule
     examples = [f"{count:,} for {'training' if split == 'train' else split}" for split, count in plan.examples.items()]
     limited = " (limited)" if config.train_limit or config.eval_limit else ""
+    per_epoch, total = counted(schedule.steps_per_epoch, "step"), counted(schedule.total_steps, "step")
     training = (
-        f"{config.epochs:g} epochs of {schedule.steps_per_epoch:,} steps = {schedule.total_steps:,} steps, "
-        f"{config.batch_size} examples each, at most {config.max_length} tokens"
+        f"{config.epochs:g} {'epoch' if config.epochs == 1 else 'epochs'} of {per_epoch} = {total}, "
+        f"{counted(config.batch_size, 'example')} each, at most {config.max_length} tokens"
     )
     optimiser = (
         f"AdamW, {config.lr_scheduler} learning rate up to {config.learning_rate:g}, "
@@ -41,7 +43,7 @@ def describe_plan(plan: Plan) -> Table:
     rows += [
         (
             method,
-            f"warm-up {schedule.warmup_steps(c.warmup_steps):,} steps, beta {c.beta:g}, signal {c.signal}, "
+            f"warm-up {counted(schedule.warmup_steps(c.warmup_steps), 'step')}, beta {c.beta:g}, signal {c.signal}, "
             f"{c.budget} budget, keeps columns by {c.keep}",
         )
         for method, c in allocating.items()
@@ -50,8 +52,8 @@ def describe_plan(plan: Plan) -> Table:
     seeds = list(dict.fromkeys(c.seed for c in configs))
     finished = len(plan.runs) - len(plan.to_make)
     runs = (
-        f"{len(plan.runs)} = {len(methods)} methods ({', '.join(methods)}) × {len(seeds)} "
-        f"{'seed' if len(seeds) == 1 else 'seeds'} ({', '.join(map(str, seeds))})"
+        f"{len(plan.runs)} = {counted(len(methods), 'method')} ({', '.join(methods)}) × "
+        f"{counted(len(seeds), 'seed')} ({', '.join(map(str, seeds))})"
     )
     if finished:
         left = "nothing is left to run" if not plan.to_make else f"{len(plan.to_make)} left"

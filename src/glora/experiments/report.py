@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glora.experiments.caveats import caveats
-from glora.experiments.number_format import bytes_text, short_name
+from glora.experiments.number_format import bytes_text, counted, short_name
 from glora.experiments.pictures import Picture, draw_pictures
 from glora.experiments.records import RunRecord, read_records
 from glora.experiments.spec import RunConfig
@@ -93,7 +93,7 @@ def report_markdown(groups: Sequence[GroupSummary], pictures: Sequence[Sequence[
     lines = [
         "# Rank allocation compared",
         "",
-        f"{_counted(len(finished), 'finished run')}, {len(failed)} failed. Made from the records in `runs/` by "
+        f"{counted(len(finished), 'finished run')}, {len(failed)} failed. Made from the records in `runs/` by "
         "`glora report`, which trains nothing.",
     ]
     for group, drawn in zip(groups, pictures):
@@ -119,7 +119,7 @@ def _require_finished(directory: Path, records: Sequence[RunRecord]) -> None:
     if any(record.status == "finished" for record in records):
         return
     failed = "".join(f"\n  {record.key}: {_first_line(record.error)}" for record in records)
-    found = f"all {_counted(len(records), 'run')} failed:{failed}\nMend that and" if records else "To make some,"
+    found = f"all {counted(len(records), 'run')} failed:{failed}\nMend that and" if records else "To make some,"
     raise NoFinishedRunsError(
         f"no finished run under {str(directory)!r}: {found} run `glora compare --output {directory}`; "
         "`glora report` only reads what has been run."
@@ -142,10 +142,10 @@ def _provenance_lines(runs: Sequence[RunRecord]) -> list[str]:
             part
             for part in (
                 machine.cpu,
-                _counted(machine.cores, "core"),
+                counted(machine.cores, "core"),
                 bytes_text(machine.memory_bytes) if machine.memory_bytes else "",
                 machine.accelerator or "no accelerator",
-                _counted(machine.torch_threads, "torch thread") if machine.torch_threads else "",
+                counted(machine.torch_threads, "torch thread") if machine.torch_threads else "",
                 machine.platform,
             )
             if part
@@ -212,7 +212,3 @@ def _setting_text(value: object) -> str:
 def _listed(title: str, lines: Iterable[str]) -> list[str]:
     items = [f"- {escape_markdown(line)}" for line in lines]
     return ["", title, "", *items] if items else []
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
