@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from glora import resize_lora_layer
-from glora.optimizer_state import STATE_KINDS
 from numerical.test_resize import D_IN, D_OUT, RANK, lora_model
 
 OPTIMIZERS = {
@@ -171,16 +170,18 @@ def test_no_group_is_added_and_order_is_kept() -> None:
     _, layer = lora_model()
     A, B = factors(layer)
     other = nn.Parameter(torch.zeros(3))
-    optimizer = torch.optim.AdamW([{"params": [other, A]}, {"params": [B], "lr": 0.5}])
+    last = nn.Parameter(torch.zeros(3))
+    optimizer = torch.optim.AdamW([{"params": [other, A, last]}, {"params": [B], "lr": 0.5}])
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.9**step)
     optimizer.step()
     resize_lora_layer(layer, 6, optimizer=optimizer)
     first, second = optimizer.param_groups
     assert first["params"][0] is other
     assert first["params"][1] is layer.lora_A["default"].weight
+    assert first["params"][2] is last
     assert second["params"][0] is layer.lora_B["default"].weight
     resize_lora_layer(layer, 0, optimizer=optimizer)
-    assert [len(g["params"]) for g in optimizer.param_groups] == [1, 0]
+    assert [len(g["params"]) for g in optimizer.param_groups] == [2, 0]
     optimizer.step()
     scheduler.step()
     assert second["lr"] == pytest.approx(0.45)
@@ -195,7 +196,3 @@ def test_what_cannot_follow_is_refused_before_anything_changes() -> None:
     with pytest.raises(ValueError, match=r"SGD keeps 'shampoo' of shape \(3, 3\)"):
         resize_lora_layer(layer, 6, optimizer=optimizer)
     assert layer.r["default"] == RANK
-
-
-def test_the_table_names_no_state_twice_under_one_meaning() -> None:
-    assert set(STATE_KINDS.values()) == {"first moment", "second moment", "average"}
