@@ -265,7 +265,7 @@ def run(
     folder = Path("results") / experiment.stem if output is None else output
     console = _console()
     with _running(console, folder, verbose):
-        _run(console, experiment, folder, {name: value for name, value in given.items() if value}, only_plan=plan)
+        _run(console, experiment, folder, {n: v for n, v in given.items() if v not in (None, {})}, only_plan=plan)
 
 
 @app.command()

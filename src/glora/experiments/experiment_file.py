@@ -97,6 +97,9 @@ class Experiment(BaseModel):
     data_dir: Name | None = Field(
         None, description="Folder with GLUE's own TSV files for the tasks of GLUE. Default: they come from the hub."
     )
+    schema_file: str | None = Field(
+        None, alias="$schema", description="The JSON schema that an editor checks this with."
+    )
 
 
 def read_experiment(path: Path, given: Mapping[str, Any] | None = None) -> tuple[Experiment, list[str], set[str]]:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from glora.experiments.experiment import PROPOSED, REFERENCE, ResolvedExperiment
 from glora.experiments.experiment_plan import ExpectedRun, Outlook
-from glora.experiments.models import resolve_model
+from glora.experiments.models import MODELS
 from glora.experiments.name_resolution import reads_data_dir
 from glora.experiments.number_format import short_name
 from glora.experiments.progress import duration
@@ -29,7 +29,7 @@ def describe_experiment(experiment: ResolvedExperiment, outlook: Outlook, output
     source = experiment.source
     rows = [
         ("experiment", str(experiment.path)),
-        ("models", "; ".join(_meaning(text, name, resolve_model(name)) for text, name in experiment.models.items())),
+        ("models", "; ".join(_meaning(text, name, _source(name)) for text, name in experiment.models.items())),
         (
             "data sets",
             "; ".join(_meaning(t, name, _origin(name, source.data_dir)) for t, name in experiment.datasets.items()),
@@ -59,6 +59,11 @@ def describe_experiment(experiment: ResolvedExperiment, outlook: Outlook, output
 def _meaning(text: str, name: str, origin: str) -> str:
     parts = [part for part in dict.fromkeys((name, origin)) if part and part != text]
     return f"{text} = {' = '.join(parts)}" if parts else text
+
+
+def _source(model: str) -> str:
+    """The hub id of a registered model; where an installed package keeps its weights says nothing to anybody."""
+    return (MODELS[model].source or "") if model in MODELS else ""
 
 
 def _origin(task: str, data_dir: str | None) -> str:

@@ -134,6 +134,10 @@ def test_defaults(file: Callable[..., Path]) -> None:
     assert not found.ranges
 
 
+def test_an_editors_schema_may_be_named(file: Callable[..., Path]) -> None:
+    assert load_experiment(file({"$schema": "experiment.schema.json", **SMALLEST})).configs
+
+
 def test_lora_comes_first_and_glora_last_whatever_is_compared(file: Callable[..., Path]) -> None:
     assert load_experiment(file(comparative_methods=[])).methods == ("lora", "glora")
     found = load_experiment(file(comparative_methods=["GLoRA", "shuffled", "Vanilla LoRA", "AdaLoRA"]))
@@ -270,4 +274,5 @@ def test_the_schema_describes_every_field() -> None:
     assert set(STUDY) < set(schema["properties"])
     assert schema["required"] == ["models_to_use", "datasets_to_use"]
     assert schema["additionalProperties"] is False
+    assert "$schema" in schema["properties"]
     assert all(field["description"] for field in schema["properties"].values())

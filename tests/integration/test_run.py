@@ -1,0 +1,182 @@
+"""`glora run` from end to end: an experiment file on a tiny DeBERTa and RTE, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from glora import cli
+from glora.experiments.records import read_records
+
+EXPERIMENT = {
+    "experiment_summary": "A tiny model on tiny data.",
+    "evaluation_metrics": ["Accuracy", "Wall-clock Training Time"],
+    "models_to_use": ["DeBERTa-v3-base (86M)"],
+    "datasets_to_use": ["GLUE RTE", "GLUE SST-2"],
+    "comparative_methods": [],
+    "hyperparameters_to_search": [
+        {"name": "learning_rate", "range": "1e-4-5e-4"},
+        {"name": "beta (EMA)", "range": "0.8-0.99"},
+    ],
+    "seeds": [0],
+    "settings": {"epochs": 3, "rank": 4, "learning_rate": 5e-3, "max_length": 32},
+}
+LOADING_IS_AN_ERROR = """
+import socket, sys
+import datasets, transformers
+def refuse(*_, **__): raise AssertionError("something is loaded")
+for name in ("PreTrainedModel", "AutoModelForSequenceClassification", "AutoTokenizer", "AutoConfig"):
+    getattr(transformers, name).from_pretrained = refuse
+datasets.load_dataset = socket.socket.connect = refuse
+from glora.experiments import stdlib_docs, data_files
+stdlib_docs.load_splits = data_files.read_table = refuse
+from glora.experiments import glue, own_data
+glue.read_table = own_data.read_table = refuse
+from glora.cli import main
+sys.argv[0] = "glora"
+main()
+"""
+
+
+def call(*arguments: object, program: tuple[str, ...] = ("-m", "glora")) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "200"}
+    command = [sys.executable, *program, "run", *map(str, arguments)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=280, env=environment)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def plan(*arguments: object) -> str:
+    """What `--plan` prints, in a process in which loading anything is an error."""
+    done = call(*arguments, "--plan", program=("-c", LOADING_IS_AN_ERROR))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def file(tiny_deberta: Path, glue_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("experiment") / "tiny.json"
+    overrides = {"model_overrides": {"DeBERTa-v3-base (86M)": str(tiny_deberta)}, "data_dir": str(glue_folder)}
+    path.write_text(json.dumps(EXPERIMENT | overrides))
+    return path
+
+
+@pytest.fixture(scope="module")
+def ran(file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The output folder of an experiment, and what was printed."""
+    output = tmp_path_factory.mktemp("ran")
+    done = call(file, "--output", output)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return output, done.stdout
+
+
+def test_every_run_of_the_file_is_made_and_reported(ran, tiny_deberta: Path) -> None:
+    output, printed = ran
+    records = read_records(output)
+    assert {(r.config.task, r.config.method, r.config.seed) for r in records} == {
+        (task, method, 0) for task in ("rte", "sst2") for method in ("lora", "glora")
+    }
+    assert {(r.status, r.config.model, r.config.learning_rate) for r in records} == {
+        ("finished", str(tiny_deberta), 5e-3)
+    }
+    report = (output / "report.md").read_text()
+    assert all(word in report for word in ("rte", "sst2", "glora", "Accuracy"))
+    assert f"The report: {output / 'report.md'}" in printed
+    assert "`glora run` searches nothing; it trains with learning_rate=0.005, beta=0.9" in printed
+
+
+def test_the_same_command_again_trains_nothing_and_says_so(ran, file: Path) -> None:
+    output, _ = ran
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (output / "runs").iterdir()}
+    again = call(file, "--output", output)
+    assert again.returncode == 0
+    assert "4 = 1 model × 2 data sets × 2 methods × 1 seed; 4 already finished, nothing is left to run" in again.stdout
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (output / "runs").iterdir()} == before
+
+
+def test_a_plan_loads_nothing_and_says_what_it_does_not_know(file: Path, tmp_path: Path) -> None:
+    printed = plan(file, "--output", tmp_path / "out")
+    assert "4 = 1 model × 2 data sets × 2 methods × 1 seed" in printed
+    assert "learning_rate 0.0001 to 0.0005 (log); beta 0.8 to 0.99 (linear)" in printed
+    assert "unknown: no finished run" in printed
+    assert "How many steps a run has is known when its data is read" in printed
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_needs_neither_the_hub_nor_the_data(tmp_path: Path) -> None:
+    path = tmp_path / "study.json"
+    path.write_text(json.dumps(EXPERIMENT | {"datasets_to_use": ["GLUE MNLI"], "comparative_methods": ["AdaLoRA"]}))
+    printed = plan(path, "--output", tmp_path)
+    assert "DeBERTa-v3-base (86M) = deberta-v3-base = microsoft/deberta-v3-base" in printed
+    assert "GLUE MNLI = mnli" in printed
+    assert "3 = 1 model × 1 data set × 3 methods × 1 seed" in printed
+
+
+def test_a_plan_with_earlier_runs_knows_steps_and_times(ran, file: Path) -> None:
+    output, _ = ran
+    printed = plan(file, "--output", output, "--seeds", "0,1", "--set", "epochs=6")
+    assert re.search(r"about \d+ s, judging by the finished runs", printed)
+    for method in ("lora", "glora"):  # 192 examples are 6 steps an epoch; other epochs make every run a new one
+        assert re.search(rf"sst2 +{method} +0,1 +36 +2 +\d+ s", printed), printed
+    printed = plan(file, "--output", output, "--seeds", "0,1")
+    assert re.search(r"rte +lora +0,1 +18 +1 +\d+ s", printed), "of two seeds one is finished"
+
+
+def test_without_a_network_the_study_is_refused_before_anything_is_run(tmp_path: Path) -> None:
+    path = tmp_path / "study.json"
+    path.write_text(json.dumps(EXPERIMENT | {"datasets_to_use": ["stdlib-docs", "GLUE MNLI", "GLUE QNLI"]}))
+    done = call(path, "--output", tmp_path)
+    assert done.returncode == 2
+    assert f"{path}: 2 things are wrong:" in done.stderr
+    assert "- mnli: " in done.stderr
+    assert "- qnli: " in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """`glora run ...` in this process; the message with which it is refused."""
+
+    def run_command(*arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["glora", "run", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 2
+        return capsys.readouterr().err
+
+    return run_command
+
+
+def test_what_is_wrong_with_a_file_is_one_message(refused: Callable[..., str], tmp_path: Path) -> None:
+    path = tmp_path / "wrong.json"
+    path.write_text(json.dumps(EXPERIMENT | {"datasets_to_use": ["gsm8k"], "comparative_methods": ["AdaLoR"]}))
+    message = refused(path, "--plan")
+    assert "generative tasks cannot be run yet" in message
+    assert "'AdaLoR' is no known method. Nearest: adalora" in message
+    path.write_text('{"seeds": [0],}')
+    assert f"{path}: malformed JSON at line 1, column 15" in refused(path, "--plan")
+
+
+def test_options_that_make_no_sense_are_refused(refused: Callable[..., str], file: Path) -> None:
+    assert "--set epochs: write NAME=VALUE" in refused(file, "--set", "epochs")
+    assert "--model =x: write NAME=VALUE" in refused(file, "--model", "=x")
+    assert "settings.epoch: there is no such setting; did you mean epochs" in refused(file, "--set", "epoch=1")
+    assert "model_overrides: 'bert' is none of the models_to_use" in refused(file, "--model", "bert=x/y")
+    assert "seeds='one'" in refused(file, "--seeds", "one")
+    assert "seeds is empty" in refused(file, "--seeds", "")
+    assert "there is no experiment file; name one" in refused()
+
+
+def test_the_schema_is_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["glora", "run", "--schema"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code
+    assert set(EXPERIMENT) < set(json.loads(capsys.readouterr().out)["properties"])
