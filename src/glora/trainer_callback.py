@@ -98,6 +98,8 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
             refuse_compiled(adapter.root, will_be=args.torch_compile)
         saved = _saved_state(state, type(self).__name__)
         warmup = _warmup_steps(self.config.warmup_steps, args, state, train_dataloader, fresh=saved is None)
+        if saved is not None:
+            _check_loaded(saved, adapter)
         if self.allocator is not None:
             self.allocator.detach()
         if self._training and saved is None and adapter.ranks != adapter.initial_ranks:
@@ -105,7 +107,6 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
             adapter.set_ranks(adapter.initial_ranks, optimizer=optimizer)
         self.allocator = self.allocator_class(adapter, optimizer, dataclasses.replace(self.config, warmup_steps=warmup))
         if saved is not None:
-            _check_loaded(saved, adapter)
             self.allocator.load_state_dict(saved)
         if state.global_step > 0 and not optimizer.state and getattr(lr_scheduler, "last_epoch", 1) == 0:
             logger.warning(

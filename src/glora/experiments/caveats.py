@@ -63,6 +63,12 @@ def _about_budgets(group: GroupSummary) -> Iterator[str]:
 
 
 def _about_sameness(group: GroupSummary) -> Iterator[str]:
+    for method in group.methods:
+        if method.other_settings:
+            yield (
+                f"{method.label} is compared with {REFERENCE} under other settings ({', '.join(method.other_settings)}): "
+                "its differences and its relative time are those of the settings as well."
+            )
     runs = group.finished
     if len({run.provenance.data_fingerprint for run in runs} - {None}) > 1:
         yield "The runs did not all see the same data; they are paired only where they did."

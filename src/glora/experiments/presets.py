@@ -12,7 +12,6 @@ from typing import Any
 class Preset:
     """A comparison's methods, seeds and settings; what is given on the command line beside it wins."""
 
-    summary: str
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -22,7 +21,6 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "demo": Preset(
-        summary="LoRA, AdaLoRA and GLoRA on the embedded encoder, in less than 5 minutes on 2 cores",
         methods=("lora", "adalora", "glora"),
         seeds=(0,),
         # Measured on stdlib-docs: LoRA is at chance after the first 48 steps and at 0.70 to 0.74 from step 100 on. At

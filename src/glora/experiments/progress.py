@@ -91,7 +91,6 @@ class BarProgress(RunProgress):
         self._everything: TaskID | None = None
         self._run: TaskID | None = None
         self._evaluation: TaskID | None = None
-        self._last_values = ""
 
     @override
     def __enter__(self) -> Self:
@@ -112,7 +111,7 @@ class BarProgress(RunProgress):
 
     @override
     def run_begins(self, config: RunConfig, steps: int) -> None:
-        self._run_steps, self._last_values = steps, ""
+        self._run_steps = steps
         self._run = self._bars.add_task(_name(config), total=steps, unit="steps", timed=True, note="")
 
     @override

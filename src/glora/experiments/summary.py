@@ -4,8 +4,8 @@ Pure: records in, numbers out; how they are shown is the business of `tables` an
 
 Two runs belong to the same row if nothing but the seed differs. So a folder in which a method was run with
 two learning rates has two rows for it, and no mean is ever taken over different settings. Every row is
-compared with the row of `lora` that shares its schedule, seed by seed, where the data were the same; times
-only where the machine was.
+compared with the row of `lora` that shares its schedule, or with the only one there is, and then the settings in
+which they differ are named; seed by seed, where the data were the same; times only where the machine was.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ REFERENCE = "lora"
 
 NAMED_BY_GROUP = ("task", "model", "rank")
 NAMED_BY_ROW = ("method", "seed")
+BESIDE_THE_SCHEDULE = (*NAMED_BY_ROW, *ALLOCATION_SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class MethodSummary:
         time_ratio: training time divided by the reference's of the same seed on the same machine.
         differences: metric -> difference to the reference over the seeds with the same data.
         is_reference: whether this row is a row of `lora`, which the others are compared with.
+        other_settings: settings, beside those of allocation alone, in which the reference is not like this row.
     """
 
     method: str
@@ -67,6 +69,7 @@ class MethodSummary:
     time_ratio: Estimate | None
     differences: dict[str, PairedDifference]
     is_reference: bool
+    other_settings: tuple[str, ...]
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -175,7 +178,7 @@ def _labels(rows: Sequence[tuple[RunRecord, ...]]) -> list[str]:
 def _reference_of(runs: tuple[RunRecord, ...], rows: Sequence[tuple[RunRecord, ...]]) -> tuple[RunRecord, ...]:
     """The row of `lora` to compare with: all settings equal, else the schedule equal, else the only row."""
     candidates = [row for row in rows if row[0].config.method == REFERENCE]
-    for ignored in (NAMED_BY_ROW, (*NAMED_BY_ROW, *ALLOCATION_SETTINGS)):
+    for ignored in (NAMED_BY_ROW, BESIDE_THE_SCHEDULE):
         for candidate in candidates:
             if not differing_settings([runs[0].config, candidate[0].config], ignored):
                 return candidate
@@ -223,6 +226,12 @@ def _summarise_method(runs: tuple[RunRecord, ...], label: str, reference: tuple[
             else {name: difference for name, difference in differences.items() if difference is not None}
         ),
         is_reference=is_reference,
+        other_settings=tuple(
+            f"{name}={getattr(runs[0].config, name)} against {getattr(reference[0].config, name)}"
+            for name in differing_settings([runs[0].config, reference[0].config], BESIDE_THE_SCHEDULE)
+        )
+        if reference and not is_reference
+        else (),
     )
 
 

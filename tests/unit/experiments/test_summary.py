@@ -117,8 +117,14 @@ def test_settings_that_lora_does_not_have_do_not_part_it_from_the_others() -> No
 
 
 def test_a_method_tuned_by_itself_is_compared_with_the_only_lora() -> None:
-    records = [finished_run(method="lora"), finished_run(method="glora", learning_rate=1e-3)]
-    assert only(summarise(records)).methods[1].differences
+    records = [finished_run(method="lora"), finished_run(method="glora", learning_rate=1e-3, epochs=2, beta=0.5)]
+    group = only(summarise(records))
+    assert group.methods[1].differences
+    (line,) = [line for line in caveats(group) if "under other settings" in line]
+    assert "glora is compared with lora" in line
+    assert "(learning_rate=0.001 against 0.0002, epochs=2.0 against 3.0)" in line
+    alike = [finished_run(method="lora"), finished_run(method="glora", beta=0.5)]
+    assert not any("under other settings" in line for line in caveats(only(summarise(alike))))
 
 
 def test_without_the_same_schedule_and_several_loras_nothing_is_compared() -> None:
