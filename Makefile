@@ -18,7 +18,7 @@ $(READY): pyproject.toml constraints.txt
 		-c constraints.txt -e '.[experiments,demo,dev]'
 	@touch $@
 
-demo: $(READY)   ## compare LoRA, AdaLoRA and GLoRA on the embedded encoder (about 5 minutes on 2 cores)
+demo: $(READY)   ## compare LoRA, AdaLoRA and GLoRA on the embedded encoder (about 3 minutes on 2 cores)
 	@HF_HUB_OFFLINE=1 $(BIN)/glora compare --preset demo --output $(DEMO)
 
 test: $(READY)   ## run the tests
