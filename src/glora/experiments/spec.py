@@ -94,8 +94,12 @@ class RunConfig(BaseModel):
 
     @property
     def key(self) -> str:
-        """`task--model--method--r8--seed0--1a2b3c4d`: readable, and unique to this configuration."""
-        digest = hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:8]
+        """`task--model--method--r8--seed0--1a2b3c4d`: readable, and unique to this configuration.
+
+        Settings that are None are left out of the digest, so that a setting that is added later, and is None by default,
+        gives no finished run another name.
+        """
+        digest = hashlib.sha256(self.model_dump_json(exclude_none=True).encode()).hexdigest()[:8]
         parts = (self.task, self.model, self.method, f"r{self.rank}", f"seed{self.seed}")
         slug = "--".join("".join(c if c.isalnum() or c in ".-" else "-" for c in p.rsplit("/", 1)[-1]) for p in parts)
         return f"{slug}--{digest}"

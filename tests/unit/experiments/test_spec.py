@@ -21,6 +21,13 @@ def test_every_setting_that_changes_a_result_changes_the_key() -> None:
     assert len(keys) == len(changed) + 1
 
 
+def test_a_setting_that_is_added_later_renames_no_finished_run() -> None:
+    class Later(RunConfig):
+        invented_since: int | None = None
+
+    assert Later().key == RunConfig().key != Later(invented_since=1).key
+
+
 def test_where_the_data_lie_is_not_part_of_the_run() -> None:
     here = RunConfig(task="rte", data_dir="some/folder")
     assert here.key == RunConfig(task="rte").key
