@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
+import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -86,42 +88,35 @@ def _setting(text: str, default: str | None, *names: str, panel: str, metavar: s
 
 _RUNS, _TRAINING, _BUDGET = "What is compared", "Training, the same for all methods", "GLoRA"
 
+Methods = Annotated[
+    str | None, _setting("Methods, with commas.", "lora,adalora,glora", "--methods", panel=_RUNS, metavar="NAMES")
+]
+Seeds = Annotated[str | None, _setting("Seeds, with commas.", "0,1,2", "--seeds", panel=_RUNS, metavar="NUMBERS")]
 
-@app.command()
-def compare(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the records and the report.")],
-    preset: Annotated[
-        str | None, _setting("Start from a preset: demo.", None, "--preset", panel=_RUNS, metavar="NAME")
-    ] = None,
-    model: Annotated[
+SETTINGS: dict[str, Any] = {
+    "model": Annotated[
         str | None, _setting("Model: a known name, a hub id or a folder.", "all-MiniLM-L6-v2", "--model", panel=_RUNS)
-    ] = None,
-    task: Annotated[
+    ],
+    "task": Annotated[
         str | None, _setting("Task: a known name, or a data file of one's own.", "stdlib-docs", "--task", panel=_RUNS)
-    ] = None,
-    methods: Annotated[
-        str | None, _setting("Methods, with commas.", "lora,adalora,glora", "--methods", panel=_RUNS, metavar="NAMES")
-    ] = None,
-    seeds: Annotated[
-        str | None, _setting("Seeds, with commas.", "0,1,2", "--seeds", panel=_RUNS, metavar="NUMBERS")
-    ] = None,
-    data_dir: Annotated[
+    ],
+    "data_dir": Annotated[
         str | None, _setting("Folder with the task's data in GLUE's TSV layout.", None, "--data-dir", panel=_RUNS)
-    ] = None,
-    train_limit: Annotated[
+    ],
+    "train_limit": Annotated[
         int | None, _setting("Use at most so many training examples.", "all", "--train-limit", panel=_RUNS)
-    ] = None,
-    eval_limit: Annotated[
+    ],
+    "eval_limit": Annotated[
         int | None, _setting("Evaluate on at most so many examples.", "all", "--eval-limit", panel=_RUNS)
-    ] = None,
-    rank: Annotated[int | None, _setting("Rank of uniform LoRA.", "8", "--rank", "-r", panel=_TRAINING)] = None,
-    lora_alpha: Annotated[
+    ],
+    "rank": Annotated[int | None, _setting("Rank of uniform LoRA.", "8", "--rank", "-r", panel=_TRAINING)],
+    "lora_alpha": Annotated[
         float | None, _setting("Alpha; all methods scale by alpha / rank.", "2 * rank", "--lora-alpha", panel=_TRAINING)
-    ] = None,
-    lora_dropout: Annotated[
+    ],
+    "lora_dropout": Annotated[
         float | None, _setting("Dropout on the adapters' input.", "0", "--lora-dropout", panel=_TRAINING)
-    ] = None,
-    target_modules: Annotated[
+    ],
+    "target_modules": Annotated[
         str | None,
         _setting(
             "Adapted matrices: endings of their names, with commas.",
@@ -130,50 +125,81 @@ def compare(
             panel=_TRAINING,
             metavar="NAMES",
         ),
-    ] = None,
-    lr: Annotated[float | None, _setting("Peak learning rate of AdamW.", "2e-4", "--lr", panel=_TRAINING)] = None,
-    epochs: Annotated[
-        float | None, _setting("Passes over the training data.", "3", "--epochs", panel=_TRAINING)
-    ] = None,
-    batch_size: Annotated[int | None, _setting("Examples a step.", "32", "--batch-size", panel=_TRAINING)] = None,
-    max_length: Annotated[int | None, _setting("Tokens an example.", "128", "--max-length", panel=_TRAINING)] = None,
-    lr_scheduler: Annotated[
+    ],
+    "learning_rate": Annotated[float | None, _setting("Peak learning rate of AdamW.", "2e-4", "--lr", panel=_TRAINING)],
+    "epochs": Annotated[float | None, _setting("Passes over the training data.", "3", "--epochs", panel=_TRAINING)],
+    "batch_size": Annotated[int | None, _setting("Examples a step.", "32", "--batch-size", panel=_TRAINING)],
+    "max_length": Annotated[int | None, _setting("Tokens an example.", "128", "--max-length", panel=_TRAINING)],
+    "lr_scheduler": Annotated[
         str | None, _setting("Schedule, as transformers names it.", "linear", "--lr-scheduler", panel=_TRAINING)
-    ] = None,
-    lr_warmup: Annotated[
+    ],
+    "lr_warmup": Annotated[
         float | None, _setting("Share of the steps over which the rate rises.", "0.06", "--lr-warmup", panel=_TRAINING)
-    ] = None,
-    weight_decay: Annotated[
-        float | None, _setting("Weight decay of AdamW.", "0", "--weight-decay", panel=_TRAINING)
-    ] = None,
-    precision: Annotated[
+    ],
+    "weight_decay": Annotated[float | None, _setting("Weight decay of AdamW.", "0", "--weight-decay", panel=_TRAINING)],
+    "precision": Annotated[
         str | None,
         _setting("float32, or bfloat16 (autocast).", "float32", "--precision", panel=_TRAINING, metavar="TYPE"),
-    ] = None,
-    total_rank: Annotated[
+    ],
+    "total_rank": Annotated[
         int | None, _setting("Rank budget of all matrices together.", "matrices * rank", "--total-rank", panel=_BUDGET)
-    ] = None,
-    warmup_steps: Annotated[
+    ],
+    "warmup_steps": Annotated[
         float | None,
         _setting("Steps with uniform ranks; below 1 a share of all.", "one epoch", "--warmup-steps", panel=_BUDGET),
-    ] = None,
-    beta: Annotated[float | None, _setting("Decay of the averaged norms.", "0.9", "--beta", panel=_BUDGET)] = None,
-    signal: Annotated[
+    ],
+    "beta": Annotated[float | None, _setting("Decay of the averaged norms.", "0.9", "--beta", panel=_BUDGET)],
+    "signal": Annotated[
         str | None,
         _setting("Which norm: delta, delta_exact or lora_b.", "delta", "--signal", panel=_BUDGET, metavar="NAME"),
-    ] = None,
-    budget: Annotated[
+    ],
+    "budget": Annotated[
         str | None,
         _setting("What equals uniform LoRA's: rank or parameters.", "rank", "--budget", panel=_BUDGET, metavar="NAME"),
-    ] = None,
-    min_rank: Annotated[int | None, _setting("No matrix gets less.", "0", "--min-rank", panel=_BUDGET)] = None,
-    max_rank: Annotated[int | None, _setting("No matrix gets more.", "none", "--max-rank", panel=_BUDGET)] = None,
-    keep: Annotated[
+    ],
+    "min_rank": Annotated[int | None, _setting("No matrix gets less.", "0", "--min-rank", panel=_BUDGET)],
+    "max_rank": Annotated[int | None, _setting("No matrix gets more.", "none", "--max-rank", panel=_BUDGET)],
+    "keep": Annotated[
         str | None,
         _setting(
             "Columns a shrinking matrix keeps: norm, svd or first.", "norm", "--keep", panel=_BUDGET, metavar="RULE"
         ),
+    ],
+}
+"""Field of `RunConfig` -> its option, for every command that trains with settings from the command line."""
+
+
+def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of SETTINGS; what the user gives of them, it gets as the mapping `settings`."""
+    own = [p for name, p in inspect.signature(command, eval_str=True).parameters.items() if name != "settings"]
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
+        for name, option in SETTINGS.items()
+    ]
+
+    @functools.wraps(command)
+    def with_settings(**arguments: Any) -> None:
+        settings = {name: arguments.pop(name) for name in SETTINGS}
+        settings["target_modules"] = _names(settings["target_modules"])
+        command(**arguments, settings={name: value for name, value in settings.items() if value is not None})
+
+    del with_settings.__wrapped__  # typer is to see these parameters, and not those of the command
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+    with_settings.__signature__ = inspect.Signature([*parameters, *options])  # type: ignore[attr-defined]
+    with_settings.__annotations__ = {p.name: p.annotation for p in (*parameters, *options)}
+    return with_settings
+
+
+@app.command()
+@_with_settings
+def compare(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the records and the report.")],
+    settings: dict[str, Any],
+    preset: Annotated[
+        str | None, _setting("Start from a preset: demo.", None, "--preset", panel=_RUNS, metavar="NAME")
     ] = None,
+    methods: Methods = None,
+    seeds: Seeds = None,
     plan: Annotated[bool, typer.Option("--plan", help="Show what would be run, and stop.")] = False,
     verbose: Verbosity = 0,
     debug: Debug = False,
@@ -182,34 +208,6 @@ def compare(
 
     What is finished in the output folder is not run again: after Ctrl-C, or with more seeds, the same command goes on.
     """
-    given = {
-        "model": model,
-        "task": task,
-        "rank": rank,
-        "lora_alpha": lora_alpha,
-        "lora_dropout": lora_dropout,
-        "target_modules": _names(target_modules),
-        "learning_rate": lr,
-        "batch_size": batch_size,
-        "epochs": epochs,
-        "lr_scheduler": lr_scheduler,
-        "lr_warmup": lr_warmup,
-        "weight_decay": weight_decay,
-        "max_length": max_length,
-        "train_limit": train_limit,
-        "eval_limit": eval_limit,
-        "precision": precision,
-        "total_rank": total_rank,
-        "warmup_steps": warmup_steps,
-        "beta": beta,
-        "signal": signal,
-        "budget": budget,
-        "min_rank": min_rank,
-        "max_rank": max_rank,
-        "keep": keep,
-        "data_dir": data_dir,
-    }
-    settings = {name: value for name, value in given.items() if value is not None}
     console = _console()
     with _running(console, output, verbose):
         _compare(console, output, preset, _names(methods), seeds, settings, only_plan=plan)
