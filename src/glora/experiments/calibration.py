@@ -74,30 +74,24 @@ def suggest(config: RunConfig, batches: int) -> SuggestedRanks:
     import torch
     from peft import LoraConfig
 
-    from glora.experiments.models import load_classifier, tokenize
+    from glora.experiments.task_kinds import find_kind
     from glora.experiments.tasks import load_task
-    from glora.experiments.train import target_modules
     from glora.probe import suggest_ranks
 
     limit = min(batches * config.batch_size, config.train_limit or batches * config.batch_size)
     task = load_task(config.task, data_dir=config.data_dir, train_limit=limit, eval_limit=1)
-    model, tokenizer = load_classifier(
-        config.model,
-        num_labels=task.num_labels,
-        label_names=task.label_names,
-        regression=task.regression,
-        seed=config.seed,
-    )
+    kind = find_kind(task.kind)
+    model, tokenizer = kind.load_model(config, task)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    rows = tokenize(task, tokenizer, config.max_length).train
+    rows = kind.tokenize(config, task, tokenizer).train
     lora = LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
-        target_modules=target_modules(model, config.target_modules),
+        target_modules=kind.target_modules(model, config.target_modules),
     )
     patterns = suggest_ranks(
         model,
-        _batches(rows, tokenizer, config.batch_size),
+        _batches(rows, kind.collator(tokenizer), config.batch_size),
         lora,
         total_rank=config.total_rank,
         budget=config.budget,
@@ -108,11 +102,10 @@ def suggest(config: RunConfig, batches: int) -> SuggestedRanks:
     return SuggestedRanks(config.rank, config.alpha, patterns)
 
 
-def _batches(rows: Any, tokenizer: Any, size: int) -> Iterator[Any]:
+def _batches(rows: Any, collator: Any, size: int) -> Iterator[Any]:
     from torch.utils.data import DataLoader
-    from transformers import DataCollatorWithPadding
 
-    yield from DataLoader(rows, batch_size=size, collate_fn=DataCollatorWithPadding(tokenizer))
+    yield from DataLoader(rows, batch_size=size, collate_fn=collator)
 
 
 def _plain(number: float) -> float | int:

@@ -56,6 +56,8 @@ class Application:
     """Full names of the adapted matrices, relative to the model."""
     head_modules: Sequence[str]
     """Modules that are trained whole, beside the adapters."""
+    task_type: str = "SEQ_CLS"
+    """PEFT's name for the kind of task."""
 
     @property
     def total_rank(self) -> int:
@@ -70,7 +72,7 @@ class Application:
     def lora_settings(self) -> dict[str, Any]:
         """The keyword arguments that `LoraConfig` and its relatives share."""
         return {
-            "task_type": "SEQ_CLS",
+            "task_type": self.task_type,
             "target_modules": list(self.target_modules),
             "modules_to_save": list(self.head_modules) or None,
             "lora_dropout": self.config.lora_dropout,

@@ -1,46 +1,33 @@
-"""One run: load the task and the model, apply the method, train with `transformers.Trainer`, record what came of it.
+"""One run: load the task and the model, apply the method, train with Trainer, record what came of it.
 
 Training is what a user of Trainer gets, with nothing between the method and the loop; what is added only watches.
 """
 
 from __future__ import annotations
 
-import difflib
 import functools
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from transformers import (
-    DataCollatorWithPadding,
-    PrinterCallback,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import PrinterCallback, set_seed
 
 from glora.experiments.failures import describe_failure
 from glora.experiments.measurement import PeakMemory
 from glora.experiments.methods import Application, Schedule, find_method
-from glora.experiments.metrics import compute
-from glora.experiments.models import find_head_modules, find_target_modules, load_classifier, tokenize
 from glora.experiments.progress import RunProgress
 from glora.experiments.provenance import collect_provenance, utc_now
 from glora.experiments.records import RunRecord
+from glora.experiments.task_kinds import find_kind
 from glora.experiments.tasks import load_task
-from glora.experiments.watched_trainer import Journal, WatchedTrainer, rehearse
+from glora.experiments.watched_trainer import Journal, rehearse
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
-    from glora.experiments.adaptation import Adaptation
-    from glora.experiments.models import TokenizedTask
     from glora.experiments.spec import RunConfig
     from glora.experiments.task_data import TaskData
-
-DATA_SEED_STRIDE = 10_007
-"""accelerate orders epoch e by seed + e, so neighbouring seeds would see each other's orders one epoch later."""
+    from glora.experiments.tokenization import TokenizedTask
 
 
 class Measurements:
@@ -125,13 +112,8 @@ def _run(config: RunConfig, progress: RunProgress, measured: Measurements) -> No
         "examples": examples,
     }
 
-    model, tokenizer = load_classifier(
-        config.model,
-        num_labels=task.num_labels,
-        label_names=task.label_names,
-        regression=task.regression,
-        seed=config.seed,
-    )
+    kind = find_kind(task.kind)
+    model, tokenizer = kind.load_model(config, task)
     tokens = _tokenized(config, task, tokenizer)
     set_seed(config.seed)  # the adapters' initialisation, the same for methods with the same factors
     adaptation = method.apply(
@@ -139,8 +121,9 @@ def _run(config: RunConfig, progress: RunProgress, measured: Measurements) -> No
             model=model,
             config=config,
             schedule=schedule,
-            target_modules=target_modules(model, config.target_modules),
-            head_modules=find_head_modules(model),
+            target_modules=kind.target_modules(model, config.target_modules),
+            head_modules=kind.head_modules(model),
+            task_type=kind.adapter_task_type,
         )
     )
     measured.fields |= {
@@ -153,7 +136,8 @@ def _run(config: RunConfig, progress: RunProgress, measured: Measurements) -> No
     memory = PeakMemory()
     try:
         with tempfile.TemporaryDirectory(prefix="glora-") as scratch:
-            trainer = _trainer(config, adaptation, tokens, tokenizer, task, journal, Path(scratch))
+            trainer = kind.trainer(config, adaptation, tokens, tokenizer, task, journal, Path(scratch))
+            trainer.remove_callback(PrinterCallback)
             rehearse(trainer)
             trainer.train()
     finally:
@@ -175,78 +159,6 @@ def _run(config: RunConfig, progress: RunProgress, measured: Measurements) -> No
     }
 
 
-def _trainer(
-    config: RunConfig,
-    adaptation: Adaptation,
-    tokens: TokenizedTask,
-    tokenizer: PreTrainedTokenizerBase,
-    task: TaskData,
-    journal: Journal,
-    scratch: Path,
-) -> WatchedTrainer:
-    on_cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    arguments = TrainingArguments(
-        output_dir=str(scratch),
-        per_device_train_batch_size=config.batch_size,
-        per_device_eval_batch_size=2 * config.batch_size,
-        num_train_epochs=config.epochs,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=config.lr_scheduler,
-        warmup_steps=config.lr_warmup,
-        weight_decay=config.weight_decay,
-        bf16=config.precision == "bfloat16",
-        use_cpu=on_cpu,
-        dataloader_pin_memory=not on_cpu,
-        seed=config.seed,
-        data_seed=config.seed * DATA_SEED_STRIDE,
-        eval_strategy="epoch",
-        logging_strategy="epoch",
-        logging_nan_inf_filter=False,  # the filter would hide from the journal that training has diverged
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        label_names=["labels"],  # Trainer cannot find them out behind PEFT's forward
-    )
-    # batch_size is examples per optimiser step; Trainer would multiply it by the number of GPUs in the machine.
-    arguments._n_gpu = min(1, arguments.n_gpu)
-    trainer = WatchedTrainer(
-        model=adaptation.model,
-        args=arguments,
-        train_dataset=tokens.train,
-        eval_dataset=tokens.evaluation,
-        data_collator=DataCollatorWithPadding(tokenizer),
-        compute_metrics=lambda evaluated: compute(task.metrics, evaluated.predictions, evaluated.label_ids),
-        callbacks=list(adaptation.callbacks),
-        journal=journal,
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
-
-
-def target_modules(model: PreTrainedModel, wanted: Sequence[str] | None) -> list[str]:
-    """Full names of the matrices to adapt: those of the encoder, or those whose name is or ends with a wanted one.
-
-    Raises:
-        ValueError: a wanted name matches no linear layer of the encoder, naming the nearest.
-    """
-    names = find_target_modules(model)
-    if wanted is None:
-        return names
-    for suffix in wanted:
-        if not any(_ends_with(name, suffix) for name in names):
-            endings = sorted({".".join(name.split(".")[-k:]) for name in names for k in (1, 2)})
-            near = difflib.get_close_matches(suffix, endings, n=3, cutoff=0.4)
-            raise ValueError(
-                f"target_modules: {suffix!r} matches no linear layer of the encoder of {type(model).__name__}; "
-                f"{'the nearest are' if near else 'there are'} {', '.join(near or endings)}"
-            )
-    return [name for name in names if any(_ends_with(name, suffix) for suffix in wanted)]
-
-
-def _ends_with(name: str, suffix: str) -> bool:
-    return name == suffix or name.endswith(f".{suffix}")
-
-
 def _task(config: RunConfig) -> TaskData:
     return _load_task_once(config.task, config.data_dir, config.train_limit, config.eval_limit)
 
@@ -264,5 +176,5 @@ def _tokenized(config: RunConfig, task: TaskData, tokenizer: PreTrainedTokenizer
     key = (config.model, config.max_length, task.fingerprint)
     if key not in _last_tokenized:
         _last_tokenized.clear()
-        _last_tokenized[key] = tokenize(task, tokenizer, config.max_length)
+        _last_tokenized[key] = find_kind(task.kind).tokenize(config, task, tokenizer)
     return _last_tokenized[key]

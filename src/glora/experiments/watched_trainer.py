@@ -1,4 +1,4 @@
-"""`transformers.Trainer`, watched: what happens during training is written down, and nothing else is changed.
+"""A Trainer, watched: what happens during training is written down, and nothing else is changed.
 
 The journal's clock stands still while a split is evaluated or the norms are read, so that the times of methods can be
 compared; what it writes becomes part of the run's record.
@@ -106,13 +106,20 @@ class Journal(TrainerCallback):
         self._progress.evaluated(evaluated)
 
 
-class WatchedTrainer(Trainer):
-    """`transformers.Trainer`, telling the journal when a split is evaluated."""
+class Watched(Trainer):
+    """What any Trainer of transformers or TRL inherits from first, to tell the journal when a split is evaluated."""
+
+    not_metrics: frozenset[str] = frozenset({"loss", "runtime", "samples_per_second", "steps_per_second", "epoch"})
+    """What an evaluation returns beside the task's metrics."""
 
     def __init__(self, *args: Any, journal: Journal, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._journal = journal
         self.add_callback(journal)
+
+    def evaluation_batches(self, split: str) -> int:
+        """How many batches it takes to evaluate a split."""
+        return len(self.get_eval_dataloader(split))
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -121,16 +128,19 @@ class WatchedTrainer(Trainer):
         with self._journal.clock.paused():
             if not isinstance(eval_dataset, str):
                 return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-            self._journal.evaluation_begins(eval_dataset, len(self.get_eval_dataloader(eval_dataset)))
+            self._journal.evaluation_begins(eval_dataset, self.evaluation_batches(eval_dataset))
             metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
             values = {name.removeprefix(f"{metric_key_prefix}_"): value for name, value in metrics.items()}
-            about_the_evaluation = {"loss", "runtime", "samples_per_second", "steps_per_second", "epoch"}
             self._journal.evaluation_ends(
                 eval_dataset,
                 float(self.state.epoch or 0.0),
-                {n: float(v) for n, v in values.items() if n not in about_the_evaluation},
+                {name: float(value) for name, value in values.items() if name not in self.not_metrics},
             )
             return metrics
+
+
+class WatchedTrainer(Watched):
+    """`transformers.Trainer`, telling the journal when a split is evaluated."""
 
 
 def rehearse(trainer: Trainer) -> None:
@@ -145,5 +155,5 @@ def rehearse(trainer: Trainer) -> None:
     with torch.random.fork_rng(devices=devices), trainer.accelerator.autocast():
         inputs = {name: tensor.to(trainer.args.device) for name, tensor in trainer.data_collator(rows).items()}
         model.train()
-        model(**inputs).loss.backward()
+        trainer.compute_loss(model, inputs).backward()
     model.zero_grad()

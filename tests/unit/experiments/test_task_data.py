@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from glora.experiments.task_data import Rows, Task, build_task_data
+from glora.experiments.task_data import Rows, Task, build_task_data, limited
 
 TASK = Task("t", "", ("accuracy",), "accuracy", ("no", "yes"))
 
@@ -14,21 +14,21 @@ def rows(n: int, *, pairs: bool = True) -> Rows:
 
 
 def test_a_limit_draws_whole_rows_at_random_the_same_every_time() -> None:
-    limited = rows(100).limited(20)
-    numbers = [int(text[1:]) for text in limited.text_a]
-    assert limited == rows(100).limited(20)
+    kept = limited(rows(100), 20)
+    numbers = [int(text[1:]) for text in kept.text_a]
+    assert kept == limited(rows(100), 20)
     assert numbers == sorted(set(numbers))
     assert numbers != list(range(20))
-    assert limited.text_b == [f"b{i}" for i in numbers]
-    assert limited.labels == [i % 2 for i in numbers]
+    assert kept.text_b == [f"b{i}" for i in numbers]
+    assert kept.labels == [i % 2 for i in numbers]
 
 
 def test_a_smaller_limit_draws_a_part_of_a_larger_one() -> None:
-    assert set(rows(100).limited(10).text_a) < set(rows(100).limited(40).text_a)
+    assert set(limited(rows(100), 10).text_a) < set(limited(rows(100), 40).text_a)
 
 
 def test_no_limit_and_a_large_one_keep_everything() -> None:
-    assert rows(5).limited(None) == rows(5).limited(5) == rows(5).limited(9) == rows(5)
+    assert limited(rows(5), None) == limited(rows(5), 5) == limited(rows(5), 9) == rows(5)
 
 
 def test_data_sets_have_the_same_columns_for_every_task() -> None:
@@ -50,7 +50,7 @@ def fingerprint(train: Rows, validation: Rows, task: Task = TASK) -> str:
 
 def test_fingerprint_is_that_of_the_examples() -> None:
     assert fingerprint(rows(4), rows(2)) == fingerprint(rows(4), rows(2))
-    assert fingerprint(rows(100).limited(4), rows(2)) == (
+    assert fingerprint(limited(rows(100), 4), rows(2)) == (
         build_task_data(TASK, rows(100), {"validation": rows(2)}, train_limit=4).fingerprint
     )
 

@@ -15,13 +15,14 @@ from transformers import Trainer
 
 from glora.experiments import train
 from glora.experiments.adaptation import adapted_layers
+from glora.experiments.classification import Classification
 from glora.experiments.measurement import PeakMemory, TrainingClock
 from glora.experiments.methods import METHODS
 from glora.experiments.models import load_classifier
 from glora.experiments.progress import RunProgress
 from glora.experiments.records import RunRecord
 from glora.experiments.spec import RunConfig
-from glora.experiments.train import run, target_modules
+from glora.experiments.train import run
 from glora.experiments.watched_trainer import Journal
 
 
@@ -304,6 +305,7 @@ def test_progress_hears_of_everything_in_order(config: RunConfig) -> None:
 
 def test_target_modules_are_endings_within_the_encoder(tiny_deberta: Path) -> None:
     model, _ = load_classifier(str(tiny_deberta), num_labels=2)
+    target_modules = Classification().target_modules
     assert target_modules(model, ("query_proj", "layer.1.output.dense")) == [
         "deberta.encoder.layer.0.attention.self.query_proj",
         "deberta.encoder.layer.1.attention.self.query_proj",
