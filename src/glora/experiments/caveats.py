@@ -74,6 +74,14 @@ def _about_sameness(group: GroupSummary) -> Iterator[str]:
         yield "The runs did not all see the same data; they are paired only where they did."
     if len({run.provenance.machine for run in runs}) > 1:
         yield "The runs were made on different machines; time ratios pair runs of one machine only."
+    commands = {run.provenance.process_started_at for run in runs}
+    if len(commands) > 1:
+        yield (
+            "The runs were not all made by one command; time ratios pair runs of one command only, where one follows "
+            "the other on the same machine."
+        )
+    if None in commands:
+        yield "Some records are too old to say which command made them; their times may not have been taken side by side."
     versions = [run.provenance.versions for run in runs]
     changed = sorted({name for found in versions for name in found if len({other.get(name) for other in versions}) > 1})
     if changed:

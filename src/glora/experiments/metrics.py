@@ -71,6 +71,14 @@ REGRESSION: dict[str, Callable[[NDArray[Any], NDArray[Any]], float]] = {
     "spearman": _spearman,
 }
 
+LOWER_IS_BETTER = ("loss", "perplexity")
+"""Metrics by the ends of their names; of every other one, more is better."""
+
+
+def higher_is_better(metric: str) -> bool:
+    """Whether a larger value of a recorded metric is a better one, on whichever split: False for a loss."""
+    return not metric.endswith(LOWER_IS_BETTER)
+
 
 def compute(metrics: Sequence[str], predictions: ArrayLike, labels: ArrayLike) -> dict[str, float]:
     """Compute metrics from a model's output.

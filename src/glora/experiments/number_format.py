@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from glora.experiments.statistics import Estimate, PairedDifference
+from glora.experiments.statistics import Estimate, PairedDifference, PairedRatio
 
 PERCENT_METRICS = ("accuracy", "f1", "precision", "recall", "exact_match")
 CORRELATIONS = ("matthews", "pearson", "spearman", "correlation")
@@ -70,6 +70,13 @@ def with_spread(found: Estimate | None, *, scale: float = 1.0, decimals: int = 1
     if found.sd is None:
         return f"{mean} (n = {found.n})"
     return f"{mean} ± {found.sd * scale:,.{decimals}f}"
+
+
+def interval_text(found: PairedRatio | None, *, decimals: int) -> str:
+    """`[0.995, 1.045]`; missing below three seeds."""
+    if found is None or found.low is None or found.high is None:
+        return MISSING
+    return f"[{found.low:.{decimals}f}, {found.high:.{decimals}f}]"
 
 
 def count_text(after: Estimate | None, before: Estimate | None = None) -> str:

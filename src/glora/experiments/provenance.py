@@ -24,6 +24,8 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "scikit-l
 
 T = TypeVar("T")
 
+_PROCESS_STARTED_AT = datetime.now(timezone.utc).isoformat(timespec="microseconds")
+
 
 def collect_provenance(*, data_fingerprint: str | None = None) -> Provenance:
     """The software, the machine and the git state of this process.
@@ -35,6 +37,7 @@ def collect_provenance(*, data_fingerprint: str | None = None) -> Provenance:
         versions=_versions(),
         git=_git_state(Path(glora.__file__).resolve()),
         machine=_machine(),
+        process_started_at=_PROCESS_STARTED_AT,
         data_fingerprint=data_fingerprint,
     )
 

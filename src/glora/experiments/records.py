@@ -94,6 +94,11 @@ class Provenance(_Part):
     )
     git: GitState | None = Field(None, description="The checkout of glora; None if it was not run from one.")
     machine: Machine = Field(description="The machine.")
+    process_started_at: str | None = Field(
+        None,
+        description="Start of the process that made the run, UTC, ISO 8601 to the microsecond: runs that share it were "
+        "made one after the other by one command. None in older records.",
+    )
     data_fingerprint: str | None = Field(
         None, description="Hash of the examples used, in order: equal fingerprints mean equal data."
     )

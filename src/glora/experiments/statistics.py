@@ -2,9 +2,11 @@
 
 The spread is the sample standard deviation (divisor n - 1). Two methods are compared seed by seed, because
 runs with one seed share the head's initialisation and the data order, and a difference within a seed varies
-less than one between means. The interval is Student's t on the per-seed differences, with n - 1 degrees of
-freedom; below three seeds there is none, since two differences say next to nothing about their own spread (t
-= 12.7 at one degree of freedom).
+less than one between means. The interval is Student's t on the per-seed differences (or ratios), with n - 1
+degrees of freedom; below three seeds there is none, since two differences say next to nothing about their own
+spread (t = 12.7 at one degree of freedom). What share of one mean difference another one is, is a ratio of two
+uncertain numbers; its interval is that of Fieller (1954, "Some problems in interval estimation", Journal of the
+Royal Statistical Society B 16:175-185).
 """
 
 from __future__ import annotations
@@ -35,12 +37,14 @@ class PairedDifference:
         low: lower end of the 95 % interval; None below three seeds.
         high: upper end of the 95 % interval; None below three seeds.
         seeds: the seeds that both methods have.
+        values: the differences, in the order of `seeds`.
     """
 
     mean: float
     low: float | None
     high: float | None
     seeds: tuple[int, ...]
+    values: tuple[float, ...]
 
     @property
     def verdict(self) -> str:
@@ -55,6 +59,31 @@ class PairedDifference:
         if self.high < 0:
             return "lower"
         return "no difference shown"
+
+
+@dataclass(frozen=True)
+class PairedRatio(Estimate):
+    """Mean and spread of per-seed ratios, with the 95 % interval of the mean from three seeds on (else None)."""
+
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class RatioOfMeans:
+    """One mean difference divided by another, over the same seeds.
+
+    Attributes:
+        value: the ratio of the two means; NaN where the lower one is zero.
+        low: lower end of Fieller's 95 % interval; None below three seeds, and where there is no bounded interval.
+        high: its upper end.
+        seeds: the seeds that both differences have.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    seeds: tuple[int, ...]
 
 
 def estimate(values: Sequence[float]) -> Estimate:
@@ -77,18 +106,64 @@ def paired_difference(values: Mapping[int, float], reference: Mapping[int, float
     seeds = tuple(sorted(values.keys() & reference.keys()))
     if not seeds:
         return None
-    difference = estimate([values[seed] - reference[seed] for seed in seeds])
-    if difference.sd is None or difference.n < SEEDS_FOR_AN_INTERVAL:
-        return PairedDifference(difference.mean, None, None, seeds)
-    from scipy.stats import t
-
-    half = float(t.ppf((1 + CONFIDENCE) / 2, difference.n - 1)) * difference.sd / math.sqrt(difference.n)
-    return PairedDifference(difference.mean, difference.mean - half, difference.mean + half, seeds)
+    differences = tuple(values[seed] - reference[seed] for seed in seeds)
+    mean = estimate(differences)
+    return PairedDifference(mean.mean, *_interval(mean), seeds, differences)
 
 
-def paired_ratio(values: Mapping[int, float], reference: Mapping[int, float]) -> Estimate | None:
+def paired_ratio(values: Mapping[int, float], reference: Mapping[int, float]) -> PairedRatio | None:
     """Mean and spread of `values / reference`, by seed; None without a common seed or if one divides by 0."""
     seeds = sorted(values.keys() & reference.keys())
     if not seeds or any(reference[seed] == 0 for seed in seeds):
         return None
-    return estimate([values[seed] / reference[seed] for seed in seeds])
+    mean = estimate([values[seed] / reference[seed] for seed in seeds])
+    return PairedRatio(mean.mean, mean.sd, mean.n, *_interval(mean))
+
+
+def ratio_of_means(numerator: PairedDifference, denominator: PairedDifference) -> RatioOfMeans | None:
+    """mean(x) / mean(y) over the common seeds of x and y, with Fieller's 95 % interval.
+
+    The interval holds every ratio p for which Student's t test of mean(x - p·y) = 0 is not rejected: the p with
+    (ȳ² - q·v_y)·p² - 2·(x̄·ȳ - q·v_xy)·p + x̄² - q·v_x ≤ 0, where q is the squared quantile of t and v are the variances
+    and the covariance of the means. It is bounded only where ȳ itself is told from zero, ȳ² > q·v_y; elsewhere any
+    ratio, however large, fits the data, and there is none.
+
+    Returns:
+        The ratio; None without a common seed.
+    """
+    x, y = dict(zip(numerator.seeds, numerator.values)), dict(zip(denominator.seeds, denominator.values))
+    seeds = tuple(sorted(x.keys() & y.keys()))
+    if not seeds:
+        return None
+    n = len(seeds)
+    mean_x, mean_y = (estimate([values[seed] for seed in seeds]).mean for values in (x, y))
+    value = mean_x / mean_y if mean_y else math.nan
+    if n < SEEDS_FOR_AN_INTERVAL:
+        return RatioOfMeans(value, None, None, seeds)
+
+    def covariance(left: Mapping[int, float], m: float, right: Mapping[int, float], k: float) -> float:
+        return math.fsum((left[seed] - m) * (right[seed] - k) for seed in seeds) / (n - 1) / n
+
+    q = _t_quantile(n) ** 2
+    a = mean_y**2 - q * covariance(y, mean_y, y, mean_y)
+    if not a > 0:  # NaN has no interval either
+        return RatioOfMeans(value, None, None, seeds)
+    b = mean_x * mean_y - q * covariance(x, mean_x, y, mean_y)
+    c = mean_x**2 - q * covariance(x, mean_x, x, mean_x)
+    root = math.sqrt(max(0.0, b * b - a * c))
+    return RatioOfMeans(value, (b - root) / a, (b + root) / a, seeds)
+
+
+def _interval(mean: Estimate) -> tuple[float | None, float | None]:
+    """The 95 % interval of a mean; two None below three values."""
+    if mean.sd is None or mean.n < SEEDS_FOR_AN_INTERVAL:
+        return None, None
+    half = _t_quantile(mean.n) * mean.sd / math.sqrt(mean.n)
+    return mean.mean - half, mean.mean + half
+
+
+def _t_quantile(n: int) -> float:
+    """Of Student's t with n - 1 degrees of freedom, for a two-sided 95 % interval."""
+    from scipy.stats import t
+
+    return float(t.ppf((1 + CONFIDENCE) / 2, n - 1))

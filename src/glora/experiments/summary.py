@@ -5,7 +5,8 @@ Pure: records in, numbers out; how they are shown is the business of `tables` an
 Two runs belong to the same row if nothing but the seed differs. So a folder in which a method was run with
 two learning rates has two rows for it, and no mean is ever taken over different settings. Every row is
 compared with the row of `lora` that shares its schedule, or with the only one there is, and then the settings in
-which they differ are named; seed by seed, where the data were the same; times only where the machine was.
+which they differ are named; seed by seed, where the data were the same; times only where machine and
+command were, so that the two runs stood side by side.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from glora.experiments.spec import RunConfig
 from glora.experiments.statistics import (
     Estimate,
     PairedDifference,
+    PairedRatio,
     estimate,
     paired_difference,
     paired_ratio,
@@ -48,7 +50,7 @@ class MethodSummary:
         train_seconds: seconds of training, without evaluation.
         seconds_per_step: median seconds of a step.
         peak_memory_bytes: peak memory of a run.
-        time_ratio: training time divided by the reference's of the same seed on the same machine.
+        time_ratio: training time divided by the reference's of the same seed, on one machine by one command.
         differences: metric -> difference to the reference over the seeds with the same data.
         is_reference: whether this row is a row of `lora`, which the others are compared with.
         other_settings: settings, beside those of allocation alone, in which the reference is not like this row.
@@ -66,7 +68,7 @@ class MethodSummary:
     train_seconds: Estimate | None
     seconds_per_step: Estimate | None
     peak_memory_bytes: Estimate | None
-    time_ratio: Estimate | None
+    time_ratio: PairedRatio | None
     differences: dict[str, PairedDifference]
     is_reference: bool
     other_settings: tuple[str, ...]
@@ -134,7 +136,7 @@ def _summarise_group(records: list[RunRecord]) -> GroupSummary:
     )
     rows = _rows(finished)
     labels = _labels(rows)
-    methods = tuple(_summarise_method(runs, label, _reference_of(runs, rows)) for runs, label in zip(rows, labels))
+    methods = tuple(_summarise_method(runs, label, counterpart(runs, rows)) for runs, label in zip(rows, labels))
     config = records[0].config
     primary = finished[0].primary_metric if finished else None
     names = {name for record in finished for name in record.final}
@@ -175,9 +177,11 @@ def _labels(rows: Sequence[tuple[RunRecord, ...]]) -> list[str]:
     return labels
 
 
-def _reference_of(runs: tuple[RunRecord, ...], rows: Sequence[tuple[RunRecord, ...]]) -> tuple[RunRecord, ...]:
-    """The row of `lora` to compare with: all settings equal, else the schedule equal, else the only row."""
-    candidates = [row for row in rows if row[0].config.method == REFERENCE]
+def counterpart(
+    runs: tuple[RunRecord, ...], rows: Sequence[tuple[RunRecord, ...]], method: str = REFERENCE
+) -> tuple[RunRecord, ...]:
+    """The row of `method` to compare `runs` with: all settings equal, else the schedule equal, else the only row."""
+    candidates = [row for row in rows if row[0].config.method == method]
     for ignored in (NAMED_BY_ROW, BESIDE_THE_SCHEDULE):
         for candidate in candidates:
             if not differing_settings([runs[0].config, candidate[0].config], ignored):
@@ -193,7 +197,7 @@ def _summarise_method(runs: tuple[RunRecord, ...], label: str, reference: tuple[
     same_seed = {run.config.seed: run for run in reference}
     pairs = [(run, same_seed[run.config.seed]) for run in runs if run.config.seed in same_seed]
     comparable = [(run, other) for run, other in pairs if _same_data(run, other)]
-    timed = [(run, other) for run, other in comparable if run.provenance.machine == other.provenance.machine]
+    timed = [(run, other) for run, other in comparable if side_by_side(run, other)]
     names = sorted({name for run in runs for name in run.final})
     differences = {
         name: paired_difference(
@@ -233,6 +237,12 @@ def _summarise_method(runs: tuple[RunRecord, ...], label: str, reference: tuple[
         if reference and not is_reference
         else (),
     )
+
+
+def side_by_side(run: RunRecord, other: RunRecord) -> bool:
+    """Whether two times can be divided: one machine, and one command, as far as the records say which."""
+    ours, theirs = run.provenance, other.provenance
+    return ours.machine == theirs.machine and ours.process_started_at == theirs.process_started_at
 
 
 def _same_data(run: RunRecord, other: RunRecord) -> bool:

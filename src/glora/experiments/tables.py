@@ -1,8 +1,8 @@
 """The report's tables as text, made once and shown in the terminal and in markdown alike.
 
-Three tables a group: what was reached, by how much it differs from lora, and what it cost. The cost table
-always has both budgets, total rank and parameters, because runs that are equal in one need not be equal in
-the other.
+Five tables a group: what was reached, by how much it differs from lora, what became of the study's claims, what was
+spent and what it cost. The budget table always has both budgets, total rank and parameters, because runs that
+are equal in one need not be equal in the other.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from glora.experiments import number_format as text
+from glora.experiments.claims import Finding, findings
+from glora.experiments.metrics import higher_is_better
 from glora.experiments.statistics import SEEDS_FOR_AN_INTERVAL
 from glora.experiments.summary import REFERENCE, GroupSummary, MethodSummary
 
@@ -21,19 +23,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table whose cells are ready to be shown; the first column is on the left, the others on the right."""
+    """A table whose cells are ready to be shown; columns of words are on the left, those of numbers on the right."""
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+    words: tuple[str, ...] = ("method",)
 
 
 def group_tables(group: GroupSummary) -> list[TextTable]:
     """The tables of a group that have something to show."""
     if not group.methods:
         return []
-    tables = [results_table(group), differences_table(group), budget_table(group), cost_table(group)]
+    tables = [
+        results_table(group),
+        differences_table(group),
+        claims_table(group),
+        budget_table(group),
+        cost_table(group),
+    ]
     return [table for table in tables if table.rows]
 
 
@@ -70,6 +79,22 @@ def differences_table(group: GroupSummary) -> TextTable:
         ),
         "Differences are taken between runs of one seed. The interval is Student's t on them, given from "
         f"{SEEDS_FOR_AN_INTERVAL} pairs on: fewer conclude nothing. The verdict is about the first metric.",
+        words=("method", "verdict"),
+    )
+
+
+def claims_table(group: GroupSummary) -> TextTable:
+    """A row a claim of the study; no rows without the method that it proposed."""
+    return TextTable(
+        "The study's claims",
+        ("claim", "expected", "measured", "verdict"),
+        tuple((found.claim, found.expected, _measured_text(found), _verdict_text(found)) for found in findings(group)),
+        "A verdict is about the 95 % interval, not the mean. It holds if the whole interval lies in the expected range, "
+        "it does not hold if the whole interval lies outside (in brackets: on which side), and otherwise it is not shown. "
+        "The share of AdaLoRA's gain has Fieller's interval, and exists only where that gain has an interval above zero. "
+        "Parameters are counted and need no interval (in brackets: fewest, most): equal means within one rank of the "
+        "largest matrix in every seed.",
+        words=("claim", "expected", "measured", "verdict"),
     )
 
 
@@ -96,24 +121,26 @@ def cost_table(group: GroupSummary) -> TextTable:
     """A row a method: time, relative to lora and absolute, and memory."""
     return TextTable(
         "Cost: time without evaluation, peak memory",
-        ("method", f"time / {REFERENCE}", "training time", "time a step", "peak memory"),
+        ("method", f"time / {REFERENCE}", "95 % interval", "training time", "time a step", "peak memory"),
         tuple(
             (
                 method.label,
                 "1 (reference)" if method.is_reference else text.with_spread(method.time_ratio, decimals=3),
+                text.MISSING if method.is_reference else text.interval_text(method.time_ratio, decimals=3),
                 text.time_text(method.train_seconds),
                 text.step_text(method.seconds_per_step),
                 text.memory_text(method.peak_memory_bytes),
             )
             for method in group.methods
         ),
-        f"Times relative to {REFERENCE} are ratios of two runs of one seed on one machine: mean ± standard deviation.",
+        f"Times relative to {REFERENCE} are ratios of two runs of one seed, made side by side by one command on one "
+        "machine: mean ± standard deviation, and Student's t interval of the mean.",
     )
 
 
 def as_markdown(table: TextTable) -> str:
     """The table in GitHub's markdown, without its title."""
-    lines = [table.columns, ("---", *("---:" for _ in table.columns[1:])), *table.rows]
+    lines = [table.columns, ["---" if name in table.words else "---:" for name in table.columns], *table.rows]
     return "\n".join(f"| {' | '.join(escape_markdown(cell) for cell in line)} |" for line in lines)
 
 
@@ -124,8 +151,8 @@ def as_rich(table: TextTable) -> Table:
     from rich.text import Text
 
     shown = Table(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for position, column in enumerate(table.columns):
-        shown.add_column(Text(column), justify="right" if position else "left", overflow="fold")
+    for column in table.columns:
+        shown.add_column(Text(column), justify="left" if column in table.words else "right", overflow="fold")
     for row in table.rows:
         shown.add_row(*map(Text, row))
     return shown
@@ -139,5 +166,28 @@ def escape_markdown(cell: str) -> str:
 
 
 def _pairs_and_verdict(group: GroupSummary, method: MethodSummary) -> Sequence[str]:
-    found = method.differences.get(group.primary_metric or "")
-    return ("0", text.MISSING) if found is None else (str(len(found.seeds)), found.verdict)
+    metric = group.primary_metric or ""
+    found = method.differences.get(metric)
+    if found is None:
+        return "0", text.MISSING
+    if found.verdict not in ("higher", "lower"):
+        return str(len(found.seeds)), found.verdict
+    better = (found.verdict == "higher") == higher_is_better(metric)
+    return str(len(found.seeds)), f"{found.verdict} ({'better' if better else 'worse'})"
+
+
+def _measured_text(found: Finding) -> str:
+    """`+0.72 [-0.10, +1.54] points (3 seeds)`, or why there is no number."""
+    if found.mean is None:
+        return found.remark
+    number = f"{found.mean:+.2f}" if found.signed else f"{found.mean:.1f}"
+    interval = ""
+    if found.low is not None and found.high is not None and found.low < found.high:
+        interval = (
+            f" [{found.low:+.2f}, {found.high:+.2f}]" if found.signed else f" [{found.low:.1f}, {found.high:.1f}]"
+        )
+    return f"{number}{interval} {found.unit} ({text.counted(found.seeds, 'seed')})"
+
+
+def _verdict_text(found: Finding) -> str:
+    return f"{found.verdict} ({found.remark})" if found.remark and found.mean is not None else found.verdict

@@ -118,6 +118,7 @@ def finished_run(
         provenance=Provenance(
             versions={"python": "3.11.7", "glora": "0.1.0", "torch": "2.13.0", "peft": "0.21.2"},
             machine=machine,
+            process_started_at="2026-01-31T11:59:50.000000+00:00",
             data_fingerprint=data,
         ),
     )

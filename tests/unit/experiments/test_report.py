@@ -56,7 +56,8 @@ def test_the_table_holds_hand_computed_numbers(tmp_path: Path) -> None:
     assert "| glora | 84.0 ± 3.0 | 3 |" in markdown
     # Differences 1, 2, 3 points: 2 ± 4.3027 / sqrt(3) = 2 ± 2.484.
     assert r"| glora | +2.00 \[-0.48, +4.48] | 3 | no difference shown |" in markdown
-    assert "1.020 ± 0.010" in markdown
+    assert r"| 1.020 ± 0.010 | \[0.995, 1.045] |" in markdown  # 1.02 ± 4.3027 · 0.01 / sqrt(3)
+    assert r"| training time against lora | within ±2 % | +2.00 \[-0.48, +4.48] % (3 seeds) | not shown |" in markdown
     for number in ("82.0 ± 2.0", "84.0 ± 3.0", "+2.00 [-0.48, +4.48]", "1.020 ± 0.010"):
         assert number in printed
 
@@ -123,7 +124,7 @@ def test_one_seed_is_named_and_nothing_is_concluded(tmp_path: Path) -> None:
     markdown, printed = report_of(tmp_path, study(METHODS, (0,)))
     assert "(n = 1)" in markdown
     assert "nothing can be concluded from 1 seed" in markdown
-    assert "±" not in re.sub(r".*mean ± standard deviation.*", "", printed)
+    assert "±" not in re.sub(r".*mean ± standard deviation.*|within ±2 %", "", printed)
 
 
 def test_several_tasks_have_a_section_each(tmp_path: Path) -> None:
@@ -170,7 +171,7 @@ def test_names_cannot_break_the_markdown_tables(tmp_path: Path) -> None:
 def test_terminal_tables_hold_the_rows_of_the_markdown_ones() -> None:
     (group,) = summarise(study(METHODS, (0, 1, 2)))
     shown, tables = terminal_table(group), group_tables(group)
-    assert [table.row_count for table in shown] == [len(table.rows) for table in tables] == [3, 2, 3, 3]
+    assert [table.row_count for table in shown] == [len(table.rows) for table in tables] == [3, 2, 4, 3, 3]
     for table in tables:
         lines = as_markdown(table).splitlines()
         assert len({line.replace("\\|", "").count("|") for line in lines}) == 1

@@ -152,6 +152,39 @@ def test_times_of_other_machines_are_not_divided() -> None:
     assert any("different machines" in line for line in caveats(group))
 
 
+def started(run: RunRecord, process: str | None) -> RunRecord:
+    return run.model_copy(update={"provenance": run.provenance.model_copy(update={"process_started_at": process})})
+
+
+def test_times_of_other_commands_are_not_divided() -> None:
+    """One machine, but lora ran yesterday and glora today: not side by side."""
+    seconds = {"lora": (100, 100, 100), "glora": (150, 103, 103)}
+    commands = {"lora": ("monday", "tuesday", "tuesday"), "glora": ("tuesday", "tuesday", "tuesday")}
+    group = only(
+        summarise(
+            [
+                started(finished_run(method=method, seed=seed, train_seconds=seconds[method][seed]), command)
+                for method in seconds
+                for seed, command in enumerate(commands[method])
+            ]
+        )
+    )
+    ratio = group.methods[1].time_ratio
+    assert ratio is not None
+    assert (ratio.n, ratio.mean, ratio.low) == (2, pytest.approx(1.03), None)
+    assert group.methods[1].differences["accuracy"].seeds == (0, 1, 2)
+    assert any("not all made by one command" in line for line in caveats(group))
+
+
+def test_records_that_do_not_say_which_command_made_them_are_told() -> None:
+    old = [started(run, None) for run in study(("lora", "glora"), (0,))]
+    group = only(summarise(old))
+    assert group.methods[1].time_ratio is not None
+    assert any("too old to say which command" in line for line in caveats(group))
+    new = only(summarise([started(run, "monday") for run in old]))
+    assert not any("command" in line for line in caveats(new))
+
+
 def test_failed_runs_are_listed_and_not_counted() -> None:
     group = only(summarise([finished_run(method="lora"), failed_run(method="glora", seed=3), failed_run(seed=1)]))
     assert [method.label for method in group.methods] == ["lora"]
