@@ -212,14 +212,15 @@ def _what_is_missing(folder: Path, entry: GlueTask) -> str:
     return f"{folder} (without {', '.join(missing)})"
 
 
-def read_files(entry: GlueTask, data_dir: str | Path) -> dict[str, Rows]:
-    """Read a task from files in GLUE's own layout: split -> rows.
+def read_files(entry: GlueTask, data_dir: str | Path, *, only_train: bool = False) -> dict[str, Rows]:
+    """Read a task, or its training examples alone, from files in GLUE's own layout: split -> rows.
 
     Raises:
         DataNotFoundError: a file is missing.
         DataError: a line is malformed or has an unknown label.
     """
-    return {split: _read_file(entry, path) for split, path in find_files(entry, data_dir).items()}
+    files = find_files(entry, data_dir)
+    return {split: _read_file(entry, path) for split, path in files.items() if split == "train" or not only_train}
 
 
 def _read_file(entry: GlueTask, path: Path) -> Rows:
@@ -256,8 +257,8 @@ def _rows(texts: Sequence[list[str]], labels: list[Any]) -> Rows:
     return Rows(text_a=texts[0], text_b=texts[1] if len(texts) == 2 else None, labels=labels)
 
 
-def read_hub(entry: GlueTask) -> dict[str, Rows]:
-    """Read a task from `nyu-mll/glue` on the hub, or from the local cache of it: split -> rows.
+def read_hub(entry: GlueTask, *, only_train: bool = False) -> dict[str, Rows]:
+    """Read a task, or its training examples alone, from `nyu-mll/glue` on the hub or its local cache: split -> rows.
 
     Raises:
         DataNotFoundError: the hub cannot be reached and the cache does not hold the task.
@@ -272,7 +273,7 @@ def read_hub(entry: GlueTask) -> dict[str, Rows]:
             f"give the folder of GLUE's own files as data_dir."
         ) from error
     splits = {}
-    for split in ("train", *entry.task.evaluation_splits):
+    for split in ("train", *(() if only_train else entry.task.evaluation_splits)):
         rows = loaded[split]
         splits[split] = _rows([list(rows[name]) for name in entry.hub_texts], list(rows["label"]))
     return splits

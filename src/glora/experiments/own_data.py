@@ -175,18 +175,19 @@ def own_task(
     )
 
 
-def read_own_data(data: OwnData, name: str) -> tuple[Task, dict[str, Rows]]:
-    """Read both files: what the task turned out to be, and split -> rows.
+def read_own_data(data: OwnData, name: str, *, only_train: bool = False) -> tuple[Task, dict[str, Rows]]:
+    """Read both files, or the training file alone: what the task turned out to be, and split -> rows.
 
     Raises:
         DataNotFoundError, DataError: see `own_task`.
     """
-    train, validation = read_table(data.train), read_table(data.validation)
+    train = read_table(data.train)
+    tables = {"train": train} if only_train else {"train": train, "validation": read_table(data.validation)}
     label_column = data.label_column or guess_label_column(train)
     text_columns = data.text_columns or guess_text_columns(train, label_column)
     label_names, parse = _label_parser(train, label_column)
     splits = {}
-    for split, table in (("train", train), ("validation", validation)):
+    for split, table in tables.items():
         texts = [_texts(table, column) for column in text_columns]
         labels = [parse(table, i, value) for i, value in enumerate(table.column(label_column))]
         splits[split] = Rows(texts[0], texts[1] if len(texts) == 2 else None, labels)

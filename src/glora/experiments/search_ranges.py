@@ -22,7 +22,9 @@ from glora.experiments.generative import plain
 from glora.experiments.spec import RunConfig
 
 SEARCHABLE = tuple(
-    name for name in RunConfig.model_fields if name not in {"model", "task", "method", "seed", "data_dir", "eval_limit"}
+    name
+    for name in RunConfig.model_fields
+    if name not in {"model", "task", "method", "seed", "data_dir", "eval_limit", "held_out"}
 )
 """What changes how well a method does; the others say what is compared, and on what."""
 

@@ -56,6 +56,13 @@ class RunConfig(BaseModel):
         None, ge=1, description="Use at most this many training examples, the same ones for every seed."
     )
     eval_limit: int | None = Field(None, ge=1, description="Evaluate on at most this many examples.")
+    held_out: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="For tuning: evaluate on this share of the training examples, left out of training, and not on the "
+        "task's evaluation splits, which are not read.",
+    )
     precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16 trains under autocast.")
 
     total_rank: int | None = Field(

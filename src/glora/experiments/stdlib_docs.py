@@ -196,7 +196,9 @@ def build_splits(library: Path, seed: int = 0) -> dict[str, Rows]:
     assignment = split_modules({module: len(pairs) for module, pairs in by_module.items()}, seed)
     splits = {}
     for split in SHARES:
-        pairs = [pair for module, found in by_module.items() if assignment[module] == split for pair in found]
+        pairs = [
+            (*pair, module) for module, found in by_module.items() if assignment[module] == split for pair in found
+        ]
         if not pairs:
             raise DataError(
                 f"{str(library)!r} has too few documented functions for stdlib-docs: nothing is left for "
@@ -207,6 +209,7 @@ def build_splits(library: Path, seed: int = 0) -> dict[str, Rows]:
             text_a=[pair[0] for pair in pairs],
             text_b=[pair[1] for pair in pairs],
             labels=[pair[2] for pair in pairs],
+            groups=[pair[3] for pair in pairs],
         )
     return splits
 

@@ -82,12 +82,14 @@ E = TypeVar("E", bound=Examples)
 class Rows:
     """Examples as columns of plain Python values.
 
-    `text_b` is None where a task has one text; `labels` are class numbers, or floats in regression.
+    `text_b` is None where a task has one text; `labels` are class numbers, or floats in regression; `groups` names
+    what examples belong together and should not be divided between two splits, where a task knows it.
     """
 
     text_a: list[str] = field(default_factory=list)
     text_b: list[str] | None = None
     labels: list[int] | list[float] = field(default_factory=list)
+    groups: list[str] | None = None
 
     def __len__(self) -> int:
         return len(self.text_a)
@@ -98,6 +100,7 @@ class Rows:
             text_a=[self.text_a[i] for i in indices],
             text_b=None if self.text_b is None else [self.text_b[i] for i in indices],
             labels=[self.labels[i] for i in indices],
+            groups=None if self.groups is None else [self.groups[i] for i in indices],
         )
 
     def dataset(self, task: Task) -> Dataset:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from glora.experiments import glue, own_data, stdlib_docs
 from glora.experiments.generative import GenerativeTaskError, find_generative_task
-from glora.experiments.task_data import DataError, Rows, Task, TaskData, build_task_data
+from glora.experiments.task_data import DataError, Rows, Task, TaskData, build_task_data, limited
+from glora.experiments.tuning_split import TUNING_SPLIT, hold_out
 
 __all__ = ["TASKS", "ResolvedTask", "Task", "TaskData", "UnknownTaskError", "load_task", "resolve_task"]
 
@@ -32,8 +33,8 @@ class ResolvedTask:
 
     name: str
     """The registered name, or what the user wrote for data of one's own."""
-    read: Callable[[], tuple[Task, dict[str, Rows]]]
-    """Reads it: the task, and split name -> rows, `train` first and then those to evaluate on."""
+    read: Callable[..., tuple[Task, dict[str, Rows]]]
+    """Reads it: the task, and split name -> rows, `train` first and, unless `only_train`, those to evaluate on."""
 
 
 def resolve_task(name: str, data_dir: str | None = None) -> ResolvedTask:
@@ -54,9 +55,9 @@ def resolve_task(name: str, data_dir: str | None = None) -> ResolvedTask:
     if registered in glue.GLUE:
         entry = glue.GLUE[registered]
         if data_dir is None:
-            return ResolvedTask(registered, lambda: (entry.task, glue.read_hub(entry)))
+            return ResolvedTask(registered, lambda only_train=False: (entry.task, glue.read_hub(entry, only_train=only_train)))
         glue.find_files(entry, data_dir)
-        return ResolvedTask(registered, lambda: (entry.task, glue.read_files(entry, data_dir)))
+        return ResolvedTask(registered, lambda only_train=False: (entry.task, glue.read_files(entry, data_dir, only_train=only_train)))
     if registered is not None:
         _refuse_data_dir(data_dir, f"{registered} is read from Python's own library")
         return ResolvedTask(registered, _read_stdlib_docs)
@@ -66,7 +67,7 @@ def resolve_task(name: str, data_dir: str | None = None) -> ResolvedTask:
     if own_data.looks_like_own_data(name):
         _refuse_data_dir(data_dir, "a data file of one's own is given by its whole path")
         data = own_data.parse_own_data(name)
-        return ResolvedTask(name, lambda: own_data.read_own_data(data, name))
+        return ResolvedTask(name, lambda only_train=False: own_data.read_own_data(data, name, only_train=only_train))
     near = difflib.get_close_matches(_plain(name), {_plain(task): task for task in TASKS}, n=3, cutoff=0.5)
     hint = ", ".join(task for task in TASKS if _plain(task) in near)
     raise UnknownTaskError(
@@ -81,6 +82,7 @@ def load_task(
     data_dir: str | None = None,
     train_limit: int | None = None,
     eval_limit: int | None = None,
+    held_out: float | None = None,
 ) -> TaskData:
     """Load a task.
 
@@ -90,17 +92,22 @@ def load_task(
         train_limit: use at most this many training examples, drawn in an order that is the same in every run; a
             smaller limit draws a part of what a larger one draws. At least 1.
         eval_limit: the same for every split to evaluate on.
+        held_out: evaluate on this share of the training examples, which are then not trained on; the task's own
+            evaluation splits are not read.
 
     Raises:
         UnknownTaskError, DataNotFoundError, DataError: see `resolve_task`; and a line that is malformed or has an
-            unknown label.
+            unknown label, or a share that leaves nothing.
         ValueError: a limit below 1.
     """
     for argument, limit in (("train_limit", train_limit), ("eval_limit", eval_limit)):
         if limit is not None and limit < 1:
             raise ValueError(f"{argument}={limit}: at least 1 example is needed; leave it out to use all.")
-    task, splits = resolve_task(name, data_dir).read()
+    task, splits = resolve_task(name, data_dir).read(only_train=held_out is not None)
     train = splits.pop("train")
+    if held_out is not None:
+        train, tuning = hold_out(limited(train, train_limit), held_out)
+        return build_task_data(task, train, {TUNING_SPLIT: tuning}, eval_limit=eval_limit)
     return build_task_data(task, train, splits, train_limit=train_limit, eval_limit=eval_limit)
 
 
@@ -116,9 +123,9 @@ def _find_registered(name: str) -> str | None:
     return {_plain(task): task for task in TASKS}.get(_plain(name))
 
 
-def _read_stdlib_docs() -> tuple[Task, dict[str, Rows]]:
+def _read_stdlib_docs(only_train: bool = False) -> tuple[Task, dict[str, Rows]]:
     splits = stdlib_docs.load_splits()
-    return stdlib_docs.STDLIB_DOCS, {split: splits[split] for split in ("train", "validation")}
+    return stdlib_docs.STDLIB_DOCS, {s: splits[s] for s in ("train", "validation") if s == "train" or not only_train}
 
 
 def _refuse_data_dir(data_dir: str | None, reason: str) -> None:

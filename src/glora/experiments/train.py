@@ -160,12 +160,14 @@ def _run(config: RunConfig, progress: RunProgress, measured: Measurements) -> No
 
 
 def _task(config: RunConfig) -> TaskData:
-    return _load_task_once(config.task, config.data_dir, config.train_limit, config.eval_limit)
+    return _load_task_once(config.task, config.data_dir, config.train_limit, config.eval_limit, config.held_out)
 
 
 @functools.lru_cache(maxsize=2)
-def _load_task_once(name: str, data_dir: str | None, train_limit: int | None, eval_limit: int | None) -> TaskData:
-    return load_task(name, data_dir=data_dir, train_limit=train_limit, eval_limit=eval_limit)
+def _load_task_once(
+    name: str, data_dir: str | None, train_limit: int | None, eval_limit: int | None, held_out: float | None
+) -> TaskData:
+    return load_task(name, data_dir=data_dir, train_limit=train_limit, eval_limit=eval_limit, held_out=held_out)
 
 
 _last_tokenized: dict[tuple[Any, ...], TokenizedTask] = {}
