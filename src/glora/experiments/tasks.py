@@ -55,9 +55,13 @@ def resolve_task(name: str, data_dir: str | None = None) -> ResolvedTask:
     if registered in glue.GLUE:
         entry = glue.GLUE[registered]
         if data_dir is None:
-            return ResolvedTask(registered, lambda only_train=False: (entry.task, glue.read_hub(entry, only_train=only_train)))
+            return ResolvedTask(
+                registered, lambda only_train=False: (entry.task, glue.read_hub(entry, only_train=only_train))
+            )
         glue.find_files(entry, data_dir)
-        return ResolvedTask(registered, lambda only_train=False: (entry.task, glue.read_files(entry, data_dir, only_train=only_train)))
+        return ResolvedTask(
+            registered, lambda only_train=False: (entry.task, glue.read_files(entry, data_dir, only_train=only_train))
+        )
     if registered is not None:
         _refuse_data_dir(data_dir, f"{registered} is read from Python's own library")
         return ResolvedTask(registered, _read_stdlib_docs)

@@ -54,9 +54,9 @@ def _by_classes(labels: Sequence[int] | Sequence[float], share: float) -> list[i
     for i, label in enumerate(labels):
         members.setdefault(label if isinstance(label, int) else None, []).append(i)
     held = []
-    for label in sorted(members, key=str):
-        random.Random(ORDER_SEED).shuffle(members[label])
-        held += members[label][: round(share * len(members[label]))]
+    for stratum in sorted(members, key=str):
+        random.Random(ORDER_SEED).shuffle(members[stratum])
+        held += members[stratum][: round(share * len(members[stratum]))]
     return held
 
 
