@@ -132,6 +132,13 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
         if self.allocator is not None and state.is_world_process_zero and checkpoint.is_dir():
             save_allocation(self.allocator, checkpoint)
 
+    def on_push_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Put allocation.json into the folder that goes to the hub; Trainer copies only the adapter there."""
+        if self.allocator is not None and state.is_world_process_zero and Path(args.output_dir).is_dir():
+            save_allocation(self.allocator, args.output_dir)
+
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:

@@ -12,7 +12,6 @@ from torch import nn
 
 VOCABULARY, WIDTH, LENGTH, BATCH = 40, 16, 6, 2
 IMAGE_TOKEN = VOCABULARY - 1
-IMAGE_TOKEN = VOCABULARY - 1
 
 
 @dataclass(frozen=True)

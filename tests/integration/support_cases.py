@@ -1,4 +1,4 @@
-"""What docs/support.md says, one case a line: either it is walked through an adapter's life, or it is refused.
+"""What docs/support.md says of models and adapters, one case a line: it is walked through an adapter's life, or refused.
 
 The tests run the cases; tests/unit/test_support_table.py compares them with the document.
 """
@@ -50,7 +50,7 @@ from integration.model_families import FAMILIES
 
 @dataclass(frozen=True)
 class Works:
-    """Works, as a walk through an adapter's life shows, or a test of its own."""
+    """Works, as a walk through an adapter's life shows, or a test of its own, "folder/file.py::test"."""
 
     thing: str
     shown_by: Setup | str
@@ -125,6 +125,7 @@ def _inputs_in_bfloat16() -> dict[str, Any]:
     return {"x": of(6, WIDTH)()["x"].bfloat16()}
 
 
+QUANTISED = "integration/test_layer_kinds.py::test_quantised_bases"
 RANK_ONE = "keeps at least rank 1"
 FROM_THE_BASE = "get the ranks with `suggest_ranks` and initialise with that `rank_pattern`; or initialise as usual"
 VECTORS, IMAGES = of(6, WIDTH), of(6, WIDTH, 5, 5)
@@ -157,8 +158,16 @@ LAYERS: list[Works | Refused] = [
         Setup(seeded(lambda: Mixture(True)), MIXTURE, VECTORS),
         "the same",
     ),
-    Works("bitsandbytes 4-bit (NF4)", "test_quantised_bases", "tested on a CPU; PEFT rounds when it merges"),
-    Works("bitsandbytes 8-bit", "test_quantised_bases", "tested on a CPU; PEFT rounds when it merges"),
+    Works(
+        "bitsandbytes 4-bit (NF4)",
+        "integration/test_layer_kinds.py::test_quantised_bases",
+        "tested on a CPU; PEFT rounds when it merges",
+    ),
+    Works(
+        "bitsandbytes 8-bit",
+        "integration/test_layer_kinds.py::test_quantised_bases",
+        "tested on a CPU; PEFT rounds when it merges",
+    ),
     Works(
         "a layer that a forward pass uses more than once",
         Setup(seeded(lambda: ThreeLayers(lambda: nn.Linear(WIDTH, WIDTH), times=2)), lora(), VECTORS),
@@ -171,7 +180,7 @@ LAYERS: list[Works | Refused] = [
     ),
     Works(
         "`out_proj` inside `nn.MultiheadAttention`",
-        "test_lora_that_never_gets_a_gradient_is_named",
+        "integration/test_layer_kinds.py::test_lora_that_never_gets_a_gradient_is_named",
         "gets no gradient in PEFT; is named in a warning, and its rank goes to others",
     ),
     Refused(
@@ -264,7 +273,7 @@ ADAPTERS: list[Works | Refused] = [
         "`model.add_adapter`",
         Setup(llama, lora(target_modules=ATTENTION), text, adapt=add_adapter, load=load_adapter, merges=False),
     ),
-    Works("several adapters, one active", "test_other_adapters_stay_as_they_are"),
+    Works("several adapters, one active", "integration/test_layer_kinds.py::test_other_adapters_stay_as_they_are"),
     Refused(
         "several active adapters",
         _two_active,
@@ -273,7 +282,7 @@ ADAPTERS: list[Works | Refused] = [
     ),
     Works(
         "one `LoraConfig` for several adapters or models",
-        "test_a_configuration_that_others_share_stays_as_it_was",
+        "integration/test_layer_kinds.py::test_a_configuration_that_others_share_stays_as_it_was",
     ),
     Refused(
         "LoRA inside a module that another adapter has in `modules_to_save`",
@@ -364,17 +373,3 @@ MODELS = [
     )
     for family in FAMILIES
 ]
-
-SECTIONS: dict[str, list[Works | Refused]] = {
-    "Layers": LAYERS,
-    "Adapters": ADAPTERS,
-    "Initialisations": INITIALISATIONS,
-    "Models": [*MODELS],
-}
-
-
-def table(section: str) -> str:
-    """The table of one section, as it stands in docs/support.md."""
-    lines = [f"| {section} | | notes |", "|---|---|---|"]
-    lines += [f"| {case.thing} | {case.outcome} | {case.how} |" for case in SECTIONS[section]]
-    return "\n".join(lines) + "\n"

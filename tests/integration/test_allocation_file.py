@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import transformers.trainer
 
 from glora import RankAllocationCallback, RankAllocationConfig, save_allocation
 from integration.trainer_case import make_trainer, peft_model
@@ -30,6 +31,26 @@ def test_checkpoints_carry_the_allocation(tiny_deberta: Path, glue_folder: Path,
     assert late["reallocation"]["step"] == 4
     assert late["config"]["budget"] == "rank"
     assert set(late["versions"]) == {"glora", "peft", "transformers", "torch"}
+
+
+def test_what_goes_to_the_hub_has_it_too(
+    tiny_deberta: Path, glue_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    callback = RankAllocationCallback(RankAllocationConfig(warmup_steps=2))
+    trainer = make_trainer(peft_model(tiny_deberta), tiny_deberta, glue_folder, tmp_path, [callback], max_steps=3)
+    trainer.train()
+    pushed: dict[str, str] = {}
+
+    class Hub:
+        def upload_folder(self, folder_path: str, **kwargs: object) -> None:
+            pushed.update({path.name: path.read_text() for path in Path(folder_path).glob("*.json")})
+
+    monkeypatch.setattr(transformers.trainer, "hf_api", Hub)
+    trainer.hub_model_id = "me/adapter"
+    trainer.push_to_hub()
+    assert "adapter_config.json" in pushed
+    ranks = {name: matrix["rank"] for name, matrix in json.loads(pushed["allocation.json"])["matrices"].items()}
+    assert ranks == callback.allocator.ranks
 
 
 def test_writing_again_replaces_the_section_and_leaves_the_rest_of_the_card(

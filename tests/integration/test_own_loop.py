@@ -284,6 +284,44 @@ def test_compiled_once_more_after_the_reallocation() -> None:
     same_training((model, allocator), plain_run(), rtol=1e-5)
 
 
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(16, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.tanh(self.linear(x))
+
+
+@pytest.mark.parametrize(("limit", "complete"), [(8, False), (16, True)])
+def test_blocks_that_are_compiled_one_by_one_need_a_higher_limit(
+    limit: int, complete: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As accelerate's regional compilation does. With one rank all blocks share one code; each other rank needs its own."""
+    torch._dynamo.reset()
+    graphs = torch._dynamo.utils.counters["stats"]
+    graphs.clear()
+    torch.manual_seed(0)
+    model = get_peft_model(nn.Sequential(*(Block() for _ in range(12))), LoraConfig(r=4, target_modules=["linear"]))
+    for block in model.base_model.model:
+        block.compile(backend="eager")
+    optimizer = adamw(model)
+    ranks = {f"{i}.linear": i + 1 for i in range(12)}
+    allocator = allocator_for(model, optimizer, warmup_steps=2, min_rank=ranks, max_rank=ranks, total_rank=78)
+    counts = []
+    with torch._dynamo.config.patch(recompile_limit=limit):
+        for _ in range(4):
+            model(torch.randn(2, 16)).square().mean().backward()
+            allocator.step()
+            optimizer.step()
+            optimizer.zero_grad()
+            counts.append(graphs["unique_graphs"])
+    assert allocator.ranks == ranks
+    assert counts[1] == 2, "the first block's input needs no gradient"
+    assert counts[2:] == [2 + 11, 2 + 11] if complete else [limit, limit]  # one with rank 4 is there already
+    assert ("hit config.recompile_limit" in caplog.text) is not complete
+
+
 # resuming
 
 

@@ -15,7 +15,8 @@ from transformers import Trainer, TrainerCallback
 from glora import RankAllocationCallback, RankAllocationConfig, RankAllocator
 from integration.resume_case import WARMUP, Job, callback_of, differences, make_trainer, outcome, run
 from integration.test_saved_adapter import stock_logits
-from integration.trainer_case import probe_batch
+from integration.trainer_case import base_model, lora_config, probe_batch
+from integration.trainer_case import make_trainer as trainer_of
 
 REMOVED = "deberta.encoder.layer.0.attention.self.key_proj"
 
@@ -108,6 +109,24 @@ def test_a_model_that_trainer_makes_itself(tiny_deberta: Path, glue_folder: Path
     again = with_model_init(job, [callback])
     again.train(resume_from_checkpoint=str(job.checkpoint(WARMUP - 1)))
     assert callback.allocator.reallocation.step == WARMUP
+
+
+def test_trainer_resumes_no_model_with_an_added_adapter(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> None:
+    """It looks for a whole model in the checkpoint, with or without glora, and says that it found none."""
+
+    def make(callbacks: list[Any], output: Path) -> Trainer:
+        model = base_model(tiny_deberta)
+        model.add_adapter(lora_config(task_type=None))
+        arguments = dict(max_steps=WARMUP + 2, save_strategy="steps", save_steps=1)
+        return trainer_of(model, tiny_deberta, glue_folder, output, callbacks, **arguments)
+
+    for name, callbacks in (("plain", []), ("glora", [RankAllocationCallback(dict(warmup_steps=WARMUP))])):
+        make(callbacks, tmp_path / name).train()
+        for step in (WARMUP - 1, WARMUP + 1):
+            with pytest.raises(ValueError, match="Can't find a checkpoint index"):
+                make(callbacks, tmp_path / "again").train(
+                    resume_from_checkpoint=str(tmp_path / name / f"checkpoint-{step}")
+                )
 
 
 class OutOfMemory(TrainerCallback):

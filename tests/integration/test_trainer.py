@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from peft import AdaLoraConfig, get_peft_model
-from transformers import TrainerCallback
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from transformers import Trainer, TrainerCallback
 
 from glora import RankAllocationCallback, RankAllocationConfig
 from integration.trainer_case import base_model, lora_config, make_trainer, peft_model
@@ -141,3 +142,69 @@ def test_another_tuner_is_refused(tiny_deberta: Path, glue_folder: Path, tmp_pat
     model = get_peft_model(base_model(tiny_deberta), config)
     with pytest.raises(ValueError, match="adapter 'default' is of type ADALORA"):
         make_trainer(model, tiny_deberta, glue_folder, tmp_path, [RankAllocationCallback()]).train()
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        while True:
+            yield {"input_ids": [5, 6, 7], "labels": 1}
+
+
+def test_a_stream_needs_a_number_of_warmup_steps(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> None:
+    def trainer(config: RankAllocationConfig | None) -> tuple[Trainer, RankAllocationCallback]:
+        callback = RankAllocationCallback(config)
+        made = make_trainer(peft_model(tiny_deberta), tiny_deberta, glue_folder, tmp_path, [callback], max_steps=4)
+        made.train_dataset = Stream()
+        return made, callback
+
+    with pytest.raises(ValueError, match=r"the length of an epoch is unknown for this data set .* or a share below 1"):
+        trainer(None)[0].train()
+    made, callback = trainer(RankAllocationConfig(warmup_steps=0.6))
+    made.train()
+    assert callback.allocator.reallocation.step == 3, "60 % of 4 steps, rounded up"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        (
+            "deepspeed",
+            "ds.json",
+            r"DeepSpeed steps and clears the gradients inside backward\(\).*train in a single process",
+        ),
+        ("fsdp", ["full_shard"], "FSDP shards the adapter's matrices, which glora cannot resize; train in a single"),
+        (
+            "_n_gpu",
+            2,
+            "over 2 GPUs with DataParallel, which glora does not support; make one visible with CUDA_VISIBLE",
+        ),
+        ("", None, "training runs in 2 processes; glora supports one process. Start a single one"),
+    ],
+    ids=["DeepSpeed", "FSDP", "DataParallel", "DistributedDataParallel"],
+)
+def test_more_than_one_process_or_device_is_refused(
+    tiny_deberta: Path, glue_folder: Path, tmp_path: Path, field: str, value: object, message: str
+) -> None:
+    model = peft_model(tiny_deberta)
+    callback = RankAllocationCallback()
+    trainer = make_trainer(model, tiny_deberta, glue_folder, tmp_path, [callback])
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+    if field:  # neither engine is here: what Trainer would tell the callback
+        object.__setattr__(trainer.args, field, value)
+    else:
+        torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    trainer.state.max_steps = 24
+    try:
+        with pytest.raises(ValueError, match=message):
+            callback.on_train_begin(
+                trainer.args,
+                trainer.state,
+                trainer.control,
+                model=model,
+                optimizer=optimizer,
+                train_dataloader=range(12),
+            )
+    finally:
+        if not field:
+            torch.distributed.destroy_process_group()
+    assert not optimizer._optimizer_step_post_hooks

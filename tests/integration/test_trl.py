@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from glora import RankAllocationCallback
@@ -81,7 +81,7 @@ def sft(base: Path, output: Path, **config: object) -> trl.SFTTrainer:
     )
 
 
-def dpo(base: Path, output: Path, **config: object) -> trl.DPOTrainer:
+def dpo(base: Path, output: Path, *, adapted: bool = False, **config: object) -> trl.DPOTrainer:
     data = datasets.Dataset.from_dict(
         {
             "prompt": ["the" for _ in range(24)],
@@ -89,12 +89,16 @@ def dpo(base: Path, output: Path, **config: object) -> trl.DPOTrainer:
             "rejected": [f" {sentence(i, good=False)}" for i in range(24)],
         }
     )
+    model = Qwen3ForCausalLM.from_pretrained(base)
+    if adapted:
+        torch.manual_seed(1)
+        model = get_peft_model(model, LORA)
     return trl.DPOTrainer(
-        model=Qwen3ForCausalLM.from_pretrained(base),
+        model=model,
         args=trl.DPOConfig(output_dir=str(output), max_length=16, **COMMON),
         train_dataset=data,
         processing_class=PreTrainedTokenizerFast.from_pretrained(base),
-        peft_config=LORA,
+        peft_config=None if adapted else LORA,
         callbacks=[RankAllocationCallback(dict(warmup_steps=WARMUP) | config)],
     )
 
@@ -145,3 +149,36 @@ def test_the_measured_signal(make, tiny_causal: Path, tmp_path: Path) -> None:
     assert norms[0] == pytest.approx(norms[1], rel=0.5)
     inner = [m for m in trainer.model.modules() if hasattr(m, "lora_A")]
     assert not any(m._forward_hooks or m._forward_pre_hooks for layer in inner for m in layer.modules())
+
+
+def test_the_reference_adapter_of_dpo_keeps_its_ranks(tiny_causal: Path, tmp_path: Path) -> None:
+    """Of a PeftModel TRL copies the adapter, as the reference, into the same layers."""
+    batch = {"input_ids": torch.arange(3, 11)[None]}
+    taken_out = "model.layers.0.self_attn.q_proj"
+    trainer = dpo(tiny_causal, tmp_path / "run", adapted=True, max_rank={taken_out: 0})
+    model = trainer.model
+
+    def reference() -> torch.Tensor:
+        model.eval()
+        model.base_model.set_adapter("ref", inference_mode=True)
+        with torch.no_grad():
+            logits = model(**batch).logits
+        model.set_adapter("default")
+        return logits
+
+    ranks = {name: module.r["ref"] for name, module in model.named_modules() if "ref" in getattr(module, "r", {})}
+    assert set(ranks.values()) == {4}
+    before = reference()
+    trainer.train()
+    allocator = callback_of(trainer).allocator
+    assert allocator.adapter.name == "default"
+    assert allocator.reallocation.step == WARMUP
+    assert allocator.ranks[taken_out] == 0
+    assert ranks == {n: m.r["ref"] for n, m in model.named_modules() if "ref" in getattr(m, "r", {})}
+    assert torch.equal(reference(), before)
+
+    again = dpo(tiny_causal, tmp_path / "again", adapted=True, max_rank={taken_out: 0})
+    again.train(resume_from_checkpoint=str(tmp_path / "run" / f"checkpoint-{WARMUP + 1}"))
+    assert callback_of(again).allocator.state_dict() == allocator.state_dict()
+    for (name, p), (_, q) in zip(model.named_parameters(), again.model.named_parameters()):
+        assert torch.equal(p, q), name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -15,28 +15,10 @@ from transformers.training_args import OptimizerNames
 from glora import RankAllocationCallback, RankAllocationConfig, RankAllocator
 from glora.lora_layers import factors
 from glora.optimizer_state import BITSANDBYTES_BLOCK, MEAN_OVER, _per_element, _plain_state
+from integration.training_cases import OPTIMIZERS
 
 WARMUP, STEPS, RANK = 3, 5, 4
-STEPS_WITHIN_BACKWARD = "steps within backward"
-KEEPS_A_PROJECTOR = r"keeps 'projector' \(a \w+\) for a parameter, which glora cannot carry to another shape"
-REFUSED = {
-    "galore_adamw": KEEPS_A_PROJECTOR,
-    "galore_adamw_8bit": KEEPS_A_PROJECTOR,
-    "galore_adafactor": KEEPS_A_PROJECTOR,
-    "galore_adamw_layerwise": STEPS_WITHIN_BACKWARD,
-    "galore_adamw_8bit_layerwise": STEPS_WITHIN_BACKWARD,
-    "galore_adafactor_layerwise": STEPS_WITHIN_BACKWARD,
-    "apollo_adamw": KEEPS_A_PROJECTOR,
-    "apollo_adamw_layerwise": STEPS_WITHIN_BACKWARD,
-    "lomo": STEPS_WITHIN_BACKWARD,
-    "adalomo": STEPS_WITHIN_BACKWARD,
-    "grokadamw": r"keeps its state in param_groups\[...\]\['state'\] and not in optimizer.state",
-}
-# What each one says where its package, or the device it is made for, is not here.
-NOT_HERE = (
-    "You need to (install|have)|Please install|Trainer failed to import|Torch not compiled with CUDA|"
-    "Cannot combine manual `lr` and `relative_step=True`"  # transformers' arguments for this one contradict each other
-)
+CASES = {name: case for case in OPTIMIZERS for name in case.names}
 
 
 class Net(nn.Module):
@@ -113,27 +95,28 @@ def trainer_with(optim: str, output: Path, callback: RankAllocationCallback) -> 
     return Trainer(model=model, args=arguments, train_dataset=data, callbacks=[callback])
 
 
-@pytest.mark.parametrize("optim", [name.value for name in OptimizerNames])
+def test_every_name_has_one_line_in_the_table() -> None:
+    in_the_table = [name for case in OPTIMIZERS for name in case.names]
+    assert sorted(in_the_table) == sorted(name.value for name in OptimizerNames)
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="the extra `optimizers` is not installed")
+@pytest.mark.parametrize("optim", CASES)
 @pytest.mark.filterwarnings("ignore")  # of other packages, about themselves
 def test_carried_or_refused_at_once(optim: str, tmp_path: Path) -> None:
+    case = CASES[optim]
     callback = Callback(
         RankAllocationConfig(warmup_steps=WARMUP, keep="first", min_rank={"narrow": 2}, max_rank={"narrow": 2})
     )
     trainer = trainer_with(optim, tmp_path, callback)
     Watched.compared = 0
-    failure = ""
-    try:
-        with torch.compiler.set_stance("force_eager"):  # torchao would compile its steps, for longer than they take
-            trainer.train()
-    except (ValueError, ImportError, AssertionError) as error:
-        if re.search(NOT_HERE, str(error)):
-            pytest.skip(str(error).splitlines()[0])
-        failure = str(error)
-    if failure:
-        assert re.search(REFUSED.get(optim, "carried"), failure), failure
-        assert trainer.state.global_step == 0
-        return
-    assert optim not in REFUSED
+    with torch.compiler.set_stance("force_eager"):  # torchao would compile its steps, for longer than they take
+        if case.error:
+            with pytest.raises((ValueError, ImportError, AssertionError), match=case.error):
+                trainer.train()
+            assert trainer.state.global_step == 0
+            return
+        trainer.train()
     assert callback.allocator.ranks == {"wide": 6, "narrow": 2}
     assert Watched.compared or optim == "sgd", "SGD without momentum keeps nothing"
     for parameter in trainer.model.parameters():

@@ -18,7 +18,10 @@ from typing_extensions import override
 if TYPE_CHECKING:
     from rich.console import Console
 
-LIBRARIES = ("transformers", "datasets", "peft", "accelerate", "torch", "huggingface_hub", "py.warnings")
+LIBRARIES = (
+    *("transformers", "datasets", "peft", "accelerate", "torch", "huggingface_hub", "py.warnings"),
+    *("bitsandbytes", "torchao"),  # which PEFT imports where they are installed
+)
 
 
 class ConsoleLogHandler(logging.Handler):
@@ -37,6 +40,7 @@ class ConsoleLogHandler(logging.Handler):
 @contextlib.contextmanager
 def log_messages_on(console: Console, verbosity: int = 0) -> Iterator[None]:
     """Show what glora has to say, and of the libraries their errors (0), their warnings (1) or all (2); until the end."""
+    import torch  # noqa: F401  # which sets the level of its loggers
     from transformers.utils import logging as transformers_logging  # which makes the handler that is taken away here
 
     level = (logging.ERROR, logging.WARNING, logging.INFO)[min(verbosity, 2)]
