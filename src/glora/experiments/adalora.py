@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peft import AdaLoraConfig, get_peft_model
 from transformers import TrainerCallback
 
 from glora.experiments.adaptation import Adaptation
+
+if TYPE_CHECKING:
+    from glora.experiments.methods import Application
 
 INITIAL_BUDGET = 1.5
 """Initial budget over final budget (section 4.1 of the paper)."""
@@ -108,33 +111,25 @@ class AdaLora(Adaptation):
         return final if self._masks is not None else None
 
 
-def apply_adalora(model: Any, common: dict[str, Any], *, total_rank: int, scaling: float, total_steps: int) -> AdaLora:
-    """Put AdaLoRA on a model, with `total_rank` directions left at the end and LoRA's scaling.
+def apply_adalora(to: Application) -> AdaLora:
+    """Put AdaLoRA on a model, with R_total directions left at the end and LoRA's scaling s.
 
     PEFT scales the update by lora_alpha / init_r and keeps that when directions are masked, so lora_alpha = s · init_r
     makes the scaling the s that LoRA has.
-
-    Args:
-        model: a transformers model for sequence classification.
-        common: the keyword arguments that every LoRA configuration of the experiment shares; `target_modules` must name
-            the matrices one by one.
-        total_rank: R_total, the directions of all matrices together after pruning.
-        scaling: s = alpha / rank of the uniform LoRA.
-        total_steps: optimiser steps of the whole training.
     """
-    matrices = len(common["target_modules"])
+    total_rank, matrices = to.total_rank, len(to.target_modules)
     # Rounded up, so that there is always something to prune: PEFT fails where init_r == target_r.
     init_r = math.ceil(INITIAL_BUDGET * total_rank / matrices)
-    schedule = AdaLoraSchedule.of(total_steps)
+    schedule = AdaLoraSchedule.of(to.schedule.total_steps)
     config = AdaLoraConfig(
-        **common,
+        **to.lora_settings(),
         init_r=init_r,
         target_r=max(1, total_rank // matrices),
-        lora_alpha=scaling * init_r,
+        lora_alpha=to.scaling * init_r,
         orth_reg_weight=ORTHOGONALITY_WEIGHT,
         **asdict(schedule),
     )
-    adapted = get_peft_model(model, config)
+    adapted = get_peft_model(to.model, config)
     # target_r is an integer per matrix; the budget that PEFT allocates is this sum, which need not be a multiple.
     adapted.base_model.rankallocator.target_bgt = total_rank
     return AdaLora(adapted, schedule)

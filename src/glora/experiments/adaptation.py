@@ -1,8 +1,8 @@
 """A model with a method applied: what is trained, and what it can tell about its ranks.
 
 An experiment asks every method the same few questions (ranks at the start and at the end, parameters, averaged norms,
-when the ranks changed). `Adaptation` answers them for any method whose layers are PEFT's LoRA layers; a method
-that knows more (AdaLoRA's masks, GLoRA's norms) overrides what it must.
+when the ranks changed). `Adaptation` answers them for any method whose layers are PEFT's LoRA layers, and for a model that
+has none; a method that knows more (AdaLoRA's masks, GLoRA's norms) overrides what it must.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from peft.tuners.lora.layer import LoraLayer
 from torch import nn
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 
 from glora.lora_layers import base_model
 
@@ -26,7 +26,11 @@ class Adaptation:
         callbacks: what the method wants called during training.
         module_shapes: module name -> (d_out, d_in), of every adapted matrix.
         initial_ranks: module name -> rank before training.
+        preparation_seconds: what the method took before the first step, beyond putting adapters of one rank on the model.
+            It counts as training time.
     """
+
+    preparation_seconds = 0.0
 
     def __init__(self, model: nn.Module, callbacks: Sequence[TrainerCallback] = ()) -> None:
         self.model = model
@@ -47,6 +51,10 @@ class Adaptation:
     def adapter_parameters(self) -> int:
         """Parameters of the adapters alone, now: Σ r_k · (d_out + d_in)."""
         return sum(rank * sum(self.module_shapes[name]) for name, rank in self.ranks().items())
+
+    def make_optimizer(self, arguments: TrainingArguments) -> torch.optim.Optimizer | None:
+        """The method's own optimiser; None for the one that Trainer makes."""
+        return None
 
     def averaged_norms(self) -> dict[str, float] | None:
         """Module name -> g_k while norms are being averaged; None for a method that averages none."""

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 from glora.allocator import RankAllocator
 from glora.configuration import RankAllocationConfig
 from glora.experiments.adaptation import Adaptation
+from glora.experiments.uniform_lora import uniform_lora
 from glora.trainer_callback import RankAllocationCallback
 
 if TYPE_CHECKING:
+    from glora.experiments.methods import Application
     from glora.experiments.spec import RunConfig
 
 
@@ -57,10 +59,14 @@ class AllocatedAdaptation(Adaptation):
         return reallocation.step if reallocation else None
 
 
-def apply_allocation(model: Any, config: RunConfig, *, shuffled: bool) -> AllocatedAdaptation:
-    """Have the ranks of a LoRA model allocated by GLoRA, or shuffled."""
-    callback_class = ShuffledRankAllocationCallback if shuffled else RankAllocationCallback
-    return AllocatedAdaptation(model, callback_class(allocation_config(config)))
+def apply_glora(to: Application) -> AllocatedAdaptation:
+    """Have the ranks of a LoRA model allocated."""
+    return AllocatedAdaptation(uniform_lora(to), RankAllocationCallback(allocation_config(to.config)))
+
+
+def apply_shuffled(to: Application) -> AllocatedAdaptation:
+    """Have the ranks of a LoRA model allocated, and shuffled."""
+    return AllocatedAdaptation(uniform_lora(to), ShuffledRankAllocationCallback(allocation_config(to.config)))
 
 
 def allocation_config(config: RunConfig) -> RankAllocationConfig:

@@ -46,10 +46,11 @@ class TrainingClock:
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    def start(self) -> None:
-        """Begin to count, from zero."""
+    def start(self, already: float = 0.0) -> None:
+        """Begin to count, from the seconds that have passed already; none of a step has."""
         self._paused_at, self._paused_seconds, self.step_seconds = None, 0.0, []
-        self._started_at = self._last_step_at = self._now()
+        self._last_step_at = self._now()
+        self._started_at = self._last_step_at - already
 
     def step(self) -> None:
         """An optimiser step has ended."""

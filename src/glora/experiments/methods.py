@@ -1,21 +1,25 @@
-"""The methods that can be compared: a registry with one short entry each.
+"""The methods that can be compared: a registry with one short entry each, and PEFT's implementation behind every one.
 
-All methods of one seed start from the same head and (but for AdaLoRA, which has other factors) the same lora_A, see the
-same batches in the same order, and share optimiser, schedule and the scaling s = alpha / rank. Each is given the budget
-of uniform LoRA, R_total = matrices · rank, as far as it can meet it.
+All methods of one seed start from the same head and the same function, see the same batches in the same order, and share
+optimiser, schedule and the scaling s = alpha / rank, but for what is the method itself: rsLoRA's scaling is alpha / √rank,
+LoRA+ has two learning rates, PiSSA, EVA, LoRA-GA and AdaLoRA have factors of their own. Each is given the budget of uniform
+LoRA, R_total = matrices · rank, as far as it can meet it.
 
-Listing the methods must be quick, so PEFT is imported where a method is applied.
+Listing the methods must be quick, so what applies them, and with it PEFT, is imported when it is needed.
 """
 
 from __future__ import annotations
 
 import difflib
+import importlib
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
+
     from glora.experiments.adaptation import Adaptation
     from glora.experiments.spec import RunConfig
 
@@ -56,6 +60,8 @@ class Application:
     """Full names of the adapted matrices, relative to the model."""
     head_modules: Sequence[str]
     """Modules that are trained whole, beside the adapters."""
+    batches: Callable[[], Iterator[dict[str, torch.Tensor]]]
+    """Training batches without end, the same ones at each call; for a method that looks at some before training."""
     task_type: str = "SEQ_CLS"
     """PEFT's name for the kind of task."""
 
@@ -87,9 +93,11 @@ class Method:
         name: as on the command line.
         summary: one line for `glora list methods`.
         meets: the budgets that it can hold equal to uniform LoRA's, "rank", "parameters" or both.
+        apply: puts it on a model.
+        aliases: what else it is called in papers and experiment files.
         settings: those of ALLOCATION_SETTINGS that it looks at; the others are left at their defaults in its runs, so
             that changing beta does not make LoRA's runs new ones.
-        apply: puts it on a model.
+        own_defaults: settings whose default, where none is given, is another one for this method.
         setting_faults: what it refuses in a configuration, as sentences; none when all is well.
         schedule_faults: what makes it impossible with a training of this length.
     """
@@ -98,15 +106,21 @@ class Method:
     summary: str
     meets: tuple[str, ...]
     apply: Callable[[Application], Adaptation]
+    aliases: tuple[str, ...] = ()
     settings: frozenset[str] = frozenset()
+    own_defaults: Mapping[str, Any] = field(default_factory=dict)
     setting_faults: Callable[[RunConfig], list[str]] = lambda _config: []
     schedule_faults: Callable[[RunConfig, Schedule], list[str]] = lambda _config, _schedule: []
 
     def normalise(self, config: RunConfig, seed: int) -> RunConfig:
-        """The configuration of one of this method's runs; settings that it does not look at are at their defaults."""
+        """The configuration of one of this method's runs.
+
+        Settings that it does not look at are at their defaults, and so are those of `own_defaults` that were not given.
+        """
         ignored = ALLOCATION_SETTINGS - self.settings
-        kept = {field: value for field, value in config if field not in ignored}
-        return type(config).model_validate({**kept, "method": self.name, "seed": seed})
+        kept = {name: value for name, value in config if name not in ignored}
+        own = {name: value for name, value in self.own_defaults.items() if name not in config.model_fields_set}
+        return type(config).model_validate({**kept, **own, "method": self.name, "seed": seed})
 
 
 def find_method(name: str) -> Method:
@@ -122,28 +136,14 @@ def find_method(name: str) -> Method:
     raise ValueError(f"unknown method {name!r}: {hint}The methods are {', '.join(METHODS)}")
 
 
-def _apply_lora(to: Application) -> Adaptation:
-    from glora.experiments.adaptation import Adaptation
+def _in(module: str, function: str) -> Callable[[Application], Adaptation]:
+    """A function of a module of this package that is imported when it is called."""
 
-    return Adaptation(_uniform_lora(to))
+    def apply(to: Application) -> Adaptation:
+        adaptation: Adaptation = getattr(importlib.import_module(f"glora.experiments.{module}"), function)(to)
+        return adaptation
 
-
-def _uniform_lora(to: Application) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    return get_peft_model(to.model, LoraConfig(r=to.config.rank, lora_alpha=to.config.alpha, **to.lora_settings()))
-
-
-def _apply_adalora(to: Application) -> Adaptation:
-    from glora.experiments.adalora import apply_adalora
-
-    return apply_adalora(
-        to.model,
-        to.lora_settings(),
-        total_rank=to.total_rank,
-        scaling=to.scaling,
-        total_steps=to.schedule.total_steps,
-    )
+    return apply
 
 
 def _adalora_faults(_config: RunConfig, schedule: Schedule) -> list[str]:
@@ -154,18 +154,6 @@ def _adalora_faults(_config: RunConfig, schedule: Schedule) -> list[str]:
     except ValueError as error:
         return [str(error)]
     return []
-
-
-def _apply_glora(to: Application) -> Adaptation:
-    from glora.experiments.allocation import apply_allocation
-
-    return apply_allocation(_uniform_lora(to), to.config, shuffled=False)
-
-
-def _apply_shuffled(to: Application) -> Adaptation:
-    from glora.experiments.allocation import apply_allocation
-
-    return apply_allocation(_uniform_lora(to), to.config, shuffled=True)
 
 
 def _setting_faults(config: RunConfig) -> list[str]:
@@ -198,40 +186,94 @@ def _warmup_faults(config: RunConfig, schedule: Schedule) -> list[str]:
     ]
 
 
+BOTH = ("rank", "parameters")
+
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         Method(
             "lora",
             "The same rank in every matrix (Hu et al. 2021).",
-            meets=("rank", "parameters"),
-            apply=_apply_lora,
+            meets=BOTH,
+            apply=_in("uniform_lora", "apply_lora"),
+        ),
+        Method(
+            "rslora",
+            "LoRA scaled by alpha / √rank in the place of alpha / rank (Kalajdzievski 2023).",
+            meets=BOTH,
+            apply=_in("uniform_lora", "apply_rslora"),
+            aliases=("rank-stabilized LoRA", "rank-stabilised LoRA"),
+        ),
+        Method(
+            "dora",
+            "LoRA of a weight's direction, and its magnitude: d_out parameters more a matrix (Liu et al. 2024).",
+            meets=("rank",),
+            apply=_in("uniform_lora", "apply_dora"),
+            aliases=("weight-decomposed LoRA", "weight-decomposed low-rank adaptation"),
+        ),
+        Method(
+            "pissa",
+            "LoRA that starts from the largest singular values of each weight, taken out of it (Meng et al. 2024).",
+            meets=BOTH,
+            apply=_in("uniform_lora", "apply_pissa"),
+            aliases=("principal singular values and singular vectors adaptation",),
+        ),
+        Method(
+            "eva",
+            "Ranks and lora_A from the variance of the activations before training (Paischer et al. 2024).",
+            meets=("rank",),
+            apply=_in("data_initialisation", "apply_eva"),
+            aliases=("explained variance adaptation",),
+        ),
+        Method(
+            "lora_ga",
+            "LoRA that starts along the singular vectors of the first gradients (Wang et al. 2024).",
+            meets=BOTH,
+            apply=_in("data_initialisation", "apply_lora_ga"),
+            aliases=("LoRA with gradient approximation",),
+        ),
+        Method(
+            "lora_plus",
+            "LoRA whose B learns at 16 times the rate of A (Hayou et al. 2024).",
+            meets=BOTH,
+            apply=_in("uniform_lora", "apply_lora_plus"),
+            aliases=("LoRA+",),
         ),
         Method(
             "adalora",
-            "Prunes directions by importance while training, from 1.5 times the budget (Zhang et al. 2023; PEFT's).",
+            "Prunes directions by importance while training, from 1.5 times the budget (Zhang et al. 2023).",
             meets=("rank",),
+            apply=_in("adalora", "apply_adalora"),
+            aliases=("adaptive LoRA",),
             settings=frozenset({"total_rank"}),
-            apply=_apply_adalora,
             schedule_faults=_adalora_faults,
         ),
         Method(
             "glora",
             "Shares the ranks out once, after the warm-up, by the averaged norm of each matrix's gradient.",
-            meets=("rank", "parameters"),
+            meets=BOTH,
+            apply=_in("allocation", "apply_glora"),
             settings=ALLOCATION_SETTINGS,
-            apply=_apply_glora,
             setting_faults=_setting_faults,
             schedule_faults=_warmup_faults,
         ),
         Method(
             "shuffled",
             "Control: GLoRA's ranks, dealt out at random among matrices of the same shape.",
-            meets=("rank", "parameters"),
+            meets=BOTH,
+            apply=_in("allocation", "apply_shuffled"),
             settings=ALLOCATION_SETTINGS,
-            apply=_apply_shuffled,
             setting_faults=_setting_faults,
             schedule_faults=_warmup_faults,
+        ),
+        Method(
+            "full",
+            "Every weight is trained, without adapters; its learning rate, where none is given, is 2e-5.",
+            meets=(),
+            apply=_in("full_finetuning", "apply_full"),
+            aliases=("full fine-tuning", "full finetuning", "fine-tuning", "FT", "full-parameter fine-tuning"),
+            # a tenth of LoRA's; the middle of what BERT (1810.04805) and DeBERTaV3 (2111.09543) were fine-tuned with
+            own_defaults={"learning_rate": 2e-5},
         ),
     )
 }

@@ -156,8 +156,8 @@ def resolve_method_name(text: str) -> str:
     Raises:
         UnknownNameError: there is none.
     """
-    spelled = {plain(name): name for name in METHODS}
-    for key in (plain(text), _key(text, "methods")):
+    spelled = _spellings({name: (plain(name), *method.aliases) for name, method in METHODS.items()}, "methods")
+    for key in (plain(text.replace("+", "plus")), _key(text, "methods")):  # LoRA+ is not LoRA
         if key in spelled:
             return spelled[key]
     raise UnknownNameError(

@@ -129,7 +129,16 @@ class RunRecord(_Part):
     )
 
     train_seconds: float | None = Field(
-        None, ge=0, description="Seconds of training, reallocation included, evaluation and loading left out."
+        None,
+        ge=0,
+        description="Seconds of training, reallocation and a method's preparation included, evaluation and loading "
+        "left out.",
+    )
+    preparation_seconds: float | None = Field(
+        None,
+        ge=0,
+        description="Of `train_seconds`, what the method took before the first step, such as EVA's look at the "
+        "activations; None in a record made before this was written down.",
     )
     seconds_per_step: float | None = Field(None, ge=0, description="Median seconds of one optimiser step.")
     steps: int | None = Field(None, ge=0, description="Optimiser steps made.")

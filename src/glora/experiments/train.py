@@ -20,6 +20,7 @@ from glora.experiments.provenance import collect_provenance, utc_now
 from glora.experiments.records import RunRecord
 from glora.experiments.task_kinds import find_kind
 from glora.experiments.tasks import load_task
+from glora.experiments.training_batches import training_batches
 from glora.experiments.watched_trainer import Journal, rehearse
 
 if TYPE_CHECKING:
@@ -115,6 +116,8 @@ def _run(config: RunConfig, progress: RunProgress, measured: Measurements) -> No
     kind = find_kind(task.kind)
     model, tokenizer = kind.load_model(config, task)
     tokens = _tokenized(config, task, tokenizer)
+    collate = kind.collator(tokenizer)
+    memory = PeakMemory()
     set_seed(config.seed)  # the adapters' initialisation, the same for methods with the same factors
     adaptation = method.apply(
         Application(
@@ -124,20 +127,22 @@ def _run(config: RunConfig, progress: RunProgress, measured: Measurements) -> No
             target_modules=kind.target_modules(model, config.target_modules),
             head_modules=kind.head_modules(model),
             task_type=kind.adapter_task_type,
+            batches=functools.partial(training_batches, tokens.train, collate, config.batch_size, config.seed),
         )
     )
     measured.fields |= {
+        "preparation_seconds": adaptation.preparation_seconds,
         "initial_ranks": adaptation.initial_ranks,
         "module_shapes": adaptation.module_shapes,
         "trainable_parameters_before": adaptation.trainable_parameters(),
         "adapter_parameters_before": adaptation.adapter_parameters(),
     }
     journal = Journal(adaptation, primary_split, progress)
-    memory = PeakMemory()
     try:
         with tempfile.TemporaryDirectory(prefix="glora-") as scratch:
             trainer = kind.trainer(config, adaptation, tokens, tokenizer, task, journal, Path(scratch))
             trainer.remove_callback(PrinterCallback)
+            trainer.optimizer = adaptation.make_optimizer(trainer.args)
             rehearse(trainer)
             trainer.train()
     finally:

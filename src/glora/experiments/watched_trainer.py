@@ -44,9 +44,9 @@ class Journal(TrainerCallback):
         self._train_loss: float | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start the clock."""
+        """Start the clock, at what the method has taken already."""
         self._sample_every = max(1, math.ceil(self._adaptation.warmup_steps / NORM_SAMPLES))
-        self.clock.start()
+        self.clock.start(already=self._adaptation.preparation_seconds)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Take the time."""

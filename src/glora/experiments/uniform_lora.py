@@ -1,0 +1,89 @@
+"""LoRA with the same rank in every matrix, and the methods that differ from it by one argument of PEFT.
+
+Each starts at the function of the pretrained model. What a method changes beside its one argument is in its docstring.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from peft.optimizers import create_loraplus_optimizer
+from transformers import Trainer, TrainingArguments
+
+from glora.experiments.adaptation import Adaptation
+
+if TYPE_CHECKING:
+    from glora.experiments.methods import Application
+
+PISSA = "pissa_niter_16"
+"""The authors' fast SVD with the most iterations of their comparison (arXiv:2404.02948), whose error there is close to that
+of the full SVD; that one takes minutes for each large matrix, and the residual is computed from whatever was found."""
+
+LORA_PLUS_RATIO = 16.0
+"""λ, the learning rate of B over that of A (arXiv:2402.12354, section 5: 2⁴ for tasks that are not trivial)."""
+
+
+def uniform_lora(to: Application, **more: Any) -> Any:
+    """The model with a LoRA adapter of one rank, and whatever else PEFT's `LoraConfig` is to be told."""
+    config = LoraConfig(r=to.config.rank, lora_alpha=to.config.alpha, **to.lora_settings(), **more)
+    return get_peft_model(to.model, config)
+
+
+def apply_lora(to: Application) -> Adaptation:
+    """Δ = s·B·A with s = alpha / rank."""
+    return Adaptation(uniform_lora(to))
+
+
+def apply_rslora(to: Application) -> Adaptation:
+    """Δ = (alpha / √rank)·B·A, arXiv:2312.03732: its scaling is √rank times LoRA's s, which is the method."""
+    return Adaptation(uniform_lora(to, use_rslora=True))
+
+
+def apply_dora(to: Application) -> Adaptation:
+    """W' = m·(W + s·B·A) / ‖W + s·B·A‖, row by row, with m of d_out entries trained; arXiv:2402.09353."""
+    return DoraAdaptation(uniform_lora(to, use_dora=True))
+
+
+def apply_pissa(to: Application) -> Adaptation:
+    """A and B start as the largest r singular values and vectors of W, and W as what is left of it; arXiv:2404.02948.
+
+    An adapter saved from this model belongs to the changed W; PEFT's `path_initial_model_for_weight_conversion` turns it
+    into one for the pretrained model.
+    """
+    begun = time.perf_counter()
+    adaptation = Adaptation(uniform_lora(to, init_lora_weights=PISSA))
+    adaptation.preparation_seconds = time.perf_counter() - begun
+    return adaptation
+
+
+def apply_lora_plus(to: Application) -> Adaptation:
+    """LoRA, where B learns at `LORA_PLUS_RATIO` times the rate of A; arXiv:2402.12354."""
+    return LoraPlus(uniform_lora(to))
+
+
+class DoraAdaptation(Adaptation):
+    """A model under DoRA."""
+
+    def adapter_parameters(self) -> int:
+        """Σ r_k·(d_out + d_in) + d_out: the magnitude is trained as well."""
+        magnitudes = sum(self.module_shapes[name][0] for name, rank in self.ranks().items() if rank)
+        return super().adapter_parameters() + magnitudes
+
+
+class LoraPlus(Adaptation):
+    """A model whose A and B have learning rates of their own. PEFT gives B's to the biases of the head as well."""
+
+    def make_optimizer(self, arguments: TrainingArguments) -> torch.optim.Optimizer:
+        """Trainer's own optimiser with PEFT's groups for LoRA+."""
+        kind, settings = Trainer.get_optimizer_cls_and_kwargs(arguments)
+        optimizer: torch.optim.Optimizer = create_loraplus_optimizer(
+            self.model,
+            kind,
+            loraplus_lr_ratio=LORA_PLUS_RATIO,
+            loraplus_weight_decay=arguments.weight_decay,
+            **settings,
+        )
+        return optimizer
