@@ -521,7 +521,9 @@ def _tasks() -> list[tuple[str, str]]:
     return [(task.name, task.summary) for task in TASKS.values()]
 
 
-def _methods() -> list[tuple[str, str]]:
+def _methods() -> list[tuple[str, str, str]]:
     from glora.experiments.methods import METHODS
 
-    return [(method.name, method.summary) for method in METHODS.values()]
+    return [
+        (method.name, method.summary, f"meets: {', '.join(method.meets) or 'neither'}") for method in METHODS.values()
+    ]

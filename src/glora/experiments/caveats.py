@@ -54,6 +54,9 @@ def _about_budgets(group: GroupSummary) -> Iterator[str]:
     for method in group.methods:
         if method.is_reference or method.adapter_parameters is None:
             continue
+        if not method.adapter_parameters.mean:
+            yield f"{method.label} has no adapter: what it trains is compared with {reference.label} in all parameters."
+            continue
         excess = method.adapter_parameters.mean / reference.adapter_parameters.mean - 1
         if abs(excess) >= UNEQUAL_PARAMETERS:
             yield (

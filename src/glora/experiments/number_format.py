@@ -92,6 +92,14 @@ def count_text(after: Estimate | None, before: Estimate | None = None) -> str:
     return f"{before.mean:,.0f} → {text}"
 
 
+def share_text(share: float | None) -> str:
+    """`100 %`, `130.2 %`, `12,345 %`; with a decimal below 1,000 % where it is not a whole number."""
+    if share is None:
+        return MISSING
+    percent = f"{100 * share:,.1f}" if share < 10 else f"{100 * share:,.0f}"
+    return f"{percent.removesuffix('.0')} %"
+
+
 def time_unit(longest_seconds: float) -> tuple[float, str]:
     """Seconds in the unit that suits the longest time, and the unit's name."""
     if longest_seconds < 600:

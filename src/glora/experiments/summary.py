@@ -47,7 +47,10 @@ class MethodSummary:
         adapter_parameters: parameters of the adapters at the end.
         adapter_parameters_before: parameters of the adapters at the start.
         trainable_parameters: all parameters that were trained at the end, head included.
-        train_seconds: seconds of training, without evaluation.
+        adapter_share: adapter parameters at the end over the reference's (1.3 is 30 % more); 0 without adapters.
+        trainable_share: the same of all trained parameters.
+        train_seconds: seconds of training, preparation included, without evaluation.
+        preparation_seconds: what of them passed before the first step.
         seconds_per_step: median seconds of a step.
         peak_memory_bytes: peak memory of a run.
         time_ratio: training time divided by the reference's of the same seed, on one machine by one command.
@@ -65,7 +68,10 @@ class MethodSummary:
     adapter_parameters: Estimate | None
     adapter_parameters_before: Estimate | None
     trainable_parameters: Estimate | None
+    adapter_share: float | None
+    trainable_share: float | None
     train_seconds: Estimate | None
+    preparation_seconds: Estimate | None
     seconds_per_step: Estimate | None
     peak_memory_bytes: Estimate | None
     time_ratio: PairedRatio | None
@@ -217,7 +223,10 @@ def _summarise_method(runs: tuple[RunRecord, ...], label: str, reference: tuple[
         adapter_parameters=over_seeds(lambda run: run.adapter_parameters_after),
         adapter_parameters_before=over_seeds(lambda run: run.adapter_parameters_before),
         trainable_parameters=over_seeds(lambda run: run.trainable_parameters_after),
+        adapter_share=_share(runs, reference, lambda run: run.adapter_parameters_after),
+        trainable_share=_share(runs, reference, lambda run: run.trainable_parameters_after),
         train_seconds=over_seeds(lambda run: run.train_seconds),
+        preparation_seconds=over_seeds(lambda run: run.preparation_seconds),
         seconds_per_step=over_seeds(lambda run: run.seconds_per_step),
         peak_memory_bytes=over_seeds(lambda run: run.peak_memory_bytes),
         time_ratio=paired_ratio(
@@ -243,6 +252,16 @@ def side_by_side(run: RunRecord, other: RunRecord) -> bool:
     """Whether two times can be divided: one machine, and one command, as far as the records say which."""
     ours, theirs = run.provenance, other.provenance
     return ours.machine == theirs.machine and ours.process_started_at == theirs.process_started_at
+
+
+def _share(
+    runs: Sequence[RunRecord], reference: Sequence[RunRecord], value: Callable[[RunRecord], float | None]
+) -> float | None:
+    """The mean over all seeds, divided by the reference's."""
+    mine, others = ([found for run in row if (found := value(run)) is not None] for row in (runs, reference))
+    if not mine or not any(others):
+        return None
+    return estimate(mine).mean / estimate(others).mean
 
 
 def _same_data(run: RunRecord, other: RunRecord) -> bool:

@@ -99,16 +99,25 @@ def claims_table(group: GroupSummary) -> TextTable:
 
 
 def budget_table(group: GroupSummary) -> TextTable:
-    """A row a method: what it spends in both currencies, total rank and parameters."""
+    """A row a method: what it spends in both currencies, total rank and parameters, and how much of lora's that is."""
     return TextTable(
         "Budget: at the end, or from start → end where it changed",
-        ("method", "total rank", "adapter parameters", "all trained parameters"),
+        (
+            "method",
+            "total rank",
+            "adapter parameters",
+            f"adapter / {REFERENCE}",
+            "all trained parameters",
+            f"all / {REFERENCE}",
+        ),
         tuple(
             (
                 method.label,
                 text.count_text(method.total_rank, method.total_rank_before),
                 text.count_text(method.adapter_parameters, method.adapter_parameters_before),
+                text.share_text(method.adapter_share),
                 text.count_text(method.trainable_parameters),
+                text.share_text(method.trainable_share),
             )
             for method in group.methods
         ),
@@ -118,23 +127,27 @@ def budget_table(group: GroupSummary) -> TextTable:
 
 
 def cost_table(group: GroupSummary) -> TextTable:
-    """A row a method: time, relative to lora and absolute, and memory."""
+    """A row a method: time, relative to lora and absolute, and memory; preparation only where some method has one."""
+    prepared = any(method.preparation_seconds and method.preparation_seconds.mean for method in group.methods)
+    preparation = ("of it preparation",) if prepared else ()
     return TextTable(
         "Cost: time without evaluation, peak memory",
-        ("method", f"time / {REFERENCE}", "95 % interval", "training time", "time a step", "peak memory"),
+        ("method", f"time / {REFERENCE}", "95 % interval", "training time", *preparation, "time a step", "peak memory"),
         tuple(
             (
                 method.label,
                 "1 (reference)" if method.is_reference else text.with_spread(method.time_ratio, decimals=3),
                 text.MISSING if method.is_reference else text.interval_text(method.time_ratio, decimals=3),
                 text.time_text(method.train_seconds),
+                *(text.time_text(method.preparation_seconds) for _ in preparation),
                 text.step_text(method.seconds_per_step),
                 text.memory_text(method.peak_memory_bytes),
             )
             for method in group.methods
         ),
         f"Times relative to {REFERENCE} are ratios of two runs of one seed, made side by side by one command on one "
-        "machine: mean ± standard deviation, and Student's t interval of the mean.",
+        "machine: mean ± standard deviation, and Student's t interval of the mean."
+        + (" Preparation (a look at activations or gradients, an SVD) counts as training time." if prepared else ""),
     )
 
 

@@ -47,6 +47,14 @@ def test_counts_show_the_start_only_if_it_differs_and_the_spread_only_if_there_i
 
 
 @pytest.mark.parametrize(
+    ("share", "shown"),
+    [(1.0, "100 %"), (1.3021, "130.2 %"), (0.0, "0 %"), (123.451, "12,345 %"), (None, "–"), (1.0004, "100 %")],
+)
+def test_shares_in_percent(share: float | None, shown: str) -> None:
+    assert text.share_text(share) == shown
+
+
+@pytest.mark.parametrize(
     ("seconds", "shown"), [(99.5, "99.5 ± 6.0 s"), (900.0, "15.0 ± 0.1 min"), (36000.0, "10.0 ± 0.0 h")]
 )
 def test_times_in_a_readable_unit(seconds: float, shown: str) -> None:

@@ -11,6 +11,7 @@ from synthetic_records import MACHINE, failed_run, finished_run, study
 from glora.experiments.caveats import caveats
 from glora.experiments.records import RunRecord
 from glora.experiments.summary import GroupSummary, summarise
+from glora.experiments.tables import budget_table, cost_table
 
 SHAPES = {"layer.0.a": (4, 6), "layer.0.b": (2, 8)}
 
@@ -52,6 +53,37 @@ def test_means_spreads_and_pairs() -> None:
 def test_the_primary_metric_comes_first_and_secondary_splits_last() -> None:
     runs = [finished_run(final={"f1": 0.5, "accuracy": 0.4, "other/f1": 0.3, "auc": 0.2})]
     assert only(summarise(runs)).metric_names == ("f1", "accuracy", "auc", "other/f1")
+
+
+def test_parameters_are_told_as_a_share_of_loras() -> None:
+    lora = finished_run(method="lora", rank=3, shapes=SHAPES)
+    rows = sum(d_out for d_out, _ in SHAPES.values())
+    bigger = {"adapter_parameters_after": 60 + rows, "trainable_parameters_after": 60 + rows + 770}
+    dora = finished_run(method="dora", rank=3, shapes=SHAPES).model_copy(update=bigger)
+    none = {"ranks": {}, "initial_ranks": {}, "adapter_parameters_after": 0, "trainable_parameters_after": 8300}
+    full = finished_run(method="full", rank=3, shapes=SHAPES).model_copy(update=none)
+    group = only(summarise([lora, dora, full]))
+    shares = {m.method: (m.adapter_share, m.trainable_share) for m in group.methods}
+    assert lora.adapter_parameters_after == 60
+    assert shares == {"lora": (1, 1), "dora": (66 / 60, pytest.approx(836 / 830)), "full": (0, 10)}
+    columns = budget_table(group).columns
+    cells = {row[0]: dict(zip(columns, row)) for row in budget_table(group).rows}
+    assert cells["dora"]["adapter / lora"] == "110 %"
+    assert cells["full"]["all / lora"] == "1,000 %"
+    assert cells["full"]["total rank"] == "–"
+    assert any("dora ends with 10% more adapter parameters" in line for line in caveats(group))
+    assert any("full has no adapter" in line for line in caveats(group))
+    alone = only(summarise([full]))
+    assert (alone.methods[0].adapter_share, alone.methods[0].trainable_share) == (None, None)
+
+
+def test_preparation_has_a_column_where_there_is_some() -> None:
+    lora, eva = (finished_run(method=method, train_seconds=100.0) for method in ("lora", "eva"))
+    assert "of it preparation" not in cost_table(only(summarise([lora, eva]))).columns
+    eva = eva.model_copy(update={"preparation_seconds": 12.5})
+    table = cost_table(only(summarise([lora, eva])))
+    place = table.columns.index("of it preparation")
+    assert [row[place] for row in table.rows] == ["–", "12.5 s"]
 
 
 def test_both_budgets_are_counted() -> None:
