@@ -7,7 +7,7 @@ import difflib
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -100,9 +100,7 @@ SETTINGS: dict[str, Any] = {
     "task": Annotated[
         str | None, _setting("Task: a known name, or a data file of one's own.", "stdlib-docs", "--task", panel=_RUNS)
     ],
-    "data_dir": Annotated[
-        str | None, _setting("Folder with the task's data in GLUE's TSV layout.", None, "--data-dir", panel=_RUNS)
-    ],
+    "data_dir": Annotated[str | None, _setting("Folder with the task's own files.", None, "--data-dir", panel=_RUNS)],
     "train_limit": Annotated[
         int | None, _setting("Use at most so many training examples.", "all", "--train-limit", panel=_RUNS)
     ],
@@ -120,7 +118,7 @@ SETTINGS: dict[str, Any] = {
         str | None,
         _setting(
             "Adapted matrices: endings of their names, with commas.",
-            "all linear layers of the encoder",
+            "all linear layers of the encoder or decoder",
             "--target-modules",
             panel=_TRAINING,
             metavar="NAMES",
@@ -129,7 +127,16 @@ SETTINGS: dict[str, Any] = {
     "learning_rate": Annotated[float | None, _setting("Peak learning rate of AdamW.", "2e-4", "--lr", panel=_TRAINING)],
     "epochs": Annotated[float | None, _setting("Passes over the training data.", "3", "--epochs", panel=_TRAINING)],
     "batch_size": Annotated[int | None, _setting("Examples a step.", "32", "--batch-size", panel=_TRAINING)],
-    "max_length": Annotated[int | None, _setting("Tokens an example.", "128", "--max-length", panel=_TRAINING)],
+    "max_length": Annotated[
+        int | None,
+        _setting("Tokens an example.", "128; 1024 for written answers", "--max-length", panel=_TRAINING),
+    ],
+    "max_new_tokens": Annotated[
+        int | None, _setting("Tokens that a written answer may have.", "512", "--max-new-tokens", panel=_TRAINING)
+    ],
+    "temperature": Annotated[
+        float | None, _setting("Draw written answers at this temperature.", "greedy", "--temperature", panel=_TRAINING)
+    ],
     "lr_scheduler": Annotated[
         str | None, _setting("Schedule, as transformers names it.", "linear", "--lr-scheduler", panel=_TRAINING)
     ],
@@ -233,9 +240,7 @@ def run(
         list[str] | None,
         typer.Option("--model", metavar="NAME=FOLDER", help="Load a model of the file from here. Repeatable."),
     ] = None,
-    data_dir: Annotated[
-        str | None, typer.Option("--data-dir", help="Folder with the data of GLUE's tasks in GLUE's TSV layout.")
-    ] = None,
+    data_dir: Annotated[str | None, typer.Option("--data-dir", help="Folder with the data sets' own files.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Show what would be run, and stop; loads nothing.")] = False,
     schema: Annotated[bool, typer.Option("--schema", help="Print the file's JSON schema, and stop.")] = False,
     verbose: Verbosity = 0,
@@ -285,14 +290,14 @@ def ranks(
     task: Annotated[
         str, typer.Option("--task", help="Task: a known name, or a data file of one's own.")
     ] = "stdlib-docs",
-    data_dir: Annotated[
-        str | None, typer.Option("--data-dir", help="Folder with the task's data in GLUE's TSV layout.")
-    ] = None,
+    data_dir: Annotated[str | None, typer.Option("--data-dir", help="Folder with the task's own files.")] = None,
     batches: Annotated[
         int, typer.Option("--batches", help="Batches of training data to read; 8 to 32 are enough.")
     ] = 8,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Examples a batch: as in training.")] = 32,
-    max_length: Annotated[int, typer.Option("--max-length", help="Tokens an example.")] = 128,
+    max_length: Annotated[
+        int | None, typer.Option("--max-length", help="Tokens an example. Default: 128; 1024 for written answers.")
+    ] = None,
     rank: Annotated[int, typer.Option("--rank", "-r", help="Rank of the uniform LoRA it takes the place of.")] = 8,
     lora_alpha: Annotated[float | None, typer.Option("--lora-alpha", help="Its alpha. Default: 2 * rank.")] = None,
     target_modules: Annotated[
@@ -337,7 +342,8 @@ def ranks(
         if min_rank < 1:
             raise ValueError(f"min_rank={min_rank} must be at least 1: a rank_pattern cannot leave a matrix out")
         with log_messages_on(console, verbose):
-            suggested = suggest(check_settings(settings | {"min_rank": min_rank}), batches)
+            given = {name: value for name, value in settings.items() if value is not None}
+            suggested = suggest(check_settings(given | {"min_rank": min_rank}), batches)
     typer.echo(suggested.text(form))
 
 
@@ -498,7 +504,11 @@ def _report(console: Console, directory: Path) -> None:
 def _listing(what: str) -> Table:
     from rich.table import Table
 
-    lists = {"models": _models, "tasks": _tasks, "methods": _methods}
+    lists: dict[str, Callable[[], Sequence[tuple[str, ...]]]] = {
+        "models": _models,
+        "tasks": _tasks,
+        "methods": _methods,
+    }
     if what not in lists:
         near = difflib.get_close_matches(what, lists, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""

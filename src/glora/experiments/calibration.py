@@ -83,7 +83,7 @@ def suggest(config: RunConfig, batches: int) -> SuggestedRanks:
     kind = find_kind(task.kind)
     model, tokenizer = kind.load_model(config, task)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    rows = kind.tokenize(config, task, tokenizer).train
+    rows = kind.tokenize(config, task, model, tokenizer).train
     lora = LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,

@@ -39,7 +39,9 @@ class Classification:
             seed=config.seed,
         )
 
-    def tokenize(self, config: RunConfig, task: TaskData, tokenizer: PreTrainedTokenizerBase) -> TokenizedTask:
+    def tokenize(
+        self, config: RunConfig, task: TaskData, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> TokenizedTask:
         """Columns: the tokenizer's own, and `labels`."""
         return tokenize(task, tokenizer, config.max_length)
 

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import ValidationError
 
 from glora.experiments.methods import Method, Schedule, find_method
+from glora.experiments.model_fit import misfits
 from glora.experiments.models import resolve_model
 from glora.experiments.records import RunRecord, finished_records, write_record
-from glora.experiments.spec import RunConfig
+from glora.experiments.spec import GENERATIVE_MAX_LENGTH, RunConfig
 from glora.experiments.tasks import resolve_task
 
 if TYPE_CHECKING:
@@ -217,9 +218,16 @@ def _in_words(fault: Any) -> str:
 def _found(config: RunConfig, faults: list[str]) -> RunConfig:
     """The configuration with the task's proper name; what shows of its other names without loading them is checked."""
     _attempt(functools.partial(_check_scheduler, config.lr_scheduler), faults)
-    _attempt(lambda: resolve_model(config.model), faults)
+    model = _attempt(lambda: resolve_model(config.model), faults)
     task = _attempt(lambda: resolve_task(config.task, config.data_dir), faults)
-    return config if task is None else config.model_copy(update={"task": task.name})
+    if task is None:
+        return config
+    named = config.model_copy(update={"task": task.name})
+    if model is not None:
+        faults += misfits(named, task.kind)
+    if task.kind == "generation" and "max_length" not in config.model_fields_set:
+        return named.model_copy(update={"max_length": GENERATIVE_MAX_LENGTH})
+    return named
 
 
 def _other_data(records: Sequence[RunRecord], fingerprint: str, output: Path) -> list[str]:

@@ -188,6 +188,25 @@ def read_parquet(path: Path) -> Table:
     return _table(path, tuple(content.column_names), rows, range(1, len(rows) + 1), typed=True, unit="row")
 
 
+def column_names(path: Path) -> tuple[str, ...]:
+    """The names of a file's columns, by its beginning alone; none if it cannot be read, which `read_table` then explains.
+
+    Of JSON lines, those of the first one.
+    """
+    try:
+        if path.suffix.lower() == ".parquet":
+            import pyarrow.parquet
+
+            return tuple(pyarrow.parquet.read_schema(path).names)
+        _, first = next(_text_lines(path))
+        if path.suffix.lower() == ".jsonl":
+            content = json.loads(first)
+            return tuple(content) if isinstance(content, dict) else ()
+        return tuple(next(csv.reader([first], delimiter="\t" if path.suffix.lower() == ".tsv" else ",")))
+    except (OSError, ValueError, StopIteration):
+        return ()
+
+
 READERS: dict[str, Callable[[Path], Table]] = {
     ".csv": read_csv,
     ".tsv": read_tsv,

@@ -24,6 +24,7 @@ from glora.experiments.name_resolution import (
     METRICS,
     ResolvedMetric,
     find_model,
+    measured_as,
     reads_data_dir,
     resolve_dataset_name,
     resolve_method_name,
@@ -172,7 +173,10 @@ def _model_finder(overrides: Mapping[str, str]) -> Callable[[str], str]:
 def _unread(source: Experiment, tasks: Sequence[str]) -> list[str]:
     if source.data_dir is None or any(map(reads_data_dir, tasks)):
         return []
-    return [f"data_dir={source.data_dir!r} is for the tasks of GLUE, and none of the data sets is one; leave it out"]
+    return [
+        f"data_dir={source.data_dir!r} is for the tasks of GLUE and the generative ones, and none of the data sets is one; "
+        "leave it out"
+    ]
 
 
 def _unmeasured(metrics: Mapping[str, ResolvedMetric], tasks: Sequence[str]) -> list[str]:
@@ -184,7 +188,7 @@ def _unmeasured(metrics: Mapping[str, ResolvedMetric], tasks: Sequence[str]) -> 
         f"evaluation_metrics: {text!r} ({metric.name}) is not measured on {', '.join(tasks)}; there "
         f"{'is' if len(measured) == 1 else 'are'} {', '.join(name for name in METRICS if name in measured)}"
         for text, metric in metrics.items()
-        if not metric.is_column and metric.name not in measured
+        if not metric.is_column and measured_as(metric.name, measured) is None
     ]
 
 

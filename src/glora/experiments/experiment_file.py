@@ -72,7 +72,7 @@ class Experiment(BaseModel):
         min_length=1, description="Names of `glora list models`, hub ids (owner/name) or folders."
     )
     datasets_to_use: list[Name] = Field(
-        min_length=1, description="Names of `glora list tasks`, such as GLUE MNLI, or data files of one's own."
+        min_length=1, description="Names of `glora list tasks`, such as GLUE MNLI or gsm8k, or data files of one's own."
     )
     proposed_method: str = Field("GLoRA", description="What is proposed; for people. The method that runs is glora.")
     comparative_methods: list[Name] = Field(
@@ -95,7 +95,7 @@ class Experiment(BaseModel):
         description="A name of models_to_use -> the folder or hub id that is loaded in its place.",
     )
     data_dir: Name | None = Field(
-        None, description="Folder with GLUE's own TSV files for the tasks of GLUE. Default: they come from the hub."
+        None, description="Folder with the data sets' own files. Default: they come from the hub."
     )
     schema_file: str | None = Field(
         None, alias="$schema", description="The JSON schema that an editor checks this with."

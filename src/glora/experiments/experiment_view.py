@@ -12,6 +12,7 @@ from rich.table import Table
 
 from glora.experiments.experiment import PROPOSED, REFERENCE, ResolvedExperiment
 from glora.experiments.experiment_plan import ExpectedRun, Outlook
+from glora.experiments.generative_tasks import GENERATIVE_TASKS
 from glora.experiments.models import MODELS
 from glora.experiments.name_resolution import reads_data_dir
 from glora.experiments.number_format import short_name
@@ -69,7 +70,10 @@ def _source(model: str) -> str:
 def _origin(task: str, data_dir: str | None) -> str:
     if not reads_data_dir(task):
         return ""
-    return f"GLUE's files in {data_dir}" if data_dir else "nyu-mll/glue on the hub"
+    generative = GENERATIVE_TASKS.get(task)
+    if data_dir:
+        return f"the files in {data_dir}" if generative else f"GLUE's files in {data_dir}"
+    return f"{generative.source if generative else 'nyu-mll/glue'} on the hub"
 
 
 def _not_searched(ranges: Sequence[SearchRange], config: RunConfig) -> str:

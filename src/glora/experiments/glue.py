@@ -6,12 +6,13 @@ metrics are GLUE's; classification reports accuracy and Matthews correlation bes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from glora.experiments.data_files import NUMBER, Table, read_tsv
+from glora.experiments.hub_data import load_hub_dataset
 from glora.experiments.task_data import DataError, DataNotFoundError, Rows, Task
 
 HUB_DATASET = "nyu-mll/glue"
@@ -263,23 +264,9 @@ def read_hub(entry: GlueTask, *, only_train: bool = False) -> dict[str, Rows]:
     Raises:
         DataNotFoundError: the hub cannot be reached and the cache does not hold the task.
     """
-    load_dataset = _load_dataset()
-    try:
-        loaded = load_dataset(HUB_DATASET, entry.task.name)
-    except (OSError, ValueError, RuntimeError) as error:  # what it raises offline depends on how far it got
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DataNotFoundError(
-            f"cannot load {entry.task.name} from {HUB_DATASET} on the Hugging Face hub: {reason} Without a network, "
-            f"give the folder of GLUE's own files as data_dir."
-        ) from error
+    loaded = load_hub_dataset(HUB_DATASET, entry.task.name, entry.task.name, instead="the folder of GLUE's own files")
     splits = {}
     for split in ("train", *(() if only_train else entry.task.evaluation_splits)):
         rows = loaded[split]
         splits[split] = _rows([list(rows[name]) for name in entry.hub_texts], list(rows["label"]))
     return splits
-
-
-def _load_dataset() -> Callable[..., Any]:
-    from datasets import load_dataset
-
-    return load_dataset

@@ -1,7 +1,7 @@
-"""Which models there are, and how one is loaded with a classification head.
+"""Which models there are, and how one is loaded: with a classification head, or to write answers.
 
-Any sequence-classification model of transformers works: a name of the registry, a hub id or a folder.
-Which of its matrices are adapted is decided in `encoder_and_head`.
+Any sequence-classification model and any causal language model of transformers works: a name of the registry, a hub id or a
+folder. Which of its matrices are adapted is decided in `encoder_and_head` and `causal_modules`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from glora.experiments.causal_models import CAUSAL_MODELS
 from glora.experiments.encoder_and_head import find_head_modules, find_target_modules
-from glora.experiments.generative import CAUSAL_MODELS
 from glora.experiments.tokenization import TokenizedTask, tokenize
 
 if TYPE_CHECKING:
@@ -116,6 +116,11 @@ def _known_names() -> dict[str, ModelEntry]:
     }
 
 
+def find_entry(name: str) -> ModelEntry | None:
+    """The registered model of this name, hub id or alias; None if there is none."""
+    return _known_names().get(name.strip().lower())
+
+
 def _nearest(name: str) -> str:
     matches = difflib.get_close_matches(name.lower(), _known_names(), n=3, cutoff=0.5)
     entries = dict.fromkeys(_known_names()[match].name for match in matches)
@@ -133,7 +138,7 @@ def resolve_model(name: str) -> str:
         ModelNotFoundError: it looks like a path and there is no such folder, the folder holds no
             config.json, or the package that carries the embedded encoder is not installed.
     """
-    entry = _known_names().get(name.strip().lower())
+    entry = find_entry(name)
     if entry is not None:
         return entry.source or _embedded_encoder_folder(entry.name)
     folder = Path(name).expanduser()
@@ -203,7 +208,7 @@ def _seeded_cpu(seed: int) -> Iterator[None]:
         yield
 
 
-def _why_not_loaded(name: str, source: str, error: Exception) -> str:
+def _why_not_loaded(name: str, source: str, error: Exception, what: str = "sequence-classification model") -> str:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     lacking = [package for package, module in SENTENCEPIECE.items() if not _is_installed(module)]
     if lacking and re.search("sentencepiece|protobuf|tiktoken", reason, re.IGNORECASE):
@@ -213,12 +218,8 @@ def _why_not_loaded(name: str, source: str, error: Exception) -> str:
             "pip install 'glora[experiments]'"
         )
     if Path(source).is_dir():
-        return f"cannot load a sequence-classification model from the folder {name!r}: {reason}"
-    remedy = (
-        f" Without a network, give the folder of a local copy of {source}."
-        if name.strip().lower() in _known_names()
-        else _nearest(name)
-    )
+        return f"cannot load a {what} from the folder {name!r}: {reason}"
+    remedy = f" Without a network, give the folder of a local copy of {source}." if find_entry(name) else _nearest(name)
     return f"cannot load the model {name!r}: {reason}{remedy}"
 
 
@@ -281,6 +282,41 @@ def load_classifier(
             )
     except (OSError, ValueError, ImportError) as error:
         raise ModelNotFoundError(_why_not_loaded(name, source, error)) from error
+    _complete(model, tokenizer)
+    return model, tokenizer
+
+
+def load_causal_lm(name: str, *, dtype: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a causal language model on the CPU, and its tokenizer.
+
+    Args:
+        name: as for `resolve_model`.
+        dtype: of its weights.
+
+    Raises:
+        ModelNotFoundError: see `resolve_model`; transformers cannot load it, or it is an encoder.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    from glora.experiments.model_fit import why_it_writes_no_text
+
+    source = resolve_model(name)
+    try:
+        with _quiet_loading():
+            reason = why_it_writes_no_text(AutoConfig.from_pretrained(source).to_dict())
+            if reason is None:
+                tokenizer = AutoTokenizer.from_pretrained(source)
+                model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelNotFoundError(_why_not_loaded(name, source, error, "causal language model")) from error
+    if reason is not None:
+        raise ModelNotFoundError(f"the model {name!r} {reason}.")
+    _complete(model, tokenizer)
+    return model, tokenizer
+
+
+def _complete(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give the tokenizer what it lacks: a padding token, and how much the model reads."""
     if tokenizer.pad_token_id is None:
         # Causal models often have no padding token; the attention mask hides whatever stands in for it.
         tokenizer.pad_token = tokenizer.eos_token
@@ -288,4 +324,3 @@ def load_classifier(
     if positions and tokenizer.model_max_length > UNLIMITED:
         tokenizer.model_max_length = positions
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    return model, tokenizer

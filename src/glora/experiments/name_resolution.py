@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from glora.experiments import glue
-from glora.experiments.generative import CANNOT_RUN, GENERATIVE_TASKS, GenerativeTaskError, find_generative_task, plain
+from glora.experiments.generative_tasks import GENERATIVE_TASKS, find_generative_task
 from glora.experiments.methods import METHODS
 from glora.experiments.models import MODELS, ModelEntry, resolve_model
 from glora.experiments.own_data import looks_like_own_data
+from glora.experiments.spelling import plain
 from glora.experiments.tasks import TASKS, resolve_task
 
 METRICS: dict[str, tuple[str, ...]] = {
@@ -27,6 +28,9 @@ METRICS: dict[str, tuple[str, ...]] = {
     "f1": ("f1 measure",),
     "pearson": ("pearson correlation", "pearson r"),
     "spearman": ("spearman correlation", "spearman rho", "spearman rank correlation"),
+    "exact_match": ("exact final number", "final number", "em"),
+    "loss": ("heldout loss", "held out loss", "eval loss", "evaluation loss", "cross entropy", "cross entropy loss"),
+    "perplexity": ("ppl", "heldout perplexity", "held out perplexity"),
 }
 """What the tasks are scored by -> its other names."""
 
@@ -38,13 +42,6 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "ranks": ("rank", "total rank", "rank allocation", "rank distribution"),
 }
 """What the report shows of every run, whatever the task -> its other names."""
-
-GENERATIVE_METRICS: dict[str, tuple[str, ...]] = {
-    "exact match": ("exact final number", "em"),
-    "perplexity": ("ppl",),
-    "held-out loss": ("heldout loss",),
-}
-"""Known, but of tasks that cannot be run yet."""
 
 SAYS_NOTHING: dict[str, tuple[str, ...]] = {
     "metrics": ("dev", "development", "validation", "val", "set", "wall", "clock", "score", "coefficient", "percent"),
@@ -104,7 +101,6 @@ def resolve_dataset_name(text: str) -> str:
 
     Raises:
         UnknownNameError: it is neither.
-        GenerativeTaskError: a known task of a kind that cannot be run.
         DataNotFoundError, DataError: it is written as a path, and there is no such data.
     """
     name = text.strip()
@@ -113,20 +109,21 @@ def resolve_dataset_name(text: str) -> str:
     spelled = {plain(task): task for task in TASKS}
     if key in spelled and (not path or name in TASKS or name.lower().startswith("glue/")):
         return spelled[key]
+    spellings = (text, _without_remarks(text)) if path else (text, _without_remarks(text), key)
+    generative = next(filter(None, map(find_generative_task, spellings)), None)
+    if generative is not None:
+        return generative.task.name
     if path:
         return resolve_task(name).name
-    generative = find_generative_task(text) or find_generative_task(key)
-    if generative is not None:
-        raise GenerativeTaskError(generative)
     raise UnknownNameError(
-        f"{text!r} is no known data set. {_nearest(key, [*TASKS, *GENERATIVE_TASKS])}`glora list tasks` shows those that can "
-        "be run; a data file of one's own is written by its path, such as data/train.csv"
+        f"{text!r} is no known data set. {_nearest(key, TASKS)}`glora list tasks` shows all; a data file of one's own is "
+        "written by its path, such as data/train.csv"
     )
 
 
 def reads_data_dir(task: str) -> bool:
-    """Whether a task can be read from a folder in GLUE's layout."""
-    return task in glue.GLUE
+    """Whether a task can be read from a folder of its own files."""
+    return task in glue.GLUE or task in GENERATIVE_TASKS
 
 
 def resolve_metric_name(text: str) -> ResolvedMetric:
@@ -140,14 +137,21 @@ def resolve_metric_name(text: str) -> ResolvedMetric:
         found = _spellings(names, "metrics").get(key)
         if found:
             return ResolvedMetric(found, is_column)
-    generative = _spellings(GENERATIVE_METRICS, "metrics").get(key)
-    if generative:
-        raise UnknownNameError(f"{text!r} is measured on tasks whose answers are texts, and {CANNOT_RUN}")
     every = {**_spellings(METRICS, "metrics"), **_spellings(COLUMNS, "metrics")}
     near = dict.fromkeys(every[match] for match in difflib.get_close_matches(key, every, n=6, cutoff=0.45))
     raise UnknownNameError(
         f"{text!r} is nothing that is measured. {_hint(list(near)[:3])}There are {', '.join([*METRICS, *COLUMNS])}"
     )
+
+
+def measured_as(metric: str, measured: Container[str]) -> str | None:
+    """What a metric is called on a task that measures these; None if it is not measured there.
+
+    The accuracy of a model that writes its answers is its exact match.
+    """
+    if metric in measured:
+        return metric
+    return "exact_match" if metric == "accuracy" and "exact_match" in measured else None
 
 
 def resolve_method_name(text: str) -> str:

@@ -8,22 +8,28 @@ On the command line it is written `TRAIN[,VALIDATION][:TEXT[,TEXT][:LABEL]]`:
     train.jsonl,held_out.jsonl:question,answer:label      a validation file of another name
     pairs/                                                the folder's train.* and validation.* (or dev.*)
 
-Integer and string labels are classes; a label column of decimal numbers (4.5, 3.0) makes the task a regression.
+Integer and string labels are classes; a label column of decimal numbers (4.5, 3.0) makes the task a regression. Files whose
+columns are those of prompts and written answers (see `exchanges`), with no column named as labels are, make it a generative
+task.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glora.experiments.data_files import INTEGER, NUMBER, READERS, Table, read_table
+from glora.experiments.data_files import INTEGER, NUMBER, READERS, Table, column_names, read_table
+from glora.experiments.exchanges import find_layout
+from glora.experiments.own_exchanges import read_own_exchanges
 from glora.experiments.task_data import (
     CLASSIFICATION_METRICS,
     REGRESSION_METRICS,
     DataError,
     DataNotFoundError,
+    Examples,
+    Kind,
     Rows,
     Task,
     TaskData,
@@ -138,6 +144,15 @@ def _validation_file(train: Path) -> Path:
     return found[0]
 
 
+def kind_of(data: OwnData) -> Kind:
+    """What kind of task the files are, by the names of their columns; a file that cannot be read is found out later."""
+    if data.text_columns is not None or data.label_column is not None:
+        return "classification"
+    columns = column_names(data.train)
+    labelled = any(column.lower() in LABEL_COLUMNS for column in columns)
+    return "generation" if find_layout(columns) is not None and not labelled else "classification"
+
+
 def own_task(
     train: str | Path,
     validation: str | Path,
@@ -175,7 +190,7 @@ def own_task(
     )
 
 
-def read_own_data(data: OwnData, name: str, *, only_train: bool = False) -> tuple[Task, dict[str, Rows]]:
+def read_own_data(data: OwnData, name: str, *, only_train: bool = False) -> tuple[Task, Mapping[str, Examples]]:
     """Read both files, or the training file alone: what the task turned out to be, and split -> rows.
 
     Raises:
@@ -183,6 +198,8 @@ def read_own_data(data: OwnData, name: str, *, only_train: bool = False) -> tupl
     """
     train = read_table(data.train)
     tables = {"train": train} if only_train else {"train": train, "validation": read_table(data.validation)}
+    if kind_of(data) == "generation":
+        return read_own_exchanges(tables, name)
     label_column = data.label_column or guess_label_column(train)
     text_columns = data.text_columns or guess_text_columns(train, label_column)
     label_names, parse = _label_parser(train, label_column)

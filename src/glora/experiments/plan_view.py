@@ -30,7 +30,7 @@ def describe_plan(plan: Plan) -> Table:
         f"weight decay {config.weight_decay:g}, {config.precision}"
     )
     adapters = f"rank {config.rank}, alpha {config.alpha:g}, dropout {config.lora_dropout:g} on " + (
-        ", ".join(config.target_modules) if config.target_modules else "every linear layer of the encoder"
+        ", ".join(config.target_modules) if config.target_modules else "every linear layer of the encoder or decoder"
     )
     rows = [
         ("model", config.model),

@@ -18,8 +18,8 @@ from typing import Any, Literal, get_args
 
 from pydantic import ValidationError
 
-from glora.experiments.generative import plain
 from glora.experiments.spec import RunConfig
+from glora.experiments.spelling import plain
 
 SEARCHABLE = tuple(
     name

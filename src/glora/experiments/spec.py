@@ -14,6 +14,9 @@ from pydantic_core import PydanticCustomError
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 DEFAULT_TASK = "stdlib-docs"
+GENERATIVE_MAX_LENGTH = 1024
+"""Default of `max_length` where answers are written. Nothing is padded to it, so it costs only those that are so long."""
+DEFAULT_MAX_NEW_TOKENS = 512
 
 
 class RunConfig(BaseModel):
@@ -42,7 +45,7 @@ class RunConfig(BaseModel):
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapters' input.")
     target_modules: tuple[str, ...] | None = Field(
         None,
-        description="Names or suffixes of the adapted matrices. Default: every linear layer of the encoder.",
+        description="Names or suffixes of the adapted matrices. Default: every linear layer of the encoder or decoder.",
     )
 
     learning_rate: float = Field(2e-4, gt=0, description="AdamW's peak learning rate.")
@@ -51,7 +54,11 @@ class RunConfig(BaseModel):
     lr_scheduler: str = Field("linear", description="Learning-rate schedule, as transformers names it.")
     lr_warmup: float = Field(0.06, ge=0, lt=1, description="Share of all steps over which the learning rate rises.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay.")
-    max_length: int = Field(128, ge=8, description="Tokens per example; longer ones are truncated.")
+    max_length: int = Field(
+        128,
+        ge=8,
+        description="Tokens per example; longer ones are truncated. Where answers are written, 1024 by default.",
+    )
     train_limit: int | None = Field(
         None, ge=1, description="Use at most this many training examples, the same ones for every seed."
     )
@@ -63,7 +70,16 @@ class RunConfig(BaseModel):
         description="For tuning: evaluate on this share of the training examples, left out of training, and not on the "
         "task's evaluation splits, which are not read.",
     )
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16 trains under autocast.")
+    max_new_tokens: int | None = Field(
+        None, ge=1, description="Where answers are written: a model stops after so many tokens. Default: 512."
+    )
+    temperature: float | None = Field(
+        None, gt=0, description="Where answers are written: they are drawn at this temperature. Default: greedily."
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="bfloat16 trains under autocast; a causal model's own weights, which are frozen, are then loaded in it.",
+    )
 
     total_rank: int | None = Field(
         None, ge=1, description="R_total, the rank budget of AdaLoRA and GLoRA. Default: matrices * rank."
@@ -82,7 +98,7 @@ class RunConfig(BaseModel):
         None,
         # Where the data lie on this machine; what they are stands in the record as their fingerprint.
         exclude=True,
-        description="Folder with the task's data in GLUE's own TSV layout; neither recorded nor part of the key.",
+        description="Folder with the task's own files; neither recorded nor part of the key.",
     )
 
     @field_validator("warmup_steps")

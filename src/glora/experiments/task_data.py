@@ -21,6 +21,8 @@ CLASSIFICATION_METRICS = ("accuracy", "matthews_correlation")
 REGRESSION_METRICS = ("pearson", "spearman")
 Kind = Literal["classification", "generation"]
 """What is learned: a label (a class, or a number), or a written answer."""
+Scoring = Literal["final_number", "boxed"]
+"""What counts of a written answer; see `answer_scoring`."""
 
 LIMIT_SEED = 0
 """Seed of the order in which limited examples are drawn; the same in every run."""
@@ -43,15 +45,22 @@ class Task:
     metrics: tuple[str, ...]
     primary_metric: str
     label_names: tuple[str, ...] | None
-    """Classes in the order of their numbers; None means regression."""
+    """Classes in the order of their numbers; None means regression, or written answers."""
     evaluation_splits: tuple[str, ...] = ("validation",)
     kind: Kind = "classification"
+    scoring: Scoring | None = None
+    """By what written answers are compared; None where only their loss is measured."""
 
 
 class Examples(Protocol):
     """A split as a reader hands it over, whatever kind of task it is of."""
 
     def __len__(self) -> int: ...
+
+    @property
+    def groups(self) -> Sequence[str] | None:
+        """What examples belong together and should not be divided between two splits, where a task knows it."""
+        ...
 
     def at(self, indices: Sequence[int]) -> Self:
         """The examples at these places, in this order."""
@@ -142,6 +151,7 @@ class TaskData:
     fingerprint: str
     """SHA-256 over the examples used, in order, and the class names: equal data, equal fingerprint."""
     kind: Kind = "classification"
+    scoring: Scoring | None = None
 
     @property
     def regression(self) -> bool:
@@ -176,6 +186,7 @@ def build_task_data(
         primary_metric=task.primary_metric,
         fingerprint=_fingerprint(task, {"train": train, **evaluation}),
         kind=task.kind,
+        scoring=task.scoring,
     )
 
 

@@ -33,7 +33,9 @@ class TaskKind(Protocol):
         """
         ...
 
-    def tokenize(self, config: RunConfig, task: TaskData, tokenizer: PreTrainedTokenizerBase) -> TokenizedTask:
+    def tokenize(
+        self, config: RunConfig, task: TaskData, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> TokenizedTask:
         """The task's examples as token ids, neither padded nor batched.
 
         Raises:
@@ -73,6 +75,10 @@ class TaskKind(Protocol):
 
 def find_kind(name: Kind) -> TaskKind:
     """The kind of this name; its packages are imported only when it is asked for."""
+    if name == "generation":
+        from glora.experiments.generative_tuning import Generation
+
+        return Generation()
     from glora.experiments.classification import Classification
 
-    return {"classification": Classification}[name]()
+    return Classification()

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from types import ModuleType
 
-from glora.experiments import glue, own_data, stdlib_docs
-from glora.experiments.generative import GenerativeTaskError, find_generative_task
-from glora.experiments.task_data import DataError, Rows, Task, TaskData, build_task_data, limited
+from glora.experiments import generative_tasks, glue, own_data, stdlib_docs
+from glora.experiments.task_data import DataError, Examples, Kind, Rows, Task, TaskData, build_task_data, limited
 from glora.experiments.tuning_split import TUNING_SPLIT, hold_out
 
 __all__ = ["TASKS", "ResolvedTask", "Task", "TaskData", "UnknownTaskError", "load_task", "resolve_task"]
 
 TASKS: dict[str, Task] = {
-    task.name: task for task in (stdlib_docs.STDLIB_DOCS, *(entry.task for entry in glue.GLUE.values()))
+    task.name: task
+    for task in (
+        stdlib_docs.STDLIB_DOCS,
+        *(entry.task for entry in glue.GLUE.values()),
+        *(entry.task for entry in generative_tasks.GENERATIVE_TASKS.values()),
+    )
 }
 
 
@@ -33,45 +37,55 @@ class ResolvedTask:
 
     name: str
     """The registered name, or what the user wrote for data of one's own."""
-    read: Callable[..., tuple[Task, dict[str, Rows]]]
-    """Reads it: the task, and split name -> rows, `train` first and, unless `only_train`, those to evaluate on."""
+    kind: Kind
+    read: Callable[..., tuple[Task, Mapping[str, Examples]]]
+    """Reads it: the task, and split name -> examples, `train` first and, unless `only_train`, those to evaluate on."""
 
 
 def resolve_task(name: str, data_dir: str | None = None) -> ResolvedTask:
     """Find a task, and its files where it has any, without reading them.
 
     Args:
-        name: a name of `TASKS` ("SST-2" and "GLUE MNLI" are understood), or a data file or folder of one's own
-            as `own_data` describes.
-        data_dir: folder with GLUE's own TSV files; without it GLUE comes from the hub.
+        name: a name of `TASKS` ("SST-2" and "GLUE MNLI" are understood), the hub id of a generative task, or a data file or
+            folder of one's own as `own_data` describes.
+        data_dir: folder with GLUE's own TSV files, or with a generative task's files; without it they come from the hub.
 
     Raises:
         UnknownTaskError: no such task, naming the nearest.
-        GenerativeTaskError: a task whose answers are texts.
         DataNotFoundError: a file is missing, listing what was looked for.
         DataError: `data_dir` with a task that reads no files from it, or a path that is not clear.
     """
     registered = _find_registered(name)
-    if registered in glue.GLUE:
-        entry = glue.GLUE[registered]
+    if registered is not None:
+        source: ModuleType
+        entry: glue.GlueTask | generative_tasks.GenerativeTask
+        if registered in glue.GLUE:
+            source, entry = glue, glue.GLUE[registered]
+        elif registered in generative_tasks.GENERATIVE_TASKS:
+            source, entry = generative_tasks, generative_tasks.GENERATIVE_TASKS[registered]
+        else:
+            _refuse_data_dir(data_dir, f"{registered} is read from Python's own library")
+            return ResolvedTask(registered, "classification", _read_stdlib_docs)
         if data_dir is None:
             return ResolvedTask(
-                registered, lambda only_train=False: (entry.task, glue.read_hub(entry, only_train=only_train))
+                registered,
+                entry.task.kind,
+                lambda only_train=False: (entry.task, source.read_hub(entry, only_train=only_train)),
             )
-        glue.find_files(entry, data_dir)
+        source.find_files(entry, data_dir)
         return ResolvedTask(
-            registered, lambda only_train=False: (entry.task, glue.read_files(entry, data_dir, only_train=only_train))
+            registered,
+            entry.task.kind,
+            lambda only_train=False: (entry.task, source.read_files(entry, data_dir, only_train=only_train)),
         )
-    if registered is not None:
-        _refuse_data_dir(data_dir, f"{registered} is read from Python's own library")
-        return ResolvedTask(registered, _read_stdlib_docs)
-    generative = find_generative_task(name)
-    if generative is not None and not Path(name).expanduser().exists():
-        raise GenerativeTaskError(generative)
     if own_data.looks_like_own_data(name):
         _refuse_data_dir(data_dir, "a data file of one's own is given by its whole path")
         data = own_data.parse_own_data(name)
-        return ResolvedTask(name, lambda only_train=False: own_data.read_own_data(data, name, only_train=only_train))
+        return ResolvedTask(
+            name,
+            own_data.kind_of(data),
+            lambda only_train=False: own_data.read_own_data(data, name, only_train=only_train),
+        )
     near = difflib.get_close_matches(_plain(name), {_plain(task): task for task in TASKS}, n=3, cutoff=0.5)
     hint = ", ".join(task for task in TASKS if _plain(task) in near)
     raise UnknownTaskError(
@@ -107,7 +121,8 @@ def load_task(
     for argument, limit in (("train_limit", train_limit), ("eval_limit", eval_limit)):
         if limit is not None and limit < 1:
             raise ValueError(f"{argument}={limit}: at least 1 example is needed; leave it out to use all.")
-    task, splits = resolve_task(name, data_dir).read(only_train=held_out is not None)
+    task, read = resolve_task(name, data_dir).read(only_train=held_out is not None)
+    splits = dict(read)
     train = splits.pop("train")
     if held_out is not None:
         train, tuning = hold_out(limited(train, train_limit), held_out)
@@ -122,6 +137,9 @@ def _plain(name: str) -> str:
 
 def _find_registered(name: str) -> str | None:
     """The registered name that this is a spelling of; a path is none, though `./rte` is spelled like `rte`."""
+    generative = generative_tasks.find_generative_task(name)
+    if generative is not None:
+        return generative.task.name
     if own_data.looks_like_own_data(name) and name not in TASKS and not name.lower().startswith("glue/"):
         return None
     return {_plain(task): task for task in TASKS}.get(_plain(name))
@@ -134,4 +152,6 @@ def _read_stdlib_docs(only_train: bool = False) -> tuple[Task, dict[str, Rows]]:
 
 def _refuse_data_dir(data_dir: str | None, reason: str) -> None:
     if data_dir is not None:
-        raise DataError(f"data_dir={data_dir!r} is for the tasks of GLUE only: {reason}. Leave it out.")
+        raise DataError(
+            f"data_dir={data_dir!r} is for the tasks of GLUE and the generative ones: {reason}. Leave it out."
+        )

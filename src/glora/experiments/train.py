@@ -24,7 +24,7 @@ from glora.experiments.training_batches import training_batches
 from glora.experiments.watched_trainer import Journal, rehearse
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from glora.experiments.spec import RunConfig
     from glora.experiments.task_data import TaskData
@@ -115,7 +115,7 @@ def _run(config: RunConfig, progress: RunProgress, measured: Measurements) -> No
 
     kind = find_kind(task.kind)
     model, tokenizer = kind.load_model(config, task)
-    tokens = _tokenized(config, task, tokenizer)
+    tokens = _tokenized(config, task, model, tokenizer)
     collate = kind.collator(tokenizer)
     memory = PeakMemory()
     set_seed(config.seed)  # the adapters' initialisation, the same for methods with the same factors
@@ -178,10 +178,12 @@ def _load_task_once(
 _last_tokenized: dict[tuple[Any, ...], TokenizedTask] = {}
 
 
-def _tokenized(config: RunConfig, task: TaskData, tokenizer: PreTrainedTokenizerBase) -> TokenizedTask:
+def _tokenized(
+    config: RunConfig, task: TaskData, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> TokenizedTask:
     """The task's tokens; those of the last call are kept, because the runs of a comparison share them."""
     key = (config.model, config.max_length, task.fingerprint)
     if key not in _last_tokenized:
         _last_tokenized.clear()
-        _last_tokenized[key] = find_kind(task.kind).tokenize(config, task, tokenizer)
+        _last_tokenized[key] = find_kind(task.kind).tokenize(config, task, model, tokenizer)
     return _last_tokenized[key]

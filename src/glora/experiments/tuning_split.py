@@ -5,8 +5,8 @@ search never reads it: it trains on a part of the training examples, and judges 
 seed, method and process:
 
 * Classes keep their shares, as nearly as whole examples allow.
-* Where examples come in groups (the modules of stdlib-docs), a group is held out whole or not at all, as the task's own
-  splits are made.
+* Where examples come in groups (the modules of stdlib-docs; the same prompt with several answers), a group is held out whole
+  or not at all, as the task's own splits are made.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def hold_out(examples: E, share: float) -> tuple[E, E]:
     Raises:
         DataError: one of the parts would be empty.
     """
-    groups = examples.groups if isinstance(examples, Rows) else None
+    groups = examples.groups
     labels = examples.labels if isinstance(examples, Rows) else [0] * len(examples)
     held = set(_by_classes(labels, share) if groups is None else _by_groups(groups, share))
     if not 0 < len(held) < len(examples):

@@ -180,12 +180,53 @@ def test_an_override_may_stand_for_a_model_that_nobody_knows(file: Callable[...,
     assert found.models == {"our model": str(tiny_deberta)}
 
 
+@pytest.mark.parametrize(
+    ("fields", "fault"),
+    [
+        (
+            {"evaluation_metrics": ["Accuracy"]},
+            "'Accuracy' (accuracy) is not measured on alpaca-cleaned; there are loss",
+        ),
+        ({"evaluation_metrics": ["Exact match"]}, "'Exact match' (exact_match) is not measured on alpaca-cleaned"),
+        (
+            {"datasets_to_use": ["gsm8k"], "evaluation_metrics": ["Pearson"]},
+            "'Pearson' (pearson) is not measured on gsm8k",
+        ),
+        (
+            {"datasets_to_use": ["GLUE RTE"], "evaluation_metrics": ["Perplexity"]},
+            "(perplexity) is not measured on rte",
+        ),
+        ({"models_to_use": ["roberta-base"]}, "model='roberta-base' is an encoder: it gives labels and writes no text"),
+        (
+            {"datasets_to_use": ["GLUE RTE"], "settings": {"max_new_tokens": 5}},
+            "settings.max_new_tokens=5 is for tasks",
+        ),
+        ({"settings": {"temperature": 0}}, "settings.temperature=0: input should be greater than 0"),
+    ],
+)
+def test_what_a_generative_task_contradicts_is_refused(file: Callable[..., Path], fields: dict, fault: str) -> None:
+    written = {
+        "models_to_use": ["Qwen3-0.6B"],
+        "datasets_to_use": ["alpaca-cleaned"],
+        "evaluation_metrics": [],
+    } | fields
+    (found,) = faults(file(**written))
+    assert fault in found
+
+
+def test_a_generative_task_has_longer_examples_unless_it_is_told(file: Callable[..., Path]) -> None:
+    written = dict(models_to_use=["Qwen3-0.6B"], datasets_to_use=["gsm8k"], evaluation_metrics=["Accuracy"])
+    assert {config.max_length for config in load_experiment(file(**written)).configs} == {1024}
+    assert {c.max_length for c in load_experiment(file(**written, settings={"max_length": 300})).configs} == {300}
+    assert {c.max_length for c in load_experiment(file()).configs} == {128}
+
+
 def test_everything_wrong_is_said_at_once(file: Callable[..., Path]) -> None:
     found = faults(
         file(
             evaluation_metrics=["Acuracy", "Accuracy"],
             models_to_use=["DeBERTa-v3-bas", "roberta-base", "RoBERTa-base"],
-            datasets_to_use=["GLUE MNLX", "gsm8k"],
+            datasets_to_use=["GLUE MNLX", "gsm8"],
             comparative_methods=["AdaLoR"],
             hyperparameters_to_search=[
                 {"name": "learning_rate", "range": "5e-4-1e-4"},
@@ -206,7 +247,7 @@ def test_everything_wrong_is_said_at_once(file: Callable[..., Path]) -> None:
         "models_to_use: 'DeBERTa-v3-bas' is no known model. Nearest: deberta-v3-base",
         "models_to_use: roberta-base is given more than once",
         "datasets_to_use: 'GLUE MNLX' is no known data set. Nearest: ",
-        "datasets_to_use: gsm8k (openai/gsm8k): generative tasks cannot be run yet",
+        "datasets_to_use: 'gsm8' is no known data set. Nearest: gsm8k",
         "comparative_methods: 'AdaLoR' is no known method. Nearest: adalora",
         "hyperparameters_to_search[4].rnge: there is no such field; did you mean range?",
         "hyperparameters_to_search[4].range is missing",

@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 
 from glora.experiments import metrics
-from glora.experiments.generative import GenerativeTaskError
+from glora.experiments.generative_tasks import EXACT_MATCH_METRICS, LOSS_METRICS
 from glora.experiments.methods import METHODS
 from glora.experiments.models import MODELS, ModelNotFoundError, resolve_model
 from glora.experiments.name_resolution import (
     COLUMNS,
     METRICS,
     UnknownNameError,
+    measured_as,
+    reads_data_dir,
     resolve_dataset_name,
     resolve_method_name,
     resolve_metric_name,
@@ -85,32 +87,35 @@ def test_every_task_is_found_by_its_name(task: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "source"),
+    ("text", "name"),
     [
-        ("alpaca-cleaned", "yahma/alpaca-cleaned"),
-        ("databricks-dolly-15k", "databricks/databricks-dolly-15k"),
-        ("gsm8k", "openai/gsm8k"),
-        ("GSM8K (main)", "openai/gsm8k"),
-        ("openai/gsm8k", "openai/gsm8k"),
-        ("MATH", "EleutherAI/hendrycks_math"),
+        ("alpaca-cleaned", "alpaca-cleaned"),
+        ("Alpaca (cleaned)", "alpaca-cleaned"),
+        ("yahma/alpaca-cleaned", "alpaca-cleaned"),
+        ("databricks-dolly-15k", "databricks-dolly-15k"),
+        ("the Dolly dataset", "databricks-dolly-15k"),
+        ("gsm8k", "gsm8k"),
+        ("GSM8K (main)", "gsm8k"),
+        ("GSM-8K benchmark", "gsm8k"),
+        ("openai/gsm8k", "gsm8k"),
+        ("MATH", "MATH"),
+        ("math dataset", "MATH"),
+        ("EleutherAI/hendrycks_math", "MATH"),
     ],
 )
-def test_generative_data_sets_are_known_and_refused(text: str, source: str) -> None:
-    with pytest.raises(GenerativeTaskError, match=rf"{source}\): generative tasks cannot be run yet"):
-        resolve_dataset_name(text)
+def test_generative_data_sets_are_found_by_what_people_call_them(text: str, name: str) -> None:
+    assert resolve_dataset_name(text) == name
+    assert reads_data_dir(name)
 
 
-def test_compare_refuses_generative_data_sets_too_but_not_a_folder_of_that_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_path_is_no_name_of_a_generative_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(GenerativeTaskError):
-        resolve_task("gsm8k")
     with pytest.raises(DataNotFoundError):
-        resolve_task("./gsm8k")
+        resolve_dataset_name("./gsm8k")
     (tmp_path / "gsm8k").mkdir()
+    assert resolve_dataset_name("gsm8k") == resolve_task("gsm8k").name == "gsm8k"
     with pytest.raises(DataNotFoundError, match="looked for"):
-        resolve_task("gsm8k")
+        resolve_task("./gsm8k")
 
 
 def test_an_unknown_data_set_has_its_nearest_names() -> None:
@@ -135,6 +140,12 @@ def test_an_unknown_data_set_has_its_nearest_names() -> None:
         ("F1-score", "f1", False),
         ("Pearson correlation", "pearson", False),
         ("Spearman", "spearman", False),
+        ("Exact match", "exact_match", False),
+        ("EM", "exact_match", False),
+        ("Perplexity", "perplexity", False),
+        ("Held-out loss", "loss", False),
+        ("Validation loss", "loss", False),
+        ("Loss", "loss", False),
         ("Wall-clock Training Time", "training time", True),
         ("wall-clock time", "training time", True),
         ("Peak GPU memory", "peak memory", True),
@@ -152,13 +163,15 @@ def test_a_metric_that_is_not_measured_is_not_taken_for_another(text: str) -> No
         resolve_metric_name(text)
 
 
-def test_metrics_of_texts_are_refused_as_such() -> None:
-    with pytest.raises(UnknownNameError, match="generative tasks cannot be run yet"):
-        resolve_metric_name("Perplexity")
+def test_accuracy_is_the_exact_match_of_a_model_that_writes() -> None:
+    assert measured_as("accuracy", ("accuracy", "exact_match")) == "accuracy"
+    assert measured_as("accuracy", ("exact_match", "loss")) == "exact_match"
+    assert measured_as("accuracy", ("loss", "perplexity")) is None
+    assert measured_as("exact_match", ("accuracy",)) is None
 
 
 def test_the_metrics_are_those_that_are_computed() -> None:
-    assert set(METRICS) == {*metrics.CLASSIFICATION, *metrics.REGRESSION}
+    assert set(METRICS) == {*metrics.CLASSIFICATION, *metrics.REGRESSION, *EXACT_MATCH_METRICS, *LOSS_METRICS}
     assert not set(METRICS) & set(COLUMNS)
 
 

@@ -18,6 +18,7 @@ from glora.experiments.tasks import TASKS, UnknownTaskError, load_task, resolve_
 def test_the_registry() -> None:
     assert list(TASKS) == [
         "stdlib-docs", "cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli",
+        "gsm8k", "MATH", "alpaca-cleaned", "databricks-dolly-15k",
     ]  # fmt: skip
     assert all(task.summary and name == task.name for name, task in TASKS.items())
     assert TASKS["cola"].primary_metric == "matthews_correlation"
@@ -51,6 +52,9 @@ def test_describing_tasks_metrics_and_models_imports_nothing_heavy() -> None:
         ("glue/qnli", "qnli"),
         ("glue_cola", "cola"),
         ("stdlib_docs", "stdlib-docs"),
+        ("GSM8K", "gsm8k"),
+        ("openai/gsm8k", "gsm8k"),
+        ("math", "MATH"),
     ],
 )
 def test_spellings(name: str, expected: str) -> None:
@@ -90,8 +94,8 @@ def test_resolving_reads_nothing_but_finds_missing_files(glue_folder: Path, tmp_
 
 
 @pytest.mark.parametrize("name", ["stdlib-docs", "data/train.csv"])
-def test_data_dir_is_for_glue_only(name: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is for the tasks of GLUE only"):
+def test_data_dir_is_for_tasks_that_have_files(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is for the tasks of GLUE and the generative ones"):
         load_task(name, data_dir=str(tmp_path))
 
 

@@ -1,0 +1,277 @@
+"""Supervised fine-tuning of a causal language model on written answers, by TRL's `SFTTrainer`; see `TaskKind`.
+
+The loss is that of the answers' tokens alone. After each epoch, with the clock stopped, the held-out answers' loss is taken,
+and where the task says how an answer is scored, the model writes its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers.trainer_utils import EvalLoopOutput
+from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from glora.experiments.answer_scoring import SCORINGS
+from glora.experiments.causal_modules import find_expert_parameters, find_linear_layers
+from glora.experiments.chat_format import IGNORED, ChatFormat, Encoded
+from glora.experiments.generation import generate_answers
+from glora.experiments.models import load_causal_lm
+from glora.experiments.module_names import choose_modules
+from glora.experiments.spec import DEFAULT_MAX_NEW_TOKENS
+from glora.experiments.tokenization import TokenizedTask
+from glora.experiments.training_arguments import training_arguments
+from glora.experiments.watched_trainer import Journal, Watched
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from glora.experiments.adaptation import Adaptation
+    from glora.experiments.spec import RunConfig
+    from glora.experiments.task_data import TaskData
+
+logger = logging.getLogger(__name__)
+
+
+class Generation:
+    """A written answer is learned."""
+
+    adapter_task_type = "CAUSAL_LM"
+
+    def load_model(self, config: RunConfig, task: TaskData) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """As the checkpoint has it: nothing is drawn."""
+        return load_causal_lm(config.model, dtype=torch.bfloat16 if config.precision == "bfloat16" else torch.float32)
+
+    def tokenize(
+        self, config: RunConfig, task: TaskData, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> TokenizedTask:
+        """Columns `input_ids` and `labels`; to evaluate on, also `prompt_ids` and `answer`."""
+        limit = tokenizer.model_max_length
+        if config.max_length > limit:
+            raise ValueError(
+                f"max_length={config.max_length} is more than this model reads; lower it to {limit} or less."
+            )
+        chat = ChatFormat(tokenizer, model)
+        return TokenizedTask(
+            train=_encoded(chat, task.train, "training", config.max_length, to_evaluate=False),
+            evaluation={
+                name: _encoded(chat, split, name, config.max_length, to_evaluate=True)
+                for name, split in task.evaluation.items()
+            },
+        )
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+        """TRL's: pads on the right, and labels with -100."""
+        pad = DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id)
+        return lambda rows: pad([{name: row[name] for name in ("input_ids", "labels")} for row in rows])
+
+    def target_modules(self, model: PreTrainedModel, wanted: Sequence[str] | None) -> list[str]:
+        """Of the decoder's linear layers, and of its experts."""
+        names = [*find_linear_layers(model), *find_expert_parameters(model)]
+        return choose_modules(names, wanted, what=f"linear layer of the decoder of {type(model).__name__}")
+
+    def head_modules(self, model: PreTrainedModel) -> list[str]:
+        """None: a causal model's head is what it was pretrained with."""
+        return []
+
+    def trainer(
+        self,
+        config: RunConfig,
+        adaptation: Adaptation,
+        tokens: TokenizedTask,
+        tokenizer: PreTrainedTokenizerBase,
+        task: TaskData,
+        journal: Journal,
+        scratch: Path,
+    ) -> WatchedSFTTrainer:
+        """TRL's trainer on tokens that are ready."""
+        return WatchedSFTTrainer(
+            model=adaptation.model,
+            args=training_arguments(
+                config,
+                scratch,
+                SFTConfig,
+                max_length=None,  # they are cut off already; TRL would drop what has no answer left, and the steps be fewer
+                dataset_kwargs={"skip_prepare_dataset": True},
+                gradient_checkpointing=False,
+            ),
+            train_dataset=tokens.train,
+            eval_dataset=tokens.evaluation,
+            processing_class=tokenizer,
+            callbacks=list(adaptation.callbacks),
+            journal=journal,
+            answers=AnswerEvaluation(config, task, ChatFormat(tokenizer, adaptation.model), tokenizer),
+        )
+
+
+class AnswerEvaluation:
+    """What is measured of the answers that a model writes itself."""
+
+    def __init__(self, config: RunConfig, task: TaskData, chat: ChatFormat, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._config = config
+        self._chat = chat
+        self._tokenizer = tokenizer
+        self._scoring = SCORINGS[task.scoring] if task.scoring else None
+        self._batch_size = 2 * config.batch_size
+
+    def batches(self, split: Dataset) -> int:
+        """How many batches are generated for a split."""
+        return math.ceil(len(split) / self._batch_size) if self._scoring else 0
+
+    def metrics(self, model: Any, split: Dataset, after_batch: Callable[[], None]) -> dict[str, float]:
+        """`exact_match`, the share of right answers; nothing where the task scores none.
+
+        Raises:
+            ValueError: the prompts leave no room for answers.
+        """
+        if self._scoring is None:
+            return {}
+        prompts = list(split["prompt_ids"])
+        written = generate_answers(
+            model,
+            prompts,
+            stop_ids=self._chat.stop_ids,
+            pad_id=self._tokenizer.pad_token_id,
+            max_new_tokens=self._max_new_tokens(max(map(len, prompts))),
+            batch_size=self._batch_size,
+            temperature=self._config.temperature,
+            seed=self._config.seed,
+            after_batch=after_batch,
+        )
+        right = [self._scoring.matches(self._chat.decode(ids), answer) for ids, answer in zip(written, split["answer"])]
+        return {"exact_match": sum(right) / len(right)}
+
+    def _max_new_tokens(self, longest_prompt: int) -> int:
+        limit = self._tokenizer.model_max_length
+        room, given = limit - longest_prompt, self._config.max_new_tokens
+        if room < (given or 1):
+            raise ValueError(
+                f"the longest prompt has {longest_prompt} tokens, and this model reads {limit}: there is no room for "
+                + (f"max_new_tokens={given}; lower it to {room} or less" if room > 0 else "an answer")
+            )
+        return given or min(DEFAULT_MAX_NEW_TOKENS, room)
+
+
+class WatchedSFTTrainer(Watched, SFTTrainer):
+    """TRL's trainer for supervised fine-tuning, telling the journal when a split is evaluated."""
+
+    not_metrics = Watched.not_metrics - {"loss"}
+
+    def __init__(self, *args: Any, answers: AnswerEvaluation, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._answers = answers
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The loss that the model's forward returns, through TRL's fused head.
+
+        TRL itself sums the log-probabilities that are returned beside it, and so would lose what PEFT's AdaLoRA adds to the
+        loss: its orthogonality penalty.
+        """
+        outputs = model(**self._fused(inputs), num_items_in_batch=num_items_in_batch)
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def evaluation_batches(self, split: str) -> int:
+        """Those of the loss, and those that are generated."""
+        return super().evaluation_batches(split) + self._answers.batches(self.eval_dataset[split])
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """The held-out loss, its perplexity, and the score of the answers that the model writes."""
+        split = self.eval_dataset[metric_key_prefix.removeprefix("eval_")]
+        model = self.model
+        model.eval()
+        loss = self._held_out_loss(model, dataloader)
+        metrics = {
+            **self._answers.metrics(model, split, self._after_batch),
+            "loss": loss,
+            "perplexity": perplexity(loss),
+        }
+        named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=named, num_samples=len(split))
+
+    @torch.no_grad()
+    def _held_out_loss(self, model: Any, dataloader: Any) -> float:
+        """-Σ log p / number of the answers' tokens, over the whole split: a long answer counts by its length.
+
+        Raises:
+            ValueError: no answer has a token left.
+        """
+        total, count = 0.0, 0
+        for inputs in dataloader:
+            with self.compute_loss_context_manager():
+                outputs = model(**self._fused(self._prepare_inputs(inputs)))
+            total -= float(outputs.log_probs.double().sum())
+            count += int(outputs.label_mask.sum())
+            self._after_batch()
+        if not count:
+            raise ValueError("max_length leaves no token of any answer to be evaluated on; raise it")
+        return total / count
+
+    @staticmethod
+    def _fused(inputs: dict[str, Any]) -> dict[str, Any]:
+        return {**inputs, "use_cache": False, "fused_lm_head": True}
+
+    def _after_batch(self) -> None:
+        self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss); infinite where that is more than a float can hold."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
+
+
+def _encoded(chat: ChatFormat, examples: Dataset, name: str, max_length: int, *, to_evaluate: bool) -> Dataset:
+    """A split's examples as token ids; says how many were cut off.
+
+    Raises:
+        ValueError: no answer has a token left.
+    """
+    from datasets import Dataset
+
+    encoded = chat.encode(list(examples["prompt"]), list(examples["answer"]))
+    inputs = [example.inputs(max_length) for example in encoded]
+    _report_cuts(encoded, inputs, name, max_length)
+    columns: dict[str, list[Any]] = {key: [row[key] for row in inputs] for key in ("input_ids", "labels")}
+    if to_evaluate:
+        columns |= {"prompt_ids": [example.prompt for example in encoded], "answer": list(examples["answer"])}
+    return Dataset.from_dict(columns)
+
+
+def _report_cuts(
+    encoded: Sequence[Encoded], inputs: Sequence[dict[str, list[int]]], name: str, max_length: int
+) -> None:
+    cut = sum(len(example.prompt) + len(example.answer) > max_length for example in encoded)
+    empty = sum(all(label == IGNORED for label in row["labels"]) for row in inputs)
+    longest = max(len(example.prompt) + len(example.answer) for example in encoded)
+    if empty == len(encoded):
+        raise ValueError(
+            f"max_length={max_length} leaves no token of any answer of the {name} examples; the longest example has {longest}"
+        )
+    if cut:
+        logger.warning(
+            "%s of %s %s examples are longer than max_length=%s and cut off, so that their answers do not end%s; the longest "
+            "has %s tokens",
+            f"{cut:,}",
+            f"{len(encoded):,}",
+            name,
+            max_length,
+            f" ({empty:,} have no answer left)" if empty else "",
+            f"{longest:,}",
+        )

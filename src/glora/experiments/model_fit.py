@@ -1,0 +1,78 @@
+"""Whether a model can do a kind of task, as far as its name or its config.json tells: known before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from glora.experiments.models import MODELS, find_entry, resolve_model
+from glora.experiments.spec import RunConfig
+from glora.experiments.task_data import Kind
+
+WRITTEN_ANSWERS_ONLY = ("max_new_tokens", "temperature")
+
+
+def misfits(config: RunConfig, kind: Kind) -> list[str]:
+    """What a run's settings ask of a model or a task that it cannot do, as sentences.
+
+    Args:
+        config: the run's settings.
+        kind: of its task.
+
+    Raises:
+        ModelNotFoundError: there is no such model.
+    """
+    if kind == "classification":
+        given = [name for name in WRITTEN_ANSWERS_ONLY if getattr(config, name) is not None]
+        return [
+            f"{name}={getattr(config, name):g} is for tasks whose answers are written, and {config.task} is none; leave it out"
+            for name in given
+        ]
+    entry = find_entry(config.model)
+    reason = None
+    if entry is not None and entry.kind == "encoder":
+        reason = "is an encoder: it gives labels and writes no text"
+    elif entry is None:
+        reason = why_it_writes_no_text(_config_of_folder(Path(resolve_model(config.model))))
+    if reason is None:
+        return []
+    writers = [name for name, known in MODELS.items() if known.kind == "causal-lm"]
+    return [
+        f"model={config.model!r} {reason}, as {config.task} needs it; name a causal model, such as {writers[2]}, or the "
+        "folder of one"
+    ]
+
+
+def why_it_writes_no_text(config: Mapping[str, Any]) -> str | None:
+    """Why a model with this config.json is no causal language model; None if it is one, or nothing tells.
+
+    transformers would load BERT as one, with a head that was never trained and attention that sees the answer.
+    """
+    kind = config.get("model_type")
+    if not kind:
+        return None
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    if config.get("is_encoder_decoder"):
+        return (
+            f"({kind}) has an encoder and a decoder, and only models that are a decoder alone are trained here to write"
+        )
+    if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.get("is_decoder"):
+        return f"({kind}) is an encoder: it fills in masked words and writes no text"
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return f"({kind}) is no causal language model that transformers knows"
+    return None
+
+
+def _config_of_folder(folder: Path) -> Mapping[str, Any]:
+    """What config.json says; nothing where there is none, as with a model of the hub."""
+    try:
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
