@@ -8,6 +8,20 @@ its own; `logging.getLogger("glora").setLevel(logging.WARNING)` silences it.
 from __future__ import annotations
 
 import logging
+import sys
+
+
+class AboveProgressBars(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes a line of its own, where a bar of tqdm's (Trainer's, for one) may stand in the last line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the message; tqdm, if somebody uses it, takes its bars away meanwhile."""
+        if (tqdm := sys.modules.get("tqdm")) is None:
+            return super().emit(record)
+        try:
+            tqdm.tqdm.write(self.format(record), file=self.stream)
+        except Exception:
+            self.handleError(record)
 
 
 def _application_is_silent(_record: logging.LogRecord) -> bool:
@@ -18,7 +32,7 @@ def get_logger() -> logging.Logger:
     """The logger of glora, with its handler in place."""
     logger = logging.getLogger("glora")
     if not logger.handlers:
-        handler = logging.StreamHandler()
+        handler = AboveProgressBars()
         handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
         handler.addFilter(_application_is_silent)
         logger.addHandler(handler)

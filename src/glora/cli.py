@@ -334,7 +334,6 @@ def ranks(
     console = Console(stderr=True)  # what is printed on stdout can be piped on
     with console.status(f"Reading the gradients of {batches} batches ..."):
         from glora.experiments.calibration import FORMATS, suggest
-        from glora.experiments.compare import check_settings
         from glora.experiments.messages import log_messages_on
 
         if form not in FORMATS:
@@ -342,6 +341,8 @@ def ranks(
         if min_rank < 1:
             raise ValueError(f"min_rank={min_rank} must be at least 1: a rank_pattern cannot leave a matrix out")
         with log_messages_on(console, verbose):
+            from glora.experiments.compare import check_settings
+
             given = {name: value for name, value in settings.items() if value is not None}
             suggested = suggest(check_settings(given | {"min_rank": min_rank}), batches)
     typer.echo(suggested.text(form))
@@ -357,10 +358,14 @@ def export(
     """Write an adapter in another form: --uniform for servers that read one rank for all layers."""
     if not uniform:
         raise ValueError("say in which form: --uniform pads every layer to the largest rank, with the same function")
-    from glora.uniform_export import export_saved_adapter
+    from glora.experiments.messages import log_messages_on
 
-    path = export_saved_adapter(adapter, output)
-    _console().print(f"The padded adapter: {path}", markup=False, highlight=False, soft_wrap=True)
+    console = _console()
+    with log_messages_on(console):
+        from glora.uniform_export import export_saved_adapter
+
+        path = export_saved_adapter(adapter, output)
+    console.print(f"The padded adapter: {path}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command("list")

@@ -1,0 +1,51 @@
+"""The line at the reallocation is seen, and is a line of its own."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+
+import pytest
+from tqdm import tqdm
+
+from glora._logging import AboveProgressBars, get_logger
+
+
+@pytest.fixture
+def stream() -> io.StringIO:
+    return io.StringIO()
+
+
+@pytest.fixture
+def logger(stream: io.StringIO) -> logging.Logger:
+    logger = logging.Logger("of this test")
+    logger.addHandler(AboveProgressBars(stream))
+    return logger
+
+
+def test_a_progress_bar_does_not_share_its_line(
+    logger: logging.Logger, stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr", stream)  # where tqdm looks for bars to take away
+    with tqdm(total=4, file=stream, ncols=40) as bar:
+        bar.update(2)
+        bar.refresh()
+        logger.warning("%d of %d matrices", 2, 3)
+    # a line ends with what was printed after the last return to its beginning
+    assert "2 of 3 matrices" in [line.rpartition("\r")[2] for line in stream.getvalue().splitlines()]
+
+
+def test_without_tqdm_as_well(logger: logging.Logger, stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "tqdm")
+    logger.warning("seen")
+    assert stream.getvalue() == "seen\n"
+
+
+def test_it_is_heard_until_the_application_configures_logging(monkeypatch: pytest.MonkeyPatch) -> None:
+    (handler,) = get_logger().handlers
+    record = logging.LogRecord("glora", logging.INFO, "", 0, "ranks", None, None)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    assert handler.filter(record)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [logging.NullHandler()])
+    assert not handler.filter(record)
