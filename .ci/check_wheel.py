@@ -1,4 +1,4 @@
-"""Check a built wheel: every module is in it, nothing else is, and it imports and runs from a folder of its own."""
+"""Check a built wheel: every file of the package is in it, nothing else is, and it imports and runs from a folder of its own."""
 
 import subprocess
 import sys
@@ -9,7 +9,8 @@ from pathlib import Path
 wheel, source = Path(sys.argv[1]).resolve(), Path(__file__).resolve().parent.parent / "src"
 names = set(zipfile.ZipFile(wheel).namelist())
 packaged = {n for n in names if n.startswith("glora/")}
-expected = {p.relative_to(source).as_posix() for p in (source / "glora").rglob("*") if p.suffix == ".py"} | {
+SUFFIXES = {".py", ".jinja", ".css", ".js"}  # the modules, and what report.html is made of
+expected = {p.relative_to(source).as_posix() for p in (source / "glora").rglob("*") if p.suffix in SUFFIXES} | {
     "glora/py.typed"
 }
 if packaged != expected:
@@ -31,6 +32,11 @@ with tempfile.TemporaryDirectory() as folder:
         "assert glora.allocate_ranks({'a': 3.0, 'b': 1.0}, 8) == {'a': 6, 'b': 2}\n"
         "[getattr(glora, name) for name in glora.__all__]\n"
         "from glora.cli import main\n"
+        "from glora.experiments.html_report import report_html\n"
+        "from glora.experiments.report_content import ReportContent\n"
+        "from glora.experiments.tables import TextTable\n"
+        "page = report_html(ReportContent('nothing', (), (), TextTable('', (), ())))\n"
+        "assert '</html>' in page and 'sortable' in page, 'report.html cannot be made from the wheel'\n"
         "print(f'glora {glora.__version__}: {len(glora.__all__)} public names import from the wheel')\n"
     )
     subprocess.run([sys.executable, "-c", program, folder], check=True, cwd=folder, env={"PYTHONPATH": folder})

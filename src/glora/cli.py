@@ -278,7 +278,7 @@ def report(
     ],
     debug: Debug = False,
 ) -> None:
-    """Make the tables and pictures again from the records in a folder. Never trains."""
+    """Make tables, pictures and the page report.html again from the records in a folder. Never trains."""
     _report(_console(), directory)
 
 
@@ -503,7 +503,8 @@ def _report(console: Console, directory: Path) -> None:
     from glora.experiments.report import write_report
 
     path = write_report(directory, console=console)
-    console.print(f"\nThe report: {path}", markup=False, highlight=False, soft_wrap=True)
+    page = path.with_suffix(".html")
+    console.print(f"\nThe report: {path}\nAs a page: {page}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _listing(what: str) -> Table:

@@ -189,6 +189,8 @@ def test_a_comparison_runs_reports_and_goes_on(call, made, source, tmp_path: Pat
     assert first.code == 0
     assert (tmp_path / "report.md").is_file()
     assert f"The report: {tmp_path / 'report.md'}" in first.out
+    assert f"As a page: {tmp_path / 'report.html'}" in first.out
+    assert (tmp_path / "report.html").is_file()
     assert len(made) == 2
     again = call(*command)
     assert again.code == 0

@@ -8,12 +8,17 @@ perceptron) have no layer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 MOST_TYPES = 16
 """More matrix types than this (the experts of a mixture, say) are merged over the inner numbers of the names."""
+MOST_ROWS = 100
+MOST_COLUMNS = 24
+"""What can still be looked at: a map with more rows or columns is condensed."""
+ALL_MATRICES = "all matrices"
 
 
 class Place(NamedTuple):
@@ -29,27 +34,25 @@ class ModuleGrid:
     """The matrices of a model as layers × matrix types, in the order in which the model has them.
 
     Attributes:
-        rows: (stack, layer) of each row; (“”, None) for matrices that are in no layer.
+        row_title: what a row is, "layer" or "matrix".
+        row_labels: the layer's number, with the stack where there are several; "–" for no layer.
         columns: the matrix types.
-        cells: (row, column) -> the modules there; more than one only where types were merged.
+        cells: (row, column) -> the modules there; more than one only where types or layers were merged.
     """
 
-    rows: tuple[tuple[str, int | None], ...]
+    row_title: str
+    row_labels: tuple[str, ...]
     columns: tuple[str, ...]
     cells: dict[tuple[int, int], tuple[str, ...]]
 
+    @property
+    def merged(self) -> bool:
+        """Whether any cell stands for several matrices."""
+        return any(len(modules) > 1 for modules in self.cells.values())
+
     def column_modules(self, column: int) -> list[str]:
         """The modules of one matrix type, from the first layer to the last."""
-        return [name for row in range(len(self.rows)) for name in self.cells.get((row, column), ())]
-
-    @property
-    def row_labels(self) -> tuple[str, ...]:
-        """The layer's number, with the stack where there are several; "–" for no layer."""
-        stacks = {stack for stack, layer in self.rows if layer is not None}
-        return tuple(
-            "–" if layer is None else f"{stack} {layer}" if len(stacks) > 1 else str(layer)
-            for stack, layer in self.rows
-        )
+        return [name for row in range(len(self.row_labels)) for name in self.cells.get((row, column), ())]
 
 
 def place_of(module: str) -> Place:
@@ -76,11 +79,35 @@ def module_grid(modules: Iterable[str]) -> ModuleGrid:
         key=lambda row: (row[1] is None, stacks.index(row[0]), row[1] or 0),
     )
     columns = list(dict.fromkeys(place.matrix_type for place in places.values()))
-    cells: dict[tuple[int, int], tuple[str, ...]] = {}
+    row_of, column_of = ({key: i for i, key in enumerate(keys)} for keys in (rows, columns))
+    cells: dict[tuple[int, int], list[str]] = {}
     for module, place in places.items():
-        cell = rows.index((place.stack, place.layer)), columns.index(place.matrix_type)
-        cells[cell] = (*cells.get(cell, ()), module)
-    return ModuleGrid(tuple(rows), tuple(columns), cells)
+        cells.setdefault((row_of[place.stack, place.layer], column_of[place.matrix_type]), []).append(module)
+    layered = {stack for stack, layer in rows if layer is not None}
+    labels = ("–" if layer is None else f"{stack} {layer}" if len(layered) > 1 else str(layer) for stack, layer in rows)
+    return ModuleGrid("layer", tuple(labels), tuple(columns), {cell: tuple(names) for cell, names in cells.items()})
+
+
+def module_map(modules: Iterable[str]) -> ModuleGrid:
+    """The grid as it can be looked at whole, whatever the model.
+
+    Matrices without a layer stand under each other. Beyond MOST_ROWS, neighbouring rows share one, beyond MOST_COLUMNS,
+    the last columns do; so 10,000 matrices are at most 2,400 cells.
+    """
+    grid = module_grid(modules)
+    if set(grid.row_labels) <= {"–"}:
+        names = [name for cell in grid.cells.values() for name in cell]
+        grid = ModuleGrid("matrix", tuple(names), (ALL_MATRICES,), {(i, 0): (name,) for i, name in enumerate(names)})
+    a_row = math.ceil(len(grid.row_labels) / MOST_ROWS) or 1
+    columns = grid.columns
+    if len(columns) > MOST_COLUMNS:
+        columns = (*columns[: MOST_COLUMNS - 1], f"{len(columns) - MOST_COLUMNS + 1} other types")
+    cells: dict[tuple[int, int], list[str]] = {}
+    for (row, column), names_there in sorted(grid.cells.items()):
+        cells.setdefault((row // a_row, min(column, len(columns) - 1)), []).extend(names_there)
+    groups = [grid.row_labels[first : first + a_row] for first in range(0, len(grid.row_labels), a_row)]
+    labels = tuple(group[0] if len(group) == 1 else f"{group[0]} to {group[-1]}" for group in groups)
+    return ModuleGrid(grid.row_title, labels, columns, {cell: tuple(names) for cell, names in cells.items()})
 
 
 def _merged(place: Place) -> Place:

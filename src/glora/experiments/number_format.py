@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 from glora.experiments.statistics import Estimate, PairedDifference, PairedRatio
 
@@ -132,6 +133,22 @@ def memory_text(found: Estimate | None) -> str:
 def bytes_text(count: float) -> str:
     """A number of bytes in GiB, or in MiB below one."""
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+_UNITS = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "MiB": 1.0, "GiB": 1024.0}
+
+
+def sort_number(cell: str) -> float | None:
+    """What a cell with a number sorts by: its first number in the unit it ends with; None if it holds none.
+
+    Of `331,776 → 390,144` it is the second, how it ended; of an interval alone, `[0.95, 1.05]`, the lower end.
+    """
+    shown = cell.rpartition("→")[2].strip()
+    found = re.match(r"\[?([+-]?[\d,]*\.?\d+(?:e[+-]?\d+)?)", shown)
+    if found is None:
+        return None
+    unit = re.search(r"\s(\w+)$", shown)
+    return float(found[1].replace(",", "")) * _UNITS.get(unit[1] if unit else "", 1.0)
 
 
 def counted(number: int, noun: str) -> str:

@@ -6,11 +6,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from glora.experiments.metric_curves import draw_metric_curves, has_curves
-from glora.experiments.norm_curves import draw_norms, has_norms, same_norms
-from glora.experiments.number_format import metric_name, short_name
-from glora.experiments.rank_map import draw_rank_map, has_chosen_ranks, mean_ranks
-from glora.experiments.summary import GroupSummary, MethodSummary
+from glora.experiments.metric_curves import MetricCurves, draw_metric_curves, metric_curves
+from glora.experiments.norm_curves import NormCurves, draw_norms, norm_curves
+from glora.experiments.number_format import short_name
+from glora.experiments.rank_map import RankMap, draw_rank_map, rank_maps
+from glora.experiments.summary import GroupSummary
 
 
 @dataclass(frozen=True)
@@ -28,38 +28,48 @@ class Picture:
     caption: str
 
 
-def draw_pictures(group: GroupSummary, folder: Path) -> list[Picture]:
-    """Draw the metric against time, the chosen ranks and the norms over the warm-up, where there is something to see.
+@dataclass(frozen=True, eq=False)
+class Charts:
+    """What there is to see of a group, apart from how it is drawn.
+
+    Attributes:
+        metric: the metric against time; None if nothing was evaluated on the way.
+        ranks: a map for each method that has chosen its ranks.
+        norms: curves for each method that recorded norms.
+    """
+
+    metric: MetricCurves | None
+    ranks: tuple[RankMap, ...]
+    norms: tuple[NormCurves, ...]
+
+
+def charts(group: GroupSummary) -> Charts:
+    """The metric against time, the chosen ranks and the norms over the warm-up, where there is something to see."""
+    return Charts(metric_curves(group), tuple(rank_maps(group)), tuple(norm_curves(group)))
+
+
+def draw_pictures(group: GroupSummary, shown: Charts, folder: Path) -> list[Picture]:
+    """Draw the charts of a group as PNGs.
 
     Args:
-        group: the group.
+        group: the group, for the heading.
+        shown: its charts.
         folder: where the PNGs go; pictures of an earlier report with the same names are replaced.
     """
     detail = f"{short_name(group.task)} · {short_name(group.model)} · rank {group.rank}"
     pictures = []
 
-    def path(what: str) -> Path:
-        return folder / f"{_slug(f'{detail} {what}')}.png"
+    def picture(of: MetricCurves | RankMap | NormCurves, what: str) -> Path:
+        path = folder / f"{_slug(f'{detail} {what}')}.png"
+        pictures.append(Picture(path, of.title, of.caption))
+        return path
 
-    if has_curves(group) and group.primary_metric:
-        file = path("time")
-        caption = draw_metric_curves(group, detail=detail, path=file)
-        pictures.append(Picture(file, f"{metric_name(group.primary_metric)} against training time", caption))
-
-    chosen = [method for method in group.methods if has_chosen_ranks(method)]
-    highest = max((rank for method in chosen for rank in mean_ranks(method).values()), default=0.0)
-    for method in chosen:
-        file = path(f"ranks {method.label}")
-        caption = draw_rank_map(method, uniform_rank=group.rank, highest=highest, detail=detail, path=file)
-        pictures.append(Picture(file, f"Ranks after {method.label}", caption))
-
-    drawn: list[MethodSummary] = []
-    for method in group.methods:
-        if has_norms(method) and not any(same_norms(method, other) for other in drawn):
-            drawn.append(method)
-            file = path(f"norms {method.label}")
-            caption = draw_norms(method, detail=detail, path=file)
-            pictures.append(Picture(file, f"Gradient norms over the warm-up of {method.label}", caption))
+    if shown.metric is not None:
+        draw_metric_curves(shown.metric, detail=detail, path=picture(shown.metric, "time"))
+    for ranks in shown.ranks:
+        draw_rank_map(ranks, detail=detail, path=picture(ranks, f"ranks {ranks.method.label}"))
+    for norms in shown.norms:
+        draw_norms(norms, detail=detail, path=picture(norms, f"norms {norms.method.label}"))
     return pictures
 
 

@@ -3,11 +3,72 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from glora.experiments import picture_style as style
-from glora.experiments.module_grid import ModuleGrid, module_grid
-from glora.experiments.summary import MethodSummary
+from glora.experiments.module_grid import ModuleGrid, module_map
+from glora.experiments.summary import GroupSummary, MethodSummary
+
+
+@dataclass(frozen=True)
+class RankMap:
+    """The ranks of one method as they are shown.
+
+    Attributes:
+        method: the row of the summary.
+        grid: where each matrix stands.
+        ranks: (row, column) -> rank at the end, mean over the seeds and over the matrices of the cell.
+        by_seed: (row, column) -> the same for each seed.
+        uniform_rank: rank of uniform LoRA, the middle of the colour scale.
+        highest: end of the colour scale; the same in all maps of a group, so that they can be compared.
+    """
+
+    method: MethodSummary
+    grid: ModuleGrid
+    ranks: dict[tuple[int, int], float]
+    by_seed: dict[tuple[int, int], tuple[float, ...]]
+    uniform_rank: int
+    highest: int
+
+    @property
+    def title(self) -> str:
+        """What is seen."""
+        return f"Ranks after {self.method.label}"
+
+    @property
+    def caption(self) -> str:
+        """How to read it."""
+        return (
+            f"The rank of each matrix after {self.method.label}, {style.over_seeds(self.method.seeds)}: the neutral colour "
+            f"is the {self.uniform_rank} of uniform LoRA, purple more, orange less; an empty cell: there is no such matrix."
+            + (" A cell that stands for several matrices shows their mean." if self.grid.merged else "")
+        )
+
+
+def rank_maps(group: GroupSummary) -> list[RankMap]:
+    """A map for each method that has chosen its ranks."""
+    chosen = [method for method in group.methods if has_chosen_ranks(method)]
+    means = [mean_ranks(method) for method in chosen]
+    highest = max((rank for ranks in means for rank in ranks.values()), default=0.0)
+    maps = []
+    for method, ranks in zip(chosen, means):
+        grid = module_map(ranks)
+        maps.append(
+            RankMap(
+                method,
+                grid,
+                {cell: _mean([ranks[name] for name in names]) for cell, names in grid.cells.items()},
+                {
+                    cell: tuple(_mean([run.ranks.get(name, 0) for name in names]) for run in method.runs)
+                    for cell, names in grid.cells.items()
+                },
+                group.rank,
+                max(math.ceil(highest), group.rank + 1),
+            )
+        )
+    return maps
 
 
 def mean_ranks(method: MethodSummary) -> dict[str, float]:
@@ -21,13 +82,11 @@ def has_chosen_ranks(method: MethodSummary) -> bool:
     return any(len(set(run.ranks.values())) > 1 for run in method.runs)
 
 
-def draw_rank_map(method: MethodSummary, *, uniform_rank: int, highest: float, detail: str, path: Path) -> str:
-    """Draw the heat map and return its caption.
+def draw_rank_map(shown: RankMap, *, detail: str, path: Path) -> None:
+    """Draw the heat map.
 
     Args:
-        method: the row whose ranks are shown.
-        uniform_rank: rank of uniform LoRA, the middle of the colour scale.
-        highest: end of the colour scale; the same in all maps of a group, so that they can be compared.
+        shown: what is drawn.
         detail: of which runs, for the heading.
         path: where the PNG goes.
     """
@@ -35,19 +94,17 @@ def draw_rank_map(method: MethodSummary, *, uniform_rank: int, highest: float, d
     from matplotlib import colormaps
     from matplotlib.colors import TwoSlopeNorm
 
-    ranks = mean_ranks(method)
-    grid, row_labels, row_title = _layout(ranks)
-    values = np.full((len(grid.rows), len(grid.columns)), np.nan)
-    for cell, modules in grid.cells.items():
-        values[cell] = np.mean([ranks[module] for module in modules])
+    grid, uniform_rank, highest = shown.grid, shown.uniform_rank, shown.highest
+    values = np.full((len(grid.row_labels), len(grid.columns)), np.nan)
+    for cell, rank in shown.ranks.items():
+        values[cell] = rank
     colours = colormaps["PuOr"].with_extremes(bad="#efefef")
-    highest = max(math.ceil(highest), uniform_rank + 1)
-    detail = f"{detail} · {style.over_seeds(method.seeds)}\nwhite: the {uniform_rank} of uniform LoRA"
+    detail = f"{detail} · {style.over_seeds(shown.method.seeds)}\nwhite: the {uniform_rank} of uniform LoRA"
     norm = TwoSlopeNorm(vcenter=uniform_rank, vmin=0, vmax=highest)
 
-    longest = max(len(label) for label in row_labels)
-    size = (max(6.5, 2.4 + 0.95 * len(grid.columns) + 0.09 * longest), 1.3 + 0.4 * len(grid.rows))
-    with style.picture(path, what=f"Ranks after {method.label}", detail=detail, size=size) as figure:
+    longest = max(len(label) for label in grid.row_labels)
+    size = (max(6.5, 2.4 + 0.95 * len(grid.columns) + 0.09 * longest), 1.3 + 0.4 * len(grid.row_labels))
+    with style.picture(path, what=shown.title, detail=detail, size=size) as figure:
         axes = figure.add_subplot()
         image = axes.imshow(values, cmap=colours, norm=norm, aspect="auto")
         for (row, column), value in np.ndenumerate(values):
@@ -55,39 +112,27 @@ def draw_rank_map(method: MethodSummary, *, uniform_rank: int, highest: float, d
                 continue
             red, green, blue, _ = colours(norm(value))
             ink = "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.55 else style.INK
-            axes.text(column, row, _rank_text(value), ha="center", va="center", fontsize=10, color=ink)
+            axes.text(column, row, rank_text(value), ha="center", va="center", fontsize=10, color=ink)
         axes.set_xticks(range(len(grid.columns)), grid.columns, rotation=30, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(len(grid.rows)), row_labels)
-        axes.set_ylabel(row_title, fontsize=11)
+        axes.set_yticks(range(len(grid.row_labels)), grid.row_labels)
+        axes.set_ylabel(grid.row_title, fontsize=11)
         axes.tick_params(labelsize=10, colors=style.INK, length=0)
         axes.spines[:].set_visible(False)
         axes.set_xticks([i - 0.5 for i in range(1, len(grid.columns))], minor=True)
-        axes.set_yticks([i - 0.5 for i in range(1, len(grid.rows))], minor=True)
+        axes.set_yticks([i - 0.5 for i in range(1, len(grid.row_labels))], minor=True)
         axes.grid(which="minor", color="white", linewidth=1.5)
         axes.tick_params(which="minor", length=0)
         bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02, aspect=30)
         bar.set_ticks([0, uniform_rank / 2, uniform_rank, (uniform_rank + highest) / 2, highest])
-        bar.ax.yaxis.set_major_formatter(lambda value, _: _rank_text(value))
+        bar.ax.yaxis.set_major_formatter(lambda value, _: rank_text(value))
         bar.set_label("rank", fontsize=11)
         bar.outline.set_visible(False)
 
-    merged = any(len(modules) > 1 for modules in grid.cells.values())
-    return (
-        f"The rank of each matrix after {method.label}, {style.over_seeds(method.seeds)}: white is the "
-        f"{uniform_rank} of uniform LoRA, purple more, orange less; grey: there is no such matrix."
-        + (" Matrices that differ in an inner number share a cell, which shows their mean." if merged else "")
-    )
 
-
-def _layout(modules: dict[str, float]) -> tuple[ModuleGrid, tuple[str, ...], str]:
-    """The grid, the rows' labels and what the rows are; without layers, a column of matrices under each other."""
-    grid = module_grid(modules)
-    if any(layer is not None for _, layer in grid.rows):
-        return grid, grid.row_labels, "layer"
-    names = tuple(modules)
-    cells: dict[tuple[int, int], tuple[str, ...]] = {(row, 0): (name,) for row, name in enumerate(names)}
-    return ModuleGrid(tuple((name, None) for name in names), ("rank",), cells), names, "matrix"
-
-
-def _rank_text(value: float) -> str:
+def rank_text(value: float) -> str:
+    """`8`, or `8.3` for a mean that is no whole number."""
     return f"{value:.0f}" if abs(value - round(value)) < 0.05 else f"{value:.1f}"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)

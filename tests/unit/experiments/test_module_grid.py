@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from glora.experiments.module_grid import MOST_TYPES, module_grid, place_of
+from glora.experiments.module_grid import MOST_COLUMNS, MOST_ROWS, MOST_TYPES, module_grid, module_map, place_of
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,37 @@ def test_every_module_is_in_exactly_one_cell() -> None:
     names = [f"a.{i}.b.{j}.c" for i in range(3) for j in range(20)] + ["x", "y.z"]
     grid = module_grid(names)
     assert sorted(name for cell in grid.cells.values() for name in cell) == sorted(names)
+
+
+def test_a_map_that_can_be_looked_at_is_the_grid() -> None:
+    names = [f"layer.{i}.{kind}" for i in range(MOST_ROWS) for kind in ("q", "v")]
+    assert module_map(names) == module_grid(names)
+    assert not module_map(names).merged
+
+
+def test_neighbouring_layers_share_a_row_when_there_are_many() -> None:
+    shown = module_map([f"layer.{i}.q" for i in range(2 * MOST_ROWS + 1)])
+    assert len(shown.row_labels) == 67  # 201 layers, three a row
+    assert shown.row_labels[:2] == ("0 to 2", "3 to 5")
+    assert shown.cells[0, 0] == ("layer.0.q", "layer.1.q", "layer.2.q")
+    assert shown.merged
+
+
+def test_the_last_types_share_a_column_when_there_are_many() -> None:
+    names = [f"layer.0.type_{chr(97 + i)}" for i in range(26)]
+    shown = module_map(names)
+    assert len(shown.columns) == MOST_COLUMNS
+    assert shown.columns[-1] == "3 other types"
+    assert shown.cells[0, MOST_COLUMNS - 1] == tuple(names[-3:])
+
+
+def test_matrices_without_layers_stand_under_each_other() -> None:
+    shown = module_map(["fc_in", "fc_out"])
+    assert (shown.row_title, shown.row_labels, shown.columns) == ("matrix", ("fc_in", "fc_out"), ("all matrices",))
+    assert shown.cells == {(0, 0): ("fc_in",), (1, 0): ("fc_out",)}
+
+
+def test_every_module_is_in_exactly_one_cell_of_the_map() -> None:
+    names = [f"layer.{i}.type_{chr(97 + j % 26)}{chr(97 + j // 26)}" for i in range(150) for j in range(40)]
+    cells = module_map(names).cells
+    assert sorted(name for cell in cells.values() for name in cell) == sorted(names)

@@ -33,9 +33,9 @@ def test_one_seed_shows_its_number_and_no_spread() -> None:
 
 
 def test_differences_are_in_points_with_their_sign() -> None:
-    found = PairedDifference(0.0052, -0.001, 0.0114, (0, 1, 2))
+    found = PairedDifference(0.0052, -0.001, 0.0114, (0, 1, 2), (0.002, 0.0052, 0.0084))
     assert text.difference_text("accuracy", found) == "+0.52 [-0.10, +1.14]"
-    assert text.difference_text("accuracy", PairedDifference(-0.0052, None, None, (0,))) == "-0.52"
+    assert text.difference_text("accuracy", PairedDifference(-0.0052, None, None, (0,), (-0.0052,))) == "-0.52"
     assert text.difference_text("accuracy", None) == "–"
 
 
@@ -81,3 +81,28 @@ def test_memory() -> None:
 )
 def test_names_without_folders(name: str, shown: str) -> None:
     assert text.short_name(name) == shown
+
+
+@pytest.mark.parametrize(
+    ("cell", "number"),
+    [
+        ("52.6 ± 1.4", 52.6),
+        ("81.3 (n = 1)", 81.3),
+        ("-3.25 [-7.16, +0.66]", -3.25),
+        ("+0.12", 0.12),
+        ("[0.951, 1.308]", 0.951),
+        ("331,776 → 429,696 ± 8,307", 429_696),
+        ("1 (reference)", 1),
+        ("90.0 s", 90),
+        ("2.5 ± 0.1 min", 150),
+        ("1.0 h", 3600),
+        ("1,738.9 ms", 1.7389),
+        ("512 MiB", 512),
+        ("2.00 GiB", 2048),
+        ("–", None),
+        ("nan ± nan", None),
+        ("", None),
+    ],
+)
+def test_what_a_cell_sorts_by(cell: str, number: float | None) -> None:
+    assert text.sort_number(cell) == (None if number is None else pytest.approx(number))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ from matplotlib.figure import Figure
 from numpy.testing import assert_allclose
 from synthetic_records import bert_shapes, finished_run, study
 
+from glora.experiments import pictures
 from glora.experiments.metric_curves import evaluations
 from glora.experiments.norm_curves import corrected_norms, same_norms
 from glora.experiments.picture_style import OKABE_ITO, method_styles
-from glora.experiments.pictures import draw_pictures
 from glora.experiments.rank_map import has_chosen_ranks, mean_ranks
 from glora.experiments.records import EpochMetrics, NormSample, RunRecord
 from glora.experiments.summary import GroupSummary, summarise
@@ -26,6 +27,10 @@ METHODS = ("lora", "adalora", "glora")
 def group_of(records: list[RunRecord]) -> GroupSummary:
     (group,) = summarise(records)
     return group
+
+
+def draw_pictures(group: GroupSummary, folder: Path) -> list[pictures.Picture]:
+    return pictures.draw_pictures(group, pictures.charts(group), folder)
 
 
 def png_size(path: Path) -> tuple[int, int]:
@@ -99,6 +104,14 @@ def test_every_shape_of_study_can_be_drawn(tmp_path: Path, records: list[RunReco
         assert 400 < height < 4000
         assert picture.caption.endswith(".")
         assert picture.caption.count(". ") <= 3
+
+
+def test_ten_thousand_matrices_are_drawn_in_bounded_size_and_time(tmp_path: Path) -> None:
+    began = time.process_time()
+    drawn = draw_pictures(group_of(study(("glora",), (0,), shapes=bert_shapes(1667), steps_per_epoch=3)), tmp_path)
+    assert len(drawn) == 3
+    assert all(max(png_size(picture.path)) < 7000 for picture in drawn)
+    assert time.process_time() - began < 60
 
 
 def test_runs_without_evaluations_norms_or_ranks_have_no_pictures(tmp_path: Path) -> None:

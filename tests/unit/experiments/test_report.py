@@ -14,10 +14,10 @@ from rich.console import Console
 from synthetic_records import failed_run, finished_run, study
 
 from glora.experiments.records import RecordError, RunRecord, write_record
-from glora.experiments.report import NoFinishedRunsError, terminal_table, write_report
+from glora.experiments.report import NoFinishedRunsError, write_report
 from glora.experiments.spec import RunConfig
 from glora.experiments.summary import summarise
-from glora.experiments.tables import as_markdown, group_tables
+from glora.experiments.tables import as_markdown, as_rich, group_tables
 
 METHODS = ("lora", "adalora", "glora")
 
@@ -170,7 +170,8 @@ def test_names_cannot_break_the_markdown_tables(tmp_path: Path) -> None:
 
 def test_terminal_tables_hold_the_rows_of_the_markdown_ones() -> None:
     (group,) = summarise(study(METHODS, (0, 1, 2)))
-    shown, tables = terminal_table(group), group_tables(group)
+    tables = group_tables(group)
+    shown = [as_rich(table) for table in tables]
     assert [table.row_count for table in shown] == [len(table.rows) for table in tables] == [3, 2, 4, 3, 3]
     for table in tables:
         lines = as_markdown(table).splitlines()
