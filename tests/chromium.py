@@ -113,6 +113,7 @@ class Page:
         self.send("Emulation.setScriptExecutionDisabled", value=not scripts)
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
         self.send("Emulation.setTouchEmulationEnabled", enabled=phone)
+        self._scripts = scripts
         self.colour_scheme("dark" if dark else "light")
 
     def send(self, method: str, **parameters: Any) -> Any:
@@ -122,12 +123,13 @@ class Page:
     def colour_scheme(self, name: str) -> None:
         """What prefers-color-scheme says."""
         self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": name}])
+        self._drawn()
 
     def open(self, path: Path) -> None:
         """Load a file and wait until it is there."""
         self.send("Page.navigate", url=path.as_uri())
         self._browser.wait_for("Page.loadEventFired", self._session)
-        self.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        self._drawn()
 
     def run(self, expression: str) -> Any:
         """The value of a JavaScript expression; a promise is waited for."""
@@ -190,6 +192,11 @@ class Page:
         """Close the tab."""
         self._browser.send("Target.closeTarget", targetId=self._target)
         self._browser.events.clear()
+
+    def _drawn(self) -> None:
+        """Wait until what has changed is drawn, and the events of it are over."""
+        if self._scripts:
+            self.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     def _events(self, method: str) -> list[dict[str, Any]]:
         self.run("0")  # what was sent before this answer has come

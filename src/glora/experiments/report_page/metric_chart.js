@@ -74,7 +74,7 @@ function metricChart(holder, data) {
       ring.setAttribute('cx', left);
       ring.setAttribute('cy', top);
       ring.setAttribute('visibility', 'visible');
-      showTip(around(drawing, left, top), `${run.curve.label}, seed ${run.seed}`, [
+      showTip(() => around(drawing, left, top), `${run.curve.label}, seed ${run.seed}`, [
         `${data.y}: ${shortNumber(run.value)}`,
         `after ${shortNumber(run.time)} ${data.unit}, epoch ${shortNumber(run.epoch)}`,
       ]);

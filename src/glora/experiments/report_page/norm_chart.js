@@ -64,7 +64,7 @@ function normChart(holder, data) {
       dot.setAttribute('cx', left);
       dot.setAttribute('cy', top);
       for (const mark of [chosen, dot]) mark.setAttribute('visibility', 'visible');
-      showTip(around(drawing, left, top), data.names[line], [
+      showTip(() => around(drawing, left, top), data.names[line], [
         `step ${data.steps[step]}: norm ${value === null ? 'not a number' : shortNumber(value)}`,
       ]);
     }

@@ -44,7 +44,7 @@ function rankMap(holder, data) {
   function show(place) {
     const [row, column] = at(place);
     const cell = cells.get(`${row},${column}`);
-    showTip(place.getBoundingClientRect(), ...describe(cell, data.rows[row], data.columns[column]));
+    showTip(() => place.getBoundingClientRect(), ...describe(cell, data.rows[row], data.columns[column]));
   }
   function paint() {
     const [less, neutral, more] = ['less', 'neutral', 'more'].map(themed);

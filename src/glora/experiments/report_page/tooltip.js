@@ -3,6 +3,7 @@
 // never as HTML.
 
 const tip = document.getElementById('tip');
+let anchor = null;
 
 function element(name, attributes = {}, ...children) {
   const made = document.createElement(name);
@@ -11,14 +12,25 @@ function element(name, attributes = {}, ...children) {
   return made;
 }
 
-function showTip(box, title, lines) {
+// `where` gives the box on the screen that the tip belongs to, now and after scrolling.
+function showTip(where, title, lines) {
   tip.replaceChildren(element('strong', {}, title), ...lines.map((line) => element('span', {}, line)));
   tip.hidden = false;
+  anchor = where;
+  placeTip();
+}
+
+function placeTip() {
+  if (tip.hidden) return;
+  const box = anchor();
   const [width, height, gap] = [tip.offsetWidth, tip.offsetHeight, 10];
+  if (box.bottom < 0 || box.top > innerHeight) {
+    hideTip();
+    return;
+  }
   const room = document.documentElement.clientWidth - width - 8;
-  const left = Math.max(8, Math.min(room, (box.left + box.right - width) / 2));
   const above = box.top - height - gap;
-  tip.style.left = `${left}px`;
+  tip.style.left = `${Math.max(8, Math.min(room, (box.left + box.right - width) / 2))}px`;
   tip.style.top = `${above >= 8 ? above : box.bottom + gap}px`;
 }
 
@@ -30,4 +42,4 @@ addEventListener('keydown', (event) => {
   if (event.key === 'Escape') hideTip();
 });
 addEventListener('pointerdown', hideTip, { capture: true });
-addEventListener('scroll', hideTip, { passive: true, capture: true });
+addEventListener('scroll', placeTip, { passive: true, capture: true });
