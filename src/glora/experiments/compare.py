@@ -96,17 +96,7 @@ def plan_comparison(
         RecordError: a record in the folder cannot be read.
     """
     output = Path(output)
-    faults = _folder_faults(output)
-    chosen = _chosen_methods(methods, faults)
-    faults += _repeated("methods", methods) + _repeated("seeds", seeds)
-    if not seeds:
-        faults.append("seeds: there is none; give at least one, such as 0")
-    base = _validated(settings or {}, seeds, faults)
-    if base is not None:
-        base = _found(base, faults)
-        faults += [f"{method.name}: {fault}" for method in chosen for fault in method.setting_faults(base)]
-    if faults or base is None:
-        raise InvalidComparisonError(list(dict.fromkeys(faults)))
+    base, chosen = check_comparison(output, methods=methods, seeds=seeds, settings=settings)
 
     from glora.experiments.train import data_fingerprint, example_counts
 
@@ -122,6 +112,28 @@ def plan_comparison(
         raise InvalidComparisonError(on_other_data)
     runs = tuple(PlannedRun(config, schedule, finished=config.key in done) for config in configs)
     return Plan(runs=runs, examples=examples, output=output)
+
+
+def check_comparison(
+    output: Path, *, methods: Sequence[str], seeds: Sequence[int], settings: Mapping[str, Any] | None
+) -> tuple[RunConfig, list[Method]]:
+    """Check what can be checked without loading anything: the settings that all runs share, and the methods.
+
+    Raises:
+        InvalidComparisonError: naming every fault that can be found.
+    """
+    faults = _folder_faults(output)
+    chosen = _chosen_methods(methods, faults)
+    faults += _repeated("methods", methods) + _repeated("seeds", seeds)
+    if not seeds:
+        faults.append("seeds: there is none; give at least one, such as 0")
+    base = _validated(settings or {}, seeds, faults)
+    if base is not None:
+        base = _found(base, faults)
+        faults += [f"{method.name}: {fault}" for method in chosen for fault in method.setting_faults(base)]
+    if faults or base is None:
+        raise InvalidComparisonError(list(dict.fromkeys(faults)))
+    return base, chosen
 
 
 def check_settings(settings: Mapping[str, Any]) -> RunConfig:

@@ -21,6 +21,15 @@ ELSEWHERE = re.compile(r"(?<![\w.:/\\~>\-])/(?:[\w.\-+@]+/)+(?=[\w.\-+@])")
 """The folders of an absolute path that is under none of the folders known by name; a URL is not matched."""
 
 
+DIVERGED = ("DivergedError", "BrokenPredictionsError")
+"""Types of the exceptions that end a run whose numbers have become NaN or infinite."""
+
+
+def has_diverged(error: str) -> bool:
+    """Whether `RunRecord.error` says that training has diverged, which other settings may prevent."""
+    return error.split(":", 1)[0] in DIVERGED
+
+
 def describe_failure(error: BaseException) -> tuple[str, str]:
     """What `RunRecord.error` and `RunRecord.traceback` say about an exception.
 

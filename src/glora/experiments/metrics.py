@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 
+class BrokenPredictionsError(ValueError):
+    """Predictions that are NaN or infinite: training has diverged."""
+
+
 def _accuracy(labels: NDArray[Any], predicted: NDArray[Any]) -> float:
     from sklearn.metrics import accuracy_score
 
@@ -92,8 +96,8 @@ def compute(metrics: Sequence[str], predictions: ArrayLike, labels: ArrayLike) -
         Name -> value, in the order of `metrics`.
 
     Raises:
-        ValueError: an unknown metric, metrics of both kinds, shapes that do not fit, no example, or predictions that
-            are NaN or infinite.
+        ValueError: an unknown metric, metrics of both kinds, shapes that do not fit, or no example.
+        BrokenPredictionsError: predictions that are NaN or infinite.
     """
     import numpy as np
 
@@ -134,7 +138,7 @@ def _refuse_broken(output: NDArray[Any]) -> None:
 
     broken = int((~np.isfinite(output)).reshape(len(output), -1).any(axis=1).sum())
     if broken:
-        raise ValueError(
+        raise BrokenPredictionsError(
             f"{broken} of {len(output)} predictions are NaN or infinite: training has diverged. Lower the learning "
             "rate, or train in float32."
         )

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from glora.experiments.spec import RunConfig
 
 
+class RunStopped(Exception):  # noqa: N818  (it is no error)
+    """Raised by what is told how far a run is, to end the run; it leaves no record."""
+
+
 class RunProgress:
     """The events of a comparison, in the order in which they come. This class shows none of them."""
 
@@ -33,10 +37,16 @@ class RunProgress:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def begin(self, runs: int, steps: int) -> None:
-        """So many runs are to be made, with so many optimiser steps together."""
+    def begin(self, runs: int, steps: int, *, noun: str = "run") -> None:
+        """So many runs are to be made, with so many optimiser steps together; a search calls them trials."""
 
-    def run_begins(self, config: RunConfig, steps: int) -> None:
+    def left(self, runs: int) -> None:
+        """So many are left: other processes make some of them."""
+
+    def waiting(self, message: str) -> None:
+        """Nothing is left to do here, but other processes may need help yet."""
+
+    def run_begins(self, config: RunConfig, steps: int, *, name: str | None = None) -> None:
         """A run of so many steps begins, by loading its model."""
 
     def step(self) -> None:
@@ -53,6 +63,10 @@ class RunProgress:
 
     def run_ends(self, record: RunRecord) -> None:
         """A run has ended, well or not."""
+        self.run_over(outcome(record), record.steps or 0)
+
+    def run_over(self, message: str, steps: int) -> None:
+        """A run has ended after so many steps, and this is to be said of it."""
 
     def say(self, message: str) -> None:
         """A line for the user, such as how the ranks were reallocated."""
@@ -88,6 +102,7 @@ class BarProgress(RunProgress):
             transient=True,
         )
         self._runs = self._done = self._run_steps = 0
+        self._steps_a_run, self._noun = 0.0, "run"
         self._everything: TaskID | None = None
         self._run: TaskID | None = None
         self._evaluation: TaskID | None = None
@@ -102,17 +117,26 @@ class BarProgress(RunProgress):
         self._bars.stop()
 
     @override
-    def begin(self, runs: int, steps: int) -> None:
-        self._runs = runs
+    def begin(self, runs: int, steps: int, *, noun: str = "run") -> None:
+        self._remove(self._everything)
+        self._runs, self._done, self._noun, self._steps_a_run = runs, 0, noun, steps / max(1, runs)
         self._everything = self._bars.add_task(self._title(), total=steps, unit="steps", timed=True, note="")
 
     def _title(self) -> str:
-        return f"[bold]run {min(self._done + 1, self._runs)} of {self._runs}"
+        return f"[bold]{self._noun} {min(self._done + 1, self._runs)} of {self._runs}"
 
     @override
-    def run_begins(self, config: RunConfig, steps: int) -> None:
+    def left(self, runs: int) -> None:
+        self._done = self._runs - runs
+        if self._everything is not None:
+            self._bars.update(
+                self._everything, description=self._title(), completed=round(self._done * self._steps_a_run)
+            )
+
+    @override
+    def run_begins(self, config: RunConfig, steps: int, *, name: str | None = None) -> None:
         self._run_steps = steps
-        self._run = self._bars.add_task(_name(config), total=steps, unit="steps", timed=True, note="")
+        self._run = self._bars.add_task(escape(name or _name(config)), total=steps, unit="steps", timed=True, note="")
 
     @override
     def step(self) -> None:
@@ -138,15 +162,19 @@ class BarProgress(RunProgress):
             self._bars.update(self._run, note=f"{escape(name)} {value:.3f}")
 
     @override
-    def run_ends(self, record: RunRecord) -> None:
+    def waiting(self, message: str) -> None:
+        if self._everything is not None:
+            self._bars.update(self._everything, description="[bold]waiting", note=escape(message))
+
+    @override
+    def run_over(self, message: str, steps: int) -> None:
         self._remove(self._evaluation)
         self._remove(self._run)
         self._run = self._evaluation = None
         self._done += 1
         if self._everything is not None:
-            skipped = self._run_steps - (record.steps or 0)
-            self._bars.update(self._everything, description=self._title(), advance=skipped)
-        self.say(outcome(record))
+            self._bars.update(self._everything, description=self._title(), advance=self._run_steps - steps)
+        self.say(message)
 
     @override
     def say(self, message: str) -> None:
@@ -165,15 +193,28 @@ class LineProgress(RunProgress):
         self._runs = self._done = 0
         self._steps = self._all_steps = self._all_done = 0
         self._began = 0.0
+        self._waiting_for = ""
 
     @override
-    def begin(self, runs: int, steps: int) -> None:
-        self._runs, self._all_steps, self._began = runs, steps, time.monotonic()
+    def waiting(self, message: str) -> None:
+        if message != self._waiting_for:
+            self.say(message)
+        self._waiting_for = message
 
     @override
-    def run_begins(self, config: RunConfig, steps: int) -> None:
+    def begin(self, runs: int, steps: int, *, noun: str = "run") -> None:
+        self._runs, self._done, self._all_steps, self._all_done = runs, 0, steps, 0
+        self._began = time.monotonic()
+
+    @override
+    def left(self, runs: int) -> None:
+        self._done = self._runs - runs
+        self._all_done = round(self._done * self._all_steps / max(1, self._runs))
+
+    @override
+    def run_begins(self, config: RunConfig, steps: int, *, name: str | None = None) -> None:
         self._steps = 0
-        self.say(f"[{self._done + 1}/{self._runs}] {_name(config)}: {steps} steps")
+        self.say(f"[{self._done + 1}/{self._runs}] {name or _name(config)}: {steps} steps")
 
     @override
     def step(self) -> None:
@@ -190,9 +231,9 @@ class LineProgress(RunProgress):
         )
 
     @override
-    def run_ends(self, record: RunRecord) -> None:
+    def run_over(self, message: str, steps: int) -> None:
         self._done += 1
-        self.say(f"[{self._done}/{self._runs}] {outcome(record)}")
+        self.say(f"[{self._done}/{self._runs}] {message}")
 
     @override
     def say(self, message: str) -> None:

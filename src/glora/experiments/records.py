@@ -224,11 +224,21 @@ def write_record(directory: str | os.PathLike[str], record: RunRecord) -> Path:
         RecordWriteError: if the file system refuses; an older record of the same key is untouched.
     """
     path = record_path(directory, record.key)
-    temporary = path.with_name(f".{record.key}.{os.getpid()}.tmp")
+    write_whole(path, record.model_dump_json(indent=1) + "\n")
+    return path
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file as `write_record` does.
+
+    Raises:
+        RecordWriteError: if the file system refuses; what stood there before is untouched.
+    """
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "w", encoding="utf-8") as file:
-            file.write(record.model_dump_json(indent=1) + "\n")
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -243,7 +253,6 @@ def write_record(directory: str | os.PathLike[str], record: RunRecord) -> Path:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
-    return path
 
 
 def read_record(path: str | os.PathLike[str]) -> RunRecord:

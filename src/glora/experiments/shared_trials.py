@@ -39,6 +39,9 @@ SLOT, ERROR, INTERRUPTED, SURPLUS = "slot", "error", "interrupted", "surplus"
 TERMS = "terms"
 """User attribute of a study: what must be equal for two processes to share it."""
 
+LONGEST_NAME = 500
+"""Characters of a study's name; Optuna's tables hold 512."""
+
 MAX_DEATHS = 3
 """A trial that has taken so many processes with it is given up: it may be what kills them, for want of memory."""
 
@@ -135,24 +138,24 @@ def read_slots(study: Study) -> dict[str, Slot]:
     """What has become of every slot."""
     chains: dict[str, list[FrozenTrial]] = {}
     for trial in study.get_trials(deepcopy=False):
-        chains.setdefault(_slot(trial), [])
+        chains.setdefault(slot_of(trial), [])
         if SURPLUS not in trial.user_attrs:
-            chains[_slot(trial)].append(trial)
+            chains[slot_of(trial)].append(trial)
     return {name: Slot(name, tuple(trials), _state(trials)) for name, trials in chains.items() if trials}
 
 
 def work(
-    study: Study,
-    do: Callable[[Trial], float],
+    jobs: Sequence[Job],
     *,
     waiting: Callable[[int], None] = lambda _running: None,
     look_after: float = HEARTBEAT_SECONDS / 2,
 ) -> None:
-    """Do what is left of a study, together with whoever else works on it; returns when nothing is left to anybody.
+    """Do what is left of some studies, together with whoever else works on them; ends when nothing is left to anybody.
+
+    The studies take turns, so that whenever the work is interrupted, they are about equally far.
 
     Args:
-        study: from `open_study`.
-        do: does a slot and returns its value. It raises `TrialFailedError` or `optuna.TrialPruned` where that is the outcome.
+        jobs: studies from `open_study`, each with what does one of its slots.
         waiting: called with the number of trials that run elsewhere, whenever there is nothing to do but to see whether
             their processes live.
         look_after: seconds until the next look.
@@ -160,22 +163,39 @@ def work(
     Raises:
         KeyboardInterrupt: Ctrl-C; the slot that was under way is free for others, and all else is kept.
     """
-    while _take_one(study, do):
-        open_slots = [slot for slot in read_slots(study).values() if slot.state == "open"]
-        if open_slots and all(trial.state != TrialState.WAITING for slot in open_slots for trial in slot.trials):
-            waiting(len(open_slots))
+    left = list(jobs)
+    while left:
+        took = [job for job in left if _take_one(job)]
+        running = {job.study.study_name: _open_slots(job.study) for job in left}
+        left = [job for job in left if running[job.study.study_name]]
+        if left and not took:
+            waiting(sum(running.values()))
             time.sleep(look_after)
 
 
-def _take_one(study: Study, do: Callable[[Trial], float]) -> bool:
-    """Do one slot if one is waiting; whether there may be more, now or later."""
-    _replace_lost(study)
-    shift = _Shift(study, do)
+@dataclass(frozen=True)
+class Job:
+    """A study, and what does one of its slots.
+
+    Attributes:
+        study: from `open_study`.
+        do: takes a trial, whose slot is `slot_of(trial)`, and returns its value. It raises `TrialFailedError` or
+            `optuna.TrialPruned` where that is the outcome.
+    """
+
+    study: Study
+    do: Callable[[Trial], float]
+
+
+def _take_one(job: Job) -> bool:
+    """Do one slot of a study, if one is waiting."""
+    _replace_lost(job.study)
+    shift = _Shift(job.study, job.do)
     try:
         with _quiet():
-            study.optimize(shift, n_trials=1, catch=(TrialFailedError,))
+            job.study.optimize(shift, n_trials=1, catch=(TrialFailedError,))
     except NoTrialWaitingError:
-        return any(slot.state in ("open", "lost") for slot in read_slots(study).values())
+        return False
     except KeyboardInterrupt:
         shift.give_back()
         raise
@@ -183,6 +203,10 @@ def _take_one(study: Study, do: Callable[[Trial], float]) -> bool:
         if not shift.was_taken_over():
             raise
     return True
+
+
+def _open_slots(study: Study) -> int:
+    return sum(slot.state in ("open", "lost") for slot in read_slots(study).values())
 
 
 def retry_failed(study: Study) -> None:
@@ -195,7 +219,7 @@ def retry_failed(study: Study) -> None:
 def retry(study: Study, trial: FrozenTrial) -> None:
     """A new trial of the same slot with the same settings."""
     again = copy.deepcopy(trial)
-    again.user_attrs = {SLOT: _slot(trial)}
+    again.user_attrs = {SLOT: slot_of(trial)}
     with _quiet():
         RetryHeartbeatStaleTrialCallback()(study, again)
 
@@ -242,7 +266,7 @@ class _Shift:
 
 
 def _fill(study: Study, slots: Sequence[str]) -> None:
-    present = {_slot(trial) for trial in study.get_trials(deepcopy=False)}
+    present = {slot_of(trial) for trial in study.get_trials(deepcopy=False)}
     for slot in slots:
         if slot not in present:
             study.add_trial(create_trial(state=TrialState.WAITING, user_attrs={SLOT: slot}))
@@ -252,7 +276,7 @@ def _wait_until_filled(study: Study, slots: Sequence[str]) -> None:
     """Leave it to the process that is filling the study, as long as it does: several would make a crowd of surplus trials."""
     count, since = -1, time.monotonic()
     while time.monotonic() - since < FILLING_SECONDS:
-        present = {_slot(trial) for trial in study.get_trials(deepcopy=False)}
+        present = {slot_of(trial) for trial in study.get_trials(deepcopy=False)}
         if TERMS in study.user_attrs and present >= set(slots):
             return
         if len(present) != count:
@@ -283,7 +307,8 @@ def _replace_lost(study: Study) -> None:
             retry(study, slot.last)
 
 
-def _slot(trial: FrozenTrial) -> str:
+def slot_of(trial: FrozenTrial | Trial) -> str:
+    """The name of the slot that a trial belongs to."""
     return str(trial.user_attrs.get(SLOT, f"trial {trial.number}"))
 
 
@@ -307,9 +332,9 @@ def _state(trials: Sequence[FrozenTrial]) -> State:
 def _is_surplus(study: Study, mine: Trial) -> bool:
     """Whether another trial of the slot counts: an earlier one that lives, or one that has ended and is no ancestor."""
     trials = study.get_trials(deepcopy=False)
-    slot = _slot(trials[mine.number])
+    slot = slot_of(trials[mine.number])
     ancestors = RetryHeartbeatStaleTrialCallback.retry_history(trials[mine.number])
-    others = [t for t in trials if _slot(t) == slot and t.number != mine.number and SURPLUS not in t.user_attrs]
+    others = [t for t in trials if slot_of(t) == slot and t.number != mine.number and SURPLUS not in t.user_attrs]
     return any(
         (_is_alive(other) and other.number < mine.number)
         or ((_is_done(other) or ERROR in other.user_attrs) and not _is_alive(other) and other.number not in ancestors)

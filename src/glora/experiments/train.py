@@ -15,7 +15,7 @@ from transformers import PrinterCallback, set_seed
 from glora.experiments.failures import describe_failure
 from glora.experiments.measurement import PeakMemory
 from glora.experiments.methods import Application, Schedule, find_method
-from glora.experiments.progress import RunProgress
+from glora.experiments.progress import RunProgress, RunStopped
 from glora.experiments.provenance import collect_provenance, utc_now
 from glora.experiments.records import RunRecord
 from glora.experiments.task_kinds import find_kind
@@ -69,12 +69,17 @@ def run(config: RunConfig, *, progress: RunProgress | None = None) -> RunRecord:
 
     Returns:
         The run's record, not yet written anywhere.
+
+    Raises:
+        RunStopped: `progress` has ended the run.
     """
     progress = progress or RunProgress()
     measured = Measurements(config)
     try:
         _run(config, progress, measured)
         record = measured.record()
+    except RunStopped:
+        raise
     except Exception as error:
         record = measured.record(error)
     progress.run_ends(record)
@@ -89,6 +94,26 @@ def example_counts(config: RunConfig) -> dict[str, int]:
     """
     task = _task(config)
     return {"train": len(task.train)} | {name: len(rows) for name, rows in task.evaluation.items()}
+
+
+def count_target_matrices(config: RunConfig) -> int:
+    """Number of matrices that are adapted; loads the model.
+
+    Raises:
+        ValueError, FileNotFoundError: the task or the model cannot be loaded, or `target_modules` matches nothing.
+    """
+    task = _task(config)
+    kind = find_kind(task.kind)
+    return len(kind.target_modules(kind.load_model(config, task)[0], config.target_modules))
+
+
+def primary_metric(config: RunConfig) -> str:
+    """The metric that the task is judged by.
+
+    Raises:
+        ValueError, FileNotFoundError: the task cannot be loaded.
+    """
+    return _task(config).primary_metric
 
 
 def data_fingerprint(config: RunConfig) -> str:

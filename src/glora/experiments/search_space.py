@@ -1,0 +1,111 @@
+"""Which values a search may give to which settings: per method, and whether training can have them.
+
+Every method is tuned in the settings that it looks at, and in no others: `lora` has a learning rate, and no beta.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from glora.experiments.methods import ALLOCATION_SETTINGS, Method, Schedule
+from glora.experiments.search_ranges import SearchRange, parse_range
+from glora.experiments.spec import RunConfig
+
+if TYPE_CHECKING:
+    from optuna import Trial
+
+DEFAULT_RANGES = {"learning_rate": "5e-5-5e-3", "beta": "0.8-0.99", "warmup_steps": "0.1-0.5"}
+"""As an experiment file writes them. A warm-up below 1 is a share of all steps, so that it fits trainings of any length."""
+
+DEFAULT_BUDGETS = (0.5, 0.75, 1.0)
+"""total_rank as a share of uniform LoRA's, matrices · rank. None is above 1: a method must not win by a larger budget."""
+
+
+def default_ranges(matrices: int, rank: int) -> tuple[SearchRange, ...]:
+    """What is searched where nobody says: learning_rate, beta, total_rank and warmup_steps.
+
+    Args:
+        matrices: adapted matrices of the model.
+        rank: of uniform LoRA.
+    """
+    budgets = tuple(dict.fromkeys(max(1, round(share * matrices * rank)) for share in DEFAULT_BUDGETS))
+    total_rank = SearchRange("total_rank", "categorical", choices=budgets)
+    learning_rate, beta, warmup_steps = (parse_range(setting, text) for setting, text in DEFAULT_RANGES.items())
+    return learning_rate, beta, total_rank, warmup_steps
+
+
+def searched_by(method: Method, ranges: Sequence[SearchRange]) -> tuple[SearchRange, ...]:
+    """The ranges of the settings that a method looks at."""
+    ignored = ALLOCATION_SETTINGS - method.settings
+    return tuple(found for found in ranges if found.setting not in ignored)
+
+
+def suggest(trial: Trial, ranges: Sequence[SearchRange]) -> dict[str, Any]:
+    """Setting -> the value that a trial gives it."""
+    for found in ranges:
+        if found.kind == "categorical":
+            trial.suggest_categorical(found.setting, tuple(map(_choice, found.choices)))
+        elif found.kind == "integer":
+            trial.suggest_int(found.setting, int(found.low or 0), int(found.high or 0), log=found.log)
+        else:
+            trial.suggest_float(found.setting, found.low or 0.0, found.high or 0.0, log=found.log)
+    return chosen(trial.params, ranges)
+
+
+def chosen(params: Mapping[str, Any], ranges: Sequence[SearchRange]) -> dict[str, Any]:
+    """The settings of a trial, of its parameters as Optuna keeps them."""
+    values = {}
+    for found in ranges:
+        value = params[found.setting]
+        texts = {_choice(choice): choice for choice in found.choices}
+        values[found.setting] = texts[value] if found.kind == "categorical" else value
+    return values
+
+
+def _choice(value: Any) -> Any:
+    """Optuna keeps plain values; names of matrices are written with commas, as on the command line."""
+    return ",".join(value) if isinstance(value, tuple) else value
+
+
+def range_faults(method: Method, base: RunConfig, ranges: Sequence[SearchRange], examples: int) -> list[str]:
+    """Ends of ranges that no training of this method can have, whatever the other searched settings are.
+
+    Args:
+        method: the method.
+        base: its settings that are not searched.
+        ranges: those that are.
+        examples: training examples, from which the number of steps follows.
+    """
+    ends = {found.setting: _ends(found) for found in ranges}
+    corners = [dict(zip(ends, values)) for values in itertools.product(*ends.values())]
+    judged = [(corner, config_faults(method, base, corner, examples)) for corner in corners]
+    faults = []
+    for setting, values in ends.items():
+        for value in values:
+            found = [fault for corner, fault in judged if corner[setting] == value]
+            if all(found):
+                faults.append(f"{setting}={value} can never be trained with {method.name}: {found[0][0]}")
+    if not ends and judged[0][1]:
+        faults += judged[0][1]
+    return list(dict.fromkeys(faults))
+
+
+def config_faults(method: Method, base: RunConfig, values: Mapping[str, Any], examples: int) -> list[str]:
+    """What is wrong with one choice of values."""
+    try:
+        config = RunConfig.model_validate({**dict(base), **values})
+    except ValidationError as error:
+        return [f"{fault['loc'][0] if fault['loc'] else 'settings'}: {fault['msg']}" for fault in error.errors()]
+    schedule = Schedule.of(examples, config.batch_size, config.epochs)
+    return [*method.setting_faults(config), *method.schedule_faults(config, schedule)]
+
+
+def _ends(found: SearchRange) -> tuple[Any, ...]:
+    if found.kind == "categorical":
+        return found.choices
+    convert = int if found.kind == "integer" else float
+    return tuple(convert(bound) for bound in (found.low, found.high) if bound is not None)
