@@ -272,6 +272,73 @@ def run(
 
 
 @app.command()
+@_with_settings
+def search(
+    settings: dict[str, Any],
+    experiment: Annotated[
+        Path | None,
+        typer.Argument(metavar="EXPERIMENT.json", help="Experiment file, JSON or YAML.", show_default="none"),
+    ] = None,
+    trials: Annotated[int, typer.Option("--trials", "-n", help="Trials of each method, on each model and task.")] = 20,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Folder for the records and the report.", show_default="results/EXPERIMENT or search"
+        ),
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            "--storage",
+            metavar="URL",
+            help="Database that any number of processes share, such as postgresql://user:password@host/database.",
+            show_default="SQLite in the output folder",
+        ),
+    ] = None,
+    study: Annotated[
+        str | None,
+        typer.Option("--study", metavar="NAME", help="Name in the database.", show_default="the output folder's"),
+    ] = None,
+    ranges: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--range",
+            metavar="NAME=RANGE",
+            help="What to search, such as learning_rate=1e-4-5e-4 or rank=4,8,16. Repeatable.",
+            show_default="the file's; else learning_rate, beta, total_rank, warmup_steps",
+        ),
+    ] = None,
+    held_out: Annotated[
+        float, typer.Option("--held-out", help="Share of the training examples that trials are judged by.")
+    ] = 0.2,
+    search_seed: Annotated[int, typer.Option("--search-seed", help="Seeds what the search chooses.")] = 0,
+    methods: Methods = None,
+    seeds: Seeds = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Show what would be searched and run, and stop.")] = False,
+    verbose: Verbosity = 0,
+    debug: Debug = False,
+) -> None:
+    """Tune every method alike, then run each with its best settings on all seeds, and report the difference.
+
+    Settings are tuned on a part of the training examples, never on what is reported. The same command goes on with what is
+    left; given on several machines with one --storage, they share the work. With an experiment file, --model is
+    NAME=FOLDER.
+    """
+    folder = output or Path("results") / (experiment.stem if experiment else "search")
+    console = _console()
+    with _running(console, folder, verbose, kept="trials and runs"):
+        _search(
+            console,
+            folder,
+            _search_request(experiment, settings, _names(methods), seeds, _assignments("--range", ranges)),
+            {"trials": trials, "held_out": held_out, "seed": search_seed},
+            storage=storage,
+            name=study or folder.resolve().name,
+            only_plan=plan,
+        )
+
+
+@app.command()
 def report(
     directory: Annotated[
         Path, typer.Argument(help="Output folder of `glora compare` or `glora run`.", show_default=False)
@@ -378,7 +445,7 @@ def list_names(
 
 
 @contextlib.contextmanager
-def _running(console: Console, output: Path, verbosity: int) -> Iterator[None]:
+def _running(console: Console, output: Path, verbosity: int, kept: str = "runs") -> Iterator[None]:
     """Messages on the console; Ctrl-C ends with a line that says how to go on."""
     try:
         from glora.experiments.messages import log_messages_on
@@ -387,7 +454,7 @@ def _running(console: Console, output: Path, verbosity: int) -> Iterator[None]:
             yield
     except KeyboardInterrupt:
         console.print(
-            f"\nInterrupted. Finished runs are kept in {output}; the same command goes on with the rest.",
+            f"\nInterrupted. Finished {kept} are kept in {output}; the same command goes on with the rest.",
             markup=False,
             highlight=False,
             soft_wrap=True,
@@ -478,6 +545,77 @@ def _run(console: Console, path: Path, output: Path, given: dict[str, Any], *, o
     if failed < len(experiment.configs):
         _report(console, output)
     _admit(console, failed, len(experiment.configs), output)
+
+
+def _search_request(
+    path: Path | None,
+    settings: dict[str, Any],
+    methods: tuple[str, ...] | None,
+    seeds: str | None,
+    ranges: dict[str, str],
+) -> dict[str, Any]:
+    from glora.experiments.search_request import search_request, search_request_of_file
+
+    numbers = None if seeds is None else _seeds(seeds)
+    if path is None:
+        return search_request(settings, methods=methods, seeds=numbers, ranges=ranges)
+    for option, value in (("--task", settings.get("task")), ("--methods", methods)):
+        if value is not None:
+            raise ValueError(f"{option}: the experiment file {path} says that; leave out the one or the other")
+    models = settings.get("model")
+    given = {
+        "seeds": None if numbers is None else list(numbers),
+        "data_dir": settings.get("data_dir"),
+        "model_overrides": _assignments("--model", models.split(",") if models else None),
+        "settings": {name: value for name, value in settings.items() if name not in ("model", "data_dir")},
+    }
+    return search_request_of_file(path, {n: v for n, v in given.items() if v not in (None, {})}, ranges=ranges)
+
+
+def _search(
+    console: Console,
+    output: Path,
+    request: dict[str, Any],
+    options: dict[str, Any],
+    *,
+    storage: str | None,
+    name: str,
+    only_plan: bool,
+) -> None:
+    from glora.experiments.progress import open_progress
+    from glora.experiments.search import SearchFailedError, plan_tuned_runs, run_trials
+    from glora.experiments.search_plan import SearchOptions, plan_search
+    from glora.experiments.search_record import search_record, write_search_record
+    from glora.experiments.search_view import describe_outcomes, describe_search
+    from glora.experiments.shared_runs import make_shared_runs
+    from glora.experiments.study_storage import check_storage, open_storage, sqlite_url, storage_errors
+
+    shown = check_storage(storage) if storage else sqlite_url(output)
+    opened = open_storage(storage) if storage and not only_plan else None
+    with console.status("Reading the data ..."):
+        planned = plan_search(output, name, options=SearchOptions(**options), **request)
+    console.print(describe_search(planned, shown))
+    if only_plan:
+        return
+    if opened is None:
+        output.mkdir(parents=True, exist_ok=True)
+        opened = open_storage(shown)
+    with storage_errors(opened):
+        try:
+            with open_progress(console) as progress:
+                outcomes = run_trials(planned, opened, progress)
+        except SearchFailedError as error:
+            _complain(error)
+            raise typer.Exit(1) from None
+        console.print(describe_outcomes(outcomes))
+        write_search_record(output, search_record(planned, outcomes))
+        plans = plan_tuned_runs(planned, outcomes)
+        with open_progress(console) as progress:
+            records = make_shared_runs(opened, name, plans, progress)
+    failed = sum(record.status == "failed" for record in records)
+    if failed < len(records):
+        _report(console, output)
+    _admit(console, failed, sum(len(each.runs) for each in plans), output)
 
 
 def _make(console: Console, planned: Plan) -> int:

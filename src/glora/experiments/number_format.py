@@ -45,6 +45,12 @@ def metric_header(metric: str) -> str:
     return f"{metric_name(metric)} ({unit})" if unit else metric_name(metric)
 
 
+def value_text(metric: str, value: float) -> str:
+    """One value of a metric, in the unit of `metric_header`: `81.3`."""
+    scale, unit = metric_scale(metric)
+    return f"{scale * value:.1f}" if unit else f"{scale * value:.4g}"
+
+
 def metric_text(metric: str, found: Estimate | None) -> str:
     """`81.3 ± 0.4`, or `81.3 (n = 1)`."""
     scale, unit = metric_scale(metric)

@@ -137,7 +137,7 @@ def open_storage(
         StorageError: no such kind of database, its driver is not installed, it cannot be reached within
             CONNECT_SECONDS, or its file cannot be written.
     """
-    shown = _check_url(url)
+    shown = check_storage(url)
     for attempt in itertools.count(1):
         storage = _connect(url, shown, last=attempt == ATTEMPTS, heartbeat=heartbeat, grace=grace)
         if storage is not None:
@@ -188,8 +188,12 @@ def _connect(url: str, shown: str, *, last: bool, heartbeat: int, grace: int) ->
         return None
 
 
-def _check_url(url: str) -> str:
-    """The URL without its password, if there is such a kind of database and its file could be written."""
+def check_storage(url: str) -> str:
+    """The URL without its password, if there is such a kind of database, its driver, and its file could be written.
+
+    Raises:
+        StorageError: if not; nothing is connected to.
+    """
     try:
         parsed = sqlalchemy.make_url(url)
     except ArgumentError:

@@ -1,0 +1,84 @@
+"""A search, as the user sees it before it begins and when its trials are over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from glora.experiments.number_format import counted, short_name
+from glora.experiments.search import StudyOutcome
+from glora.experiments.search_plan import SearchPlan
+from glora.experiments.search_sampler import settings_text
+
+
+def describe_search(plan: SearchPlan, storage: str) -> RenderableType:
+    """What is searched for which method, on which examples, how often, and what is run in the end.
+
+    Args:
+        plan: the search.
+        storage: the database, without its password.
+    """
+    options, studies = plan.options, plan.studies
+    rows = [("search", plan.name)]
+    for study in {(s.base.task, s.base.model): s for s in studies}.values():
+        train, tuning = study.examples["train"], study.examples["tuning"]
+        rows.append(
+            (
+                "tuned on",
+                f"{short_name(study.base.task)} with {short_name(study.base.model)}: {train:,} of the training examples to "
+                f"train on, {tuning:,} others to judge by ({study.metric}, {study.direction}d); "
+                f"{counted(study.schedule.total_steps, 'step')} a trial",
+            )
+        )
+    terms = studies[0].terms
+    studied = "1 study" if len(studies) == 1 else f"{len(studies)} studies"
+    runs = len(plan.pairs) * len(plan.methods) * len(plan.seeds)
+    rows += [
+        (
+            "trials",
+            f"{len(studies) * options.trials} = {studied} × {options.trials}",
+        ),
+        ("", f"{terms['sampler']}; {terms['pruner']}; trained with seed {terms['seed of the trials']}"),
+        (
+            "runs",
+            f"then {counted(runs, 'run')} with the best settings: {', '.join(plan.methods)} with "
+            f"{'seed' if len(plan.seeds) == 1 else 'seeds'} {', '.join(map(str, plan.seeds))} on the whole training data, "
+            "evaluated on the task's own splits",
+        ),
+        ("storage", storage),
+        ("output", str(plan.output)),
+    ]
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold")
+    for name, text in rows:
+        grid.add_row(name, escape(text))
+    return Group(grid, "", _spaces(plan))
+
+
+def _spaces(plan: SearchPlan) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for header in ("model", "data set", "method", "searched"):
+        table.add_column(header)
+    for pair in plan.pairs:
+        for study in pair.studies:
+            space = "; ".join(map(str, study.ranges)) or "nothing: it looks at none of these settings"
+            names = short_name(study.base.model), short_name(study.base.task), study.method.name
+            table.add_row(*map(escape, (*names, space)))
+    return table
+
+
+def describe_outcomes(outcomes: Sequence[StudyOutcome]) -> Table:
+    """What each study has found."""
+    table = Table(box=None, pad_edge=False, header_style="bold", title="Best settings", title_justify="left")
+    for header in ("model", "data set", "method", "settings", "in tuning", "trials"):
+        table.add_column(header, justify="right" if header == "in tuning" else "left")
+    for outcome in outcomes:
+        search = outcome.search
+        value = outcome.best.value if outcome.best else None
+        trials = ", ".join(f"{count} {how}" for how, count in outcome.counts.items() if count)
+        cells = (short_name(search.base.model), short_name(search.base.task), search.method.name)
+        table.add_row(*map(escape, (*cells, settings_text(outcome.values), f"{search.metric} {value:.4f}", trials)))
+    return table
