@@ -199,7 +199,7 @@ def _take_one(job: Job) -> bool:
     except KeyboardInterrupt:
         shift.give_back()
         raise
-    except (UpdateFinishedTrialError, ValueError):
+    except (UpdateFinishedTrialError, ValueError, AssertionError):  # as Optuna reacts when a trial is finished already
         if not shift.was_taken_over():
             raise
     return True
@@ -245,7 +245,7 @@ class _Shift:
         except KeyboardInterrupt:
             trial.set_user_attr(INTERRUPTED, True)
             raise
-        except ValueError:
+        except (ValueError, AssertionError):
             self._faulty = True
             raise
 
