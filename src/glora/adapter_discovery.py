@@ -54,7 +54,7 @@ def find_lora_layers(
     configs = peft_configs(model)
     root = base_model(model)
     layers = {
-        _matrix_name(name, module): module
+        matrix_name(name, module): module
         for name, module in root.named_modules()
         if isinstance(module, LoraLayer) and not isinstance(module, AdaLoraLayer)
     }
@@ -146,7 +146,8 @@ def floor_of(layer: LoraLayer, adapter_name: str, config: Any = None) -> tuple[i
     return 0, ""
 
 
-def _matrix_name(module_name: str, layer: LoraLayer) -> str:
+def matrix_name(module_name: str, layer: LoraLayer) -> str:
+    """The name of what a layer updates, as in PEFT's patterns: the module's, or for experts that of their parameter."""
     if isinstance(layer, ParamWrapper):  # several parameters of one module are wrappers inside one another
         return f"{module_name.replace('.base_layer', '')}.{layer.parameter_name}"
     return module_name

@@ -15,7 +15,8 @@ from peft.tuners.lora.layer import LoraLayer
 from torch import nn
 from transformers import TrainerCallback, TrainingArguments
 
-from glora.lora_layers import base_model
+from glora.adapter_discovery import matrix_name
+from glora.lora_layers import base_model, experts
 
 
 class Adaptation:
@@ -24,7 +25,8 @@ class Adaptation:
     Attributes:
         model: the PEFT model to train.
         callbacks: what the method wants called during training.
-        module_shapes: module name -> (d_out, d_in), of every adapted matrix.
+        module_shapes: module name -> (d_out, d_in), of every adapted matrix; of E stacked experts (E·d_out, E·d_in), because
+            one rank of theirs costs E·(d_out + d_in).
         initial_ranks: module name -> rank before training.
         preparation_seconds: what the method took before the first step, beyond putting adapters of one rank on the model.
             It counts as training time.
@@ -36,7 +38,7 @@ class Adaptation:
         self.model = model
         self.callbacks = tuple(callbacks)
         layers = adapted_layers(model)
-        self.module_shapes = {name: (layer.out_features, layer.in_features) for name, layer in layers.items()}
+        self.module_shapes = {name: _shape(layer) for name, layer in layers.items()}
         self.initial_ranks = {name: _rank(layer) for name, layer in layers.items()}
 
     def ranks(self) -> dict[str, int]:
@@ -73,11 +75,19 @@ class Adaptation:
 
 def adapted_layers(model: nn.Module) -> dict[str, Any]:
     """LoRA layers (AdaLoRA's among them) by module name, relative to the base model as in PEFT's patterns."""
-    return {name: layer for name, layer in base_model(model).named_modules() if isinstance(layer, LoraLayer)}
+    return {
+        matrix_name(name, layer): layer
+        for name, layer in base_model(model).named_modules()
+        if isinstance(layer, LoraLayer)
+    }
+
+
+def _shape(layer: Any) -> tuple[int, int]:
+    return experts(layer) * layer.out_features, experts(layer) * layer.in_features
 
 
 def _rank(layer: Any) -> int:
     """The rank of the layer's one adapter, from the shape of A: the layer's own `r` could be out of date."""
     (factor,) = layer.lora_A.values()
     weight = factor if isinstance(factor, torch.Tensor) else factor.weight
-    return int(weight.shape[0])
+    return int(weight.shape[0]) // experts(layer)

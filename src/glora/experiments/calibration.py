@@ -88,6 +88,7 @@ def suggest(config: RunConfig, batches: int) -> SuggestedRanks:
         r=config.rank,
         lora_alpha=config.alpha,
         target_modules=kind.target_modules(model, config.target_modules),
+        target_parameters=kind.target_parameters(model, config.target_modules) or None,
     )
     patterns = suggest_ranks(
         model,

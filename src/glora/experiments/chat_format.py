@@ -103,12 +103,14 @@ class ChatFormat:
     def _reply(self, prompt: Sequence[Mapping[str, str]], asked: str, answer: str) -> str:
         """What follows the prompt: the answer with what the template puts around it."""
         whole = self._written([*prompt, {"role": "assistant", "content": answer}], ask=False)
-        if whole.startswith(asked):
-            return whole[len(asked) :]
-        # Some templates open an answer in a way that they do not write when it is there (a thought that has begun).
-        where = whole.rfind(answer.strip())
+        follows = whole.startswith(asked)
+        reply = whole[len(asked) :] if follows else whole
+        where = reply.rfind(answer.strip())
         if where < 0:
-            raise ValueError(f"the chat template leaves out the answer {answer[:60]!r}")
+            raise ValueError(f"the model's chat template leaves out the answer {answer[:60]!r}")
+        if follows:
+            return reply
+        # Some templates open an answer in a way that they do not write when it is there (a thought that has begun).
         if not self._warned:
             self._warned = True
             logger.warning(

@@ -55,6 +55,10 @@ class Classification:
             find_target_modules(model), wanted, what=f"linear layer of the encoder of {type(model).__name__}"
         )
 
+    def target_parameters(self, model: PreTrainedModel, wanted: Sequence[str] | None) -> list[str]:
+        """None: a classifier's experts are left as they are."""
+        return []
+
     def head_modules(self, model: PreTrainedModel) -> list[str]:
         """All that lies after the last hidden states."""
         return find_head_modules(model)

@@ -72,9 +72,19 @@ class Generation:
         return lambda rows: pad([{name: row[name] for name in ("input_ids", "labels")} for row in rows])
 
     def target_modules(self, model: PreTrainedModel, wanted: Sequence[str] | None) -> list[str]:
-        """Of the decoder's linear layers, and of its experts."""
-        names = [*find_linear_layers(model), *find_expert_parameters(model)]
-        return choose_modules(names, wanted, what=f"linear layer of the decoder of {type(model).__name__}")
+        """Of the decoder's linear layers."""
+        return self._chosen(model, wanted)[0]
+
+    def target_parameters(self, model: PreTrainedModel, wanted: Sequence[str] | None) -> list[str]:
+        """Of the decoder's stacked experts."""
+        return self._chosen(model, wanted)[1]
+
+    @staticmethod
+    def _chosen(model: PreTrainedModel, wanted: Sequence[str] | None) -> tuple[list[str], list[str]]:
+        linear, experts = find_linear_layers(model), find_expert_parameters(model)
+        what = f"linear layer or stack of experts of the decoder of {type(model).__name__}"
+        chosen = set(choose_modules([*linear, *experts], wanted, what=what))
+        return [name for name in linear if name in chosen], [name for name in experts if name in chosen]
 
     def head_modules(self, model: PreTrainedModel) -> list[str]:
         """None: a causal model's head is what it was pretrained with."""

@@ -64,11 +64,13 @@ class Application:
     """Training batches without end, the same ones at each call; for a method that looks at some before training."""
     task_type: str = "SEQ_CLS"
     """PEFT's name for the kind of task."""
+    target_parameters: Sequence[str] = ()
+    """Full names of adapted parameters that are stacks of experts, each with one rank for all of its experts."""
 
     @property
     def total_rank(self) -> int:
         """R_total; by default what uniform LoRA spends."""
-        return self.config.total_rank or len(self.target_modules) * self.config.rank
+        return self.config.total_rank or (len(self.target_modules) + len(self.target_parameters)) * self.config.rank
 
     @property
     def scaling(self) -> float:
@@ -80,6 +82,7 @@ class Application:
         return {
             "task_type": self.task_type,
             "target_modules": list(self.target_modules),
+            **({"target_parameters": list(self.target_parameters)} if self.target_parameters else {}),
             "modules_to_save": list(self.head_modules) or None,
             "lora_dropout": self.config.lora_dropout,
         }
@@ -98,6 +101,7 @@ class Method:
         settings: those of ALLOCATION_SETTINGS that it looks at; the others are left at their defaults in its runs, so
             that changing beta does not make LoRA's runs new ones.
         own_defaults: settings whose default, where none is given, is another one for this method.
+        adapts_experts: whether it can adapt stacks of experts (PEFT's `target_parameters`).
         setting_faults: what it refuses in a configuration, as sentences; none when all is well.
         schedule_faults: what makes it impossible with a training of this length.
     """
@@ -109,8 +113,22 @@ class Method:
     aliases: tuple[str, ...] = ()
     settings: frozenset[str] = frozenset()
     own_defaults: Mapping[str, Any] = field(default_factory=dict)
+    adapts_experts: bool = False
     setting_faults: Callable[[RunConfig], list[str]] = lambda _config: []
     schedule_faults: Callable[[RunConfig, Schedule], list[str]] = lambda _config, _schedule: []
+
+    def put_on(self, to: Application) -> Adaptation:
+        """Apply it.
+
+        Raises:
+            ValueError: it cannot adapt what is to be adapted.
+        """
+        if to.target_parameters and not self.adapts_experts:
+            raise ValueError(
+                f"{self.name} cannot adapt stacked experts, such as {to.target_parameters[0]}; leave the method out, or name "
+                "the matrices with target_modules and leave the experts out"
+            )
+        return self.apply(to)
 
     def normalise(self, config: RunConfig, seed: int) -> RunConfig:
         """The configuration of one of this method's runs.
@@ -195,12 +213,14 @@ METHODS: dict[str, Method] = {
             "lora",
             "The same rank in every matrix (Hu et al. 2021).",
             meets=BOTH,
+            adapts_experts=True,
             apply=_in("uniform_lora", "apply_lora"),
         ),
         Method(
             "rslora",
             "LoRA scaled by alpha / √rank in the place of alpha / rank (Kalajdzievski 2023).",
             meets=BOTH,
+            adapts_experts=True,
             apply=_in("uniform_lora", "apply_rslora"),
             aliases=("rank-stabilized LoRA", "rank-stabilised LoRA"),
         ),
@@ -236,6 +256,7 @@ METHODS: dict[str, Method] = {
             "lora_plus",
             "LoRA whose B learns at 16 times the rate of A (Hayou et al. 2024).",
             meets=BOTH,
+            adapts_experts=True,
             apply=_in("uniform_lora", "apply_lora_plus"),
             aliases=("LoRA+",),
         ),
@@ -252,6 +273,7 @@ METHODS: dict[str, Method] = {
             "glora",
             "Shares the ranks out once, after the warm-up, by the averaged norm of each matrix's gradient.",
             meets=BOTH,
+            adapts_experts=True,
             apply=_in("allocation", "apply_glora"),
             settings=ALLOCATION_SETTINGS,
             setting_faults=_setting_faults,
@@ -261,6 +283,7 @@ METHODS: dict[str, Method] = {
             "shuffled",
             "Control: GLoRA's ranks, dealt out at random among matrices of the same shape.",
             meets=BOTH,
+            adapts_experts=True,
             apply=_in("allocation", "apply_shuffled"),
             settings=ALLOCATION_SETTINGS,
             setting_faults=_setting_faults,
@@ -270,6 +293,7 @@ METHODS: dict[str, Method] = {
             "full",
             "Every weight is trained, without adapters; its learning rate, where none is given, is 2e-5.",
             meets=(),
+            adapts_experts=True,
             apply=_in("full_finetuning", "apply_full"),
             aliases=("full fine-tuning", "full finetuning", "fine-tuning", "FT", "full-parameter fine-tuning"),
             # a tenth of LoRA's; the middle of what BERT (1810.04805) and DeBERTaV3 (2111.09543) were fine-tuned with

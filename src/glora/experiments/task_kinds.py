@@ -55,6 +55,10 @@ class TaskKind(Protocol):
         """
         ...
 
+    def target_parameters(self, model: PreTrainedModel, wanted: Sequence[str] | None) -> list[str]:
+        """Full names of the parameters with stacked experts to adapt, likewise."""
+        ...
+
     def head_modules(self, model: PreTrainedModel) -> list[str]:
         """Full names of the modules that are trained whole, beside the adapters."""
         ...

@@ -144,12 +144,13 @@ def _run(config: RunConfig, progress: RunProgress, measured: Measurements) -> No
     collate = kind.collator(tokenizer)
     memory = PeakMemory()
     set_seed(config.seed)  # the adapters' initialisation, the same for methods with the same factors
-    adaptation = method.apply(
+    adaptation = method.put_on(
         Application(
             model=model,
             config=config,
             schedule=schedule,
             target_modules=kind.target_modules(model, config.target_modules),
+            target_parameters=kind.target_parameters(model, config.target_modules),
             head_modules=kind.head_modules(model),
             task_type=kind.adapter_task_type,
             batches=functools.partial(training_batches, tokens.train, collate, config.batch_size, config.seed),

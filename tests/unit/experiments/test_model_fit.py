@@ -1,0 +1,63 @@
+"""A model that cannot write is refused before anything of it is loaded, and wherever it comes from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from glora.experiments.compare import InvalidComparisonError, check_settings, plan_comparison
+from glora.experiments.model_fit import why_it_writes_no_text
+from glora.experiments.models import ModelNotFoundError, load_causal_lm
+
+
+def fault(**settings: object) -> str:
+    with pytest.raises(InvalidComparisonError) as refused:
+        check_settings(settings)
+    (found,) = refused.value.faults
+    return found
+
+
+def test_encoders_write_no_answers(tmp_path: Path, tiny_deberta: Path, sums_folder: Path) -> None:
+    data = {"task": "gsm8k", "data_dir": str(sums_folder)}
+    assert "model='roberta-base' is an encoder" in fault(model="roberta-base", **data)
+    assert "name a causal model, such as Qwen3-0.6B" in fault(model="microsoft/deberta-v3-base", **data)
+    assert "(deberta-v2) is an encoder" in fault(model=str(tiny_deberta), **data)
+    for kind, message in (("t5", "an encoder and a decoder"), ("vit", "is no causal language model")):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, "is_encoder_decoder": kind == "t5"}))
+        assert message in fault(model=str(tmp_path), **data)
+    with pytest.raises(InvalidComparisonError, match="is an encoder"):
+        plan_comparison(tmp_path / "out", settings=data)  # the default model
+
+
+def test_causal_models_and_models_of_the_hub_pass(tiny_writer: Path, sums_folder: Path) -> None:
+    data = {"task": "gsm8k", "data_dir": str(sums_folder)}
+    for model in ("Qwen3-0.6B", "someone/some-model", str(tiny_writer)):
+        assert check_settings({"model": model, **data}).model == model
+    assert check_settings({"model": "Qwen3-0.6B", "task": "rte"}).task == "rte", "causal models classify, too"
+
+
+def test_what_says_nothing_is_not_refused() -> None:
+    assert why_it_writes_no_text({}) is None
+    assert why_it_writes_no_text({"model_type": "bert", "is_decoder": True}) is None
+    assert "is an encoder" in (why_it_writes_no_text({"model_type": "bert"}) or "")
+
+
+def test_settings_of_written_answers_are_for_them() -> None:
+    assert fault(task="rte", max_new_tokens=9) == (
+        "max_new_tokens=9 is for tasks whose answers are written, and rte is none; leave it out"
+    )
+    assert "temperature=0.5 is for tasks" in fault(task="rte", temperature=0.5)
+
+
+def test_loading_a_causal_model(tiny_writer: Path, tiny_deberta: Path, tmp_path: Path) -> None:
+    model, tokenizer = load_causal_lm(str(tiny_writer), dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert (tokenizer.model_max_length, tokenizer.pad_token) == (48, "<pad>")
+    with pytest.raises(ModelNotFoundError, match=r"\(deberta-v2\) is an encoder"):
+        load_causal_lm(str(tiny_deberta), dtype=torch.float32)
+    (tmp_path / "config.json").write_text('{"model_type": "qwen3"}')
+    with pytest.raises(ModelNotFoundError, match="cannot load a causal language model from the folder"):
+        load_causal_lm(str(tmp_path), dtype=torch.float32)
