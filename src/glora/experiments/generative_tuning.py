@@ -116,39 +116,49 @@ class Generation:
             processing_class=tokenizer,
             callbacks=list(adaptation.callbacks),
             journal=journal,
-            answers=AnswerEvaluation(config, task, ChatFormat(tokenizer, adaptation.model), tokenizer),
+            answers=AnswerEvaluation(config, task, tokens, ChatFormat(tokenizer, adaptation.model), tokenizer),
         )
 
 
 class AnswerEvaluation:
     """What is measured of the answers that a model writes itself."""
 
-    def __init__(self, config: RunConfig, task: TaskData, chat: ChatFormat, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        task: TaskData,
+        tokens: TokenizedTask,
+        chat: ChatFormat,
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> None:
+        """See the class.
+
+        Raises:
+            ValueError: the prompts leave no room for answers; better known before a model is trained than after.
+        """
         self._config = config
         self._chat = chat
         self._tokenizer = tokenizer
         self._scoring = SCORINGS[task.scoring] if task.scoring else None
         self._batch_size = 2 * config.batch_size
+        if self._scoring is not None:
+            prompts = [prompt for split in tokens.evaluation.values() for prompt in split["prompt_ids"]]
+            self._max_new_tokens = _room(config.max_new_tokens, max(map(len, prompts)), tokenizer.model_max_length)
 
     def batches(self, split: Dataset) -> int:
         """How many batches are generated for a split."""
         return math.ceil(len(split) / self._batch_size) if self._scoring else 0
 
     def metrics(self, model: Any, split: Dataset, after_batch: Callable[[], None]) -> dict[str, float]:
-        """`exact_match`, the share of right answers; nothing where the task scores none.
-
-        Raises:
-            ValueError: the prompts leave no room for answers.
-        """
+        """`exact_match`, the share of right answers; nothing where the task scores none."""
         if self._scoring is None:
             return {}
-        prompts = list(split["prompt_ids"])
         written = generate_answers(
             model,
-            prompts,
+            list(split["prompt_ids"]),
             stop_ids=self._chat.stop_ids,
             pad_id=self._tokenizer.pad_token_id,
-            max_new_tokens=self._max_new_tokens(max(map(len, prompts))),
+            max_new_tokens=self._max_new_tokens,
             batch_size=self._batch_size,
             temperature=self._config.temperature,
             seed=self._config.seed,
@@ -157,15 +167,20 @@ class AnswerEvaluation:
         right = [self._scoring.matches(self._chat.decode(ids), answer) for ids, answer in zip(written, split["answer"])]
         return {"exact_match": sum(right) / len(right)}
 
-    def _max_new_tokens(self, longest_prompt: int) -> int:
-        limit = self._tokenizer.model_max_length
-        room, given = limit - longest_prompt, self._config.max_new_tokens
-        if room < (given or 1):
-            raise ValueError(
-                f"the longest prompt has {longest_prompt} tokens, and this model reads {limit}: there is no room for "
-                + (f"max_new_tokens={given}; lower it to {room} or less" if room > 0 else "an answer")
-            )
-        return given or min(DEFAULT_MAX_NEW_TOKENS, room)
+
+def _room(max_new_tokens: int | None, longest_prompt: int, limit: int) -> int:
+    """How many tokens an answer may have: as many as are asked for, else the default or what the model still reads.
+
+    Raises:
+        ValueError: that is more than the model reads behind the longest prompt, or nothing.
+    """
+    room = limit - longest_prompt
+    if room < (max_new_tokens or 1):
+        raise ValueError(
+            f"the longest prompt has {longest_prompt} tokens, and this model reads {limit}: there is no room for "
+            + (f"max_new_tokens={max_new_tokens}; lower it to {room} or less" if room > 0 else "an answer")
+        )
+    return max_new_tokens or min(DEFAULT_MAX_NEW_TOKENS, room)
 
 
 class WatchedSFTTrainer(Watched, SFTTrainer):

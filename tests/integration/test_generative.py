@@ -1,0 +1,248 @@
+"""Written answers from end to end: a tiny causal model learns sums, by `glora run` and in this process."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from model_families import FAMILIES
+from test_run import LOADING_IS_AN_ERROR
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from glora.experiments import generative_tuning
+from glora.experiments.chat_format import ChatFormat
+from glora.experiments.generative_tuning import Generation, perplexity
+from glora.experiments.methods import METHODS, Application, Schedule
+from glora.experiments.progress import RunProgress
+from glora.experiments.records import EpochMetrics, RunRecord, read_records
+from glora.experiments.spec import RunConfig
+from glora.experiments.tasks import load_task
+from glora.experiments.train import run
+from tiny_writer import build_tiny_writer, sums, write_lines
+
+SETTINGS = {"learning_rate": 1e-2, "epochs": 4, "max_length": 48, "batch_size": 32}
+
+
+@pytest.fixture
+def config(tiny_writer: Path, sums_folder: Path) -> RunConfig:
+    return RunConfig(model=str(tiny_writer), task="gsm8k", data_dir=str(sums_folder), method="lora", seed=0, **SETTINGS)
+
+
+def ok(record: RunRecord) -> RunRecord:
+    assert record.status == "finished", record.traceback
+    return record
+
+
+def untrained_loss(folder: Path, examples: list[dict[str, str]]) -> tuple[float, float]:
+    """Loss by a loop of one's own, one example at a time: weighted by tokens, and as a mean over examples."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    chat = ChatFormat(AutoTokenizer.from_pretrained(folder))
+    total, tokens, means = 0.0, 0, []
+    for row in examples:
+        (example,) = chat.encode([[{"role": "user", "content": row["question"]}]], [row["answer"]])
+        with torch.no_grad():
+            logits = model(torch.tensor([example.prompt + example.answer])).logits[0].double()
+        first = len(example.prompt)
+        log_probs = torch.log_softmax(logits, -1)
+        each = [-float(log_probs[first + i - 1, token]) for i, token in enumerate(example.answer)]
+        total, tokens = total + sum(each), tokens + len(each)
+        means.append(sum(each) / len(each))
+    return total / tokens, sum(means) / len(means)
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def ran(tiny_writer: Path, sums_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    """Output folder, what was planned and what was printed."""
+    folder = tmp_path_factory.mktemp("generative")
+    file = folder / "sums.json"
+    file.write_text(
+        json.dumps(
+            {
+                "evaluation_metrics": ["Accuracy", "Exact match", "Perplexity", "Wall-clock Training Time"],
+                "models_to_use": ["Qwen3-0.6B"],
+                "datasets_to_use": ["gsm8k"],
+                "comparative_methods": [],
+                "seeds": [0],
+                "settings": SETTINGS,
+                "model_overrides": {"Qwen3-0.6B": str(tiny_writer)},
+                "data_dir": str(sums_folder),
+            }
+        )
+    )
+
+    def call(*arguments: object) -> str:
+        command = [sys.executable, *map(str, arguments)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=280)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    planned = call("-c", LOADING_IS_AN_ERROR, "run", file, "--output", folder / "out", "--plan")
+    return folder / "out", planned, call("-m", "glora", "run", file, "--output", folder / "out")
+
+
+def test_glora_run_learns_to_write_sums(ran, tiny_writer: Path, sums_folder: Path) -> None:
+    output, planned, printed = ran
+    assert "2 = 1 model × 1 data set × 2 methods × 1 seed" in planned
+    records = {record.config.method: ok(record) for record in read_records(output)}
+    assert set(records) == {"lora", "glora"}
+    untrained, _ = untrained_loss(tiny_writer, sums(60, 1))
+    for method, record in records.items():
+        assert record.primary_metric == "exact_match"
+        assert set(record.final) == {"exact_match", "loss", "perplexity"}
+        assert record.examples == {"train": 400, "test": 60}
+        scores = [found.values["exact_match"] for found in record.metrics]
+        assert scores[-1] >= 0.5, f"{method}: {scores}; guessing the most frequent sum gives 0.2"
+        assert record.final["loss"] < 0.3 * untrained
+        assert record.final["perplexity"] == pytest.approx(math.exp(record.final["loss"]))
+        assert len(record.ranks) == 14
+    assert len(set(records["glora"].ranks.values())) > 2
+    assert sum(records["glora"].ranks.values()) == sum(records["lora"].ranks.values())
+    report = (output / "report.md").read_text()
+    assert all(word in report for word in ("Exact match (%)", "Perplexity", "glora"))
+    assert "gsm8k" in printed
+
+
+# One run
+
+
+class Heard(RunProgress):
+    def __init__(self) -> None:
+        self.batches: list[tuple[str, int]] = []
+        self.ticks = 0
+
+    def evaluation_begins(self, split: str, batches: int) -> None:
+        self.batches.append((split, batches))
+
+    def evaluation_batch(self) -> None:
+        self.ticks += 1
+
+    def evaluated(self, metrics: EpochMetrics) -> None:
+        assert self.ticks == self.batches[-1][1], "the bar of an evaluation is full when it ends"
+        self.ticks = 0
+
+
+def test_the_held_out_loss_is_that_of_the_tokens_whatever_the_batches(
+    config: RunConfig, tiny_writer: Path, tmp_path: Path
+) -> None:
+    """Answers of very different lengths: a mean over batches or examples would be another number."""
+    long = {"question": "how much ?", "answer": " ".join(["1 plus 2"] * 8) + " #### 3"}
+    rows = [{"question": "?", "answer": "#### 1"}, *sums(4, 3), long]
+    train = write_lines(tmp_path / "train.jsonl", sums(8, 0))
+    write_lines(tmp_path / "dev.jsonl", rows)
+    expected, naive = untrained_loss(tiny_writer, rows)
+    assert abs(expected - naive) > 0.01
+    for batch_size in (1, 8):
+        heard = Heard()
+        changes = {"task": str(train), "data_dir": None, "batch_size": batch_size, "epochs": 1, "learning_rate": 1e-30}
+        record = ok(run(config.model_copy(update=changes), progress=heard))
+        assert record.final["loss"] == pytest.approx(expected, rel=1e-5)
+        assert record.final["perplexity"] == pytest.approx(math.exp(expected), rel=1e-4)
+        assert heard.batches == [("validation", 2 * math.ceil(6 / (2 * batch_size)))]
+
+
+def test_the_training_loss_is_that_of_the_answers_and_has_adaloras_penalty(
+    config: RunConfig, tiny_writer: Path, sums_folder: Path
+) -> None:
+    """TRL leaves out what a model's forward adds to its loss; PEFT's AdaLoRA adds its penalty there."""
+    first = {"epochs": 1, "train_limit": 32, "learning_rate": 1e-30}
+    lora = ok(run(config.model_copy(update=first)))
+    train = load_task("gsm8k", data_dir=str(sums_folder), train_limit=32).train
+    seen = [{"question": row["prompt"][0]["content"], "answer": row["answer"]} for row in train]
+    expected, _ = untrained_loss(tiny_writer, seen)
+    assert lora.metrics[0].train_loss == pytest.approx(expected, rel=1e-4)
+    adalora = ok(run(config.model_copy(update=first | {"method": "adalora", "batch_size": 16})))
+    assert adalora.metrics[0].train_loss > expected + 0.1
+    assert adalora.final["loss"] == pytest.approx(lora.final["loss"], rel=1e-4), (
+        "the penalty is no part of what is held out"
+    )
+
+
+def test_generating_is_not_training_time(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    generate = generative_tuning.generate_answers
+
+    def slowly(*arguments: Any, **settings: Any) -> Any:
+        time.sleep(3)
+        return generate(*arguments, **settings)
+
+    monkeypatch.setattr(generative_tuning, "generate_answers", slowly)
+    record = ok(run(config.model_copy(update={"epochs": 1, "train_limit": 32})))
+    assert record.train_seconds is not None
+    assert record.train_seconds < 3
+
+
+def test_the_same_run_again_gives_the_same(config: RunConfig) -> None:
+    short = config.model_copy(update={"epochs": 2, "train_limit": 64, "eval_limit": 16, "method": "glora"})
+    first, again = (ok(run(short)) for _ in range(2))
+    assert first.final == again.final
+    assert first.ranks == again.ranks
+
+
+def test_a_model_without_a_chat_template_learns_too(config: RunConfig, tmp_path: Path) -> None:
+    bare = build_tiny_writer(tmp_path / "bare", template=None)
+    record = ok(run(config.model_copy(update={"model": str(bare), "epochs": 3})))
+    assert record.final["exact_match"] > 0.3
+
+
+def test_what_leaves_no_room_is_said(config: RunConfig, caplog: pytest.LogCaptureFixture) -> None:
+    def failure(**changes: Any) -> str:
+        record = run(config.model_copy(update={"epochs": 1, "train_limit": 32, "eval_limit": 4} | changes))
+        assert not record.steps, "known before the first step"
+        return str(record.error)
+
+    assert "max_length=64 is more than this model reads; lower it to 48 or less" in failure(max_length=64)
+    assert "max_length=8 leaves no token of any answer of the training examples" in failure(max_length=8)
+    assert "this model reads 48: there is no room for max_new_tokens=40; lower it to 36" in failure(max_new_tokens=40)
+    caplog.clear()
+    ok(run(config.model_copy(update={"epochs": 1, "train_limit": 32, "eval_limit": 4, "max_length": 16})))
+    assert "32 of 32 training examples are longer than max_length=16 and cut off" in caplog.text
+
+
+def test_a_loss_beyond_a_float_is_an_infinite_perplexity() -> None:
+    assert perplexity(0.0) == 1
+    assert perplexity(1e4) == math.inf
+
+
+# The matrices
+
+
+@pytest.mark.parametrize(
+    "family", [f for f in FAMILIES if f.lora.get("task_type") == "CAUSAL_LM"], ids=lambda family: family.name
+)
+def test_every_matrix_that_is_adapted_learns(family) -> None:
+    """All linear layers of the decoder and all experts; no head, no router, no vision tower."""
+    model, kind = family.base(), Generation()
+    layers, stacks = kind.target_modules(model, None), kind.target_parameters(model, None)
+    assert not [name for name in layers if "lm_head" in name or "router" in name or "vision" in name]
+    assert bool(stacks) == (family.name in ("Qwen3-MoE", "Llama 4", "DeepSeek-V3", "DeepSeek-V3.2", "gpt-oss"))
+    to = Application(
+        model=model,
+        config=RunConfig(rank=2),
+        schedule=Schedule(4, 2),
+        target_modules=layers,
+        target_parameters=stacks,
+        head_modules=[],
+        batches=None,
+        task_type=kind.adapter_task_type,
+    )
+    if stacks:
+        with pytest.raises(ValueError, match="adalora cannot adapt stacked experts, such as model.layers"):
+            METHODS["adalora"].put_on(to)
+    adaptation = METHODS["lora"].put_on(to)
+    assert set(adaptation.ranks()) == {*layers, *stacks}
+    assert set(adaptation.ranks().values()) == {2}
+    factors = {name: p for name, p in adaptation.model.named_parameters() if "lora_" in name}
+    assert adaptation.adapter_parameters() == sum(parameter.numel() for parameter in factors.values())
+    adaptation.model(**family.batch()).loss.backward()
+    assert [name for name, p in factors.items() if "lora_B" in name and not p.grad.any()] == []
+    with pytest.raises(ValueError, match="'q_prox' matches no linear layer or stack of experts of the decoder"):
+        kind.target_modules(family.base(), ("q_prox",))
