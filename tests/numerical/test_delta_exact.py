@@ -250,6 +250,18 @@ def test_what_was_thrown_away_is_not_measured(
     assert allocator.steps == 3
 
 
+def test_a_backward_pass_that_comes_after_its_step_leaves_nothing() -> None:
+    model = lora()
+    allocator, optimizer = allocator_for(model, exact_every=9)
+    late = model(batches_of(9, 1)[0]).square().mean()
+    backward(model, batches_of(0, 1), 0)
+    allocator.step()
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):  # when it has come to the second layer
+        late.backward()
+    assert not allocator._ratios._gradients
+
+
 def test_a_call_for_each_micro_batch_is_right_as_well() -> None:
     model = lora()
     allocator, optimizer = allocator_for(model)

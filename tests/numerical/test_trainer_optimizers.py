@@ -71,7 +71,7 @@ class Callback(RankAllocationCallback):
     allocator_class = Watched
 
 
-def trainer_with(optim: str, output: Path, callback: RankAllocationCallback) -> Trainer:
+def trainer_with(optim: str, output: Path, callback: RankAllocationCallback, **fields: object) -> Trainer:
     torch.manual_seed(0)
     config = LoraConfig(r=RANK, lora_alpha=8, target_modules=["wide", "narrow"], modules_to_save=["head"])
     model = get_peft_model(Net(), config)
@@ -87,9 +87,9 @@ def trainer_with(optim: str, output: Path, callback: RankAllocationCallback) -> 
         per_device_train_batch_size=4,
         max_grad_norm=0.0 if optim in ("lomo", "adalomo") else 1.0,
         report_to="none",
-        save_strategy="no",
         disable_tqdm=True,
         use_cpu=True,
+        **{"save_strategy": "no"} | fields,
     )
     data = [{"x": torch.randn(1024), "labels": torch.tensor(i % 3)} for i in range(4 * STEPS)]
     return Trainer(model=model, args=arguments, train_dataset=data, callbacks=[callback])
@@ -123,6 +123,28 @@ def test_carried_or_refused_at_once(optim: str, tmp_path: Path) -> None:
         assert torch.isfinite(parameter).all()
     grown = trainer.model.base_model.model.wide.lora_B.default.weight[:, RANK:]
     assert grown.abs().max() > 0, "new columns learn"
+
+
+# One of each family: states in eight bits, which float32 ones follow after the reallocation, means over rows and columns, a
+# second sequence of weights.
+RESUMED = ("adafactor", "adamw_torch_8bit", "adamw_bnb_8bit", "ademamix_8bit", "schedule_free_adamw", "stable_adamw")
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="the extra `optimizers` is not installed")
+@pytest.mark.parametrize("optim", RESUMED)
+@pytest.mark.filterwarnings("ignore")
+def test_resumed_after_the_reallocation_with_the_same_bits(optim: str, tmp_path: Path) -> None:
+    def trainer(folder: str) -> Trainer:
+        callback = RankAllocationCallback(dict(warmup_steps=WARMUP, min_rank={"narrow": 2}, max_rank={"narrow": 2}))
+        return trainer_with(optim, tmp_path / folder, callback, save_strategy="steps", save_steps=1)
+
+    with torch.compiler.set_stance("force_eager"):
+        whole, again = trainer("whole"), trainer("again")
+        whole.train()
+        again.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{WARMUP + 1}"))
+    assert again.model.base_model.model.wide.r == {"default": 6}
+    for (name, parameter), (_, other) in zip(whole.model.named_parameters(), again.model.named_parameters()):
+        assert torch.equal(parameter, other), name
 
 
 def test_eight_bit_states_are_read_as_bitsandbytes_reads_them() -> None:
