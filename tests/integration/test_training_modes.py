@@ -89,7 +89,7 @@ def test_torch_compile(trainer_for) -> None:
     compiled = trainer_for([Count()], torch_compile=True, torch_compile_backend="eager", dataloader_drop_last=True)
     norms = norms_at_the_end(compiled)
     assert norms == pytest.approx(norms_at_the_end(trainer_for()), rel=1e-3)
-    assert counts[WARMUP] > counts[WARMUP - 1], "new shapes are compiled once"
+    assert counts[WARMUP - 1] < counts[WARMUP] <= 2 * counts[WARMUP - 1], "new shapes are compiled once"
     assert counts[WARMUP:] == [counts[WARMUP]] * (STEPS - WARMUP)
     with pytest.raises(ValueError, match='use signal="delta", or train without torch.compile'):
         trainer_for(config=dict(signal="delta_exact"), torch_compile=True, torch_compile_backend="eager").train()

@@ -41,7 +41,18 @@ def lora(**fields: object) -> LoraConfig:
 def everything(model: nn.Module) -> tuple:
     return (
         {n: (id(p), p.requires_grad, p.grad) for n, p in model.named_parameters()},
-        [(n, id(m), m.training, sorted(vars(m))) for n, m in model.named_modules()],
+        [
+            (
+                n,
+                id(m),
+                m.training,
+                sorted(vars(m)),
+                len(m._forward_pre_hooks),
+                len(m._forward_hooks),
+                len(m._backward_hooks),
+            )
+            for n, m in model.named_modules()
+        ],
         {n: t.clone() for n, t in model.state_dict().items()},
         torch.get_rng_state(),
     )
