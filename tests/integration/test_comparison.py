@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from glora.experiments.methods import METHODS as METHODS_BY_NAME
 from glora.experiments.records import RunRecord, read_records
 
 METHODS = ("lora", "adalora", "glora", "shuffled")
+EVERY_METHOD = tuple(METHODS_BY_NAME)
 
 
 def command(tiny_deberta: Path, glue_folder: Path, output: Path, *more: str) -> list[str]:
@@ -112,6 +114,27 @@ def test_a_broken_run_is_recorded_and_the_others_go_on(tiny_deberta: Path, glue_
     assert "glora, seed 0 failed" in done.stdout
     assert "1 of 2 runs failed" in done.stdout
     assert (tmp_path / "report.md").is_file()
+
+
+def test_all_methods_in_one_command(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> None:
+    names = ",".join(EVERY_METHOD)
+    options = ("--methods", names, "--seeds", "0", "--train-limit", "64", "--eval-limit", "16", "--epochs", "2")
+    done = call(*command(tiny_deberta, glue_folder, tmp_path, *options))
+    assert done.returncode == 0, done.stdout + done.stderr
+    records = {record.config.method: record for record in read_records(tmp_path)}
+    assert set(records) == set(EVERY_METHOD)
+    lora = records["lora"]
+    for method, record in records.items():
+        assert (record.status, record.steps) == ("finished", 4)
+        if "rank" in METHODS_BY_NAME[method].meets:
+            assert sum(record.ranks.values()) == sum(lora.ranks.values()), method
+    assert {m for m, r in records.items() if r.preparation_seconds} == {"pissa", "eva", "lora_ga"}
+    report = (tmp_path / "report.md").read_text()
+    rows = {line.split(" | ")[0].strip("| "): line for line in report.splitlines() if line.startswith("| ")}
+    assert set(name.replace("_", r"\_") for name in EVERY_METHOD) <= set(rows)
+    larger = 100 * records["dora"].adapter_parameters_after / lora.adapter_parameters_after
+    assert f"| {larger:.1f} % |" in report
+    assert "full has no adapter" in report
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
