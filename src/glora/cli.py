@@ -54,6 +54,8 @@ def _complain(error: Exception) -> None:
     console.print(
         str(error).strip() or type(error).__name__, markup=False, highlight=False, style="red", soft_wrap=True
     )
+    if unwritten := getattr(error, "unwritten", None):  # the record of a run that could be kept nowhere
+        typer.echo(unwritten)
     if isinstance(error, ModuleNotFoundError):
         console.print("pip install 'glora[experiments]' brings what experiments need", style="dim")
     if type(error) in (ValueError, ImportError, OSError):  # not one of our own: it may be a fault of the program

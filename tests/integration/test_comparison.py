@@ -131,7 +131,7 @@ def test_all_methods_in_one_command(tiny_deberta: Path, glue_folder: Path, tmp_p
     assert {m for m, r in records.items() if r.preparation_seconds} == {"pissa", "eva", "lora_ga"}
     report = (tmp_path / "report.md").read_text()
     rows = {line.split(" | ")[0].strip("| "): line for line in report.splitlines() if line.startswith("| ")}
-    assert set(name.replace("_", r"\_") for name in EVERY_METHOD) <= set(rows)
+    assert {name.replace("_", r"\_") for name in EVERY_METHOD} <= set(rows)
     larger = 100 * records["dora"].adapter_parameters_after / lora.adapter_parameters_after
     assert f"| {larger:.1f} % |" in report
     assert "full has no adapter" in report

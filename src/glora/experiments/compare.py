@@ -20,7 +20,8 @@ from pydantic import ValidationError
 from glora.experiments.methods import Method, Schedule, find_method
 from glora.experiments.model_fit import misfits
 from glora.experiments.models import resolve_model
-from glora.experiments.records import RunRecord, finished_records, write_record
+from glora.experiments.record_keeping import keep_record
+from glora.experiments.records import RunRecord, finished_records
 from glora.experiments.spec import GENERATIVE_MAX_LENGTH, RunConfig
 from glora.experiments.tasks import resolve_task
 
@@ -168,7 +169,7 @@ def compare(
         The records of the runs that were made.
 
     Raises:
-        RecordWriteError: a record could not be written.
+        RecordKeptElsewhereError: a record could not be written where it belongs.
     """
     if make_run is None:
         from glora.experiments.train import run
@@ -178,11 +179,7 @@ def compare(
     records = []
     for planned in plan.to_make:
         record = make_run(planned.config, progress=progress)
-        try:
-            write_record(plan.output, record)
-        except KeyboardInterrupt:  # the run is finished: it must not be lost to a Ctrl-C that came a moment too late
-            write_record(plan.output, record)
-            raise
+        keep_record(plan.output, record)
         records.append(record)
     return tuple(records)
 

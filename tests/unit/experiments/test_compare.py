@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from glora.experiments import compare as comparison
+from glora.experiments import record_keeping
 from glora.experiments.compare import InvalidComparisonError, Plan, compare, plan_comparison
 from glora.experiments.progress import RunProgress
 from glora.experiments.provenance import collect_provenance
-from glora.experiments.records import RunRecord, read_records, write_record
+from glora.experiments.record_keeping import RecordKeptElsewhereError
+from glora.experiments.records import RecordWriteError, RunRecord, read_records, write_record
 from glora.experiments.spec import RunConfig
 from glora.experiments.train import data_fingerprint
 
@@ -258,10 +259,28 @@ def test_ctrl_c_while_a_record_is_written_does_not_lose_the_run(
             raise KeyboardInterrupt
         return write_record(directory, record)
 
-    monkeypatch.setattr(comparison, "write_record", interrupted_once)
+    monkeypatch.setattr(record_keeping, "write_record", interrupted_once)
     with pytest.raises(KeyboardInterrupt):
         compare(plan(methods=("lora",), seeds=(0, 1)), RunProgress(), make_run=FakeRuns())
     assert len(read_records(tmp_path / "out")) == 1
+
+
+def test_a_full_disk_ends_the_comparison_and_loses_no_run(
+    plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(directory: Path, record: RunRecord) -> Path:
+        if Path(directory) == tmp_path / "out":
+            raise RecordWriteError(28, "record not written (No space left on device)", "the record")
+        return write_record(directory, record)
+
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setattr(record_keeping.tempfile, "gettempdir", lambda: str(tmp_path / "elsewhere"))
+    monkeypatch.setattr(record_keeping, "write_record", full)
+    runs = FakeRuns()
+    with pytest.raises(RecordKeptElsewhereError) as caught:
+        compare(plan(methods=("lora",), seeds=(0, 1)), RunProgress(), make_run=runs)
+    assert len(runs.made) == 1, "the next would find no room either"
+    assert read_records(caught.value.kept.parents[1])[0].key == runs.made[0].key
 
 
 def test_progress_is_told_what_is_left(plan) -> None:
