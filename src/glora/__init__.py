@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from glora.configuration import RankAllocationConfig
     from glora.probe import suggest_ranks
     from glora.rank_allocation import allocate_ranks
+    from glora.rank_log import RankLogCallback
     from glora.resize import resize_lora_layer
     from glora.trainer_callback import RankAllocationCallback
     from glora.uniform_export import export_uniform
@@ -24,6 +25,7 @@ __all__ = [
     "RankAllocationCallback",
     "RankAllocationConfig",
     "RankAllocator",
+    "RankLogCallback",
     "__version__",
     "allocate_ranks",
     "export_uniform",
@@ -37,6 +39,7 @@ _HOMES = {
     "RankAllocationCallback": "trainer_callback",
     "RankAllocationConfig": "configuration",
     "RankAllocator": "allocator",
+    "RankLogCallback": "rank_log",
     "allocate_ranks": "rank_allocation",
     "export_uniform": "uniform_export",
     "last_complete_checkpoint": "checkpoints",

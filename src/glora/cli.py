@@ -103,6 +103,10 @@ SETTINGS: dict[str, Any] = {
         str | None, _setting("Task: a known name, or a data file of one's own.", "stdlib-docs", "--task", panel=_RUNS)
     ],
     "data_dir": Annotated[str | None, _setting("Folder with the task's own files.", None, "--data-dir", panel=_RUNS)],
+    "report_to": Annotated[
+        str | None,
+        _setting("Watch the runs in: tensorboard, wandb, ...", "nothing", "--report-to", panel=_RUNS, metavar="NAMES"),
+    ],
     "train_limit": Annotated[
         int | None, _setting("Use at most so many training examples.", "all", "--train-limit", panel=_RUNS)
     ],

@@ -172,9 +172,10 @@ def compare(
         RecordKeptElsewhereError: a record could not be written where it belongs.
     """
     if make_run is None:
+        from glora.experiments.reporting import LOGS_FOLDER
         from glora.experiments.train import run
 
-        make_run = run
+        make_run = functools.partial(run, logs=plan.output / LOGS_FOLDER)
     progress.begin(len(plan.to_make), plan.steps_to_make)
     records = []
     for planned in plan.to_make:
@@ -227,6 +228,7 @@ def _in_words(fault: Any) -> str:
 def _found(config: RunConfig, faults: list[str]) -> RunConfig:
     """The configuration with the task's proper name; what shows of its other names without loading them is checked."""
     _attempt(functools.partial(_check_scheduler, config.lr_scheduler), faults)
+    _attempt(functools.partial(_check_reporters, config.report_to), faults)
     model = _attempt(lambda: resolve_model(config.model), faults)
     task = _attempt(lambda: resolve_task(config.task, config.data_dir), faults)
     if task is None:
@@ -260,6 +262,13 @@ def _check_scheduler(name: str) -> None:
         near = difflib.get_close_matches(name, known, n=2)
         hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
         raise ValueError(f"lr_scheduler={name!r}: {hint}The schedules are {', '.join(known)}")
+
+
+def _check_reporters(report_to: str | None) -> None:
+    if report_to is not None:
+        from glora.experiments.reporting import reporters
+
+        reporters(report_to)
 
 
 def _folder_faults(output: Path) -> list[str]:

@@ -24,7 +24,7 @@ from glora.experiments.spelling import plain
 SEARCHABLE = tuple(
     name
     for name in RunConfig.model_fields
-    if name not in {"model", "task", "method", "seed", "data_dir", "eval_limit", "held_out"}
+    if name not in {"model", "task", "method", "seed", "data_dir", "report_to", "eval_limit", "held_out"}
 )
 """What changes how well a method does; the others say what is compared, and on what."""
 

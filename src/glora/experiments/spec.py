@@ -94,6 +94,13 @@ class RunConfig(BaseModel):
     max_rank: int | None = Field(None, ge=1, description="No matrix gets a larger rank.")
     keep: Literal["norm", "svd", "first"] = Field("norm", description="Which columns a shrinking matrix keeps.")
 
+    report_to: str | None = Field(
+        None,
+        # Who watches a run changes nothing of it.
+        exclude=True,
+        description="Where the runs can be watched: names of Trainer's report_to, with commas, such as tensorboard or wandb; "
+        "neither recorded nor part of the key.",
+    )
     data_dir: str | None = Field(
         None,
         # Where the data lie on this machine; what they are stands in the record as their fingerprint.

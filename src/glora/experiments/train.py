@@ -18,6 +18,7 @@ from glora.experiments.methods import Application, Schedule, find_method
 from glora.experiments.progress import RunProgress, RunStopped
 from glora.experiments.provenance import collect_provenance, utc_now
 from glora.experiments.records import RunRecord
+from glora.experiments.reporting import LOGS_FOLDER, AdaptationLog, report_folder
 from glora.experiments.task_kinds import find_kind
 from glora.experiments.tasks import load_task
 from glora.experiments.training_batches import training_batches
@@ -57,7 +58,7 @@ class Measurements:
         )
 
 
-def run(config: RunConfig, *, progress: RunProgress | None = None) -> RunRecord:
+def run(config: RunConfig, *, progress: RunProgress | None = None, logs: Path | None = None) -> RunRecord:
     """Make one run.
 
     Whatever goes wrong in it is an outcome, not an exception: the record then says "failed", with the error and what
@@ -66,6 +67,8 @@ def run(config: RunConfig, *, progress: RunProgress | None = None) -> RunRecord:
     Args:
         config: the run's settings.
         progress: what to tell how far it is; by default nobody.
+        logs: where a run with `report_to` is reported, in a folder named by its key; by default `logs` in the working
+            folder.
 
     Returns:
         The run's record, not yet written anywhere.
@@ -76,7 +79,7 @@ def run(config: RunConfig, *, progress: RunProgress | None = None) -> RunRecord:
     progress = progress or RunProgress()
     measured = Measurements(config)
     try:
-        _run(config, progress, measured)
+        _run(config, progress, measured, logs or Path(LOGS_FOLDER))
         record = measured.record()
     except RunStopped:
         raise
@@ -125,7 +128,7 @@ def data_fingerprint(config: RunConfig) -> str:
     return _task(config).fingerprint
 
 
-def _run(config: RunConfig, progress: RunProgress, measured: Measurements) -> None:
+def _run(config: RunConfig, progress: RunProgress, measured: Measurements, logs: Path) -> None:
     method = find_method(config.method)
     examples = example_counts(config)
     schedule = Schedule.of(examples["train"], config.batch_size, config.epochs)
@@ -165,9 +168,12 @@ def _run(config: RunConfig, progress: RunProgress, measured: Measurements) -> No
     }
     journal = Journal(adaptation, primary_split, progress)
     try:
-        with tempfile.TemporaryDirectory(prefix="glora-") as scratch:
-            trainer = kind.trainer(config, adaptation, tokens, tokenizer, task, journal, Path(scratch))
+        with tempfile.TemporaryDirectory(prefix="glora-") as scratch, report_folder(config, logs) as reported:
+            folder = reported or Path(scratch)
+            trainer = kind.trainer(config, adaptation, tokens, tokenizer, task, journal, folder)
             trainer.remove_callback(PrinterCallback)
+            if reported:
+                trainer.add_callback(AdaptationLog(trainer, adaptation))
             trainer.optimizer = adaptation.make_optimizer(trainer.args)
             rehearse(trainer)
             trainer.train()

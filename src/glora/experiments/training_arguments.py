@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from glora.experiments.reporting import reporting_arguments
+
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
@@ -44,11 +46,10 @@ def training_arguments(
             "seed": config.seed,
             "data_seed": config.seed * DATA_SEED_STRIDE,
             "eval_strategy": "epoch",
-            "logging_strategy": "epoch",
             "logging_nan_inf_filter": False,  # the filter would hide from the journal that training has diverged
             "save_strategy": "no",
-            "report_to": "none",
             "disable_tqdm": True,
+            **reporting_arguments(config),
             **others,
         }
     )

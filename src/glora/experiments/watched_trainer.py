@@ -41,7 +41,8 @@ class Journal(TrainerCallback):
         self._primary_split = primary_split
         self._progress = progress
         self._sample_every = 1
-        self._train_loss: float | None = None
+        self._losses: list[tuple[float, int]] = []
+        self._logged_at = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the clock, at what the method has taken already."""
@@ -68,17 +69,26 @@ class Journal(TrainerCallback):
         if norms is not None:
             self.norms.append(NormSample(step=self.steps, values=norms))
 
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Have the loss logged up to the evaluation that follows, however often it is logged in between."""
+        control.should_log = True
+        return control
+
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Keep the epoch's mean loss; stop at once if it is no longer a number.
+        """Keep the mean loss since the log before; stop at once if it is no longer a number.
 
         Raises:
             DivergedError: the loss is NaN or infinite.
         """
         if logs and "loss" in logs:
-            self._train_loss = float(logs["loss"])
-            if not math.isfinite(self._train_loss):
+            loss = float(logs["loss"])
+            if self.metrics and self.metrics[-1].step >= self._logged_at:
+                self._losses.clear()  # they were of the evaluation before
+            self._losses.append((loss, state.global_step - self._logged_at))
+            self._logged_at = state.global_step
+            if not math.isfinite(loss):
                 raise DivergedError(
-                    f"the training loss is {self._train_loss} by step {state.global_step}: training has diverged; "
+                    f"the training loss is {loss} by step {state.global_step}: training has diverged; "
                     f"lower the learning rate ({args.learning_rate:g}) or lengthen its warm-up"
                 )
 
@@ -97,13 +107,18 @@ class Journal(TrainerCallback):
             step=self.steps,
             split=split,
             train_seconds=self.clock.seconds,
-            train_loss=self._train_loss,
+            train_loss=self._mean_loss(),
             values=values,
         )
         self.metrics.append(evaluated)
         prefix = "" if split == self._primary_split else f"{split}/"
         self.final |= {f"{prefix}{name}": value for name, value in values.items()}
         self._progress.evaluated(evaluated)
+
+    def _mean_loss(self) -> float | None:
+        """Since the evaluation before; None if nothing was trained."""
+        steps = sum(steps for _, steps in self._losses)
+        return sum(loss * steps for loss, steps in self._losses) / steps if steps else None
 
 
 class Watched(Trainer):
@@ -116,6 +131,11 @@ class Watched(Trainer):
         super().__init__(*args, **kwargs)
         self._journal = journal
         self.add_callback(journal)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log with the clock stopped: whoever reports the runs somewhere does not make them slower."""
+        with self._journal.clock.paused():
+            super().log(logs, *args, **kwargs)
 
     def evaluation_batches(self, split: str) -> int:
         """How many batches it takes to evaluate a split."""

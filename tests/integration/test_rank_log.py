@@ -1,0 +1,189 @@
+"""Norms and ranks in TensorBoard's own event files, by the library's callback and in an experiment."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from transformers import TrainerCallback
+
+from glora import RankAllocationCallback, RankAllocationConfig, RankAllocator, RankLogCallback
+from glora.experiments.methods import METHODS
+from glora.experiments.reporting import reporters
+from glora.experiments.spec import RunConfig
+from glora.experiments.train import run
+from integration.trainer_case import make_trainer, peft_model
+
+pytest.importorskip("tensorboard")
+
+Curves = dict[str, list[tuple[int, float]]]
+
+
+def curves_in(folder: Path) -> Curves:
+    """Tag -> (step, value), from every event file under a folder."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found: Curves = {}
+    for file in sorted(folder.rglob("events.out.tfevents.*")):
+        events = EventAccumulator(str(file), size_guidance={"scalars": 0}).Reload()
+        for tag in events.Tags()["scalars"]:
+            found.setdefault(tag, []).extend((event.step, event.value) for event in events.Scalars(tag))
+    return found
+
+
+def steps(curve: list[tuple[int, float]]) -> list[int]:
+    return [step for step, _ in curve]
+
+
+# The library
+
+
+@pytest.fixture
+def log_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
+    return tmp_path / "board"
+
+
+def test_norms_and_ranks_reach_tensorboard(
+    tiny_deberta: Path, glue_folder: Path, tmp_path: Path, log_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = []
+    norms = RankAllocator.norms.fget
+    monkeypatch.setattr(RankAllocator, "norms", property(lambda self: (reads.append(self.steps), norms(self))[1]))
+    callback = RankAllocationCallback(RankAllocationConfig(warmup_steps=6))
+    arguments = {"report_to": "tensorboard", "logging_steps": 4, "max_steps": 12}
+    trainer = make_trainer(peft_model(tiny_deberta), tiny_deberta, glue_folder, tmp_path, [callback], **arguments)
+    trainer.add_callback(RankLogCallback(trainer))
+    trainer.train()
+
+    curves, allocator = curves_in(log_folder), callback.allocator
+    assert steps(curves["train/loss"]) == [4, 8, 12]
+    for name, rank in allocator.ranks.items():
+        assert curves[f"train/glora/rank/{name}"] == [(4, 4), (8, rank), (12, rank)]
+        assert steps(curves[f"train/glora/norm/{name}"]) == [4], "after the warm-up no norms are averaged"
+    assert curves["train/glora/total_rank"] == [(4, 48), (8, 48), (12, 48)]
+    largest = max(allocator.ranks.values())
+    assert curves["train/glora/largest_rank"] == [(4, 4), (8, largest), (12, largest)]
+    assert curves["train/glora/smallest_rank"][0] == (4, 4)
+    assert curves["train/glora/adapter_parameters"][-1] == (12, allocator.parameters)
+    assert [step for step in reads if step != 6] == [4], "but for the allocation itself, only at a log of the warm-up"
+    logged = [name for entry in trainer.state.log_history for name in entry]
+    assert not any("glora" in name for name in logged), "checkpoints and the console are spared"
+
+
+def test_the_norms_are_those_of_the_step(
+    tiny_deberta: Path, glue_folder: Path, tmp_path: Path, log_folder: Path
+) -> None:
+    seen: dict[int, dict[str, float]] = {}
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs) -> None:
+            seen[state.global_step] = callback.allocator.norms
+
+    callback = RankAllocationCallback(RankAllocationConfig(warmup_steps=4))
+    arguments = {"report_to": "tensorboard", "logging_steps": 1, "max_steps": 5}
+    trainer = make_trainer(
+        peft_model(tiny_deberta), tiny_deberta, glue_folder, tmp_path, [callback, Watch()], **arguments
+    )
+    trainer.add_callback(RankLogCallback(trainer))
+    trainer.train()
+    curves = curves_in(log_folder)
+    for name in callback.allocator.initial_ranks:
+        assert curves[f"train/glora/norm/{name}"] == [
+            (step, pytest.approx(seen[step][name], rel=1e-6)) for step in (1, 2, 3)
+        ]
+
+
+def test_without_an_allocation_it_says_what_is_missing(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(peft_model(tiny_deberta), tiny_deberta, glue_folder, tmp_path, [], max_steps=1)
+    trainer.add_callback(RankLogCallback(trainer))
+    with pytest.raises(ValueError, match=r"no RankAllocationCallback .*callbacks=\[RankAllocationCallback\(\)\]"):
+        trainer.train()
+
+
+def test_with_nobody_to_tell_it_warns(
+    tiny_deberta: Path, glue_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, logger="glora")
+    callback = RankAllocationCallback(RankAllocationConfig(warmup_steps=1))
+    trainer = make_trainer(peft_model(tiny_deberta), tiny_deberta, glue_folder, tmp_path, [callback], max_steps=2)
+    trainer.add_callback(RankLogCallback(trainer))
+    trainer.train()
+    assert "nobody to tell" in caplog.text
+
+
+# Experiments
+
+
+def config(tiny_deberta: Path, glue_folder: Path, method: str, **settings: Any) -> RunConfig:
+    given = RunConfig(
+        model=str(tiny_deberta),
+        task="rte",
+        data_dir=str(glue_folder),
+        rank=4,
+        epochs=2,
+        train_limit=128,
+        eval_limit=32,
+        learning_rate=5e-3,
+        max_length=32,
+        **settings,
+    )
+    return METHODS[method].normalise(given, 0)
+
+
+def test_a_reported_run_is_the_same_run(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> None:
+    silent = config(tiny_deberta, glue_folder, "glora")
+    reported = config(tiny_deberta, glue_folder, "glora", report_to="tensorboard")
+    assert reported.report_to == "tensorboard", "it outlives the normalisation"
+    assert silent.key == reported.key
+    plain = run(silent)
+    assert plain.status == "finished", plain.traceback
+    record = run(reported, logs=tmp_path / "logs")
+    assert record.status == "finished", record.traceback
+    assert "report_to" not in record.model_dump_json()
+    assert (record.final, record.ranks, record.norms) == (plain.final, plain.ranks, plain.norms)
+    losses = [[m.train_loss for m in found.metrics] for found in (record, plain)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+    curves = curves_in(tmp_path / "logs" / record.key)
+    assert steps(curves["train/loss"]) == list(range(1, 9))
+    assert steps(curves["eval/validation_accuracy"]) == [4, 8]
+    name, rank = next(iter(record.ranks.items()))
+    assert curves[f"train/glora/rank/{name}"][-1] == (8, rank)
+    assert steps(curves[f"train/glora/norm/{name}"]) == [1, 2, 3, 4]
+    assert curves["train/glora/adapter_parameters"][-1] == (8, record.adapter_parameters_after)
+
+
+def test_every_run_has_its_folder_and_its_w_and_b_run(
+    tiny_deberta: Path, glue_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished = []
+    wandb = ModuleType("wandb")
+    wandb.__spec__ = ModuleSpec("wandb", None)
+    wandb.run, wandb.finish = object(), lambda: finished.append(True)
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "mine")
+    for method in ("lora", "full"):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, "wandb", wandb)
+            record = run(config(tiny_deberta, glue_folder, method, report_to="tensorboard"), logs=tmp_path / "logs")
+        assert record.status == "finished", record.traceback
+        curves = curves_in(tmp_path / "logs" / record.key)
+        assert steps(curves["train/loss"])[-1] == 8
+        assert ("train/glora/total_rank" in curves) == (method == "lora")
+    assert finished == [True, True], "or the second run would go on with the first one's"
+    assert os.environ["TENSORBOARD_LOGGING_DIR"] == "mine"
+
+
+def test_reporters_are_checked_by_name_and_by_what_is_installed() -> None:
+    assert reporters(None) == reporters("") == []
+    assert reporters(" tensorboard ") == ["tensorboard"]
+    with pytest.raises(ValueError, match="report_to='tensorbord': did you mean 'tensorboard'"):
+        reporters("tensorboard,tensorbord")
+    with pytest.raises(ValueError, match="report_to='neptune': it is not installed"):
+        reporters("neptune")
