@@ -119,6 +119,7 @@ def test_a_broken_run_is_recorded_and_the_others_go_on(tiny_deberta: Path, glue_
 def test_all_methods_in_one_command(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> None:
     names = ",".join(EVERY_METHOD)
     options = ("--methods", names, "--seeds", "0", "--train-limit", "64", "--eval-limit", "16", "--epochs", "2")
+    options = (*options, "--report-to", "tensorboard")
     done = call(*command(tiny_deberta, glue_folder, tmp_path, *options))
     assert done.returncode == 0, done.stdout + done.stderr
     records = {record.config.method: record for record in read_records(tmp_path)}
@@ -128,6 +129,8 @@ def test_all_methods_in_one_command(tiny_deberta: Path, glue_folder: Path, tmp_p
         assert (record.status, record.steps) == ("finished", 4)
         if "rank" in METHODS_BY_NAME[method].meets:
             assert sum(record.ranks.values()) == sum(lora.ranks.values()), method
+    logs = {path.parent.name for path in (tmp_path / "logs").rglob("events.out.tfevents.*")}
+    assert logs == {record.key for record in records.values()}
     assert {m for m, r in records.items() if r.preparation_seconds} == {"pissa", "eva", "lora_ga"}
     report = (tmp_path / "report.md").read_text()
     rows = {line.split(" | ")[0].strip("| "): line for line in report.splitlines() if line.startswith("| ")}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from glora.experiments.methods import METHODS
 from glora.experiments.statistics import SEEDS_FOR_AN_INTERVAL
 from glora.experiments.summary import REFERENCE, GroupSummary
 
@@ -20,7 +21,13 @@ def caveats(group: GroupSummary) -> list[str]:
     """What the reader must know before believing a difference in this group; markdown sentences."""
     if not group.methods:
         return []
-    return [*_about_seeds(group), *_about_budgets(group), *_about_sameness(group), *_about_values(group)]
+    return [
+        *_about_seeds(group),
+        *_about_budgets(group),
+        *_about_learning_rates(group),
+        *_about_sameness(group),
+        *_about_values(group),
+    ]
 
 
 def _about_seeds(group: GroupSummary) -> Iterator[str]:
@@ -62,6 +69,18 @@ def _about_budgets(group: GroupSummary) -> Iterator[str]:
             yield (
                 f"The sizes differ: {method.label} ends with {abs(excess):.0%} "
                 f"{'more' if excess > 0 else 'fewer'} adapter parameters than {reference.label}."
+            )
+
+
+def _about_learning_rates(group: GroupSummary) -> Iterator[str]:
+    """Rates that suit LoRA do not suit every method, and a comparison at one rate may favour one."""
+    for method in group.methods:
+        usual = METHODS[method.method].usual_rates if method.method in METHODS else None
+        rate = method.runs[0].config.learning_rate
+        if usual is not None and not usual[0] <= rate <= usual[1]:
+            yield (
+                f"{method.label} was trained with a learning rate of {rate:g}; its authors used {usual[0]:g} to {usual[1]:g}. "
+                "Compare methods at rates that were tuned for each, as `glora search` does."
             )
 
 

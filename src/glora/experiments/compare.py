@@ -172,10 +172,9 @@ def compare(
         RecordKeptElsewhereError: a record could not be written where it belongs.
     """
     if make_run is None:
-        from glora.experiments.reporting import LOGS_FOLDER
-        from glora.experiments.train import run
+        from glora.experiments.train import runs_of
 
-        make_run = functools.partial(run, logs=plan.output / LOGS_FOLDER)
+        make_run = runs_of(plan.output)
     progress.begin(len(plan.to_make), plan.steps_to_make)
     records = []
     for planned in plan.to_make:

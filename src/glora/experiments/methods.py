@@ -102,6 +102,7 @@ class Method:
             that changing beta does not make LoRA's runs new ones.
         own_defaults: settings whose default, where none is given, is another one for this method.
         adapts_experts: whether it can adapt stacks of experts (PEFT's `target_parameters`).
+        usual_rates: lowest and highest peak learning rate of its authors' own runs, where LoRA's are others.
         setting_faults: what it refuses in a configuration, as sentences; none when all is well.
         schedule_faults: what makes it impossible with a training of this length.
     """
@@ -114,6 +115,7 @@ class Method:
     settings: frozenset[str] = frozenset()
     own_defaults: Mapping[str, Any] = field(default_factory=dict)
     adapts_experts: bool = False
+    usual_rates: tuple[float, float] | None = None
     setting_faults: Callable[[RunConfig], list[str]] = lambda _config: []
     schedule_faults: Callable[[RunConfig, Schedule], list[str]] = lambda _config, _schedule: []
 
@@ -267,6 +269,7 @@ METHODS: dict[str, Method] = {
             apply=_in("adalora", "apply_adalora"),
             aliases=("adaptive LoRA",),
             settings=frozenset({"total_rank"}),
+            usual_rates=(5e-4, 2.2e-3),  # the GLUE scripts, see adalora.py
             schedule_faults=_adalora_faults,
         ),
         Method(
@@ -296,8 +299,8 @@ METHODS: dict[str, Method] = {
             adapts_experts=True,
             apply=_in("full_finetuning", "apply_full"),
             aliases=("full fine-tuning", "full finetuning", "fine-tuning", "FT", "full-parameter fine-tuning"),
-            # a tenth of LoRA's; the middle of what BERT (1810.04805) and DeBERTaV3 (2111.09543) were fine-tuned with
-            own_defaults={"learning_rate": 2e-5},
+            own_defaults={"learning_rate": 2e-5},  # a tenth of LoRA's
+            usual_rates=(1e-5, 5e-5),  # BERT, arXiv:1810.04805, appendix A.3; DeBERTaV3, arXiv:2111.09543, table 11
         ),
     )
 }

@@ -59,7 +59,8 @@ def report_content(groups: Sequence[GroupSummary]) -> ReportContent:
     configs = [run.config for run in finished]
     named = (*NAMED_BY_GROUP, *NAMED_BY_ROW)
     different = differing_settings(configs, ignored=named)
-    shared = [name for name in RunConfig.model_fields if name not in (*named, *different)]
+    recorded = [name for name, field in RunConfig.model_fields.items() if not field.exclude]
+    shared = [name for name in recorded if name not in (*named, *different)]
     return ReportContent(
         f"{counted(len(finished), 'finished run')}, {len(failed)} failed. Made from the records in `runs/` by "
         "`glora report`, which trains nothing.",

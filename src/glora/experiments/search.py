@@ -103,9 +103,9 @@ def run_trials(
         KeyboardInterrupt: Ctrl-C; finished trials are kept, and the one under way is made again.
     """
     if make_run is None:
-        from glora.experiments.train import run
+        from glora.experiments.train import runs_of
 
-        make_run = run
+        make_run = runs_of(plan.output)
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # what becomes of trials, the progress says
     studies = [_open(plan, search, storage) for search in plan.studies]
 

@@ -17,7 +17,8 @@ from optuna import Study, Trial
 from optuna.trial import FrozenTrial
 
 from glora.experiments.compare import Plan
-from glora.experiments.records import RunRecord, finished_records, write_record
+from glora.experiments.record_keeping import keep_record
+from glora.experiments.records import RunRecord, finished_records
 from glora.experiments.shared_trials import (
     LONGEST_NAME,
     Job,
@@ -61,20 +62,21 @@ def make_shared_runs(
 
     Raises:
         StudyMismatchError: another process has other data under the same name.
-        RecordWriteError: a record could not be written.
+        RecordKeptElsewhereError: a record could not be written where it belongs.
         KeyboardInterrupt: Ctrl-C; what is finished is kept.
     """
-    if make_run is None:
-        from glora.experiments.train import run
+    from glora.experiments.train import runs_of
 
-        make_run = run
     studies = [_open(storage, name, plan) for plan in plans]
 
     def left() -> int:
         return sum(slot.state in ("open", "lost") for study in studies for slot in read_slots(study).values())
 
     progress.begin(left(), sum(plan.steps_to_make for plan in plans))
-    jobs = [Job(study, _maker(plan, progress, make_run, left)) for study, plan in zip(studies, plans)]
+    jobs = [
+        Job(study, _maker(plan, progress, make_run or runs_of(plan.output), left))
+        for study, plan in zip(studies, plans)
+    ]
     work(
         jobs,
         waiting=lambda running: progress.waiting(f"{running} of the runs are being made by other processes"),
@@ -94,7 +96,7 @@ def _maker(
         record = finished_records(plan.output).get(key)
         if record is None:
             record = make_run(runs[key].config, progress=progress)
-            write_record(plan.output, record)
+            keep_record(plan.output, record)
         _attach(trial, record)
         if record.status == "failed":
             raise TrialFailedError(str(record.error))
@@ -114,7 +116,7 @@ def _collect(plan: Plan, study: Study) -> list[RunRecord]:
         if record is None:
             continue  # its processes were killed, every time
         if run.config.key not in here:
-            write_record(plan.output, record)
+            keep_record(plan.output, record)
         records.append(record)
     return records
 

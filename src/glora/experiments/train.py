@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +88,11 @@ def run(config: RunConfig, *, progress: RunProgress | None = None, logs: Path | 
         record = measured.record(error)
     progress.run_ends(record)
     return record
+
+
+def runs_of(output: Path) -> Callable[..., RunRecord]:
+    """`run`, for the runs of one experiment: reported, if they are, into the experiment's folder."""
+    return functools.partial(run, logs=output / LOGS_FOLDER)
 
 
 def example_counts(config: RunConfig) -> dict[str, int]:

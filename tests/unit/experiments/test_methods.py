@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from method_case import adapt, batch
+from peft import AdaLoraConfig, LoraConfig, get_peft_model
 
 from glora.experiments.adalora import ORTHOGONALITY_WEIGHT, AdaLoraSchedule
 from glora.experiments.adaptation import Adaptation, adapted_layers
@@ -202,6 +205,27 @@ def test_adaloras_update_has_loras_scaling(tiny_deberta: Path) -> None:
         product = layer.lora_B["default"] @ torch.diag(layer.lora_E["default"][:, 0]) @ layer.lora_A["default"]
         torch.testing.assert_close(layer.get_delta_weight("default"), 12 / 4 * product, rtol=1e-4, atol=1e-4)
     assert adaptation.initial_ranks[name] == 6
+
+
+def test_adaloras_first_step_is_as_small_as_the_documentation_says() -> None:
+    """‖Δ‖ after one step of Adam on a 768 × 768 matrix at s = 2, rank 8 and 12: what its learning rate must make up for."""
+
+    def first_step(config: Any, name: str) -> float:
+        model = get_peft_model(torch.nn.Sequential(torch.nn.Linear(768, 768, bias=False)), config)
+        layer = model.base_model.model[0]
+        trained = [p for n, p in model.named_parameters() if name in n]
+        optimizer = torch.optim.AdamW(trained, lr=1e-3, weight_decay=0.0, eps=1e-30)
+        x, wanted = torch.randn(64, 768), torch.randn(64, 768)
+        (layer(x) - wanted).square().mean().backward()
+        optimizer.step()
+        return layer.get_delta_weight("default").norm().item()
+
+    lora = first_step(LoraConfig(r=8, lora_alpha=16, target_modules=["0"]), "lora_B")
+    config = AdaLoraConfig(init_r=12, target_r=8, lora_alpha=24, total_step=10, target_modules=["0"])
+    adalora = first_step(config, "lora_E")
+    assert lora == pytest.approx(2 * 1e-3 * math.sqrt(8 * 768 / 3), rel=0.1)
+    assert adalora == pytest.approx(2 * 1e-3 * math.sqrt(12) * 0.02**2 * 768, rel=0.1)
+    assert lora / adalora == pytest.approx(42, rel=0.15)
 
 
 # What the methods share

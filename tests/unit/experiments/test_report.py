@@ -98,8 +98,8 @@ def test_how_the_runs_were_made_is_told(study_report: tuple[Path, str, str]) -> 
         "What limits this comparison",
     ):
         assert expected in markdown
-    for name in RunConfig.model_fields:
-        assert name.replace("_", r"\_") in markdown
+    for name, field in RunConfig.model_fields.items():
+        assert (name.replace("_", r"\_") in markdown) != (field.exclude is True), name
 
 
 def test_no_folder_of_the_machine_is_in_the_report(tmp_path: Path) -> None:
