@@ -79,7 +79,7 @@ def _about_learning_rates(group: GroupSummary) -> Iterator[str]:
         rate = method.runs[0].config.learning_rate
         if usual is not None and not usual[0] <= rate <= usual[1]:
             yield (
-                f"{method.label} was trained with a learning rate of {rate:g}; its authors used {usual[0]:g} to {usual[1]:g}. "
+                f"{method.label} was trained with a learning rate of {rate:g}; usual for it are {usual[0]:g} to {usual[1]:g}. "
                 "Compare methods at rates that were tuned for each, as `glora search` does."
             )
 

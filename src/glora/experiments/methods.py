@@ -102,7 +102,7 @@ class Method:
             that changing beta does not make LoRA's runs new ones.
         own_defaults: settings whose default, where none is given, is another one for this method.
         adapts_experts: whether it can adapt stacks of experts (PEFT's `target_parameters`).
-        usual_rates: lowest and highest peak learning rate of its authors' own runs, where LoRA's are others.
+        usual_rates: lowest and highest peak learning rate that its authors used, where they are not LoRA's.
         setting_faults: what it refuses in a configuration, as sentences; none when all is well.
         schedule_faults: what makes it impossible with a training of this length.
     """
@@ -300,7 +300,7 @@ METHODS: dict[str, Method] = {
             apply=_in("full_finetuning", "apply_full"),
             aliases=("full fine-tuning", "full finetuning", "fine-tuning", "FT", "full-parameter fine-tuning"),
             own_defaults={"learning_rate": 2e-5},  # a tenth of LoRA's
-            usual_rates=(1e-5, 5e-5),  # BERT, arXiv:1810.04805, appendix A.3; DeBERTaV3, arXiv:2111.09543, table 11
+            usual_rates=(2e-5, 5e-5),  # BERT, arXiv:1810.04805, appendix A.3
         ),
     )
 }

@@ -23,7 +23,7 @@ PISSA = "pissa_niter_16"
 of the full SVD; that one takes minutes for each large matrix, and the residual is computed from whatever was found."""
 
 LORA_PLUS_RATIO = 16.0
-"""λ, the learning rate of B over that of A (arXiv:2402.12354, section 5: 2⁴ for tasks that are not trivial)."""
+"""λ, the learning rate of B over that of A: the authors' recommendation, 2⁴ (arXiv:2402.12354)."""
 
 
 def uniform_lora(to: Application, **more: Any) -> Any:

@@ -264,9 +264,9 @@ def test_the_size_difference_is_a_share_of_loras_parameters() -> None:
 def test_learning_rates_that_do_not_suit_a_method_are_pointed_out() -> None:
     def told(method: str, rate: float) -> list[str]:
         runs = [finished_run(method="lora", learning_rate=2e-4), finished_run(method=method, learning_rate=rate)]
-        return [line for line in caveats(only(summarise(runs))) if "its authors used" in line]
+        return [line for line in caveats(only(summarise(runs))) if "usual for it are" in line]
 
     (line,) = told("adalora", 2e-4)
-    assert "adalora was trained with a learning rate of 0.0002; its authors used 0.0005 to 0.0022" in line
+    assert "adalora was trained with a learning rate of 0.0002; usual for it are 0.0005 to 0.0022" in line
     assert "full was trained" in told("full", 2e-4)[0]
     assert told("adalora", 1e-3) == told("full", 2e-5) == told("glora", 5e-2) == []
