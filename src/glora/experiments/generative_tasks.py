@@ -71,7 +71,7 @@ GENERATIVE_TASKS: dict[str, GenerativeTask] = {
         GenerativeTask(
             _task(
                 "gsm8k",
-                "school mathematics in words; the final number is scored, on the test split (8,792 examples)",
+                "school mathematics in words; the final number is scored, on the test split (7,473 examples)",
                 "final_number",
                 "test",
             ),
@@ -84,7 +84,7 @@ GENERATIVE_TASKS: dict[str, GenerativeTask] = {
         GenerativeTask(
             _task(
                 "MATH",
-                r"competition mathematics; the content of \boxed{} is scored, on the test split (12,500 examples)",
+                r"competition mathematics; the content of \boxed{} is scored, on the test split (7,500 examples)",
                 "boxed",
                 "test",
             ),
@@ -98,7 +98,7 @@ GENERATIVE_TASKS: dict[str, GenerativeTask] = {
         GenerativeTask(
             _task(
                 "alpaca-cleaned",
-                "instructions and answers; loss and perplexity on a twentieth that is held out (51,760 examples)",
+                "instructions and answers; loss and perplexity on a twentieth, held out by prompt (51,760 examples)",
                 None,
                 "validation",
             ),
@@ -110,7 +110,7 @@ GENERATIVE_TASKS: dict[str, GenerativeTask] = {
         GenerativeTask(
             _task(
                 "databricks-dolly-15k",
-                "instructions and answers by people; loss and perplexity on a twentieth that is held out (15,011 examples)",
+                "the same, written by people; a twentieth is held out by prompt (15,011 examples)",
                 None,
                 "validation",
             ),

@@ -289,6 +289,8 @@ def load_classifier(
 def load_causal_lm(name: str, *, dtype: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model on the CPU, and its tokenizer.
 
+    Weights in MXFP4 (gpt-oss) or FP8 (DeepSeek), which cannot be trained on, are dequantised.
+
     Args:
         name: as for `resolve_model`.
         dtype: of its weights.
@@ -303,16 +305,27 @@ def load_causal_lm(name: str, *, dtype: Any) -> tuple[PreTrainedModel, PreTraine
     source = resolve_model(name)
     try:
         with _quiet_loading():
-            reason = why_it_writes_no_text(AutoConfig.from_pretrained(source).to_dict())
+            config = AutoConfig.from_pretrained(source)
+            reason = why_it_writes_no_text(config.to_dict())
             if reason is None:
                 tokenizer = AutoTokenizer.from_pretrained(source)
-                model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+                model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **_dequantised(config))
     except (OSError, ValueError, ImportError) as error:
         raise ModelNotFoundError(_why_not_loaded(name, source, error, "causal language model")) from error
     if reason is not None:
         raise ModelNotFoundError(f"the model {name!r} {reason}.")
     _complete(model, tokenizer)
     return model, tokenizer
+
+
+def _dequantised(config: Any) -> dict[str, Any]:
+    """What from_pretrained must be told to give weights that adapters can be trained on."""
+    from transformers import FineGrainedFP8Config, Mxfp4Config
+
+    stored = getattr(config, "quantization_config", None) or {}
+    method = stored.get("quant_method") if isinstance(stored, dict) else getattr(stored, "quant_method", None)
+    classes = {"mxfp4": Mxfp4Config, "fp8": FineGrainedFP8Config}
+    return {"quantization_config": classes[method](dequantize=True)} if method in classes else {}
 
 
 def _complete(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -7,9 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import PreTrainedTokenizerFast
 
+from conftest import SHARED_DATA
+from glora.experiments.answer_scoring import SCORINGS
 from glora.experiments.chat_format import IGNORED, ChatFormat
 from glora.experiments.generative_tuning import Generation
+from glora.experiments.tasks import load_task
 from tiny_writer import TEMPLATE, build_tokenizer
 
 ASK = [{"role": "user", "content": "how much is 1 plus 2 ?"}]
@@ -133,3 +137,29 @@ def test_a_conversation_that_a_template_refuses_is_said_to_be_one() -> None:
     without = TEMPLATE.replace("{{ message['content'] }}", "{{ message['content'].strip('3') }}")
     with pytest.raises(ValueError, match="leaves out the answer '3'"):
         encoded(build_tokenizer(without), answer="3")
+
+
+def test_every_reference_of_the_real_gsm8k_comes_back_from_its_tokens() -> None:
+    """With a byte-level vocabulary, as Llama, Qwen and GPT have: what is learned, decoded, is scored as right."""
+    tokenizers = pytest.importorskip("tokenizers")
+    if not (SHARED_DATA / "gsm8k").is_dir():
+        pytest.skip("the real GSM8K is not here")
+    rows = load_task("gsm8k", data_dir=str(SHARED_DATA / "gsm8k"), train_limit=300).train
+    vocabulary = tokenizers.ByteLevelBPETokenizer()
+    vocabulary.train_from_iterator(
+        rows["answer"], vocab_size=600, special_tokens=["<eos>", "<turn>", "<end>"], length=300
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=vocabulary._tokenizer, eos_token="<eos>", extra_special_tokens=["<turn>", "<end>"]
+    )
+    lines = "{% for m in messages %}<turn>{{ m['role'] }}\n{{ m['content'] }}<end>\n{% endfor %}"
+    for template in (None, lines + "{% if add_generation_prompt %}<turn>assistant\n{% endif %}"):
+        tokenizer.chat_template = template
+        chat = ChatFormat(tokenizer)
+        examples = chat.encode(list(rows["prompt"]), list(rows["answer"]))
+        for example, answer in zip(examples, rows["answer"]):
+            assert example.answer[-1] in chat.stop_ids
+            assert not set(example.answer[:-1]) & set(chat.stop_ids)
+            written = chat.decode(example.answer)
+            assert written.strip() == answer.strip()
+            assert SCORINGS["final_number"].matches(written, answer)

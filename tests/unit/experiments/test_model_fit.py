@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from glora.experiments.compare import InvalidComparisonError, check_settings, plan_comparison
 from glora.experiments.model_fit import why_it_writes_no_text
-from glora.experiments.models import ModelNotFoundError, load_causal_lm
+from glora.experiments.models import ModelNotFoundError, _dequantised, load_causal_lm
 
 
 def fault(**settings: object) -> str:
@@ -50,6 +51,14 @@ def test_settings_of_written_answers_are_for_them() -> None:
         "max_new_tokens=9 is for tasks whose answers are written, and rte is none; leave it out"
     )
     assert "temperature=0.5 is for tasks" in fault(task="rte", temperature=0.5)
+
+
+@pytest.mark.parametrize("method", ["mxfp4", "fp8"])
+def test_weights_that_cannot_be_trained_on_are_dequantised(method: str) -> None:
+    told = _dequantised(SimpleNamespace(quantization_config={"quant_method": method}))["quantization_config"]
+    assert told.get_loading_attributes()["dequantize"] is True, "the one attribute that wins over the checkpoint's own"
+    assert _dequantised(SimpleNamespace(quantization_config=None)) == _dequantised(SimpleNamespace()) == {}
+    assert _dequantised(SimpleNamespace(quantization_config={"quant_method": "bitsandbytes"})) == {}
 
 
 def test_loading_a_causal_model(tiny_writer: Path, tiny_deberta: Path, tmp_path: Path) -> None:
