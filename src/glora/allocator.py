@@ -31,6 +31,7 @@ from glora.optimizer_state import check_optimizer, holds, skipped_its_step, unwr
 from glora.rank_bounds import allocate_within_bounds
 from glora.ranked_adapter import RankedAdapter
 from glora.reallocation import Reallocation
+from glora.scores import shares
 from glora.sketch_ratios import SketchRatios, refuse_compiled
 
 logger = get_logger()
@@ -87,6 +88,7 @@ class RankAllocator:
         if config.signal == "delta_exact":
             refuse_compiled(self.adapter.root if isinstance(model, RankedAdapter) else model)
         self._check_method()
+        self.adapter.rank_scaling = config.rank_scaling
         self._optimizer = unwrap_optimizer(optimizer)
         check_optimizer(self._optimizer)
         self._check_trained()
@@ -134,10 +136,13 @@ class RankAllocator:
 
     @property
     def scores(self) -> dict[str, float]:
-        """s_k = g_k / Σ_j g_j; all zero before the first step. Reading it waits for the device."""
-        norms = self.norms
-        total = sum(norms.values())
-        return {name: norm / total if total else 0.0 for name, norm in norms.items()}
+        """s_k = g_k / Σ_j g_j, or what `relative_to` and `score_exponent` make of it; all zero before the first step.
+
+        Reading it waits for the device.
+        """
+        share = self._shares()
+        total = sum(share.values())
+        return {name: value / total if total else 0.0 for name, value in share.items()}
 
     @property
     def non_finite_steps(self) -> int:
@@ -172,7 +177,7 @@ class RankAllocator:
 
         A subclass may allocate by a rule of its own.
         """
-        return allocate_within_bounds(self.adapter, self.config, self.total_rank, self.norms)
+        return allocate_within_bounds(self.adapter, self.config, self.total_rank, self._shares())
 
     def describe_skipped(self) -> str:
         """What to tell of gradients that were read and that no optimiser step followed; empty if there were none.
@@ -298,7 +303,21 @@ class RankAllocator:
 
     def _is_due(self) -> bool:
         since, every = self.steps - self._warmup_steps, self.config.reallocate_every
-        return since == 0 or (since > 0 and every is not None and since % every == 0)
+        return since == 0 or (since > 0 and every is not None and since % every == 0 and self._reallocations_left())
+
+    def _reallocations_left(self) -> bool:
+        most = self.config.max_reallocations
+        return self.config.reallocate_every is not None and (most is None or self._reallocations < most)
+
+    def _shares(self) -> dict[str, float]:
+        config, adapter = self.config, self.adapter
+        return shares(
+            self.norms,
+            adapter.layers,
+            adapter.shapes,
+            exponent=config.score_exponent,
+            relative_to=config.relative_to,
+        )
 
     def _reallocate(self) -> None:
         norms = self.norms
@@ -330,7 +349,6 @@ class RankAllocator:
             )
         else:
             logger.warning("so there is no average; the ranks stay as they are and training goes on as plain LoRA")
-        recording_goes_on = self.config.reallocate_every is not None
         self._stop_recording()
         if ranks is not None:
             seed = f"{self.config.seed}/{self._reallocations}"  # a matrix that grows twice must not draw the same rows
@@ -349,7 +367,7 @@ class RankAllocator:
                 parameters_after=self.parameters,
             )
             logger.info("%s", self.reallocation)
-        if recording_goes_on:
+        if self._reallocations_left():
             self._listen()
 
     def _parameters(self) -> list[nn.Parameter]:
@@ -364,6 +382,13 @@ class RankAllocator:
 
     def _check_method(self) -> None:
         """Refuse, or warn of, settings that do not go with this adapter."""
+        if self.config.rank_scaling != "held":
+            biased = [name for name, layer in self.adapter.layers.items() if layer.lora_bias.get(self.adapter.name)]
+            if biased:
+                raise ValueError(
+                    f"{biased[0]}: rank_scaling={self.config.rank_scaling!r} rescales B, and lora_bias would have to follow; "
+                    'use rank_scaling="held", or LoRA without lora_bias'
+                )
         stack = next((name for name, layer in self.adapter.layers.items() if experts(layer) > 1), None)
         if self.config.keep == "svd" and stack is not None:
             raise ValueError(f'{stack}: keep="svd" is for one matrix, and this is a stack of experts; use keep="norm"')

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from glora.gradient_norms import SIGNALS, Signal
+from glora.rank_scaling import RANK_SCALINGS, RankScaling
 from glora.resize import KEEP, Keep
+from glora.scores import RELATIVE_TO, RelativeTo
 
 BUDGETS = ("rank", "parameters")
 
@@ -29,6 +32,10 @@ class RankAllocationConfig:
         exact_every: m, with signal="delta_exact": steps from one measurement to the next. At 1 every norm is exact.
         reallocate_every: Steps from one reallocation to the next, each from norms of its own; the total never changes, and
             a matrix that lost its adapter stays without. Default: the ranks are allocated once, after the warm-up.
+        max_reallocations: No more reallocations than this. Default: as many as `reallocate_every` gives.
+        score_exponent: p in s_k ∝ g_k^p: above 1 makes the ranks differ more, below 1 less, 0 not at all.
+        relative_to: What a norm is divided by before it becomes a score: "none", "weight" (‖W_k‖_F of the frozen weight)
+            or "size" (√(d_in·d_out), which makes it the root mean square of G_k's elements).
         budget: What stays as it was: "rank", Σ r_k = R_total exactly (as published), or "parameters", Σ r_k·(d_in +
             d_out) never above what R_total ranks spread evenly would cost, and within one column of it.
         min_rank: No matrix gets a smaller rank: an int, or one for each module name. 0 lets a matrix lose its adapter,
@@ -36,6 +43,9 @@ class RankAllocationConfig:
         max_rank: No matrix gets a larger rank: an int, or one for each module name. min(d_in, d_out) always bounds it.
         keep: Which columns a shrinking matrix keeps: "norm" (largest ‖A_i‖·‖B_i‖), "svd" (the best approximation of
             B·A) or "first".
+        rank_scaling: The scaling s_k of a matrix whose rank goes from r to r_k: "held" (s, as published), "inverse_sqrt"
+            (s·√(r/r_k)) or "inverse" (s·r/r_k). B_k is rescaled, so that the update stays what it was. Only with "held" does
+            the adapter have one scaling everywhere, which servers that read no alpha_pattern need.
         adapter_name: The adapter whose ranks are allocated. Default: the active one.
         seed: Seeds the new rows of A, for each module by its name, so that every process and every run draws the same
             and the global generators (dropout, data order) are not touched.
@@ -50,10 +60,14 @@ class RankAllocationConfig:
     signal: Signal = "delta"
     exact_every: int = 16
     reallocate_every: int | None = None
+    max_reallocations: int | None = None
+    score_exponent: float = 1.0
+    relative_to: RelativeTo = "none"
     budget: str = "rank"
     min_rank: int | Mapping[str, int] = 0
     max_rank: int | Mapping[str, int] | None = None
     keep: Keep = "norm"
+    rank_scaling: RankScaling = "held"
     adapter_name: str | None = None
     seed: int = 0
 
@@ -82,8 +96,30 @@ class RankAllocationConfig:
                 self.reallocate_every,
                 "an int ≥ 1, or None for one reallocation",
             ),
+            *_unless(
+                self.max_reallocations is None
+                or (_is_int(self.max_reallocations, 1) and self.reallocate_every is not None),
+                "max_reallocations",
+                self.max_reallocations,
+                "an int ≥ 1 together with reallocate_every, or None",
+            ),
+            *_unless(
+                isinstance(self.score_exponent, int | float) and 0 <= self.score_exponent < math.inf,
+                "score_exponent",
+                self.score_exponent,
+                "a finite number ≥ 0",
+            ),
+            *_unless(
+                self.relative_to in RELATIVE_TO, "relative_to", self.relative_to, f"one of {', '.join(RELATIVE_TO)}"
+            ),
             *_unless(self.budget in BUDGETS, "budget", self.budget, f"one of {', '.join(BUDGETS)}"),
             *_unless(self.keep in KEEP, "keep", self.keep, f"one of {', '.join(KEEP)}"),
+            *_unless(
+                self.rank_scaling in RANK_SCALINGS,
+                "rank_scaling",
+                self.rank_scaling,
+                f"one of {', '.join(RANK_SCALINGS)}",
+            ),
             *_unless(
                 _is_bound(self.min_rank, 0),
                 "min_rank",

@@ -31,6 +31,7 @@ Kind = Literal["first moment", "second moment", "average"]
 STATE_KINDS: dict[str, Kind] = {
     "exp_avg": "first moment",  # Adam, AdamW, NAdam, RAdam, Adamax, Adafactor
     "momentum_buffer": "first moment",  # SGD, RMSprop, Muon
+    "update_avg": "first moment",  # what RMSprop and transformers' Adafactor call momentum_buffer and exp_avg: a mean of updates
     "grad_avg": "first moment",  # RMSprop, centred
     "prev": "first moment",  # Rprop: the last gradient
     "exp_avg_sq": "second moment",  # Adam, AdamW, NAdam, RAdam
@@ -50,6 +51,31 @@ STATE_KINDS: dict[str, Kind] = {
     "kahan_comp": "first moment",  # optimi: what rounding to bfloat16 has lost
 }
 
+# How a state follows when the factor is multiplied by c and its gradients therefore by 1/c: it is divided by c to this power.
+# Step sizes stay, as a learning rate does; so do means of updates that were normalised already.
+POWERS_OF_THE_GRADIENT: dict[str, int] = {
+    "exp_avg": 1,
+    "momentum_buffer": 1,
+    "update_avg": 0,
+    "grad_avg": 1,
+    "prev": 1,
+    "exp_avg_sq": 2,
+    "max_exp_avg_sq": 2,
+    "exp_inf": 1,
+    "square_avg": 2,
+    "acc_delta": 0,
+    "sum": 2,
+    "row_var": 2,
+    "col_var": 2,
+    "variance": 2,
+    "exp_avg_sq_row": 2,
+    "exp_avg_sq_col": 2,
+    "step_size": 0,
+    "ax": -1,
+    "z": -1,
+    "kahan_comp": -1,
+}
+
 # Adafactor keeps means over one of the last two dimensions of a matrix; over the ranks, there is no column to follow.
 MEAN_OVER: dict[str, int] = {"row_var": -1, "col_var": -2, "exp_avg_sq_row": -1, "exp_avg_sq_col": -2}
 
@@ -64,6 +90,9 @@ BITSANDBYTES_STATES: dict[str, dict[str, str]] = {
     "rmsprop": {"state1": "exp_avg_sq"},
     "adagrad": {"state1": "sum"},
 }
+# These two average updates, divided by their root mean square already, under the names that others give to means of gradients.
+MEANS_OF_UPDATES = {("RMSprop", "momentum_buffer"), ("Adafactor", "exp_avg")}
+
 # An eight-bit state of bitsandbytes: codes in state1, their values in qmap1, and a scale for each block of elements in absmax1.
 QUANTISATION = {"absmax1", "qmap1", "absmax2", "qmap2"}
 BITSANDBYTES_BLOCK = 256
@@ -146,6 +175,8 @@ def _per_element(value: object) -> bool:
 
 
 def _known_name(optimizer: torch.optim.Optimizer, key: str) -> str:
+    if (type(optimizer).__name__, key) in MEANS_OF_UPDATES:
+        return "update_avg"
     return BITSANDBYTES_STATES.get(getattr(optimizer, "optimizer_name", ""), {}).get(key, key)
 
 

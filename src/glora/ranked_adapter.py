@@ -30,6 +30,7 @@ from glora.lora_layers import (
     rank_in,
 )
 from glora.optimizer_state import group_of, insert_parameter
+from glora.rank_scaling import RankScaling, scaling_at
 from glora.resize import Keep, resize_lora_layer
 
 # A factor's key in the file of an adapter, and in the model's state dict.
@@ -60,6 +61,7 @@ class RankedAdapter:
         floors: The smallest rank each matrix can have, 0 or 1, and why.
         initial_ranks: The ranks when this object was made.
         ranks: The ranks now; 0 where the adapter was taken out.
+        rank_scaling: How the scaling of a matrix follows its rank, in every change of ranks.
 
     Raises:
         ValueError: for what `find_lora_layers` refuses.
@@ -76,6 +78,8 @@ class RankedAdapter:
         self.floors = {name: floor_of(layer, self.name, self._config) for name, layer in self.layers.items()}
         self.initial_ranks = {name: layer.r[self.name] for name, layer in self.layers.items()}
         self.ranks = dict(self.initial_ranks)
+        self.rank_scaling: RankScaling = "held"
+        self._last_ranks: dict[str, int] = {}  # of those at rank 0, before they came to it
         self._removed: dict[str, dict[str, Any]] = {}
         self._groups: dict[str, tuple[int | None, int | None]] = {}
         self._following: RemovableHandle | None = None
@@ -132,6 +136,7 @@ class RankedAdapter:
         for name in sorted(self.layers, key=lambda name: ranks[name] == 0):
             if ranks[name] == self.ranks[name]:
                 continue
+            scaling = self._scaling(name, ranks[name])
             if self.ranks[name] == 0:
                 self._put_back(name)
             elif ranks[name] == 0:
@@ -146,6 +151,7 @@ class RankedAdapter:
                 keep=keep,
                 init_lora_weights=getattr(self._config, "init_lora_weights", True),
                 generator=generator,
+                scaling=scaling,
             )
             if ranks[name] == 0:
                 self._take_out(name)
@@ -196,9 +202,19 @@ class RankedAdapter:
         if found != self.ranks:
             self.set_ranks(found, optimizer=self._optimizer)
 
+    def _scaling(self, name: str, rank: int) -> float | None:
+        """What `rank_scaling` makes of this matrix's scaling at another rank; None to hold it."""
+        if rank == 0:
+            return None
+        layer = self.layers[name]
+        if self.ranks[name] == 0:
+            return scaling_at(rank, self._last_ranks[name], self._removed[name]["scaling"], self.rank_scaling)
+        return scaling_at(rank, self.ranks[name], layer.scaling[self.name], self.rank_scaling)
+
     def _remember(self, name: str, optimizer: torch.optim.Optimizer | None) -> None:
         layer = self.layers[name]
         self._removed[name] = adapter_entries(layer, self.name)
+        self._last_ranks[name] = layer.r[self.name]
         if optimizer is not None:
             A, B = factors(layer, self.name)
             self._groups[name] = group_of(optimizer, A), group_of(optimizer, B)

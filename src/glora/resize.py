@@ -1,7 +1,8 @@
 """One LoRA layer, and its optimiser state, to a new rank.
 
 The scaling s is held: with r the layer's α becomes s·r (s·√r under rsLoRA), so PEFT computes the same s from what is
-saved. Growing appends rows to A as LoRA initialises them and zero columns to B, so that B·A does not change. Shrinking
+saved. Where another s' is asked for, the factor that LoRA starts at zero (B; an embedding's A) is multiplied by c = s/s', so
+that s·B·A stays; its gradients are then divided by c, and what the optimiser keeps of them follows. Growing appends rows to A as LoRA initialises them and zero columns to B, so that B·A does not change. Shrinking
 from r to r' keeps the columns with the largest ‖A_i‖·‖B_i‖, the first ones, or the best rank-r' approximation of B·A in
 the Frobenius norm, which by Eckart and Young (1936) leaves an error of exactly the discarded singular values.
 """
@@ -29,7 +30,14 @@ from glora.lora_layers import (
     remove_adapter,
     set_factors,
 )
-from glora.optimizer_state import MEAN_OVER, STATE_KINDS, Carry, check_optimizer, replace_parameter
+from glora.optimizer_state import (
+    MEAN_OVER,
+    POWERS_OF_THE_GRADIENT,
+    STATE_KINDS,
+    Carry,
+    check_optimizer,
+    replace_parameter,
+)
 
 Keep = Literal["norm", "svd", "first"]
 KEEP: tuple[str, ...] = get_args(Keep)
@@ -44,6 +52,7 @@ def resize_lora_layer(
     keep: Keep = "norm",
     init_lora_weights: bool | str = True,
     generator: torch.Generator | None = None,
+    scaling: float | None = None,
 ) -> None:
     """Give a LoRA layer another rank, in place.
 
@@ -61,9 +70,10 @@ def resize_lora_layer(
         init_lora_weights: How new rows of A are drawn: "gaussian" as PEFT's option of that name, N(0, 1/rank²); anything
             else as LoRA's default, uniform in ±1/√d_in. (An embedding's new columns of B are N(0, 1), as PEFT's.)
         generator: A CPU generator to draw with; None uses torch's global one.
+        scaling: The layer's scaling s afterwards; B is rescaled so that the update s·B·A is what it was. Default: held.
 
     Raises:
-        ValueError: the rank is out of range, `keep` is unknown, the layer does not carry the adapter or is of a kind that
+        ValueError: the rank is out of range, `keep` is unknown, `scaling` is not above 0 or would have to rescale a lora_bias, the layer does not carry the adapter or is of a kind that
             is not supported, or the optimiser's state cannot be carried over. The layer is then as it was.
     """
     name = type(layer.get_base_layer()).__name__
@@ -79,12 +89,16 @@ def resize_lora_layer(
     E = experts(layer)
     if keep == "svd" and E > 1:
         raise ValueError(f'keep="svd" is for one matrix, and this adapter updates {E} experts; use keep="norm"')
+    if scaling is not None and not (math.isfinite(scaling) and scaling > 0):
+        raise ValueError(f"scaling={scaling!r} must be a finite number above 0, or None to hold it")
+    if scaling is not None and layer.lora_bias.get(adapter_name):
+        raise ValueError("with lora_bias the scaling multiplies a bias as well, so it can only be held: scaling=None")
     if optimizer is not None:
         check_optimizer(optimizer)
 
     A, B = factors(layer, adapter_name)
-    old_rank = A.shape[0] // E
-    if rank == old_rank:
+    old_rank, old_scaling = A.shape[0] // E, layer.scaling[adapter_name]
+    if rank == old_rank and scaling in (None, old_scaling):
         return
     if rank == 0:
         if optimizer is not None:
@@ -96,15 +110,20 @@ def resize_lora_layer(
     with torch.no_grad():
         draw = _columns(layer, adapter_name, rank, init_lora_weights, generator)
         plan = _plan(by_rank_A(A.detach(), E, old_rank), by_rank_B(B.detach(), E, old_rank), rank, keep, draw)
-        new_A = nn.Parameter(plan.A.reshape(E * rank, *A.shape[1:]), requires_grad=A.requires_grad)
-        new_B = nn.Parameter(plan.B.reshape(B.shape[0], rank * E, *B.shape[2:]), requires_grad=B.requires_grad)
+        c = 1.0 if scaling is None else old_scaling / scaling
+        c_A, c_B = (1.0, c) if drawn_factor(layer, adapter_name) == "A" else (c, 1.0)
+        new_A = nn.Parameter(c_A * plan.A.reshape(E * rank, *A.shape[1:]), requires_grad=A.requires_grad)
+        new_B = nn.Parameter(c_B * plan.B.reshape(B.shape[0], rank * E, *B.shape[2:]), requires_grad=B.requires_grad)
         if optimizer is not None:
-            replace_parameter(optimizer, A, new_A, _carry(plan.of_A, new_A, 0, E, old_rank))
-            replace_parameter(optimizer, B, new_B, _carry(plan.of_B, new_B, 1, E, old_rank))
+            replace_parameter(optimizer, A, new_A, _carry(plan.of_A, new_A, 0, E, old_rank, c_A))
+            replace_parameter(optimizer, B, new_B, _carry(plan.of_B, new_B, 1, E, old_rank, c_B))
     set_factors(layer, adapter_name, new_A, new_B)
 
     power = 0.5 if layer.use_rslora.get(adapter_name) else 1
-    if old_rank == 0:
+    if scaling is not None:
+        alpha = scaling * rank**power
+        layer.scaling[adapter_name] = scaling
+    elif old_rank == 0:
         alpha = layer.scaling[adapter_name] * rank**power
     elif power == 1:
         alpha = layer.lora_alpha[adapter_name] * rank / old_rank
@@ -200,14 +219,19 @@ def _best_approximation(
     return (right @ Q_A.T).to(A.dtype), (Q_B @ left).to(B.dtype), T_B.T, T_A
 
 
-def _carry(kept: torch.Tensor, successor: nn.Parameter, dim: int, E: int, old_rank: int) -> Carry:
-    """How a state of a factor, whose ranks lie along dimension `dim` as PEFT stores it, follows it to the new rank."""
+def _carry(kept: torch.Tensor, successor: nn.Parameter, dim: int, E: int, old_rank: int, c: float) -> Carry:
+    """How a state of a factor, whose ranks lie along dimension `dim` as PEFT stores it, follows it to the new rank.
+
+    The factor itself has been multiplied by c.
+    """
     by_rank = by_rank_A if dim == 0 else by_rank_B
     rank = successor.shape[dim] // E
     mixed = kept.dim() == 2
 
     def carry(key: str, state: torch.Tensor) -> torch.Tensor:
         kind = STATE_KINDS[key]
+        if c != 1:
+            state = state * c ** -POWERS_OF_THE_GRADIENT[key]
         if key in MEAN_OVER and MEAN_OVER[key] % successor.dim() == dim:
             return state
         own = successor.detach().to(state.dtype)
