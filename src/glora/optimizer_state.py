@@ -31,7 +31,7 @@ Kind = Literal["first moment", "second moment", "average"]
 STATE_KINDS: dict[str, Kind] = {
     "exp_avg": "first moment",  # Adam, AdamW, NAdam, RAdam, Adamax, Adafactor
     "momentum_buffer": "first moment",  # SGD, RMSprop, Muon
-    "update_avg": "first moment",  # what RMSprop and transformers' Adafactor call momentum_buffer and exp_avg: a mean of updates
+    "update_avg": "first moment",  # a mean of updates, see MEANS_OF_UPDATES
     "grad_avg": "first moment",  # RMSprop, centred
     "prev": "first moment",  # Rprop: the last gradient
     "exp_avg_sq": "second moment",  # Adam, AdamW, NAdam, RAdam

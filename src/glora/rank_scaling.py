@@ -15,5 +15,5 @@ _POWERS: dict[str, float] = {"held": 0.0, "inverse_sqrt": 0.5, "inverse": 1.0}
 
 
 def scaling_at(rank: int, old_rank: int, old_scaling: float, rule: RankScaling) -> float | None:
-    """s at another rank, s·(r/r')^p with p = 0, 1/2 or 1; None where it is held."""
+    """The scaling at another rank: s·(r/r')^p with p = 0, 1/2 or 1; None where it is held."""
     return None if rule == "held" else old_scaling * (old_rank / rank) ** _POWERS[rule]

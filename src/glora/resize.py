@@ -2,9 +2,11 @@
 
 The scaling s is held: with r the layer's α becomes s·r (s·√r under rsLoRA), so PEFT computes the same s from what is
 saved. Where another s' is asked for, the factor that LoRA starts at zero (B; an embedding's A) is multiplied by c = s/s', so
-that s·B·A stays; its gradients are then divided by c, and what the optimiser keeps of them follows. Growing appends rows to A as LoRA initialises them and zero columns to B, so that B·A does not change. Shrinking
-from r to r' keeps the columns with the largest ‖A_i‖·‖B_i‖, the first ones, or the best rank-r' approximation of B·A in
-the Frobenius norm, which by Eckart and Young (1936) leaves an error of exactly the discarded singular values.
+that s·B·A stays; its gradients are then divided by c, and what the optimiser keeps of them follows.
+
+Growing appends rows to A as LoRA initialises them and zero columns to B, so that B·A does not change. Shrinking from r to r'
+keeps the columns with the largest ‖A_i‖·‖B_i‖, the first ones, or the best rank-r' approximation of B·A in the Frobenius norm,
+which by Eckart and Young (1936) leaves an error of exactly the discarded singular values.
 """
 
 from __future__ import annotations
@@ -73,8 +75,9 @@ def resize_lora_layer(
         scaling: The layer's scaling s afterwards; B is rescaled so that the update s·B·A is what it was. Default: held.
 
     Raises:
-        ValueError: the rank is out of range, `keep` is unknown, `scaling` is not above 0 or would have to rescale a lora_bias, the layer does not carry the adapter or is of a kind that
-            is not supported, or the optimiser's state cannot be carried over. The layer is then as it was.
+        ValueError: the rank is out of range, `keep` is unknown, `scaling` is not above 0 or would have to rescale a lora_bias,
+            the layer does not carry the adapter or is of a kind that is not supported, or the optimiser's state cannot be
+            carried over. The layer is then as it was.
     """
     name = type(layer.get_base_layer()).__name__
     if not has_adapter(layer, adapter_name):

@@ -51,7 +51,7 @@ def _weight_norm(name: str, layer: LoraLayer) -> float:
         weight = layer.get_param()
     else:
         weight = dequantize_module_weight(layer.get_base_layer())
-    norm = torch.linalg.vector_norm(weight.detach(), dtype=torch.float32).item()
+    norm: float = torch.linalg.vector_norm(weight.detach(), dtype=torch.float32).item()
     if norm == 0:
         raise ValueError(f'{name}: the frozen weight is all zero, so no norm is relative to it; use relative_to="none"')
     return norm

@@ -50,7 +50,9 @@ def test_the_state_is_that_of_an_optimiser_that_always_had_the_smaller_gradients
         give_gradients(twin, seed)
         B.grad /= 4
         twin_optimizer.step()
-    step_like = {key for key, power in POWERS_OF_THE_GRADIENT.items() if power <= 0}  # those of another history of weights
+    step_like = {
+        key for key, power in POWERS_OF_THE_GRADIENT.items() if power <= 0
+    }  # those of another history of weights
     for mine, other in zip(factors(layer), (A, B)):
         for key, value in optimizer.state[mine].items():
             if isinstance(value, torch.Tensor) and value.dim() and key not in step_like:

@@ -24,7 +24,21 @@ if TYPE_CHECKING:
     from glora.experiments.spec import RunConfig
 
 ALLOCATION_SETTINGS = frozenset(
-    {"total_rank", "warmup_steps", "beta", "signal", "budget", "min_rank", "max_rank", "keep"}
+    {
+        "total_rank",
+        "warmup_steps",
+        "beta",
+        "signal",
+        "budget",
+        "min_rank",
+        "max_rank",
+        "keep",
+        "score_exponent",
+        "relative_to",
+        "rank_scaling",
+        "reallocate_every",
+        "max_reallocations",
+    }
 )
 """Fields of `RunConfig` that only a method with a rank budget of its own looks at."""
 

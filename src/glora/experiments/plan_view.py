@@ -12,6 +12,7 @@ from glora.experiments.number_format import counted
 
 if TYPE_CHECKING:
     from glora.experiments.compare import Plan
+    from glora.experiments.spec import RunConfig
 
 
 def describe_plan(plan: Plan) -> Table:
@@ -44,7 +45,7 @@ def describe_plan(plan: Plan) -> Table:
         (
             method,
             f"warm-up {counted(schedule.warmup_steps(c.warmup_steps), 'step')}, beta {c.beta:g}, signal {c.signal}, "
-            f"{c.budget} budget, keeps columns by {c.keep}",
+            f"{c.budget} budget, keeps columns by {c.keep}{_unpublished(c)}",
         )
         for method, c in allocating.items()
     ]
@@ -64,3 +65,10 @@ def describe_plan(plan: Plan) -> Table:
     for name, text in rows:
         table.add_row(name, escape(text))
     return table
+
+
+def _unpublished(config: RunConfig) -> str:
+    """The settings by which this run's GLoRA is another than the published one, so far as they are set."""
+    names = ("score_exponent", "relative_to", "rank_scaling", "reallocate_every", "max_reallocations")
+    values = {name: getattr(config, name) for name in names}
+    return "".join(f", {name.replace('_', ' ')} {value}" for name, value in values.items() if value is not None)

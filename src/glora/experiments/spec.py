@@ -93,6 +93,23 @@ class RunConfig(BaseModel):
     min_rank: int = Field(0, ge=0, description="No matrix gets a smaller rank.")
     max_rank: int | None = Field(None, ge=1, description="No matrix gets a larger rank.")
     keep: Literal["norm", "svd", "first"] = Field("norm", description="Which columns a shrinking matrix keeps.")
+    # None is RankAllocationConfig's default, and leaves the keys of runs from before these settings as they were
+    score_exponent: float | None = Field(
+        None, ge=0, description="p in s_k = g_k^p: above 1 ranks differ more, below 1 less. Default: 1."
+    )
+    relative_to: Literal["weight", "size"] | None = Field(
+        None,
+        description="Norms are divided by the norm of the frozen weight, or by √(d_in·d_out). Default: by nothing.",
+    )
+    rank_scaling: Literal["inverse_sqrt", "inverse"] | None = Field(
+        None, description="How a matrix's scaling falls as its rank grows, 1/√r or 1/r. Default: it is held."
+    )
+    reallocate_every: int | None = Field(
+        None, ge=1, description="Steps from one reallocation to the next. Default: there is one, after the warm-up."
+    )
+    max_reallocations: int | None = Field(
+        None, ge=1, description="No more reallocations than this; goes with reallocate_every. Default: no limit."
+    )
 
     report_to: str | None = Field(
         None,

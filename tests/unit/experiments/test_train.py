@@ -181,6 +181,16 @@ def test_glora_reallocates_after_its_warmup(config: RunConfig, method: str) -> N
     assert grown == record.adapter_parameters_after - record.adapter_parameters_before
 
 
+def test_every_variation_of_the_method_reaches_it(config: RunConfig) -> None:
+    settings = dict(score_exponent=0.5, relative_to="weight", rank_scaling="inverse_sqrt", min_rank=1)
+    record = record_of(of(config, "glora", reallocate_every=6, max_reallocations=2, **settings))
+    assert record.reallocated_at == 12
+    published = record_of(of(config, "glora"))
+    assert sum(record.ranks.values()) == sum(published.ranks.values())
+    spread = [max(r.ranks.values()) - min(r.ranks.values()) for r in (record, published)]
+    assert spread[0] < spread[1], "the square root of a norm tells matrices less apart"
+
+
 def test_a_parameter_budget_is_kept(config: RunConfig) -> None:
     record = ok(run(of(config, "glora", budget="parameters")))
     dearest = max(sum(shape) for shape in record.module_shapes.values())
