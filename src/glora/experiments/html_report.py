@@ -33,7 +33,7 @@ SCRIPTS = ("sorting.js", "tooltip.js", "plot.js", "metric_chart.js", "norm_chart
 """In this order they are one script."""
 
 
-LONG = 32
+LONG = 24
 """Characters from which a text may be broken into lines."""
 
 
