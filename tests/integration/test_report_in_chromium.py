@@ -189,6 +189,37 @@ def test_a_table_sorts_by_numbers_in_both_directions(tab: Page) -> None:
     assert direction(tab) == "none"
 
 
+def test_signs_units_and_arrows_are_part_of_the_number(browser: Browser, tmp_path: Path) -> None:
+    """As text, -3.25 comes after -0.72, 12.0 min before 300.0 s, and 9,000 after 10,000."""
+    seconds = {"lora": 300.0, "adalora": 720.0, "glora": 5400.0, "shuffled": 90.0}
+    grown = {"lora": 9_000, "adalora": 10_000, "glora": 110_000, "shuffled": 2_000}
+    records = [
+        record.model_copy(
+            update={
+                "train_seconds": seconds[record.config.method],
+                "adapter_parameters_after": grown[record.config.method],
+                "adapter_parameters_before": 20_000,
+            }
+        )
+        for record in read_records(RECORDS)
+    ]
+    with page(browser, written(records, tmp_path)) as tab:
+        for heading, name, expected in (
+            ("Difference", "Accuracy (%)", ["-3.25", "-0.72", "+0.12"]),
+            ("Cost", "training time", ["90.0", "300.0", "12.0", "90.0"]),
+            (
+                "Budget",
+                "adapter parameters",
+                ["20,000 → 2,000", "20,000 → 9,000", "20,000 → 10,000", "20,000 → 110,000"],
+            ),
+        ):
+            column(tab, heading, name)
+            tab.click("#wanted")
+            cells = column(tab, heading, name)
+            assert [cell.split(" [")[0].split(" ±")[0] for cell in cells] == expected
+            tab.run("document.getElementById('wanted').id = ''")
+
+
 def test_a_table_sorts_by_keyboard_and_what_is_missing_stays_last(tab: Page) -> None:
     column(tab, "Cost", "95 % interval")
     tab.run("document.getElementById('wanted').focus()")
