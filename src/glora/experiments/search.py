@@ -31,6 +31,7 @@ from glora.experiments.shared_trials import (
     TrialFailedError,
     open_study,
     read_slots,
+    retry_failed,
     slot_of,
     work,
 )
@@ -39,6 +40,9 @@ from glora.experiments.study_storage import HEARTBEAT_SECONDS, SharedStorage
 
 if TYPE_CHECKING:
     from glora.experiments.records import EpochMetrics, RunRecord
+
+HOPELESS = 3
+"""If the first so many trials of a study fail with one error, the others would too."""
 
 STORAGE_FAULTS = (UpdateFinishedTrialError, optuna.exceptions.StorageInternalError)
 
@@ -99,7 +103,8 @@ def run_trials(
 
     Raises:
         StudyMismatchError: a study of this name was made for another search.
-        SearchFailedError: in some study no trial came to its end.
+        SearchFailedError: in some study no trial came to its end, or the first HOPELESS failed alike. If the same search
+            is begun again, its failed trials are.
         KeyboardInterrupt: Ctrl-C; finished trials are kept, and the one under way is made again.
     """
     if make_run is None:
@@ -153,7 +158,7 @@ def _tuned(plan: SearchPlan, pair: PairSearch, found: Mapping[int, Mapping[str, 
 
 def _open(plan: SearchPlan, search: MethodSearch, storage: SharedStorage) -> Study:
     trials = plan.options.trials
-    return open_study(
+    study = open_study(
         storage,
         search.study_name(plan.name),
         [f"trial {number}" for number in range(1, trials + 1)],
@@ -162,12 +167,16 @@ def _open(plan: SearchPlan, search: MethodSearch, storage: SharedStorage) -> Stu
         sampler=SlotSeededTPE(plan.options.seed, trials),
         pruner=median_pruner(trials),
     )
+    if not any(slot.state == "done" for slot in read_slots(study).values()):
+        retry_failed(study)
+    return study
 
 
 def _objective(
     search: MethodSearch, make_run: Callable[..., RunRecord], progress: RunProgress, left: Callable[[], int]
 ) -> Callable[[Trial], float]:
     def objective(trial: Trial) -> float:
+        _refuse_hopeless(search, trial.study)
         progress.left(left())
         values = suggest(trial, search.ranges)
         name = f"{search.method.name}, {slot_of(trial)}"
@@ -270,11 +279,32 @@ def _outcome(study: Study, search: MethodSearch) -> StudyOutcome:
     return StudyOutcome(search, slots, best)
 
 
+def _refuse_hopeless(search: MethodSearch, study: Study) -> None:
+    slots = read_slots(study).values()
+    errors = [slot.last.user_attrs.get(ERROR) for slot in slots if slot.state == "failed"]
+    if len(errors) >= HOPELESS and len(set(errors)) == 1 and not any(slot.state == "done" for slot in slots):
+        raise SearchFailedError(
+            f"the first {len(errors)} trials of {_named(search)} failed alike: {_remedied(errors[0])}"
+        )
+
+
 def _why(outcome: StudyOutcome) -> str:
-    search = outcome.search
-    errors = [slot.last.user_attrs.get(ERROR, "its process was killed") for slot in outcome.slots]
+    error = outcome.slots[-1].last.user_attrs.get(ERROR)
+    trials = "the only trial" if len(outcome.slots) == 1 else f"none of the {len(outcome.slots)} trials"
+    ended = "did not come" if len(outcome.slots) == 1 else "came"
     return (
-        f"none of the {len(outcome.slots)} trials of {search.method.name} on {search.base.task} came to its end, so there are "
-        f"no settings to run with; the last one: {errors[-1]}. Mend that or change the ranges, and search again under another "
-        "--output, or with --storage another --study"
+        f"{trials} of {_named(outcome.search)} {ended} to its end, so there are no settings to run with. The last one: "
+        f"{_remedied(error)}"
+    )
+
+
+def _named(search: MethodSearch) -> str:
+    return f"{search.method.name} on {search.base.task}"
+
+
+def _remedied(error: str | None) -> str:
+    reason = (error or "its process was killed, again and again").rstrip(".")
+    return (
+        f"{reason}. Mend that and give the same command again; to search in other ranges, name another --output, or with "
+        "--storage another --study"
     )

@@ -19,7 +19,7 @@ RANDOM_TRIALS = 10
 """Trials before TPE has seen enough to choose, at most half of all; Optuna's default."""
 
 TRIALS_BEFORE_PRUNING = 5
-"""Trials that are trained to their end before one is stopped early, at most a third of all; Optuna's default."""
+"""Trials that are trained to their end before one is stopped early (Optuna's default); at most a third of all, at least 2."""
 
 
 class SlotSeededTPE(BaseSampler):
@@ -84,12 +84,16 @@ def median_pruner(trials: int) -> MedianPruner:
     Hyperband would end more of them sooner, but it judges a trial only against those of its bracket and gives TPE only
     those to learn from; a search of ten to fifty trials over a few epochs has too few for that.
     """
-    return MedianPruner(n_startup_trials=max(1, min(TRIALS_BEFORE_PRUNING, trials // 3)))
+    return MedianPruner(n_startup_trials=_trials_before_pruning(trials))
 
 
 def describe_pruner(trials: int) -> str:
     """For the report and the study's terms."""
-    return f"median rule after {max(1, min(TRIALS_BEFORE_PRUNING, trials // 3))} trials"
+    return f"median rule after {_trials_before_pruning(trials)} trials"
+
+
+def _trials_before_pruning(trials: int) -> int:
+    return max(2, min(TRIALS_BEFORE_PRUNING, trials // 3))
 
 
 def settings_text(values: Mapping[str, Any]) -> str:

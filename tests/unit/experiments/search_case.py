@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import sqlalchemy
 
 from glora.experiments.progress import RunProgress
 from glora.experiments.provenance import collect_provenance
 from glora.experiments.records import EpochMetrics, RunRecord
 from glora.experiments.shared_trials import Job, open_study, slot_of, work
 from glora.experiments.spec import RunConfig
-from glora.experiments.study_storage import open_storage
+from glora.experiments.study_storage import SharedStorage, open_storage, sqlite_url
 
 HEARTBEAT, GRACE, LOOK = 1, 3, 0.3
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -30,9 +31,15 @@ def made_record(config: RunConfig, accuracy: float, **fields: Any) -> RunRecord:
         key=config.key,
         started_at="2026-01-01T00:00:00+00:00",
         finished_at="2026-01-01T00:01:00+00:00",
-        primary_metric="accuracy",
         provenance=collect_provenance(),
-        **{"status": "finished", "final": {"accuracy": accuracy}, "train_seconds": 1.0, "steps": 18, **fields},
+        **{
+            "status": "finished",
+            "primary_metric": "accuracy",
+            "final": {"accuracy": accuracy},
+            "train_seconds": 1.0,
+            "steps": 18,
+            **fields,
+        },
     )
 
 
@@ -98,6 +105,14 @@ class Worker:
     def done(self) -> list[str]:
         """The slots that were done, by whomever."""
         return [line.split(",")[0] for line in self.log.read_text().splitlines()] if self.log.exists() else []
+
+
+def quick_storage(folder: Path, **options: int) -> SharedStorage:
+    """A storage that does not wait for the disk."""
+    storage = open_storage(sqlite_url(folder), **{"heartbeat": HEARTBEAT, "grace": GRACE, **options})
+    sqlalchemy.event.listen(storage.engine, "connect", lambda made, _: made.execute("PRAGMA synchronous=OFF"))
+    storage.engine.dispose()
+    return storage
 
 
 def together(workers: Sequence[Callable[[], None]], seconds: float = 60) -> list[int | None]:

@@ -24,19 +24,19 @@ from glora.experiments.shared_trials import (
     work,
 )
 from glora.experiments.study_storage import SharedStorage, open_storage
-from unit.experiments.search_case import GRACE, HEARTBEAT, LOOK, Worker, read_trials, together
+from unit.experiments.search_case import GRACE, LOOK, Worker, quick_storage, read_trials, together
 
 SLOTS = ["a", "b", "c"]
 
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'shared.db'}"
+    return f"sqlite:///{tmp_path / 'search.db'}"
 
 
 @pytest.fixture
-def storage(url: str) -> SharedStorage:
-    return open_storage(url, heartbeat=HEARTBEAT, grace=GRACE)
+def storage(url: str, tmp_path: Path) -> SharedStorage:
+    return quick_storage(tmp_path)
 
 
 def study_of(storage: SharedStorage, slots: list[str] = SLOTS, **terms: object) -> optuna.Study:
