@@ -45,8 +45,8 @@ LONGEST_NAME = 500
 MAX_DEATHS = 3
 """A trial that has taken so many processes with it is given up: it may be what kills them, for want of memory."""
 
-FILLING_SECONDS = 2.0
-"""If a study has got no further trial for so long, whoever was filling it is gone."""
+PATIENCE_SECONDS = 2.0
+"""What a process leaves to another that is about to do it: filling a study, replacing a trial. After so long it helps."""
 
 State = Literal["done", "failed", "open", "lost"]
 
@@ -117,6 +117,7 @@ def open_study(
     Raises:
         StudyMismatchError: the study has other terms.
     """
+    storage.heartbeat_stale_trial_callback = _replace
     try:
         study = optuna.create_study(
             storage=storage, study_name=name, direction=direction, sampler=sampler, pruner=pruner
@@ -163,9 +164,9 @@ def work(
     Raises:
         KeyboardInterrupt: Ctrl-C; the slot that was under way is free for others, and all else is kept.
     """
-    left = list(jobs)
+    left, losses = list(jobs), _Losses()
     while left:
-        took = [job for job in left if _take_one(job)]
+        took = [job for job in left if _take_one(job, losses)]
         running = {job.study.study_name: _open_slots(job.study) for job in left}
         left = [job for job in left if running[job.study.study_name]]
         if left and not took:
@@ -187,9 +188,9 @@ class Job:
     do: Callable[[Trial], float]
 
 
-def _take_one(job: Job) -> bool:
+def _take_one(job: Job, losses: _Losses) -> bool:
     """Do one slot of a study, if one is waiting."""
-    _replace_lost(job.study)
+    losses.replace(job.study)
     shift = _Shift(job.study, job.do)
     try:
         with _quiet():
@@ -275,13 +276,13 @@ def _fill(study: Study, slots: Sequence[str]) -> None:
 def _wait_until_filled(study: Study, slots: Sequence[str]) -> None:
     """Leave it to the process that is filling the study, as long as it does: several would make a crowd of surplus trials."""
     count, since = -1, time.monotonic()
-    while time.monotonic() - since < FILLING_SECONDS:
+    while time.monotonic() - since < PATIENCE_SECONDS:
         present = {slot_of(trial) for trial in study.get_trials(deepcopy=False)}
         if TERMS in study.user_attrs and present >= set(slots):
             return
         if len(present) != count:
             count, since = len(present), time.monotonic()
-        time.sleep(FILLING_SECONDS / 10)
+        time.sleep(PATIENCE_SECONDS / 10)
 
 
 def _check_terms(study: Study, terms: Mapping[str, Any]) -> None:
@@ -301,10 +302,24 @@ def _text(value: object) -> str:
     return "none" if value is None else str(value)
 
 
-def _replace_lost(study: Study) -> None:
-    for slot in read_slots(study).values():
-        if slot.state == "lost":
-            retry(study, slot.last)
+def _replace(study: Study, trial: FrozenTrial) -> None:
+    """Called by Optuna in the process that has declared a trial dead."""
+    if read_slots(study)[slot_of(trial)].state == "lost":
+        retry(study, trial)
+
+
+class _Losses:
+    """Slots that are lost. The process that has found a trial dead replaces it at once; if it dies too, another does."""
+
+    def __init__(self) -> None:
+        self._since: dict[tuple[str, int], float] = {}
+
+    def replace(self, study: Study) -> None:
+        now = time.monotonic()
+        lost = [slot for slot in read_slots(study).values() if slot.state == "lost"]
+        for slot in lost:
+            if now - self._since.setdefault((study.study_name, slot.last.number), now) >= PATIENCE_SECONDS:
+                retry(study, slot.last)
 
 
 def slot_of(trial: FrozenTrial | Trial) -> str:

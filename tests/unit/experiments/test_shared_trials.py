@@ -145,7 +145,7 @@ def test_killed_between_taking_a_trial_and_its_first_heartbeat(storage: SharedSt
 
 
 def test_killed_while_filling_a_study(storage: SharedStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared_trials, "FILLING_SECONDS", 0.2)
+    monkeypatch.setattr(shared_trials, "PATIENCE_SECONDS", 0.2)
     study = optuna.create_study(storage=storage, study_name="shared")  # no terms yet, and one trial of three
     study.add_trial(create_trial(state=TrialState.WAITING, user_attrs={SLOT: "a"}))
     assert sorted(finish(study_of(storage, n=1))) == SLOTS
@@ -153,7 +153,10 @@ def test_killed_while_filling_a_study(storage: SharedStorage, monkeypatch: pytes
         study_of(storage, n=2)
 
 
-def test_killed_between_declaring_a_trial_dead_and_replacing_it(storage: SharedStorage) -> None:
+def test_killed_between_declaring_a_trial_dead_and_replacing_it(
+    storage: SharedStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_trials, "PATIENCE_SECONDS", 0.2)
     study = study_of(storage)
     study.optimize(lambda _: 1.0, n_trials=1)
     (trial,) = (t for t in study.get_trials() if slot_of(t) == "b")
@@ -177,9 +180,10 @@ def test_of_two_trials_of_a_slot_one_is_made(storage: SharedStorage) -> None:
 
 @pytest.mark.parametrize("reports", [True, False])
 def test_a_process_that_was_thought_dead_goes_on_with_the_next_trial(
-    storage: SharedStorage, url: str, reports: bool
+    storage: SharedStorage, url: str, reports: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A suspended laptop: others have taken over its trial, and what it says of it counts no more."""
+    monkeypatch.setattr(shared_trials, "PATIENCE_SECONDS", 0.2)
     study = study_of(storage)
     slept = []
 
@@ -204,7 +208,8 @@ def test_a_trial_that_kills_every_process_is_given_up(url: str, tmp_path: Path) 
         assert trial_id is not None
         storage.set_trial_state_values(trial_id, TrialState.FAIL)
         assert states(study) == {"a": "failed" if deaths == shared_trials.MAX_DEATHS else "lost"}
-        shared_trials._replace_lost(study)
+        if deaths < shared_trials.MAX_DEATHS:
+            shared_trials._replace(study, study.get_trials()[-1])
     assert finish(study) == []
 
 

@@ -1,0 +1,109 @@
+"""A search that several processes share on a real PostgreSQL server, as several machines would; one of them is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from glora.experiments.progress import RunProgress
+from glora.experiments.records import read_records
+from glora.experiments.search import plan_tuned_runs, run_trials
+from glora.experiments.search_plan import SearchOptions, plan_search
+from glora.experiments.search_ranges import parse_range
+from glora.experiments.shared_runs import make_shared_runs
+from glora.experiments.spec import RunConfig
+from glora.experiments.study_storage import StorageError, open_storage
+from postgresql_server import PASSWORD, postgresql_server
+from unit.experiments.search_case import FakeRuns, Worker, read_trials, together
+
+TRIALS, SEEDS = 4, (0, 1)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with postgresql_server() as url:
+        yield url
+
+
+@dataclass(frozen=True)
+class Machine:
+    """`glora search --storage` on a machine with folders of its own; its runs are made without training.
+
+    `dies_in` says in which run it is killed: "tuning", "reporting" or neither.
+    """
+
+    url: str
+    folder: Path
+    settings: dict[str, Any]
+    log: Path
+    dies_in: str = ""
+
+    def __call__(self) -> None:
+        storage = open_storage(self.url, heartbeat=1, grace=3)
+        plan = plan_search(
+            self.folder,
+            "shared search",
+            pairs=[self.settings],
+            methods=("lora", "glora"),
+            seeds=SEEDS,
+            ranges=[parse_range("learning_rate", "1e-4-1e-2"), parse_range("beta", "0.8-0.99")],
+            options=SearchOptions(TRIALS),
+        )
+        runs = FakeRuns(self.accuracy)
+        outcomes = run_trials(plan, storage, RunProgress(), make_run=runs, look_after=0.3)
+        make_shared_runs(
+            storage, plan.name, plan_tuned_runs(plan, outcomes), RunProgress(), make_run=runs, look_after=0.3
+        )
+
+    def accuracy(self, config: RunConfig) -> float:
+        stage = "reporting" if config.held_out is None else "tuning"
+        if stage == self.dies_in:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.05)
+        with open(self.log, "a") as file:
+            file.write(f"{stage} {config.method} {config.seed}\n")
+        return config.learning_rate
+
+
+def test_three_machines_make_exactly_the_trials_and_the_runs_of_one(
+    server: str, tmp_path: Path, tiny_deberta: Path, glue_folder: Path
+) -> None:
+    settings = {"model": str(tiny_deberta), "task": "rte", "data_dir": str(glue_folder), "rank": 4}
+    machines = [
+        Machine(server, tmp_path / name, settings, tmp_path / "log", dies_in)
+        for name, dies_in in (("one", ""), ("two", "tuning"), ("three", "reporting"))
+    ]
+    assert together(machines) == [0, -signal.SIGKILL, -signal.SIGKILL]
+    made = Counter((tmp_path / "log").read_text().splitlines())
+    assert made == {
+        "tuning lora 2": TRIALS,
+        "tuning glora 2": TRIALS,
+        **{f"reporting {method} {seed}": 1 for method in ("lora", "glora") for seed in SEEDS},
+    }
+    assert len(read_records(tmp_path / "one")) == 4
+    late = Machine(server, tmp_path / "late", settings, tmp_path / "log")
+    late()
+    assert Counter((tmp_path / "log").read_text().splitlines()) == made, "nothing was left to do"
+    assert read_records(tmp_path / "late") == read_records(tmp_path / "one"), "and all records are there"
+
+
+def test_trials_are_made_once_on_a_server_too(server: str, tmp_path: Path) -> None:
+    worker = Worker(server, tmp_path / "done", slots=20, die_in=("trial 3",), seconds=0.01)
+    assert sorted(together([worker] * 4)) == [-signal.SIGKILL, 0, 0, 0]
+    assert sorted(worker.done) == sorted(f"trial {i}" for i in range(20))
+    assert len(read_trials(server)) == 21
+
+
+def test_a_wrong_password_is_told_and_not_shown(server: str) -> None:
+    with pytest.raises(StorageError, match="password authentication failed") as caught:
+        open_storage(server.replace(PASSWORD, "wrong-secret"))
+    assert "secret" not in str(caught.value)
+    assert "glora:***@127.0.0.1" in str(caught.value)
