@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from glora import resize_lora_layer
+from glora.optimizer_state import STATE_KINDS
 from numerical.test_resize import D_IN, D_OUT, RANK, lora_model
 
 OPTIMIZERS = {
@@ -94,6 +95,22 @@ def test_kept_columns_step_as_without_resize(name: str, rank: int) -> None:
         return
     torch.testing.assert_close(A[:kept], twin_A[:kept], rtol=0, atol=0)
     torch.testing.assert_close(B[:, :kept], twin_B[:, :kept], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_new_columns_start_with_what_their_kind_says(name: str) -> None:
+    layer, optimizer = trained(name)
+    before = [{k: v.clone() for k, v in optimizer.state[p].items() if torch.is_tensor(v)} for p in factors(layer)]
+    resize_lora_layer(layer, 7, optimizer=optimizer, keep="first")
+    for dim, (old, parameter) in enumerate(zip(before, factors(layer))):
+        for key, value in optimizer.state[parameter].items():
+            if not torch.is_tensor(value) or value.shape != parameter.shape:
+                continue
+            born, column = value.narrow(dim, RANK, 7 - RANK), parameter.detach().narrow(dim, RANK, 7 - RANK)
+            expected = {"first moment": torch.zeros_like(born), "average": column}
+            torch.testing.assert_close(
+                born, expected.get(STATE_KINDS[key], old[key].mean(dim, keepdim=True).expand_as(born)), msg=key
+            )
 
 
 def give_equal_gradients(layer: nn.Module) -> None:

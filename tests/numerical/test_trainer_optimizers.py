@@ -14,7 +14,7 @@ from transformers.training_args import OptimizerNames
 
 from glora import RankAllocationCallback, RankAllocationConfig, RankAllocator
 from glora.lora_layers import factors
-from glora.optimizer_state import BITSANDBYTES_BLOCK, MEAN_OVER, _per_element, _plain_state
+from glora.optimizer_state import BITSANDBYTES_BLOCK, MEAN_OVER, STATE_KINDS, _known_name, _per_element, _plain_state
 from integration.training_cases import OPTIMIZERS
 
 WARMUP, STEPS, RANK = 3, 5, 4
@@ -57,8 +57,17 @@ class Watched(RankAllocator):
                     count = old[key].shape[place] if over_ranks else kept
                     one, other = (t.narrow(place, 0, count) for t in (old[key], new[key]))
                     assert torch.equal(one, other), (name, key)
-                    assert over_ranks or new[key].shape[place] == rank
                     Watched.compared += 1
+                    if over_ranks or rank <= kept:
+                        continue
+                    born = new[key].narrow(place, kept, rank - kept)
+                    kind = STATE_KINDS[_known_name(self._optimizer, key)]
+                    if kind == "first moment":
+                        assert not born.any(), (name, key)
+                    elif kind == "average":
+                        assert torch.equal(born, parameter.narrow(dim, kept, rank - kept)), (name, key)
+                    else:
+                        torch.testing.assert_close(born, one.mean(place, keepdim=True).expand_as(born))
 
     def pair(self, name: str) -> tuple[nn.Parameter, nn.Parameter]:
         return factors(self.adapter.layers[name], self.adapter.name)
