@@ -28,10 +28,21 @@ def _application_is_silent(_record: logging.LogRecord) -> bool:
     return not logging.getLogger().handlers
 
 
+def _is_main_process(_record: logging.LogRecord) -> bool:
+    """Of several processes that train together, the first speaks for all."""
+    distributed = sys.modules.get("torch.distributed")
+    return (
+        distributed is None
+        or not distributed.is_available()
+        or not (distributed.is_initialized() and distributed.get_rank() > 0)
+    )
+
+
 def get_logger() -> logging.Logger:
     """The logger of glora, with its handler in place."""
     logger = logging.getLogger("glora")
     if not logger.handlers:
+        logger.addFilter(_is_main_process)
         handler = AboveProgressBars()
         handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
         handler.addFilter(_application_is_silent)

@@ -28,11 +28,14 @@ from glora.gradient_norms import GradientNorms
 from glora.lora_layers import drawn_factor, experts, factors
 from glora.norm_average import NormAverage
 from glora.optimizer_state import check_optimizer, holds, skipped_its_step, unwrap_optimizer
+from glora.processes import Processes, SameGradients
 from glora.rank_bounds import allocate_within_bounds
 from glora.ranked_adapter import RankedAdapter
 from glora.reallocation import Reallocation
 from glora.scores import shares
+from glora.sharding import is_sharded, local
 from glora.sketch_ratios import SketchRatios, refuse_compiled
+from glora.training_engines import refuse_engines
 
 logger = get_logger()
 STATE_VERSION = 1
@@ -54,9 +57,10 @@ class RankAllocator:
     them into the average and, after the last step of the warm-up, the layers are resized before the next forward pass.
 
     Args:
-        model: A PeftModel with a LoRA adapter, or a transformers model after `add_adapter`; or a RankedAdapter.
-        optimizer: The optimiser that trains it (accelerate's wrapper is fine).
-        config: How to allocate; `warmup_steps` must be an int here.
+        model: A PeftModel with a LoRA adapter, or a transformers model after `add_adapter`; or a RankedAdapter. In
+        several processes, what DistributedDataParallel, `fully_shard` or accelerate's `prepare` returned. optimizer:
+        The optimiser that trains it (accelerate's wrapper is fine). config: How to allocate; `warmup_steps` must be an
+        int here.
 
     Attributes:
         adapter: The RankedAdapter: layers, shapes, costs and ranks of the matrices.
@@ -67,7 +71,7 @@ class RankAllocator:
 
     Raises:
         ValueError: no LoRA, another tuner, an unsupported layer or optimiser, a budget that the bounds cannot meet, a
-            warm-up that is not a number of steps, or a process group of more than one process.
+            warm-up that is not a number of steps, or a way to train in several processes that is not supported.
     """
 
     def __init__(
@@ -83,7 +87,7 @@ class RankAllocator:
                 "RankAllocationCallback knows how long an epoch, or the whole training, is"
             )
         self._warmup_steps: int = config.warmup_steps
-        _refuse_processes()
+        refuse_engines(model.model if isinstance(model, RankedAdapter) else model, optimizer)
         self.adapter = model if isinstance(model, RankedAdapter) else RankedAdapter(model, config.adapter_name)
         if config.signal == "delta_exact":
             refuse_compiled(self.adapter.root if isinstance(model, RankedAdapter) else model)
@@ -92,6 +96,8 @@ class RankAllocator:
         self._optimizer = unwrap_optimizer(optimizer)
         check_optimizer(self._optimizer)
         self._check_trained()
+        self._processes = Processes(self.adapter)
+        self._same_gradients = SameGradients(self._optimizer, self._processes, self._parameters)
 
         default = sum(self.adapter.initial_ranks.values())
         self.total_rank = config.total_rank if config.total_rank is not None else default
@@ -199,6 +205,8 @@ class RankAllocator:
         """Stop listening: to the optimiser, and to the layers. The ranks stay as they are."""
         self._hook.remove()
         self._first_step.detach()
+        self._same_gradients.detach()
+        self._processes.detach()
         self._stop_recording()
 
     def state_dict(self) -> dict[str, Any]:
@@ -239,10 +247,11 @@ class RankAllocator:
             )
         if differing := self.config.differences(state["config"]):
             raise ValueError(
-                f"the allocator's state was made with another configuration: {differing}. Go on with the old values, or "
-                "start anew"
+                f"the allocator's state was made with another configuration: {differing}. Go on with the old values, "
+                "or start anew"
             )
         if state["ranks"] != self.ranks:
+            self._processes.refuse_unknown_wrapper()
             self.adapter.set_ranks(state["ranks"], optimizer=self._optimizer)
         self.adapter.initial_ranks = {name: state["initial_ranks"][name] for name in self.adapter.layers}
         if self.config.total_rank is None:
@@ -269,7 +278,7 @@ class RankAllocator:
             return
         self._norms = norms
         if self.config.signal == "delta_exact":
-            self._ratios = SketchRatios(layers, self.adapter.name, norms.device)
+            self._ratios = SketchRatios(layers, self.adapter.name, norms.device, self._processes)
             if self._measures_this_step():
                 self._ratios.arm()
 
@@ -283,6 +292,7 @@ class RankAllocator:
         return self.steps % self.config.exact_every == 0
 
     def _after_optimizer_step(self) -> None:
+        self._same_gradients.made()
         if self._norms is None or skipped_its_step(self._optimizer):
             return
         if self._pending is None:
@@ -321,38 +331,15 @@ class RankAllocator:
 
     def _reallocate(self) -> None:
         norms = self.norms
-        recorded, left_out = self._average.steps, self.non_finite_steps
-        if left_out:
-            logger.warning(
-                "%d of %d warm-up steps had inf or NaN gradients and were left out of the average: %s",
-                left_out,
-                recorded,
-                _listing(self._average.ever_non_finite),
-            )
-        ranks, before, old = None, self.parameters, self.ranks
-        if diverged := self._diverged():
-            logger.warning(
-                "the weights of %d matrices hold inf or NaN; the ranks stay as they are: %s",
-                len(diverged),
-                _listing(diverged),
-            )
-        elif any(norms.values()):
-            if silent := [name for name, norm in norms.items() if norm == 0]:
-                logger.warning("%d matrices never got a gradient: %s", len(silent), _listing(silent))
-            ranks = self.allocate()
-        elif left_out < recorded:
-            logger.warning(
-                "no gradient reached any of the %d matrices during the warm-up; the ranks stay as they are and "
-                "training goes on as plain LoRA: %s",
-                len(norms),
-                _listing(list(norms)),
-            )
-        else:
-            logger.warning("so there is no average; the ranks stay as they are and training goes on as plain LoRA")
+        before, old, diverged = self.parameters, self.ranks, self._diverged()
+        ranks = self._processes.decide(lambda: self._new_ranks(norms, diverged), list(old))
         self._stop_recording()
         if ranks is not None:
             seed = f"{self.config.seed}/{self._reallocations}"  # a matrix that grows twice must not draw the same rows
-            self.adapter.set_ranks(ranks, optimizer=self._optimizer, keep=self.config.keep, seed=seed)
+            share = self._processes.share
+            self.adapter.set_ranks(ranks, optimizer=self._optimizer, keep=self.config.keep, seed=seed, share=share)
+            self._processes.check_shared(ranks)
+            self._same_gradients = SameGradients(self._optimizer, self._processes, self._parameters)
             self._reallocations += 1
             self.allocated = True
             self.reallocation = Reallocation(
@@ -370,6 +357,37 @@ class RankAllocator:
         if self._reallocations_left():
             self._listen()
 
+    def _new_ranks(self, norms: Mapping[str, float], diverged: list[str]) -> dict[str, int] | None:
+        """What the warm-up leads to, with a word where something was odd; None leaves the ranks as they are."""
+        recorded, left_out = self._average.steps, self.non_finite_steps
+        if left_out:
+            logger.warning(
+                "%d of %d warm-up steps had inf or NaN gradients and were left out of the average: %s",
+                left_out,
+                recorded,
+                _listing(self._average.ever_non_finite),
+            )
+        if diverged:
+            logger.warning(
+                "the weights of %d matrices hold inf or NaN; the ranks stay as they are: %s",
+                len(diverged),
+                _listing(diverged),
+            )
+        elif any(norms.values()):
+            if silent := [name for name, norm in norms.items() if norm == 0]:
+                logger.warning("%d matrices never got a gradient: %s", len(silent), _listing(silent))
+            return self.allocate()
+        elif left_out < recorded:
+            logger.warning(
+                "no gradient reached any of the %d matrices during the warm-up; the ranks stay as they are and "
+                "training goes on as plain LoRA: %s",
+                len(norms),
+                _listing(list(norms)),
+            )
+        else:
+            logger.warning("so there is no average; the ranks stay as they are and training goes on as plain LoRA")
+        return None
+
     def _parameters(self) -> list[nn.Parameter]:
         present = (layer for name, layer in self.adapter.layers.items() if self.adapter.ranks[name] > 0)
         return [factor for layer in present for factor in factors(layer, self.adapter.name)]
@@ -377,8 +395,10 @@ class RankAllocator:
     def _diverged(self) -> list[str]:
         """The matrices whose weights hold inf or NaN."""
         names = [name for name, rank in self.adapter.ranks.items() if rank > 0]
-        sound = torch.stack([torch.isfinite(p).all().cpu() for p in self._parameters()]).view(-1, 2).all(1)
-        return [name for name, ok in zip(names, sound.tolist()) if not ok]
+        sound = (
+            torch.stack([torch.isfinite(local(p.detach())).all().cpu() for p in self._parameters()]).view(-1, 2).all(1)
+        )
+        return [name for name, ok in zip(names, self._processes.agree_on(sound).tolist()) if not ok]
 
     def _check_method(self) -> None:
         """Refuse, or warn of, settings that do not go with this adapter."""
@@ -392,10 +412,15 @@ class RankAllocator:
         stack = next((name for name, layer in self.adapter.layers.items() if experts(layer) > 1), None)
         if self.config.keep == "svd" and stack is not None:
             raise ValueError(f'{stack}: keep="svd" is for one matrix, and this is a stack of experts; use keep="norm"')
+        if self.config.signal == "delta_exact" and any(map(is_sharded, self._parameters())):
+            raise ValueError(
+                'signal="delta_exact" needs whole factors and gradients, and fully_shard spreads them over the processes; use '
+                'signal="delta"'
+            )
         if self.config.signal == "delta" and self.adapter.initialisation == "eva":
             logger.warning(
-                "with init_lora_weights='eva' A follows the inputs and is no random sketch, so signal='delta' reads too large, "
-                "by a factor of its own for each matrix; use RankAllocationConfig(signal='delta_exact')"
+                "with init_lora_weights='eva' A follows the inputs and is no random sketch, so signal='delta' reads "
+                "too large, by a factor of its own for each matrix; use RankAllocationConfig(signal='delta_exact')"
             )
 
     def _check_trained(self) -> None:
@@ -415,10 +440,3 @@ class RankAllocator:
 def _listing(names: list[str]) -> str:
     shown = 6
     return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
-
-
-def _refuse_processes() -> None:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        processes = torch.distributed.get_world_size()
-        if processes > 1:
-            raise ValueError(f"training runs in {processes} processes; glora supports one process. Start a single one")

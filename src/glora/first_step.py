@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from glora._logging import get_logger
 from glora.optimizer_state import check_optimizer
+from glora.sharding import local
 
 logger = get_logger()
 
@@ -74,5 +75,5 @@ class FirstStep:
         gradients = [p.grad for p in self._parameters() if p.grad is not None]
         if not gradients:
             return torch.zeros(())
-        norms = torch._foreach_norm(gradients, 2, dtype=torch.float32)
+        norms = torch._foreach_norm([local(gradient) for gradient in gradients], 2, dtype=torch.float32)
         return torch.stack([norm.to(gradients[0].device) for norm in norms]).square().sum().sqrt()

@@ -23,6 +23,7 @@ import torch
 from peft.tuners.lora.layer import LoraLayer
 
 from glora.lora_layers import drawn_factor, factors
+from glora.sharding import local, norms_of_whole
 
 Signal = Literal["delta", "delta_exact", "lora_b"]
 SIGNALS: tuple[str, ...] = get_args(Signal)
@@ -73,18 +74,19 @@ class GradientNorms:
         gradients = [g for k in present if (g := self._trained[k].grad) is not None]
         for k, norm in zip(present, self._norms(gradients)):
             norms[k] = norm
-        sketch = torch.stack(norms)
+        if not self._raw:
+            norms += self._norms([p.detach() for p in self._drawn])
+        sketch, *of_drawn = torch.split(norms_of_whole(torch.stack(norms), self._trained[0]), len(self._trained))
         if self._raw:
             return sketch
         # A sketch by A = 0 sees nothing: 0/0 must read as 0, not as NaN.
-        of_drawn = torch.stack(self._norms([p.detach() for p in self._drawn]))
-        expected = self._sqrt_d / of_drawn.clamp_min(torch.finfo(torch.float32).tiny)
+        expected = self._sqrt_d / of_drawn[0].clamp_min(torch.finfo(torch.float32).tiny)
         ratio = expected if ratios is None else torch.where(ratios.isnan(), expected, ratios)
         return sketch * self._one_over_s * ratio
 
     def _norms(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
         """Frobenius norms, summed in float32 whatever the dtype: one fused kernel for each device and dtype."""
-        norms = torch._foreach_norm(tensors, 2, dtype=torch.float32)
+        norms = torch._foreach_norm([local(tensor) for tensor in tensors], 2, dtype=torch.float32)
         return [norm.to(self.device, non_blocking=True) for norm in norms]
 
     def _vector(self, values: list[float]) -> torch.Tensor:

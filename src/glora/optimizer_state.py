@@ -207,6 +207,11 @@ def skipped_its_step(optimizer: torch.optim.Optimizer) -> bool:
     return found_inf is not None and bool(found_inf)
 
 
+def states_of(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> list[torch.Tensor]:
+    """What the optimiser keeps for each element of a parameter."""
+    return [state for state in unwrap_optimizer(optimizer).state.get(parameter, {}).values() if _per_element(state)]
+
+
 def group_of(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> int | None:
     """The number of the parameter group that holds this parameter; None if none does."""
     groups = unwrap_optimizer(optimizer).param_groups

@@ -1,7 +1,7 @@
 """One LoRA adapter of one model: its matrices by name, their ranks, and how the ranks change under a live model.
 
-Whoever changes ranks does it here, so that the layers, the optimiser, PEFT's configuration and the module tree always agree:
-the allocator at the reallocation, and the loading of a checkpoint whose ranks are others than the model's.
+Whoever changes ranks does it here, so that the layers, the optimiser, PEFT's configuration and the module tree always
+agree: the allocator at the reallocation, and the loading of a checkpoint whose ranks are others than the model's.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import copy
 import hashlib
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
 from glora.adapter import describe_ranks
@@ -29,9 +30,14 @@ from glora.lora_layers import (
     put_adapter,
     rank_in,
 )
-from glora.optimizer_state import group_of, insert_parameter
+from glora.optimizer_state import group_of, insert_parameter, states_of
 from glora.rank_scaling import RankScaling, scaling_at
+from glora.reducer import rebuild_reducer
 from glora.resize import Keep, resize_lora_layer
+from glora.sharding import Shards, is_unit
+
+# Takes a matrix's name, and tensors that all processes shall have alike.
+Share = Callable[[str, Iterable[torch.Tensor]], None]
 
 # A factor's key in the file of an adapter, and in the model's state dict.
 _KEYS = {
@@ -54,6 +60,7 @@ class RankedAdapter:
 
     Attributes:
         name: The adapter's name.
+        model: The model as it was given.
         root: The base model, which module names are relative to.
         layers: The LoRA layers by module name, those at rank 0 included.
         shapes: (d_out, d_in) of each matrix, or of each expert's.
@@ -62,6 +69,7 @@ class RankedAdapter:
         initial_ranks: The ranks when this object was made.
         ranks: The ranks now; 0 where the adapter was taken out.
         rank_scaling: How the scaling of a matrix follows its rank, in every change of ranks.
+        wrapper: The DistributedDataParallel around the model, once it is known: its reducer follows the ranks.
 
     Raises:
         ValueError: for what `find_lora_layers` refuses.
@@ -69,7 +77,9 @@ class RankedAdapter:
 
     def __init__(self, model: nn.Module, adapter_name: str | None = None) -> None:
         self.name, self.layers = find_lora_layers(model, adapter_name)
+        self.model = model
         self.root = base_model(model)
+        self.wrapper: DistributedDataParallel | None = None
         self._configs = peft_configs(model)
         self._config = self._configs.get(self.name)
         self._exclude_modules = getattr(self._config, "exclude_modules", None)
@@ -123,6 +133,7 @@ class RankedAdapter:
         optimizer: torch.optim.Optimizer | None = None,
         keep: Keep = "norm",
         seed: str = "0",
+        share: Share | None = None,
     ) -> None:
         """Give every matrix its rank: layers, optimiser, module tree and PEFT's configuration.
 
@@ -131,7 +142,14 @@ class RankedAdapter:
             optimizer: The optimiser that trains the adapter, if there is one yet.
             keep: Which columns a shrinking matrix keeps.
             seed: Seeds the new rows of A; each module draws by its name.
+            share: Makes the factors of a resized matrix, and their moments, the same on all processes.
         """
+        shards = Shards(self.model)
+        if shards.present and (back := [name for name, rank in ranks.items() if rank > self.ranks[name] == 0]):
+            raise ValueError(
+                f"{back[0]}: fully_shard has no place any more for the adapter that was taken out; make the model "
+                "anew, and load into that"
+            )
         # Those that leave come last, because those that come back go by their neighbours' places in the optimiser.
         for name in sorted(self.layers, key=lambda name: ranks[name] == 0):
             if ranks[name] == self.ranks[name]:
@@ -143,16 +161,19 @@ class RankedAdapter:
                 self._remember(name, optimizer)
             layer = self.layers[name]
             generator = _generator(seed, name)
-            resize_lora_layer(
-                layer,
-                ranks[name],
-                optimizer=optimizer,
-                adapter_name=self.name,
-                keep=keep,
-                init_lora_weights=getattr(self._config, "init_lora_weights", True),
-                generator=generator,
-                scaling=scaling,
-            )
+            with shards.whole_factors(layer, self.name, optimizer):
+                resize_lora_layer(
+                    layer,
+                    ranks[name],
+                    optimizer=optimizer,
+                    adapter_name=self.name,
+                    keep=keep,
+                    init_lora_weights=getattr(self._config, "init_lora_weights", True),
+                    generator=generator,
+                    scaling=scaling,
+                )
+                if share is not None and ranks[name] > 0:
+                    share(name, self._tensors_of(name, optimizer))
             if ranks[name] == 0:
                 self._take_out(name)
             elif self.ranks[name] == 0 and optimizer is not None:
@@ -164,12 +185,15 @@ class RankedAdapter:
             present = {name: layer for name, layer in self.layers.items() if ranks[name] > 0}
             removed = [name for name, rank in self.ranks.items() if rank == 0]
             describe_ranks(config, present, removed, self.name, self._exclude_modules)
+        if self.wrapper is not None:
+            rebuild_reducer(self.wrapper)
 
     def follow_loading(self, optimizer: torch.optim.Optimizer | None = None, asked_by: object = None) -> None:
         """Until `stop_following`, let weights of other ranks be loaded into the model, by taking on their ranks first.
 
-        Trainer loads a checkpoint before any event of training, and the best model after the last; PEFT's `load_adapter` into
-        an adapter that exists does not read the configuration again, and fails where the shapes differ.
+        Trainer loads a checkpoint before any event of training, and the best model after the last; PEFT's
+        `load_adapter` into an adapter that exists does not read the configuration again, and fails where the shapes
+        differ.
 
         Args:
             optimizer: The optimiser that trains the adapter, if there is one yet.
@@ -219,10 +243,15 @@ class RankedAdapter:
             A, B = factors(layer, self.name)
             self._groups[name] = group_of(optimizer, A), group_of(optimizer, B)
 
+    def _tensors_of(self, name: str, optimizer: torch.optim.Optimizer | None) -> list[torch.Tensor]:
+        pair = factors(self.layers[name], self.name)
+        states = [] if optimizer is None else [state for factor in pair for state in states_of(optimizer, factor)]
+        return [*pair, *states]
+
     def _take_out(self, name: str) -> None:
-        """Put the base layer in the LoRA layer's place, unless that still serves another adapter."""
+        """Put the base layer in the LoRA layer's place, unless that serves another adapter, or gathers the base's shards."""
         layer = self.layers[name]
-        if len(layer.lora_A) == len(layer.lora_embedding_A) == 0:
+        if len(layer.lora_A) == len(layer.lora_embedding_A) == 0 and not is_unit(layer):
             parent, _, child = name.rpartition(".")
             setattr(self.root.get_submodule(parent), child, layer.base_layer)
 
@@ -238,8 +267,8 @@ class RankedAdapter:
     def _enter(self, name: str, optimizer: torch.optim.Optimizer) -> None:
         """Give the factors of a matrix that was at rank 0 their places in the optimiser.
 
-        The group is the one that they were in or, if the optimiser is younger than that, that of the nearest matrix; within
-        it they stand in the model's order, as in an optimiser that is made from the model.
+        The group is the one that they were in or, if the optimiser is younger than that, that of the nearest matrix;
+        within it they stand in the model's order, as in an optimiser that is made from the model.
         """
         places = {parameter: place for place, parameter in enumerate(self.root.parameters())}
         names = list(self.layers)

@@ -9,8 +9,11 @@ each layer's forward and backward pass. Between two measurements the last ratio 
 is exact at a measured step, in the units of the gradient that the optimiser uses: whatever clipping and a gradient scaler do
 to ∂L/∂B is in the first factor, and cancels in the second.
 
+In several processes G is summed over them, since a norm of a sum is not a sum of norms.
+
 A measured step costs, for each matrix, a product as large as its weight's own gradient (tokens × d_in × d_out) and a float32
-matrix of d_out × d_in that lives until the step ends. Other steps cost nothing, and no hook is left behind.
+matrix of d_out × d_in that lives until the step ends; in several processes, an all-reduce of that matrix. Other steps cost
+nothing, and no hook is left behind.
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from glora.lora_layers import factors
+from glora.lora_layers import dimensions, factors
+from glora.processes import Processes
 
 
 class SketchRatios:
@@ -33,12 +37,19 @@ class SketchRatios:
         layers: The adapter's layers by name.
         adapter_name: The adapter.
         device: Where the ratios are gathered.
+        processes: Those that train the model together, if there are several.
 
     Raises:
         ValueError: a layer is not LoRA on a linear layer.
     """
 
-    def __init__(self, layers: Mapping[str, LoraLayer], adapter_name: str, device: torch.device) -> None:
+    def __init__(
+        self,
+        layers: Mapping[str, LoraLayer],
+        adapter_name: str,
+        device: torch.device,
+        processes: Processes | None = None,
+    ) -> None:
         other = next((name for name, layer in layers.items() if not _is_linear(layer, adapter_name)), None)
         if other is not None:
             raise ValueError(
@@ -46,6 +57,7 @@ class SketchRatios:
                 f'{type(layers[other].get_base_layer()).__name__}; use signal="delta"'
             )
         self._layers, self._adapter_name, self._device = dict(layers), adapter_name, device
+        self._processes = processes if processes is not None and processes.size > 1 else None
         self._gradients: dict[str, torch.Tensor] = {}
         self._inputs: dict[str, torch.Tensor] = {}
         self._measured: dict[str, int] = {}  # what the gradient of B was when it was measured: its version
@@ -80,7 +92,7 @@ class SketchRatios:
         Raises:
             RuntimeError: the adapter has gradients and no hook saw them come.
         """
-        if not self._gradients:
+        if not self._gradients and self._processes is None:
             if all(factors(layer, self._adapter_name)[1].grad is None for layer in self._layers.values()):
                 return
             raise RuntimeError(
@@ -89,9 +101,15 @@ class SketchRatios:
             )
         ratios = list(self.ratios.unbind())
         for k, (name, layer) in enumerate(self._layers.items()):
-            if (G := self._gradients.get(name)) is None:
-                continue
             A, B = factors(layer, self._adapter_name)
+            G = self._gradients.get(name)
+            if self._processes is not None:
+                # the norm of the sum over all batches, which no process could tell from its own; and all must take part
+                G = self._processes.sum(
+                    torch.zeros(dimensions(layer, self._adapter_name), device=A.device) if G is None else G
+                )
+            if G is None:
+                continue
             with torch.autocast(G.device.type, enabled=False):
                 whole, sketch = torch.linalg.norm(G), torch.linalg.norm(G @ A.detach().float().T)
             ratio = (whole / sketch).to(self._device, non_blocking=True)
