@@ -152,8 +152,8 @@ class Processes:
             )
 
     def agree_on(self, flags: torch.Tensor) -> torch.Tensor:
-        """Whether something holds on every process, for each of several flags (bool, shape (n,))."""
-        if self.size == 1:
+        """Whether something holds for every process's part, for each of several flags (bool, shape (n,))."""
+        if not self.sharded:
             return flags
         counts = flags.to(self._where(self._device), torch.int32)
         dist.all_reduce(counts, dist.ReduceOp.MIN, group=self._group)
@@ -173,7 +173,7 @@ class Processes:
         Raises:
             RuntimeError: they differ, so that each process would train a model of its own.
         """
-        if self.size == 1 or self.sharded:
+        if self.size == 1 or self.sharded or self._joining:
             return
         zero = torch.zeros((), device=self._device)
         norms = [
@@ -242,13 +242,18 @@ class Processes:
         dist.all_gather(of_all, mine, group=self._group)
         return torch.stack(of_all)
 
+    @property
+    def _joining(self) -> bool:
+        """Whether this is within DistributedDataParallel.join(), where some processes may have left the loop."""
+        return self.wrapper is not None and bool(self.wrapper._join_config.enable)
+
     def _refuse_joined(self) -> None:
         """Within DistributedDataParallel.join(), find out whether a process has run out of batches.
 
         Such a process waits in an all-reduce that counts those which have not. This is the same one, seen from the
         other side.
         """
-        if self.wrapper is None or not self.wrapper._join_config.enable:
+        if self.wrapper is None or not self._joining:
             return
         count = torch.ones(1, device=self.wrapper.join_device)
         dist.all_reduce(count, group=self._group)

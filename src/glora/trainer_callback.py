@@ -20,6 +20,7 @@ from glora.allocator import RankAllocator
 from glora.configuration import RankAllocationConfig
 from glora.ranked_adapter import RankedAdapter
 from glora.sketch_ratios import refuse_compiled
+from glora.training_engines import refuse_engines
 
 logger = get_logger()
 
@@ -33,13 +34,13 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
     them. (Clipping multiplies all gradients of one step by one factor: shares within a step stay, a clipped step weighs
     less.)
 
-    Checkpoints hold the allocation, in trainer_state.json, and `train(resume_from_checkpoint=...)` goes on from it, as does
-    `load_best_model_at_end` across the reallocation. To resume after the reallocation the callback has to be among the
-    `callbacks` that Trainer is made with, since Trainer loads a checkpoint before any event of training.
+    Checkpoints hold the allocation, in trainer_state.json, and `train(resume_from_checkpoint=...)` goes on from it, as
+    does `load_best_model_at_end` across the reallocation. To resume after the reallocation the callback has to be among
+    the `callbacks` that Trainer is made with, since Trainer loads a checkpoint before any event of training.
 
     Args:
-        config: How to allocate, a RankAllocationConfig or its fields as a dictionary. With `warmup_steps=None` the warm-up
-            is one epoch, with a float below 1 a share of all steps, rounded up.
+        config: How to allocate, a RankAllocationConfig or its fields as a dictionary. With `warmup_steps=None` the
+        warm-up is one epoch, with a float below 1 a share of all steps, rounded up.
 
     Attributes:
         allocator: The RankAllocator of the present or last training run; None before the first.
@@ -47,7 +48,7 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
 
     Raises:
         ValueError: at the start of training, for whatever RankAllocator refuses, for a warm-up that is not shorter than
-            the training, and for DeepSpeed, FSDP and DataParallel.
+            the training, and for DeepSpeed, FSDP1 and DataParallel.
     """
 
     allocator_class: type[RankAllocator] = RankAllocator
@@ -87,10 +88,12 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
         **kwargs: Any,
     ) -> None:
         """Start a warm-up with a new allocator, or go on where the checkpoint was taken."""
-        _refuse_engines(args)
+        _refuse_data_parallel(args)
         _refuse_a_second(state, type(self).__name__)
         if optimizer is None:
             raise ValueError("RankAllocationCallback needs Trainer's optimizer in on_train_begin")
+        if model is not None:
+            refuse_engines(model, optimizer)
         if args.restore_callback_states_from_checkpoint and state.global_step > 0:
             self._refuse_other_config(model)
         adapter = self._follow(model, optimizer)
@@ -110,8 +113,8 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
             self.allocator.load_state_dict(saved)
         if state.global_step > 0 and not optimizer.state and getattr(lr_scheduler, "last_epoch", 1) == 0:
             logger.warning(
-                "the checkpoint of step %d has no state of the optimiser and the schedule, so both begin anew and the result "
-                "will not be that of an uninterrupted run; was it made with save_only_model=True, or cut off? "
+                "the checkpoint of step %d has no state of the optimiser and the schedule, so both begin anew and the "
+                "result will not be that of an uninterrupted run; was it made with save_only_model=True, or cut off?"
                 "glora.last_complete_checkpoint finds one that is whole",
                 state.global_step,
             )
@@ -187,15 +190,16 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
         given = known.asked_by if known is not None else None
         if isinstance(given, RankAllocationCallback) and (differing := given.config.differences(self.config.to_dict())):
             raise ValueError(
-                f"restore_callback_states_from_checkpoint=True puts the checkpoint's configuration in the place of yours: "
-                f"{differing}. Go on with the old values, or start anew"
+                "restore_callback_states_from_checkpoint=True puts the checkpoint's configuration in the place of "
+                f"yours: {differing}. Go on with the old values, or start anew"
             )
 
 
 def _saved_state(state: TrainerState, name: str) -> dict[str, Any] | None:
     """The allocator's state in the checkpoint that Trainer resumes from, if there is one.
 
-    Trainer itself restores callbacks only with restore_callback_states_from_checkpoint=True, and then into a new object.
+    Trainer itself restores callbacks only with restore_callback_states_from_checkpoint=True, and then into a new
+    object.
     """
     if state.global_step == 0:
         return None
@@ -207,10 +211,10 @@ def _saved_state(state: TrainerState, name: str) -> dict[str, Any] | None:
 def _check_loaded(saved: Mapping[str, Any], adapter: RankedAdapter) -> None:
     if saved["ranks"].keys() == adapter.ranks.keys() and saved["ranks"] != adapter.ranks:
         raise ValueError(
-            "the model's weights do not have the ranks of the checkpoint that training resumes from. If Trainer has just "
-            "started again after running out of memory (auto_find_batch_size), it has not loaded the weights again: resume "
-            "from the same checkpoint in a new process, with a smaller per_device_train_batch_size. Otherwise the "
-            "checkpoint is a mixture of two: take another, see glora.last_complete_checkpoint"
+            "the model's weights do not have the ranks of the checkpoint that training resumes from. If Trainer has "
+            "just started again after running out of memory (auto_find_batch_size), it has not loaded the weights "
+            "again: resume from the same checkpoint in a new process, with a smaller per_device_train_batch_size. "
+            "Otherwise the checkpoint is a mixture of two: take another, see glora.last_complete_checkpoint"
         )
 
 
@@ -242,21 +246,15 @@ def _warmup_steps(
 def _refuse_a_second(state: TrainerState, name: str) -> None:
     if isinstance(state.stateful_callbacks.get(name), list):
         raise ValueError(
-            f"there are several {name}s among Trainer's callbacks, and a checkpoint could not tell them apart; give one. "
-            "To allocate the ranks of two adapters, train one after the other"
+            f"there are several {name}s among Trainer's callbacks, and a checkpoint could not tell them apart; give "
+            "one. To allocate the ranks of two adapters, train one after the other"
         )
 
 
-def _refuse_engines(args: TrainingArguments) -> None:
-    if getattr(args, "deepspeed", None):
-        raise ValueError(
-            "DeepSpeed steps and clears the gradients inside backward(), where no callback can see them; train in "
-            "a single process, or take ranks from a separate run"
-        )
-    if getattr(args, "fsdp", None):
-        raise ValueError("FSDP shards the adapter's matrices, which glora cannot resize; train in a single process")
+def _refuse_data_parallel(args: TrainingArguments) -> None:
     if args.n_gpu > 1:
         raise ValueError(
             f"Trainer would spread each batch over {args.n_gpu} GPUs with DataParallel, which glora does not support; "
+            f"start one process for each GPU (torchrun --nproc_per_node={args.n_gpu} ..., or accelerate launch), or "
             "make one visible with CUDA_VISIBLE_DEVICES=0"
         )

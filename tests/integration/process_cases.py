@@ -5,15 +5,21 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import logging
+import os
+import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate import Accelerator
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader
 
 from glora import RankAllocationConfig, RankAllocator
 
@@ -64,6 +70,8 @@ class Run:
     optimizer: torch.optim.Optimizer
     allocator: RankAllocator
     job: Job
+    steps: int = 0  # made
+    heard: list[str] = dataclasses.field(default_factory=list)
 
 
 def world() -> tuple[int, int]:
@@ -104,6 +112,74 @@ def _register(model: DistributedDataParallel, name: str) -> None:
         model.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
 
 
+# what happens in one process, for Job(before=...)
+
+
+def _only_in(rank: int, run: Run, method: str, replacement: Callable[..., Any], *, of: Any = None) -> None:
+    if world()[0] == rank:
+        setattr(of or run.allocator, method, replacement)
+
+
+def unwrapped(run: Run) -> None:
+    run.model = run.inner
+
+
+def own_rule(run: Run) -> None:
+    """A rule that gives every process other ranks."""
+    names = list(run.allocator.ranks)
+    run.allocator.allocate = lambda: dict.fromkeys(names, 2 + world()[0])
+
+
+def rule_that_fails(run: Run) -> None:
+    def fail() -> dict[str, int]:
+        raise ZeroDivisionError("the rule of process 0")
+
+    _only_in(0, run, "allocate", fail)
+
+
+def deaf(run: Run) -> None:
+    """The columns of each process are its own, and stay so."""
+    run.allocator.config = dataclasses.replace(run.allocator.config, seed=world()[0])
+    dist.broadcast = lambda tensor, *_, **__: None if tensor.is_floating_point() else broadcast(tensor, *_, **__)
+
+
+broadcast = dist.broadcast
+
+
+def other_seed(run: Run) -> None:
+    run.allocator.config = dataclasses.replace(run.allocator.config, seed=world()[0])
+
+
+def hear(run: Run) -> None:
+    run.heard = []
+    handler = logging.Handler()
+    handler.emit = lambda record: run.heard.append(record.getMessage())
+    logging.getLogger("glora").addHandler(handler)
+
+
+class Fate:
+    """Ends, or stops, the process of one rank: before, at or after the reallocation."""
+
+    def __init__(self, rank: int, when: str, signal_number: int = signal.SIGKILL) -> None:
+        self.rank, self.when, self.signal = rank, when, signal_number
+
+    def __call__(self, run: Run) -> None:
+        processes = run.allocator._processes
+        if self.when == "deciding":
+            _only_in(self.rank, run, "decide", self.strike, of=processes)
+        elif self.when == "sharing":
+            _only_in(self.rank, run, "share", self.strike, of=processes)
+        elif self.when == "checking":
+            _only_in(self.rank, run, "check_shared", self.strike, of=processes)
+        else:
+            step = {"before": WARMUP - 2, "after": WARMUP + 2}[self.when]
+            run.optimizer.register_step_pre_hook(lambda *_: self.strike() if run.steps == step else None)
+
+    def strike(self, *_: Any, **__: Any) -> None:
+        if world()[0] == self.rank:
+            os.kill(os.getpid(), self.signal)
+
+
 def batch_of(step: int, size: int = 16) -> torch.Tensor:
     """The global batch."""
     return torch.randn(size, 6, generator=torch.Generator().manual_seed(step))
@@ -129,6 +205,7 @@ def one_step(run: Run, step: int) -> float:
     run.allocator.step()
     run.optimizer.step()
     run.optimizer.zero_grad()
+    run.steps += 1
     return loss.item()
 
 
@@ -151,5 +228,58 @@ def outcome(run: Run) -> dict[str, Any]:
         "optimizer": run.optimizer.state_dict(),
         "wrapper": getattr(run.model, "marker", ""),
         "training": run.model.training,
+        "heard": run.heard,
     }
     return copy.deepcopy(result)
+
+
+def train_in_parts(job: Job, folder: Path, middle: int, save: bool) -> dict[str, Any]:
+    """Save after `middle` steps and go on; or begin there, in any number of processes."""
+    run = make(job)
+    run.model.eval()
+    path = folder / f"checkpoint-{middle}.pt"
+    if not save:
+        state = torch.load(path)
+        run.allocator.load_state_dict(state["allocator"])
+        run.inner.load_state_dict(state["model"])
+        run.optimizer.load_state_dict(state["optimizer"])
+    for step in range(0 if save else middle, job.steps):
+        if save and step == middle and world()[0] == 0:
+            parts = {"allocator": run.allocator, "model": run.inner, "optimizer": run.optimizer}
+            torch.save({name: part.state_dict() for name, part in parts.items()}, path)
+        one_step(run, step)
+    return outcome(run)
+
+
+def train_within_join(job: Job, batches: tuple[int, int]) -> dict[str, Any]:
+    """Each process has a number of batches of its own."""
+    run = make(job)
+    run.model.eval()
+    with run.model.join():
+        for step in range(batches[world()[0]]):
+            one_step(run, step)
+    return outcome(run)
+
+
+def train_with_accelerate(size: int) -> dict[str, Any]:
+    """The loop of docs/usage.md; the last batch of an epoch is not whole."""
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
+    job = Job()
+    torch.manual_seed(0)
+    inner = get_peft_model(Net(branch=False, checkpointed=False), LoraConfig(r=4, lora_alpha=8, target_modules=TARGETS))
+    optimizer = torch.optim.AdamW([p for p in inner.parameters() if p.requires_grad], lr=1e-2)
+    data = torch.cat([batch_of(step) for step in range(5)])[:72]
+    loader = DataLoader(data, batch_size=8 // size)
+    model, optimizer, loader = accelerator.prepare(inner, optimizer, loader)
+    allocator = RankAllocator(model, optimizer, RankAllocationConfig(warmup_steps=WARMUP))
+    model.eval()
+    for _ in range(2):
+        for x in loader:
+            with accelerator.accumulate(model):
+                accelerator.backward(loss_of(model, x))
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(model.parameters(), 1.0)
+                    allocator.step()
+                optimizer.step()
+                optimizer.zero_grad()
+    return outcome(Run(model, inner, optimizer.optimizer, allocator, job))

@@ -33,7 +33,8 @@ def start(target: Callable[..., Any], size: int, folder: Path, *arguments: Any) 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     processes = [
-        context.Process(target=_inside, args=(target, rank, size, folder, arguments), daemon=True) for rank in range(size)
+        context.Process(target=_inside, args=(target, rank, size, folder, arguments), daemon=True)
+        for rank in range(size)
     ]
     with pytest.MonkeyPatch.context() as patch:  # the server finds the modules of the tests by this
         patch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[1]), prepend=os.pathsep)

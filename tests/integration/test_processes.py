@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from integration.process_cases import Job, train
-from integration.process_group import together
+from integration.process_cases import (
+    STEPS,
+    WARMUP,
+    Fate,
+    Job,
+    deaf,
+    hear,
+    other_seed,
+    own_rule,
+    rule_that_fails,
+    train,
+    train_in_parts,
+    train_with_accelerate,
+    train_within_join,
+    unwrapped,
+)
+from integration.process_group import TIMEOUT, start, together, wait
 from integration.resume_case import differences
 
 
@@ -48,3 +66,116 @@ def test_two_processes_end_as_one(name: str, tmp_path: Path) -> None:
     results = together(train, 2, tmp_path, job)
     # in one process, each micro-batch is what one of the two has seen
     same(results, train(dataclasses.replace(job, accumulate=2 * job.accumulate)))
+
+
+def test_four_processes_and_what_they_say(tmp_path: Path) -> None:
+    job = Job(before=hear)
+    results = together(train, 4, tmp_path, job)
+    same(results, train(Job()))
+    heard = [result["heard"] for result in results]
+    assert len(heard[0]) == 1
+    assert heard[0][0].startswith(f"step {WARMUP}: ")
+    assert heard[1:] == [[], [], []]
+    assert all(result["wrapper"] == "kept" and not result["training"] for result in results)
+
+
+@pytest.mark.parametrize("hook", ["fp16", "PowerSGD"])
+def test_communication_hooks_go_on(hook: str, tmp_path: Path) -> None:
+    results = together(train, 2, tmp_path, Job(comm_hook=hook, learning_rate=1e-3))
+    alone = train(Job(learning_rate=1e-3))
+    assert results[0]["ranks"] == alone["ranks"]
+    assert not differences(results[0]["weights"], results[1]["weights"])
+    for name, weight in alone["weights"].items():
+        torch.testing.assert_close(results[0]["weights"][name], weight, rtol=0.1, atol=2e-3, msg=name)
+
+
+@pytest.mark.parametrize(
+    "job", [Job(before=other_seed), Job(before=own_rule), Job(before=other_seed, config=dict(keep="svd"))]
+)
+def test_process_0_decides(job: Job, tmp_path: Path) -> None:
+    """Whatever seed or rule the others have."""
+    results = together(train, 2, tmp_path, job)
+    same(results, train(job)) if job.before is other_seed else None
+    assert results[0]["ranks"] == results[1]["ranks"] == train(job)["ranks"]
+    assert not differences(results[0]["weights"], results[1]["weights"])
+    assert not differences(results[0]["optimizer"], results[1]["optimizer"])
+
+
+@pytest.mark.parametrize(
+    ("job", "errors"),
+    [
+        (Job(before=unwrapped), ["in 2 processes, and the gradients of 8 of 8 LoRA factors differ"] * 2),
+        (
+            Job(before=unwrapped, give_wrapper=False),
+            [
+                "no forward pass went through DistributedDataParallel. Each would train a model of its own. Train with what"
+            ]
+            * 2,
+        ),
+        (
+            Job(before=rule_that_fails),
+            ["ZeroDivisionError: the rule of process 0", "process 0 could not allocate the ranks"],
+        ),
+        (Job(before=deaf), ["after the reallocation .* differ between the 2 processes"] * 2),
+    ],
+    ids=["the module called directly", "never wrapped", "a rule that fails", "columns that differ"],
+)
+def test_mistakes_are_errors_in_every_process(job: Job, errors: list[str], tmp_path: Path) -> None:
+    processes = start(train, 2, tmp_path, job)
+    found = wait(processes, tmp_path)
+    assert all(re.search(expected, error) for expected, error in zip(errors, found)), "\n".join(found)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("when", ["before", "deciding", "sharing", "checking", "after"])
+def test_a_process_that_is_killed_ends_the_others(when: str, rank: int, tmp_path: Path) -> None:
+    processes = start(train, 3, tmp_path, Job(before=Fate(rank, when)))
+    errors = wait(processes, tmp_path, limit=30)
+    assert processes[rank].exitcode == -signal.SIGKILL
+    assert all(errors[other] for other in range(3) if other != rank), errors
+
+
+def test_a_process_that_stops_ends_the_others(tmp_path: Path) -> None:
+    """In the midst of the reallocation; nobody closes its connections, so the group's own limit of time has to end the wait."""
+    processes = start(train, 2, tmp_path, Job(before=Fate(1, "sharing", signal.SIGSTOP)))
+    deadline = time.monotonic() + 4 * TIMEOUT
+    while processes[0].is_alive() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    processes[1].kill()
+    errors = wait(processes, tmp_path)
+    assert processes[0].exitcode == 1
+    assert "imed out" in errors[0], errors[0]
+
+
+@pytest.mark.parametrize("middle", [WARMUP - 2, WARMUP, WARMUP + 2])
+def test_resumed_by_another_number_of_processes(middle: int, tmp_path: Path) -> None:
+    alone = train_in_parts(Job(), tmp_path, middle, True)
+    same(together(train_in_parts, 2, tmp_path / "two", Job(), tmp_path, middle, False), alone)
+    (path := tmp_path / f"checkpoint-{middle}.pt").unlink()
+    together(train_in_parts, 3, tmp_path / "three", Job(accumulate=1), tmp_path, middle, True)
+    assert path.exists()
+    resumed = train_in_parts(Job(), tmp_path, middle, False)
+    assert resumed["ranks"] == alone["ranks"]
+
+
+def test_a_state_of_other_ranks_needs_the_wrapper(tmp_path: Path) -> None:
+    train_in_parts(Job(), tmp_path, WARMUP + 1, True)
+    job = Job(give_wrapper=False)
+    errors = wait(start(train_in_parts, 2, tmp_path / "two", job, tmp_path, WARMUP + 1, False), tmp_path / "two")
+    assert all("make the allocator with what accelerator.prepare(model)" in error for error in errors)
+
+
+def test_within_join(tmp_path: Path) -> None:
+    """Uneven numbers of batches: who has run out before the reallocation cannot take part, and afterwards it may."""
+    results = together(train_within_join, 2, tmp_path / "after", Job(), (STEPS, WARMUP + 2))
+    assert not differences(results[0]["weights"], results[1]["weights"])
+    folder = tmp_path / "before"
+    errors = wait(start(train_within_join, 2, folder, Job(), (STEPS, WARMUP - 2)), folder)
+    assert "1 of 2 processes have run out of batches" in errors[0]
+    assert errors[1]
+
+
+def test_accelerate_with_an_uneven_last_batch(tmp_path: Path) -> None:
+    results = together(train_with_accelerate, 2, tmp_path, 2)
+    (alone,) = together(train_with_accelerate, 1, tmp_path / "alone", 1)
+    same(results, alone)
