@@ -18,6 +18,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from glora.lora_layers import base_model, factors, has_adapter, peft_configs
+from glora.sharding import class_of
 
 SUPPORTED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SUPPORTED_VARIANTS = (
@@ -110,7 +111,7 @@ def check_layer(name: str, layer: LoraLayer, adapter_name: str) -> None:
     ordinary = isinstance(layer, Embedding) or isinstance(
         layer.lora_A[adapter_name], nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
     )
-    if not type(layer).__module__.startswith("peft."):
+    if not class_of(layer).__module__.startswith("peft."):
         reason = f"{type(layer).__name__}, a LoRA layer that is not PEFT's own,"
     elif variant is not None and not isinstance(variant, SUPPORTED_VARIANTS):
         reason = f"the LoRA variant {type(variant).__name__.removesuffix('Variant')}, which is more than a trained B·A,"

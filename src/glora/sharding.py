@@ -54,6 +54,11 @@ def is_unit(module: nn.Module) -> bool:
     return dist.is_available() and isinstance(module, FSDPModule)
 
 
+def class_of(module: nn.Module) -> type:
+    """The class of a module before `fully_shard`, which gives it one that derives from its own."""
+    return next(kind for kind in type(module).__mro__[1:] if kind is not FSDPModule) if is_unit(module) else type(module)
+
+
 def local(tensor: torch.Tensor) -> torch.Tensor:
     """The part of a tensor that this process holds."""
     return cast(DTensor, tensor).to_local() if is_sharded(tensor) else tensor

@@ -17,6 +17,8 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
@@ -59,6 +61,7 @@ class Job:
     steps: int = STEPS
     before: Callable[[Any], None] | None = None  # a module-level function: what happens in this process
     compiled: bool = False
+    mesh: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass
@@ -283,3 +286,43 @@ def train_with_accelerate(size: int) -> dict[str, Any]:
                 optimizer.step()
                 optimizer.zero_grad()
     return outcome(Run(model, inner, optimizer.optimizer, allocator, job))
+
+
+def sharded(job: Job) -> Run:
+    """The same model under fully_shard, each layer that has an adapter in a unit with the next, or alone."""
+    torch.manual_seed(0)
+    base = Net(branch=False, checkpointed=job.checkpointed)
+    torch.manual_seed(1)
+    model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules=TARGETS, modules_to_save=["head"]))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    if dist.is_initialized():
+        mesh = init_device_mesh("cpu", job.mesh or (world()[1],), mesh_dim_names=("replicate", "shard")[-len(job.mesh or (1,)) :])
+        fully_shard(base.first, mesh=mesh)  # a LoRA layer that is a unit itself
+        fully_shard(base.second, mesh=mesh, reshard_after_forward=False)
+        fully_shard(model, mesh=mesh)
+    optimizer = job.optimizer([p for p in model.parameters() if p.requires_grad], lr=job.learning_rate)
+    allocator = RankAllocator(model, optimizer, RankAllocationConfig(**dict(warmup_steps=WARMUP) | job.config))
+    return Run(model, model, optimizer, allocator, job)
+
+
+def train_sharded(job: Job) -> dict[str, Any]:
+    run = sharded(job)
+    run.model.eval()
+    for step in range(job.steps):
+        parts = mine(batch_of(step)).chunk(job.accumulate)
+        for number, part in enumerate(parts, start=1):
+            if dist.is_initialized():
+                run.model.set_requires_gradient_sync(number == len(parts))
+            (loss_of(run.model, part) / len(parts)).backward()
+        run.allocator.step()
+        run.optimizer.step()
+        run.optimizer.zero_grad()
+    result = outcome(run)
+    whole = {name: getattr(p, "full_tensor", lambda p=p: p)() for name, p in result["weights"].items()}
+    states = run.optimizer.state_dict()["state"]
+    states = {i: {key: getattr(v, "full_tensor", lambda v=v: v)() for key, v in state.items()} for i, state in states.items()}
+    sharded_now = [type(p).__name__ for p in run.model.parameters() if p.requires_grad]
+    return result | {"weights": whole, "optimizer": states, "kinds": sorted(set(sharded_now))}
