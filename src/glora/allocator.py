@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -240,11 +240,7 @@ class RankAllocator:
             raise ValueError(
                 f"the allocator's state has version {state.get('version')!r}; this glora reads {STATE_VERSION}"
             )
-        if odd := sorted(set(state["ranks"]) ^ set(self.adapter.layers)):
-            raise ValueError(
-                f"the allocator's state is of another model or other target_modules: {len(odd)} names differ, e.g. "
-                f"{odd[0]!r}. Make the model as the run began, with the same LoraConfig: loading gives it its ranks"
-            )
+        check_same_matrices(state["ranks"], self.adapter)
         if differing := self.config.differences(state["config"]):
             raise ValueError(
                 f"the allocator's state was made with another configuration: {differing}. Go on with the old values, "
@@ -435,6 +431,19 @@ class RankAllocator:
                 f"the optimiser does not hold lora_B of {len(frozen)} of {len(self.adapter.layers)} matrices, "
                 f"e.g. {frozen[0]!r}; make the optimiser from the model that is trained, after the adapter was added"
             )
+
+
+def check_same_matrices(names: Iterable[str], adapter: RankedAdapter) -> None:
+    """Refuse a saved state of other matrices than this adapter's.
+
+    Raises:
+        ValueError: the names differ.
+    """
+    if odd := sorted(set(names) ^ set(adapter.layers)):
+        raise ValueError(
+            f"the allocator's state is of another model or other target_modules: {len(odd)} names differ, e.g. "
+            f"{odd[0]!r}. Make the model as the run began, with the same LoraConfig: loading gives it its ranks"
+        )
 
 
 def _listing(names: list[str]) -> str:

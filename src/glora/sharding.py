@@ -56,7 +56,9 @@ def is_unit(module: nn.Module) -> bool:
 
 def class_of(module: nn.Module) -> type:
     """The class of a module before `fully_shard`, which gives it one that derives from its own."""
-    return next(kind for kind in type(module).__mro__[1:] if kind is not FSDPModule) if is_unit(module) else type(module)
+    return (
+        next(kind for kind in type(module).__mro__[1:] if kind is not FSDPModule) if is_unit(module) else type(module)
+    )
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:

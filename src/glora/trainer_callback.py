@@ -16,7 +16,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from glora._logging import get_logger
 from glora.allocation_file import save_allocation
-from glora.allocator import RankAllocator
+from glora.allocator import RankAllocator, check_same_matrices
 from glora.configuration import RankAllocationConfig
 from glora.ranked_adapter import RankedAdapter
 from glora.sketch_ratios import refuse_compiled
@@ -121,6 +121,30 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
         self._training = True
         # Trainer saves the state of a callback under a name that a checkpoint made without the callback does not have
         state.stateful_callbacks.setdefault(type(self).__name__, self.state())
+
+    def take_ranks_from(self, checkpoint: str | Path) -> None:
+        """Give the model a checkpoint's ranks before Trainer shards it with FSDP2, which loads the weights only afterwards.
+
+            trainer = Trainer(model, ..., callbacks=[callback])
+            callback.take_ranks_from(checkpoint)
+            trainer.train(resume_from_checkpoint=checkpoint)
+
+        Everywhere else the ranks follow what is loaded, and this changes nothing.
+
+        Args:
+            checkpoint: The folder that training is going to be resumed from.
+
+        Raises:
+            ValueError: there is no Trainer yet, or the checkpoint does not hold this callback's state or is of another model.
+        """
+        if self._adapter is None:
+            raise ValueError("give this callback to Trainer(callbacks=[...]) before it takes a checkpoint's ranks")
+        state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+        saved = _saved_state(state, type(self).__name__)
+        if saved is None:
+            raise ValueError(f"{checkpoint} was made without {type(self).__name__}: there are no ranks to take from it")
+        check_same_matrices(saved["ranks"], self._adapter)
+        self._adapter.set_ranks(saved["ranks"])
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -17,8 +17,10 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
+from torch.distributed.tensor import Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
@@ -299,7 +301,9 @@ def sharded(job: Job) -> Run:
             if "lora_B" in name:
                 parameter.normal_(std=0.1)
     if dist.is_initialized():
-        mesh = init_device_mesh("cpu", job.mesh or (world()[1],), mesh_dim_names=("replicate", "shard")[-len(job.mesh or (1,)) :])
+        mesh = init_device_mesh(
+            "cpu", job.mesh or (world()[1],), mesh_dim_names=("replicate", "shard")[-len(job.mesh or (1,)) :]
+        )
         fully_shard(base.first, mesh=mesh)  # a LoRA layer that is a unit itself
         fully_shard(base.second, mesh=mesh, reshard_after_forward=False)
         fully_shard(model, mesh=mesh)
@@ -323,6 +327,71 @@ def train_sharded(job: Job) -> dict[str, Any]:
     result = outcome(run)
     whole = {name: getattr(p, "full_tensor", lambda p=p: p)() for name, p in result["weights"].items()}
     states = run.optimizer.state_dict()["state"]
-    states = {i: {key: getattr(v, "full_tensor", lambda v=v: v)() for key, v in state.items()} for i, state in states.items()}
+    states = {
+        i: {key: getattr(v, "full_tensor", lambda v=v: v)() for key, v in state.items()} for i, state in states.items()
+    }
     sharded_now = [type(p).__name__ for p in run.model.parameters() if p.requires_grad]
     return result | {"weights": whole, "optimizer": states, "kinds": sorted(set(sharded_now))}
+
+
+def refusals() -> list[str]:
+    """What is said of models that are spread over the processes in other ways."""
+    mesh = init_device_mesh("cpu", (world()[1],))
+
+    def said(shard: Callable[[nn.Module], Any], **config: Any) -> str:
+        model = get_peft_model(Net(branch=False, checkpointed=False), LoraConfig(r=4, target_modules=TARGETS))
+        shard(model)
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad])
+        try:
+            RankAllocator(model, optimizer, RankAllocationConfig(**dict(warmup_steps=1) | config))
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    def tensor_parallel(model: nn.Module) -> None:
+        for layer in (getattr(model.get_base_model(), name) for name in TARGETS):
+            for linear in (layer.lora_A["default"], layer.lora_B["default"]):
+                linear.weight = nn.Parameter(distribute_tensor(linear.weight.data, mesh, [Shard(0)]))
+
+    def partly(model: nn.Module) -> None:
+        fully_shard(model.get_base_model().first, mesh=mesh)
+
+    return [
+        said(lambda model: fully_shard(model, mesh=mesh), signal="delta_exact"),
+        said(lambda model: fully_shard(model, mesh=mesh, offload_policy=CPUOffloadPolicy(pin_memory=False))),
+        said(
+            lambda model: fully_shard(
+                model, mesh=mesh, shard_placement_fn=lambda p: Shard(p.ndim - 1) if p.ndim > 1 else None
+            )
+        ),
+        said(tensor_parallel),
+        said(partly),
+        said(lambda model: fully_shard(model, mesh=mesh)),
+    ]
+
+
+def resume_sharded(folder: Path, save: bool) -> dict[str, Any]:
+    """Saved after the reallocation with torch.distributed.checkpoint, whole; loaded by another number of processes."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    job = Job(mesh=(world()[1],))
+    run = sharded(job)
+    run.model.eval()
+    middle, path = WARMUP + 1, folder / "sharded.pt"
+    if not save:
+        state = torch.load(path, weights_only=False)
+        run.allocator.load_state_dict(state["allocator"])
+        set_state_dict(
+            run.model,
+            run.optimizer,
+            model_state_dict=state["model"],
+            optim_state_dict=state["optimizer"],
+            options=options,
+        )
+    for step in range(0 if save else middle, job.steps):
+        if save and step == middle:
+            model, optimizer = get_state_dict(run.model, run.optimizer, options=options)
+            if world()[0] == 0:
+                torch.save({"allocator": run.allocator.state_dict(), "model": model, "optimizer": optimizer}, path)
+        one_step(run, step)
+    whole = {name: p.full_tensor().detach() for name, p in run.model.named_parameters() if p.requires_grad}
+    return {"ranks": run.allocator.ranks, "weights": whole}

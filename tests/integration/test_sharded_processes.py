@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from integration.process_cases import Job, train_sharded
+from integration.process_cases import Job, refusals, resume_sharded, train_sharded
 from integration.process_group import together
 from integration.test_processes import same
 
@@ -34,3 +34,22 @@ def test_replicas_of_shards(tmp_path: Path) -> None:
     """HSDP: four processes, two shards, two replicas of each."""
     job = Job(mesh=(2, 2))
     same(together(train_sharded, 4, tmp_path, job), train_sharded(Job()))
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    for said in together(refusals, 2, tmp_path):
+        exact, offloaded, columns, tensor_parallel, partly, none = said
+        assert 'signal="delta_exact" needs whole factors' in exact
+        assert "CPUOffloadPolicy is not supported by glora; leave the offload_policy out" in offloaded
+        assert "sharded along another dimension than their first" in columns
+        assert "not by fully_shard (FSDP2) on this model" in tensor_parallel
+        assert "2 of the adapter's 8 factors are sharded by fully_shard" in partly
+        assert none == ""
+
+
+def test_resumed_by_another_number_of_processes(tmp_path: Path) -> None:
+    whole = together(resume_sharded, 2, tmp_path / "two", tmp_path, True)
+    for result in together(resume_sharded, 4, tmp_path / "four", tmp_path, False):
+        assert result["ranks"] == whole[0]["ranks"]
+        for name, weight in whole[0]["weights"].items():
+            torch.testing.assert_close(result["weights"][name], weight, rtol=1e-3, atol=1e-5, msg=name)

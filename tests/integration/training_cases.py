@@ -98,6 +98,7 @@ OPTIMIZERS = [
     ),
 ]
 
+LOOPS, SHARDED, TOGETHER = (f"integration/test_{name}processes.py::test_" for name in ("", "sharded_", "trainer_"))
 TRAINER, MODES, LOOP = (f"integration/test_{name}.py::test_" for name in ("trainer", "training_modes", "own_loop"))
 EXACT, RESUME, RESTARTS = (
     "numerical/test_delta_exact.py::test_",
@@ -154,10 +155,83 @@ TRAINING = [
         "give a number of steps, or a share below 1",
         "refused",
     ),
+]
+
+PROCESSES = [
+    Shown("DistributedDataParallel in Trainer (torchrun, accelerate launch)", TOGETHER + "two_processes_end_as_one"),
     Shown(
-        "DataParallel, DistributedDataParallel, FSDP, DeepSpeed",
-        TRAINER + "more_than_one_process_or_device_is_refused",
-        "train in one process, on one GPU",
+        "DistributedDataParallel in a loop of one's own, with accelerate or without",
+        LOOPS + "two_processes_end_as_one",
+        "`find_unused_parameters`, `static_graph`, `no_sync`, `gradient_as_bucket_view`, `torch.compile`",
+    ),
+    Shown("its communication hooks", LOOPS + "communication_hooks_go_on", "fp16, and PowerSGD, which begins anew"),
+    Shown(
+        "its `join()`",
+        LOOPS + "within_join",
+        "a process that runs out of batches before the reallocation is an error in every process",
+    ),
+    Shown("an uneven last batch", LOOPS + "accelerate_with_an_uneven_last_batch"),
+    Shown(
+        "its `mixed_precision`, `delay_all_reduce_named_params`, the Python reducer",
+        "unit/test_process_agreement.py::test_settings_that_lie_in_the_parameters_are_refused",
+        "use autocast; leave the others out",
+        "refused",
+    ),
+    Shown(
+        "FSDP2 (`fully_shard`) in a loop of one's own",
+        SHARDED + "two_processes_end_as_one",
+        "linear layers; replicas of shards (HSDP) too",
+    ),
+    Shown(
+        "FSDP2 in Trainer",
+        TOGETHER + "sharded",
+        "tested on a CPU, where accelerate has to be told that it may; to resume after the reallocation, "
+        "`callback.take_ranks_from(checkpoint)` first",
+    ),
+    Shown(
+        'FSDP2 with `signal="delta_exact"`, CPU offload or another dimension than the first',
+        SHARDED + "what_is_refused",
+        'use `signal="delta"`; leave the others out',
+        "refused",
+    ),
+    Shown(
+        "FSDP1",
+        TRAINER + "engines_that_leave_nothing_to_allocate_are_refused",
+        "use FSDP2 (`fsdp_version: 2`)",
+        "refused",
+    ),
+    Shown(
+        "DeepSpeed, ZeRO 1 to 3",
+        TRAINER + "engines_that_leave_nothing_to_allocate_are_refused",
+        "use DistributedDataParallel or FSDP2; or give it a `rank_pattern` from `suggest_ranks`",
+        "refused",
+    ),
+    Shown(
+        "DataParallel",
+        TRAINER + "engines_that_leave_nothing_to_allocate_are_refused",
+        "start one process for each GPU, or make one visible",
+        "refused",
+    ),
+    Shown(
+        "tensor parallelism (`tp_plan`)",
+        SHARDED + "what_is_refused",
+        "use FSDP2 or DistributedDataParallel",
+        "refused",
+    ),
+    Shown(
+        "resumed by another number of processes",
+        TOGETHER + "resumed_by_more_and_by_fewer_processes",
+        "the same global batch",
+    ),
+    Shown(
+        "a process that is killed, or stops",
+        LOOPS + "a_process_that_is_killed_ends_the_others",
+        "the others end with an error within the process group's timeout",
+    ),
+    Shown(
+        "a model that is not wrapped, or called past its wrapper",
+        LOOPS + "mistakes_are_errors_in_every_process",
+        "wrap it, and call the wrapper: an error before the first update",
         "refused",
     ),
 ]

@@ -1,0 +1,110 @@
+"""More than one process in transformers' Trainer: DistributedDataParallel and FSDP2, resumed by other numbers of processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from glora import last_complete_checkpoint
+from integration.process_group import start, together, wait
+from integration.process_trainer import (
+    kill_the_second_at_the_reallocation,
+    train,
+    train_sharded,
+    train_twice,
+)
+from integration.resume_case import WARMUP, Job, differences
+from integration.test_saved_adapter import stock_logits
+from integration.trainer_case import probe_batch
+
+
+def same(result: dict[str, Any], alone: dict[str, Any]) -> None:
+    assert result["allocation"]["ranks"] == alone["allocation"]["ranks"]
+    assert len(set(alone["allocation"]["ranks"].values())) > 3
+    assert result["allocation"]["norms"] == pytest.approx(alone["allocation"]["norms"], rel=1e-3)
+    for name, weight in alone["weights"].items():
+        torch.testing.assert_close(result["weights"][name], weight, rtol=2e-3, atol=1e-4, msg=name)
+
+
+@pytest.fixture(scope="module")
+def alone(
+    tiny_deberta: Path, glue_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Job, dict[str, Any]]:
+    """A run in one process, with all its checkpoints."""
+    folder = tmp_path_factory.mktemp("alone")
+    job = Job(tiny_deberta, glue_folder, folder / "run")
+    (result,) = together(train, 1, folder, job)
+    return job, result
+
+
+def test_two_processes_end_as_one(alone: tuple[Job, dict[str, Any]], tmp_path: Path) -> None:
+    arguments = dict(gradient_accumulation_steps=2, save_steps=WARMUP)
+    job = dataclasses.replace(alone[0], output=tmp_path / "run", arguments=arguments)
+    results = together(train, 2, tmp_path, job)
+    for result in results:
+        same(result, alone[1])
+        assert result["wrapped"] == "DistributedDataParallel"
+        assert not differences(result["weights"], results[0]["weights"])
+        assert not differences(result["optimizer"], results[0]["optimizer"])
+    assert [len(result["heard"]) for result in results] == [1, 0]
+    files = {path.name for path in job.checkpoint(WARMUP).iterdir()}
+    assert {"adapter_model.safetensors", "allocation.json", "rng_state_0.pth", "rng_state_1.pth"} < files
+
+
+@pytest.mark.parametrize("step", [WARMUP - 2, WARMUP + 1])
+def test_resumed_by_more_and_by_fewer_processes(alone: tuple[Job, dict[str, Any]], tmp_path: Path, step: int) -> None:
+    job, result = alone
+    arguments = dict(save_steps=step + 2)
+    more = dataclasses.replace(job, output=tmp_path / "more", resume=job.checkpoint(step), arguments=arguments)
+    results = together(train, 2, tmp_path, more)
+    same(results[0], result)
+    assert not differences(results[0]["weights"], results[1]["weights"])
+    fewer = dataclasses.replace(more, output=tmp_path / "fewer", resume=more.checkpoint(step + 2))
+    same(together(train, 1, tmp_path / "one", fewer)[0], result)
+
+
+def test_a_killed_process_ends_the_others_and_the_run_goes_on(
+    alone: tuple[Job, dict[str, Any]], tmp_path: Path
+) -> None:
+    job, result = alone
+    killed = dataclasses.replace(job, output=tmp_path / "run", prepare=kill_the_second_at_the_reallocation)
+    processes = start(train, 2, tmp_path, killed)
+    errors = wait(processes, tmp_path)
+    assert processes[1].exitcode == -signal.SIGKILL
+    assert errors[0]
+    last = last_complete_checkpoint(killed.output)
+    assert last == str(killed.checkpoint(WARMUP - 1))
+    resumed = dataclasses.replace(job, output=killed.output, resume=Path(last), arguments=dict(save_strategy="no"))
+    same(together(train, 2, tmp_path / "again", resumed)[0], result)
+
+
+def test_a_second_training_under_the_same_wrapper(alone: tuple[Job, dict[str, Any]], tmp_path: Path) -> None:
+    """The best model's ranks are not those that the reducer was made for."""
+    arguments = dict(eval_strategy="steps", eval_steps=3, save_steps=3, load_best_model_at_end=True)
+    results = together(
+        train_twice, 2, tmp_path, dataclasses.replace(alone[0], output=tmp_path / "run", arguments=arguments)
+    )
+    assert not differences(results[0]["weights"], results[1]["weights"])
+    assert len(set(results[0]["allocation"]["ranks"].values())) > 3
+
+
+def test_sharded(alone: tuple[Job, dict[str, Any]], tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> None:
+    arguments = dict(gradient_accumulation_steps=2, save_steps=WARMUP + 1)
+    job = dataclasses.replace(alone[0], output=tmp_path / "run", arguments=arguments)
+    results = together(train_sharded, 2, tmp_path, job)
+    for result in results:
+        same(result, alone[1])
+        assert result["wrapped"].startswith("FSDP")
+    batch = probe_batch(tiny_deberta, glue_folder)
+    plain = stock_logits(tiny_deberta, job.output / "saved", batch, tmp_path)[0]
+    from_one_process = stock_logits(tiny_deberta, alone[0].checkpoint(9), batch, tmp_path)[0]
+    torch.testing.assert_close(plain, from_one_process, rtol=1e-2, atol=1e-3)
+
+    arguments = dict(save_strategy="no")
+    resumed = dataclasses.replace(job, output=tmp_path / "more", resume=job.checkpoint(WARMUP + 1), arguments=arguments)
+    same(together(train_sharded, 4, tmp_path / "four", resumed)[0], alone[1])
