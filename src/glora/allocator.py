@@ -408,6 +408,11 @@ class RankAllocator:
         stack = next((name for name, layer in self.adapter.layers.items() if experts(layer) > 1), None)
         if self.config.keep == "svd" and stack is not None:
             raise ValueError(f'{stack}: keep="svd" is for one matrix, and this is a stack of experts; use keep="norm"')
+        if self.config.relative_to == "weight" and any(map(is_sharded, self.adapter.root.parameters())):
+            raise ValueError(
+                'relative_to="weight" needs whole base weights, and fully_shard spreads them over the processes; use '
+                'relative_to="none" or "size"'
+            )
         if self.config.signal == "delta_exact" and any(map(is_sharded, self._parameters())):
             raise ValueError(
                 'signal="delta_exact" needs whole factors and gradients, and fully_shard spreads them over the processes; use '

@@ -358,6 +358,7 @@ def refusals() -> list[str]:
 
     return [
         said(lambda model: fully_shard(model, mesh=mesh), signal="delta_exact"),
+        said(lambda model: fully_shard(model, mesh=mesh), relative_to="weight"),
         said(lambda model: fully_shard(model, mesh=mesh, offload_policy=CPUOffloadPolicy(pin_memory=False))),
         said(
             lambda model: fully_shard(

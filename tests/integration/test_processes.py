@@ -57,6 +57,7 @@ JOBS = {
     "SVD, again and again": Job(config=dict(keep="svd", reallocate_every=2)),
     "delta_exact": Job(config=dict(signal="delta_exact", exact_every=2), accumulate=2),
     "compiled": Job(compiled=True),
+    "scores relative to the weights": Job(config=dict(relative_to="weight", rank_scaling="inverse_sqrt")),
 }
 
 

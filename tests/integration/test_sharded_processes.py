@@ -17,7 +17,7 @@ JOBS = {
     "ranks that become 0": Job(config=dict(budget="parameters", max_rank=12, total_rank=6)),
     "SVD, again and again": Job(config=dict(keep="svd", reallocate_every=2)),
     "SGD with momentum": Job(optimizer=torch.optim.SGD, learning_rate=1e-2),
-    "checkpointing": Job(checkpointed=True),
+    "checkpointing, other scalings": Job(checkpointed=True, config=dict(rank_scaling="inverse_sqrt")),
 }
 
 
@@ -38,8 +38,9 @@ def test_replicas_of_shards(tmp_path: Path) -> None:
 
 def test_what_is_refused(tmp_path: Path) -> None:
     for said in together(refusals, 2, tmp_path):
-        exact, offloaded, columns, tensor_parallel, partly, none = said
+        exact, relative, offloaded, columns, tensor_parallel, partly, none = said
         assert 'signal="delta_exact" needs whole factors' in exact
+        assert 'relative_to="weight" needs whole base weights' in relative
         assert "CPUOffloadPolicy is not supported by glora; leave the offload_policy out" in offloaded
         assert "sharded along another dimension than their first" in columns
         assert "not by fully_shard (FSDP2) on this model" in tensor_parallel

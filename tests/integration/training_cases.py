@@ -189,9 +189,9 @@ PROCESSES = [
         "`callback.take_ranks_from(checkpoint)` first",
     ),
     Shown(
-        'FSDP2 with `signal="delta_exact"`, CPU offload or another dimension than the first',
+        'FSDP2 with `signal="delta_exact"`, `relative_to="weight"`, CPU offload, another dimension than the first',
         SHARDED + "what_is_refused",
-        'use `signal="delta"`; leave the others out',
+        'use `signal="delta"`, `relative_to="size"`; leave the others out',
         "refused",
     ),
     Shown(
