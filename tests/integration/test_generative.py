@@ -90,6 +90,7 @@ def ran(tiny_writer: Path, sums_folder: Path, tmp_path_factory: pytest.TempPathF
     return folder / "out", planned, call("-m", "glora", "run", file, "--output", folder / "out")
 
 
+@pytest.mark.slow
 def test_glora_run_learns_to_write_sums(ran, tiny_writer: Path, sums_folder: Path) -> None:
     output, planned, printed = ran
     assert "2 = 1 model × 1 data set × 2 methods × 1 seed" in planned
@@ -105,6 +106,11 @@ def test_glora_run_learns_to_write_sums(ran, tiny_writer: Path, sums_folder: Pat
         assert record.final["loss"] < 0.3 * untrained
         assert record.final["perplexity"] == pytest.approx(math.exp(record.final["loss"]))
         assert len(record.ranks) == 14
+        assert [answer.prompt for answer in record.answers] == [row["question"] for row in sums(60, 1)[:5]]
+        assert {answer.right for answer in record.answers} <= {True, False}
+        for answer in record.answers:
+            assert answer.right == (answer.written.split()[-1] == answer.reference.split()[-1])
+            assert "<end>" not in answer.written
     assert len(set(records["glora"].ranks.values())) > 2
     assert sum(records["glora"].ranks.values()) == sum(records["lora"].ranks.values())
     report = (output / "report.md").read_text()
@@ -185,6 +191,14 @@ def test_the_same_run_again_gives_the_same(config: RunConfig) -> None:
     first, again = (ok(run(short)) for _ in range(2))
     assert first.final == again.final
     assert first.ranks == again.ranks
+
+
+def test_bfloat16(config: RunConfig) -> None:
+    """The frozen weights in bfloat16, the adapters in float32; full fine-tuning trains in float32."""
+    short = config.model_copy(update={"epochs": 1, "train_limit": 64, "eval_limit": 8, "precision": "bfloat16"})
+    for method in ("lora", "full"):
+        record = ok(run(short.model_copy(update={"method": method})))
+        assert math.isfinite(record.final["loss"])
 
 
 def test_a_model_without_a_chat_template_learns_too(config: RunConfig, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from glora.experiments.chat_format import IGNORED, ChatFormat, Encoded
 from glora.experiments.generation import generate_answers
 from glora.experiments.models import load_causal_lm
 from glora.experiments.module_names import choose_modules
+from glora.experiments.records import WrittenAnswer
 from glora.experiments.spec import DEFAULT_MAX_NEW_TOKENS
 from glora.experiments.tokenization import TokenizedTask
 from glora.experiments.training_arguments import training_arguments
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+ANSWERS_KEPT = 5
+"""So many written answers stand in a record."""
+
 
 class Generation:
     """A written answer is learned."""
@@ -51,7 +55,7 @@ class Generation:
     def tokenize(
         self, config: RunConfig, task: TaskData, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     ) -> TokenizedTask:
-        """Columns `input_ids` and `labels`; to evaluate on, also `prompt_ids` and `answer`."""
+        """Columns `input_ids` and `labels`; to evaluate on, also `prompt_ids`, `asked` and `answer`."""
         limit = tokenizer.model_max_length
         if config.max_length > limit:
             raise ValueError(
@@ -121,7 +125,7 @@ class Generation:
 
 
 class AnswerEvaluation:
-    """What is measured of the answers that a model writes itself."""
+    """The answers that a model writes itself, and whether they are right."""
 
     def __init__(
         self,
@@ -149,11 +153,11 @@ class AnswerEvaluation:
         """How many batches are generated for a split."""
         return math.ceil(len(split) / self._batch_size) if self._scoring else 0
 
-    def metrics(self, model: Any, split: Dataset, after_batch: Callable[[], None]) -> dict[str, float]:
-        """`exact_match`, the share of right answers; nothing where the task scores none."""
+    def write(self, model: Any, split: Dataset, after_batch: Callable[[], None]) -> list[WrittenAnswer]:
+        """The model's answers to a split's prompts, and whether they are right; none where the task scores none."""
         if self._scoring is None:
-            return {}
-        written = generate_answers(
+            return []
+        tokens = generate_answers(
             model,
             list(split["prompt_ids"]),
             stop_ids=self._chat.stop_ids,
@@ -164,8 +168,12 @@ class AnswerEvaluation:
             seed=self._config.seed,
             after_batch=after_batch,
         )
-        right = [self._scoring.matches(self._chat.decode(ids), answer) for ids, answer in zip(written, split["answer"])]
-        return {"exact_match": sum(right) / len(right)}
+        return [
+            WrittenAnswer(
+                prompt=asked, reference=reference, written=written, right=self._scoring.matches(written, reference)
+            )
+            for asked, reference, written in zip(split["asked"], split["answer"], map(self._chat.decode, tokens))
+        ]
 
 
 def _room(max_new_tokens: int | None, longest_prompt: int, limit: int) -> int:
@@ -216,15 +224,16 @@ class WatchedSFTTrainer(Watched, SFTTrainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """The held-out loss, its perplexity, and the score of the answers that the model writes."""
-        split = self.eval_dataset[metric_key_prefix.removeprefix("eval_")]
+        name = metric_key_prefix.removeprefix("eval_")
+        split = self.eval_dataset[name]
         model = self.model
         model.eval()
+        written = self._answers.write(model, split, self._after_batch)
         loss = self._held_out_loss(model, dataloader)
-        metrics = {
-            **self._answers.metrics(model, split, self._after_batch),
-            "loss": loss,
-            "perplexity": perplexity(loss),
-        }
+        metrics = {"loss": loss, "perplexity": perplexity(loss)}
+        if written:
+            metrics = {"exact_match": sum(answer.right for answer in written) / len(written), **metrics}
+            self._journal.answers_written(name, written[:ANSWERS_KEPT])
         named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=named, num_samples=len(split))
 
@@ -275,7 +284,11 @@ def _encoded(chat: ChatFormat, examples: Dataset, name: str, max_length: int, *,
     _report_cuts(encoded, inputs, name, max_length)
     columns: dict[str, list[Any]] = {key: [row[key] for row in inputs] for key in ("input_ids", "labels")}
     if to_evaluate:
-        columns |= {"prompt_ids": [example.prompt for example in encoded], "answer": list(examples["answer"])}
+        columns |= {
+            "prompt_ids": [example.prompt for example in encoded],
+            "asked": [prompt[-1]["content"] for prompt in examples["prompt"]],
+            "answer": list(examples["answer"]),
+        }
     return Dataset.from_dict(columns)
 
 

@@ -67,6 +67,15 @@ class NormSample(_Part):
     )
 
 
+class WrittenAnswer(_Part):
+    """One answer that the model wrote at the last evaluation, to see what it does."""
+
+    prompt: str = Field(description="What was asked: the last message.")
+    reference: str = Field(description="The answer in the data.")
+    written: str = Field(description="The model's answer, up to where it ended or was cut off.")
+    right: bool = Field(description="Whether it was scored as right.")
+
+
 class GitState(_Part):
     """The checkout that glora was imported from."""
 
@@ -126,6 +135,11 @@ class RunRecord(_Part):
         default_factory=dict,
         description='Metrics after the last step: "accuracy" for the main split, '
         '"validation_mismatched/accuracy" for a secondary one.',
+    )
+
+    answers: list[WrittenAnswer] = Field(
+        default_factory=list,
+        description="Where answers are written and scored: the first few of the main split at the last evaluation.",
     )
 
     train_seconds: float | None = Field(

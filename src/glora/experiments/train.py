@@ -188,6 +188,7 @@ def _run(config: RunConfig, progress: RunProgress, measured: Measurements, logs:
             "steps": journal.steps,
             "metrics": journal.metrics,
             "norms": journal.norms,
+            "answers": journal.answers,
             "seconds_per_step": journal.clock.seconds_per_step,
             "peak_memory_bytes": memory.read(),
             "peak_memory_source": memory.source,

@@ -13,7 +13,7 @@ import torch
 from transformers import Trainer, TrainerCallback
 
 from glora.experiments.measurement import TrainingClock
-from glora.experiments.records import EpochMetrics, NormSample
+from glora.experiments.records import EpochMetrics, NormSample, WrittenAnswer
 
 if TYPE_CHECKING:
     from glora.experiments.adaptation import Adaptation
@@ -35,6 +35,7 @@ class Journal(TrainerCallback):
         self.metrics: list[EpochMetrics] = []
         self.norms: list[NormSample] = []
         self.final: dict[str, float] = {}
+        self.answers: list[WrittenAnswer] = []
         self.steps = 0
         self.train_seconds: float | None = None
         self._adaptation = adaptation
@@ -99,6 +100,11 @@ class Journal(TrainerCallback):
     def evaluation_begins(self, split: str, batches: int) -> None:
         """Tell the user."""
         self._progress.evaluation_begins(split, batches)
+
+    def answers_written(self, split: str, answers: list[WrittenAnswer]) -> None:
+        """Keep some of the answers that were written for the main split, those of the last evaluation."""
+        if split == self._primary_split:
+            self.answers = answers
 
     def evaluation_ends(self, split: str, epoch: float, values: dict[str, float]) -> None:
         """Keep a split's metrics; those of the last evaluation are the run's result."""
