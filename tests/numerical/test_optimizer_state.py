@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from glora import resize_lora_layer
-from glora.optimizer_state import STATE_KINDS
 from numerical.test_resize import D_IN, D_OUT, RANK, lora_model
 
 OPTIMIZERS = {
@@ -33,6 +32,10 @@ OPTIMIZERS = {
 }
 # Their update of one element depends on the whole matrix: Adafactor's clipping, Muon's orthogonalisation.
 COUPLED = {"Adafactor", "Muon"}
+# What a new column begins with, where it is not the mean of the kept columns'; written out once more, so that a slip in glora's
+# own table shows.
+AT_ZERO = {"exp_avg", "momentum_buffer", "grad_avg", "prev"}
+AT_THE_COLUMN = {"ax"}
 NO_ELEMENT_STATE = {"LBFGS", "SparseAdam", "Optimizer"}  # refused by name; takes sparse gradients only; the base class
 
 
@@ -107,10 +110,10 @@ def test_new_columns_start_with_what_their_kind_says(name: str) -> None:
             if not torch.is_tensor(value) or value.shape != parameter.shape:
                 continue
             born, column = value.narrow(dim, RANK, 7 - RANK), parameter.detach().narrow(dim, RANK, 7 - RANK)
-            expected = {"first moment": torch.zeros_like(born), "average": column}
-            torch.testing.assert_close(
-                born, expected.get(STATE_KINDS[key], old[key].mean(dim, keepdim=True).expand_as(born)), msg=key
-            )
+            expected = old[key].mean(dim, keepdim=True).expand_as(born)
+            if key in AT_ZERO | AT_THE_COLUMN:
+                expected = column if key in AT_THE_COLUMN else torch.zeros_like(born)
+            torch.testing.assert_close(born, expected, msg=key)
 
 
 def give_equal_gradients(layer: nn.Module) -> None:
