@@ -14,6 +14,8 @@ import pytest
 
 from glora.experiments.methods import METHODS as METHODS_BY_NAME
 from glora.experiments.records import RunRecord, read_records
+from glora.experiments.spec import RunConfig
+from glora.experiments.train import run
 
 METHODS = ("lora", "adalora", "glora", "shuffled")
 EVERY_METHOD = tuple(METHODS_BY_NAME)
@@ -138,6 +140,18 @@ def test_all_methods_in_one_command(tiny_deberta: Path, glue_folder: Path, tmp_p
     larger = 100 * records["dora"].adapter_parameters_after / lora.adapter_parameters_after
     assert f"| {larger:.1f} % |" in report
     assert "full has no adapter" in report
+
+
+@pytest.mark.parametrize("method", EVERY_METHOD)
+def test_all_methods_learn_written_answers(tiny_writer: Path, sums_folder: Path, method: str) -> None:
+    settings = {"model": str(tiny_writer), "task": "gsm8k", "data_dir": str(sums_folder), "train_limit": 32}
+    few = {"eval_limit": 4, "batch_size": 16, "epochs": 2, "rank": 2, "max_length": 40, "max_new_tokens": 2}
+    record = run(METHODS_BY_NAME[method].normalise(RunConfig.model_validate({**settings, **few}), 0))
+    assert record.status == "finished", record.traceback
+    assert (record.steps, set(record.final)) == (4, {"exact_match", "loss", "perplexity"})
+    assert record.trainable_parameters_before == record.adapter_parameters_before or method == "full"
+    if "rank" in METHODS_BY_NAME[method].meets:
+        assert sum(record.ranks.values()) == 2 * 14
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
