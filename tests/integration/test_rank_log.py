@@ -154,6 +154,9 @@ def test_a_reported_run_is_the_same_run(tiny_deberta: Path, glue_folder: Path, t
     curves = curves_in(tmp_path / "logs" / record.key)
     assert steps(curves["train/loss"]) == list(range(1, 9))
     assert steps(curves["eval/validation_accuracy"]) == [4, 8]
+    logged = [loss for _, loss in curves["train/loss"]]
+    means = [sum(logged[:4]) / 4, sum(logged[4:]) / 4]
+    assert losses[0] == pytest.approx(means, rel=1e-5), "the mean since the evaluation before, however often it is logged"
     name, rank = next(iter(record.ranks.items()))
     assert curves[f"train/glora/rank/{name}"][-1] == (8, rank)
     assert steps(curves[f"train/glora/norm/{name}"]) == [1, 2, 3, 4]
@@ -167,7 +170,7 @@ def test_every_run_has_its_folder_and_its_w_and_b_run(
     wandb = ModuleType("wandb")
     wandb.__spec__ = ModuleSpec("wandb", None)
     wandb.run, wandb.finish = object(), lambda: finished.append(True)
-    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "mine")
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "mine"))
     for method in ("lora", "full"):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, "wandb", wandb)
@@ -177,7 +180,7 @@ def test_every_run_has_its_folder_and_its_w_and_b_run(
         assert steps(curves["train/loss"])[-1] == 8
         assert ("train/glora/total_rank" in curves) == (method == "lora")
     assert finished == [True, True], "or the second run would go on with the first one's"
-    assert os.environ["TENSORBOARD_LOGGING_DIR"] == "mine"
+    assert os.environ["TENSORBOARD_LOGGING_DIR"] == str(tmp_path / "mine")
 
 
 def test_reporters_are_checked_by_name_and_by_what_is_installed() -> None:
