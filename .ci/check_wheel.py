@@ -35,7 +35,7 @@ with tempfile.TemporaryDirectory() as folder:
         "from glora.experiments.html_report import report_html\n"
         "from glora.experiments.report_content import ReportContent\n"
         "from glora.experiments.tables import TextTable\n"
-        "page = report_html(ReportContent('nothing', (), (), TextTable('', (), ())))\n"
+        "page = report_html(ReportContent('nothing', None, (), (), TextTable('', (), ())))\n"
         "assert '</html>' in page and 'sortable' in page, 'report.html cannot be made from the wheel'\n"
         "print(f'glora {glora.__version__}: {len(glora.__all__)} public names import from the wheel')\n"
     )

@@ -19,7 +19,7 @@ within one rank of the largest matrix, the closest that whole ranks can promise 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -66,14 +66,27 @@ class Finding:
     remark: str = ""
 
 
-def findings(group: GroupSummary) -> list[Finding]:
+@dataclass(frozen=True)
+class Findings:
+    """What became of the claims for one row of the proposed method."""
+
+    label: str
+    gain: Finding
+    share: Finding
+    time: Finding
+    parameters: Finding
+
+    def __iter__(self) -> Iterator[Finding]:
+        return iter((self.gain, self.share, self.time, self.parameters))
+
+
+def findings(group: GroupSummary) -> list[Findings]:
     """The claims for every row of the proposed method that can be compared with lora; none without such a row."""
-    rows = [method for method in group.methods if method.method == PROPOSED and method.differences]
-    found: list[Finding] = []
-    for row in rows:
-        of_row = (_gain(group, row), _share(group, row), _time(row), _parameters(group, row))
-        found += [replace(one, claim=f"{row.label}: {one.claim}") for one in of_row] if len(rows) > 1 else of_row
-    return found
+    return [
+        Findings(row.label, _gain(group, row), _share(group, row), _time(row), _parameters(group, row))
+        for row in group.methods
+        if row.method == PROPOSED and row.differences
+    ]
 
 
 def judged(low: float, high: float, expected: tuple[float, float]) -> tuple[Verdict, str]:

@@ -101,20 +101,19 @@ def json_for_script(value: Any) -> str:
 
 
 def _cells(table: TextTable) -> list[list[Cell]]:
-    return [
-        [_cell(text, column, words=column in table.words) for column, text in zip(table.columns, row)]
-        for row in table.rows
-    ]
+    return [[_cell(table, column, text) for column, text in zip(table.columns, row)] for row in table.rows]
 
 
-def _cell(text: str, column: str, *, words: bool) -> Cell:
+def _cell(table: TextTable, column: str, text: str) -> Cell:
+    words = column in table.words
     number = None if words else sort_number(text)
-    return Cell(text, words, "" if number is None else repr(number), _tone(text) if column == "verdict" else "")
+    tone = _tone(text) if column in table.verdicts else ""
+    return Cell(text, words, "" if number is None else repr(number), tone)
 
 
 def _tone(verdict: str) -> str:
     """How a verdict is coloured: good, bad, or open where nothing is shown."""
-    if verdict == "holds" or verdict.endswith("(better)"):
+    if verdict.startswith("holds") or verdict.endswith("(better)"):
         return "good"
     return "bad" if verdict.startswith("does not hold") or verdict.endswith("(worse)") else "open"
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from glora.experiments.metric_curves import MetricCurves, draw_metric_curves, metric_curves
 from glora.experiments.norm_curves import NormCurves, draw_norms, norm_curves
-from glora.experiments.number_format import short_name
 from glora.experiments.rank_map import RankMap, draw_rank_map, rank_maps
 from glora.experiments.summary import GroupSummary
 
@@ -48,28 +47,27 @@ def charts(group: GroupSummary) -> Charts:
     return Charts(metric_curves(group), tuple(rank_maps(group)), tuple(norm_curves(group)))
 
 
-def draw_pictures(group: GroupSummary, shown: Charts, folder: Path) -> list[Picture]:
+def draw_pictures(heading: str, shown: Charts, folder: Path) -> list[Picture]:
     """Draw the charts of a group as PNGs.
 
     Args:
-        group: the group, for the heading.
+        heading: of which runs; with what is shown it names the files.
         shown: its charts.
         folder: where the PNGs go; pictures of an earlier report with the same names are replaced.
     """
-    detail = f"{short_name(group.task)} · {short_name(group.model)} · rank {group.rank}"
     pictures = []
 
     def picture(of: MetricCurves | RankMap | NormCurves, what: str) -> Path:
-        path = folder / f"{_slug(f'{detail} {what}')}.png"
+        path = folder / f"{_slug(f'{heading} {what}')}.png"
         pictures.append(Picture(path, of.title, of.caption))
         return path
 
     if shown.metric is not None:
-        draw_metric_curves(shown.metric, detail=detail, path=picture(shown.metric, "time"))
+        draw_metric_curves(shown.metric, detail=heading, path=picture(shown.metric, "time"))
     for ranks in shown.ranks:
-        draw_rank_map(ranks, detail=detail, path=picture(ranks, f"ranks {ranks.method.label}"))
+        draw_rank_map(ranks, detail=heading, path=picture(ranks, f"ranks {ranks.method.label}"))
     for norms in shown.norms:
-        draw_norms(norms, detail=detail, path=picture(norms, f"norms {norms.method.label}"))
+        draw_norms(norms, detail=heading, path=picture(norms, f"norms {norms.method.label}"))
     return pictures
 
 

@@ -26,7 +26,7 @@ from glora.experiments.report_content import (
     report_content,
 )
 from glora.experiments.summary import summarise
-from glora.experiments.tables import as_markdown, as_rich, escape_markdown
+from glora.experiments.tables import TextTable, as_markdown, as_rich, escape_markdown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,7 +63,7 @@ def write_report(directory: str | os.PathLike[str], *, console: Console | None =
 
         console = Console()
     folder = directory / PICTURES_FOLDER
-    pictures = [draw_pictures(section.group, section.charts, folder) for section in content.sections]
+    pictures = [draw_pictures(section.heading, section.charts, folder) for section in content.sections]
     path = directory / REPORT_FILE
     path.write_text(report_markdown(content, pictures), encoding="utf-8")
     (directory / HTML_FILE).write_text(report_html(content), encoding="utf-8")
@@ -73,6 +73,9 @@ def write_report(directory: str | os.PathLike[str], *, console: Console | None =
             console.print(as_rich(table))
         for line in (*section.failures, *section.caveats):
             console.print(f"• {line}", markup=False, highlight=False)
+    if content.overview:
+        console.print()
+        console.print(as_rich(content.overview))
     return path
 
 
@@ -84,10 +87,12 @@ def report_markdown(content: ReportContent, pictures: Sequence[Sequence[Picture]
         pictures: the pictures of each section; they are linked relative to the report.
     """
     lines = [f"# {TITLE}", "", content.summary]
+    if content.overview:
+        lines += ["", *_table(content.overview)]
     for section, drawn in zip(content.sections, pictures):
         lines += ["", f"## {escape_markdown(section.heading)}"]
         for table in section.tables:
-            lines += ["", f"**{table.title}**", "", as_markdown(table), "", table.note]
+            lines += ["", *_table(table)]
         for picture in drawn:
             lines += [
                 "",
@@ -111,6 +116,10 @@ def _require_finished(directory: Path, records: Sequence[RunRecord]) -> None:
         f"no finished run under {str(directory)!r}: {found} run `glora compare --output {directory}`; "
         "`glora report` only reads what has been run."
     )
+
+
+def _table(table: TextTable) -> list[str]:
+    return [f"**{table.title}**", "", as_markdown(table), "", table.note]
 
 
 def _listed(title: str, lines: Iterable[str]) -> list[str]:

@@ -14,7 +14,7 @@ from glora.experiments.pictures import Charts, charts
 from glora.experiments.records import RunRecord
 from glora.experiments.spec import RunConfig
 from glora.experiments.summary import NAMED_BY_GROUP, NAMED_BY_ROW, GroupSummary, differing_settings
-from glora.experiments.tables import TextTable, group_tables
+from glora.experiments.tables import TextTable, claims_overview, group_tables
 
 TITLE = "Rank allocation compared"
 CAVEATS_TITLE = "What limits this comparison"
@@ -41,12 +41,14 @@ class ReportContent:
 
     Attributes:
         summary: how many runs there are, and where they come from.
+        overview: the verdicts on the study's claims side by side; None where there is one comparison at most.
         sections: one a group.
         provenance: machines, versions, commits, data, and the settings that were compared or differ: one line each.
         shared_settings: the settings that are the same in all runs, with their meaning.
     """
 
     summary: str
+    overview: TextTable | None
     sections: tuple[Section, ...]
     provenance: tuple[str, ...]
     shared_settings: TextTable
@@ -64,6 +66,7 @@ def report_content(groups: Sequence[GroupSummary]) -> ReportContent:
     return ReportContent(
         f"{counted(len(finished), 'finished run')}, {len(failed)} failed. Made from the records in `runs/` by "
         "`glora report`, which trains nothing.",
+        _overview(groups),
         tuple(_section(group) for group in groups),
         (*_provenance_lines(finished), *(f"{name}: {_values(configs, name)}" for name in (*named, *different))),
         TextTable(
@@ -86,6 +89,11 @@ def heading(group: GroupSummary) -> str:
 def first_line(error: str | None) -> str:
     """An error's first line, which a reader can do with."""
     return (error or "unknown error").strip().splitlines()[0]
+
+
+def _overview(groups: Sequence[GroupSummary]) -> TextTable | None:
+    table = claims_overview([(heading(group), group) for group in groups])
+    return table if len(table.rows) > 1 and len(groups) > 1 else None
 
 
 def _section(group: GroupSummary) -> Section:

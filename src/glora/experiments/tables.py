@@ -23,13 +23,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table whose cells are ready to be shown; columns of words are on the left, those of numbers on the right."""
+    """A table whose cells are ready to be shown; columns of words are on the left, those of numbers on the right.
+
+    Attributes:
+        title: what it shows.
+        columns: their names.
+        rows: the cells.
+        note: how to read it.
+        words: the columns that hold words.
+        verdicts: the columns that hold verdicts, which a page may colour.
+    """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
     words: tuple[str, ...] = ("method",)
+    verdicts: tuple[str, ...] = ("verdict",)
 
 
 def group_tables(group: GroupSummary) -> list[TextTable]:
@@ -85,16 +95,46 @@ def differences_table(group: GroupSummary) -> TextTable:
 
 def claims_table(group: GroupSummary) -> TextTable:
     """A row a claim of the study; no rows without the method that it proposed."""
+    rows = findings(group)
     return TextTable(
         "The study's claims",
         ("claim", "expected", "measured", "verdict"),
-        tuple((found.claim, found.expected, _measured_text(found), _verdict_text(found)) for found in findings(group)),
+        tuple(
+            (
+                f"{row.label}: {found.claim}" if len(rows) > 1 else found.claim,
+                found.expected,
+                _measured_text(found),
+                _verdict_text(found),
+            )
+            for row in rows
+            for found in row
+        ),
         "A verdict is about the 95 % interval, not the mean. It holds if the whole interval lies in the expected range, "
         "it does not hold if the whole interval lies outside (in brackets: on which side), and otherwise it is not shown. "
         "The share of AdaLoRA's gain has Fieller's interval, and exists only where that gain has an interval above zero. "
         "Parameters are counted and need no interval (in brackets: fewest, most): equal means within one rank of the "
         "largest matrix in every seed.",
         words=("claim", "expected", "measured", "verdict"),
+    )
+
+
+def claims_overview(groups: Sequence[tuple[str, GroupSummary]]) -> TextTable:
+    """A row a comparison, under its heading: the verdict on each claim."""
+    columns = ("gain over lora", "share of adalora's gain", "training time", "adapter parameters")
+    rows = []
+    for heading, group in groups:
+        found = findings(group)
+        for row in found:
+            name = f"{heading} · {row.label}" if len(found) > 1 else heading
+            rows.append((name, *(_verdict_text(finding, why=False) for finding in row)))
+    return TextTable(
+        "The study's claims in every comparison",
+        ("comparison", *columns),
+        tuple(rows),
+        "Each comparison below has the numbers and the rule. Verdicts are not added up: comparisons are not draws from one "
+        "population, and of many intervals some miss by chance.",
+        words=("comparison", *columns),
+        verdicts=columns,
     )
 
 
@@ -202,5 +242,7 @@ def _measured_text(found: Finding) -> str:
     return f"{number}{interval} {found.unit} ({text.counted(found.seeds, 'seed')})"
 
 
-def _verdict_text(found: Finding) -> str:
-    return f"{found.verdict} ({found.remark})" if found.remark and found.mean is not None else found.verdict
+def _verdict_text(found: Finding, *, why: bool = True) -> str:
+    """The verdict; with the side of the range it lies on, or why nothing is shown, where `measured` does not say it."""
+    remark = found.remark if found.mean is not None and (why or found.verdict != "not shown") else ""
+    return f"{found.verdict} ({remark})" if remark else found.verdict

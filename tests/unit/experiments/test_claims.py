@@ -11,7 +11,7 @@ from synthetic_records import finished_run
 from glora.experiments.claims import Finding, findings, judged
 from glora.experiments.records import RunRecord
 from glora.experiments.summary import summarise
-from glora.experiments.tables import claims_table
+from glora.experiments.tables import claims_overview, claims_table
 
 SHAPES = {"layer.0.a": (4, 6), "layer.0.b": (2, 8)}
 GAIN, SHARE, TIME, PARAMETERS = range(4)
@@ -42,8 +42,14 @@ def after(gains: Mapping[str, Sequence[float]], **glora: object) -> list[Finding
     for method, points in gains.items():
         values = [base + point / 100 for base, point in zip(LORA, points)]
         made += runs(method, values, **(glora if method == "glora" else {}))
+    return only(made)
+
+
+def only(made: list[RunRecord]) -> list[Finding]:
+    """The claims of the one row of glora in the one group."""
     (group,) = summarise(made)
-    return findings(group)
+    (row,) = findings(group)
+    return list(row)
 
 
 @pytest.mark.parametrize(
@@ -103,14 +109,12 @@ def test_without_a_gain_of_adalora_there_is_no_share_of_it(rival: tuple[float, .
 def test_a_lower_loss_is_a_gain() -> None:
     made = runs("lora", (2.0, 2.1, 2.2), metric="loss")
     made += runs("adalora", (1.0, 1.0, 1.0), metric="loss") + runs("glora", (1.08, 1.09, 1.1), metric="loss")
-    (group,) = summarise(made)
-    found = findings(group)
+    found = only(made)
     assert found[SHARE].mean == pytest.approx(100 * (2.1 - 1.09) / (2.1 - 1.0))
     assert (found[GAIN].verdict, found[GAIN].remark) == ("not shown", "the task is not measured in points")
     made += runs("adalora", (3.0, 3.1, 3.2), metric="loss", learning_rate=0.1)
     upward = [run for run in made if run.config.method != "adalora" or run.config.learning_rate == 0.1]
-    (group,) = summarise(upward)
-    assert "not shown to be positive" in findings(group)[SHARE].remark
+    assert "not shown to be positive" in only(upward)[SHARE].remark
 
 
 @pytest.mark.parametrize(
@@ -133,10 +137,10 @@ def test_times_of_other_commands_show_nothing() -> None:
     for run, start in zip(made, ("a", "a", "a", "b", "b", "b")):
         provenance = run.provenance.model_copy(update={"process_started_at": start})
         made[made.index(run)] = run.model_copy(update={"provenance": provenance})
-    (group,) = summarise(made)
-    found = findings(group)[TIME]
-    assert (found.verdict, found.mean, found.remark) == ("not shown", None, "never measured side by side with lora")
-    assert findings(group)[GAIN].mean == 0
+    found = only(made)
+    assert found[TIME].verdict == "not shown"
+    assert (found[TIME].mean, found[TIME].remark) == (None, "never measured side by side with lora")
+    assert found[GAIN].mean == 0
 
 
 @pytest.mark.parametrize(
@@ -158,7 +162,7 @@ def test_parameters_are_equal_within_one_rank(parameters: tuple[int, ...], verdi
 def test_two_seeds_conclude_nothing_but_what_is_counted() -> None:
     made = runs("lora", LORA[:2]) + runs("adalora", (0.9, 0.9)) + runs("glora", (0.9, 0.9))
     (group,) = summarise(made)
-    found = findings(group)
+    found = only(made)
     assert [one.verdict for one in found] == ["not shown", "not shown", "not shown", "holds"]
     assert {one.remark for one in found[:3]} == {"nothing can be concluded from 2 seeds"}
     table = claims_table(group)
@@ -178,7 +182,11 @@ def test_a_diverged_run_shows_nothing() -> None:
 def test_each_row_of_the_method_has_its_claims_and_names_its_settings() -> None:
     made = runs("lora", LORA) + runs("glora", LORA, beta=0.5) + runs("glora", LORA, beta=0.9)
     (group,) = summarise(made)
-    assert [one.claim.partition(": ")[0] for one in findings(group)[::4]] == ["glora (beta=0.5)", "glora (beta=0.9)"]
+    assert [row.label for row in findings(group)] == ["glora (beta=0.5)", "glora (beta=0.9)"]
+    assert [row[0].partition(": ")[0] for row in claims_table(group).rows[::4]] == [
+        "glora (beta=0.5)",
+        "glora (beta=0.9)",
+    ]
 
 
 @pytest.mark.parametrize("methods", [("lora",), ("glora",), ("lora", "adalora")])
@@ -189,3 +197,11 @@ def test_without_the_method_or_lora_there_is_nothing_to_claim(methods: tuple[str
 
 def test_without_adalora_there_is_no_share() -> None:
     assert after({"glora": (1, 1, 1)})[SHARE].remark == "no adalora to compare with"
+
+
+def test_the_overview_has_a_row_a_comparison_and_a_verdict_a_claim() -> None:
+    made = [run for task in ("rte", "cola") for method in ("lora", "glora") for run in runs(method, LORA, task=task)]
+    made += runs("lora", LORA, task="sst2")
+    shown = claims_overview([(group.task, group) for group in summarise(made)])
+    expected = ("does not hold (less)", "not shown", "holds", "holds")
+    assert shown.rows == (("cola", *expected), ("rte", *expected))

@@ -19,6 +19,7 @@ from glora.experiments.norm_curves import corrected_norms, same_norms
 from glora.experiments.picture_style import OKABE_ITO, method_styles
 from glora.experiments.rank_map import has_chosen_ranks, mean_ranks
 from glora.experiments.records import EpochMetrics, NormSample, RunRecord
+from glora.experiments.report_content import heading
 from glora.experiments.summary import GroupSummary, summarise
 
 METHODS = ("lora", "adalora", "glora")
@@ -30,7 +31,7 @@ def group_of(records: list[RunRecord]) -> GroupSummary:
 
 
 def draw_pictures(group: GroupSummary, folder: Path) -> list[pictures.Picture]:
-    return pictures.draw_pictures(group, pictures.charts(group), folder)
+    return pictures.draw_pictures(heading(group), pictures.charts(group), folder)
 
 
 def png_size(path: Path) -> tuple[int, int]:

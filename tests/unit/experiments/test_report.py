@@ -132,6 +132,17 @@ def test_several_tasks_have_a_section_each(tmp_path: Path) -> None:
     assert re.findall(r"^## (.*) · all", markdown, flags=re.MULTILINE) == ["cola", "rte"]
 
 
+def test_with_several_comparisons_their_verdicts_stand_first(tmp_path: Path) -> None:
+    one = study(METHODS, (0, 1, 2), task="rte")
+    title = "The study's claims in every comparison"
+    markdown, printed = report_of(tmp_path / "two", [*one, *study(METHODS, (0, 1, 2), task="cola")])
+    assert markdown.index(title) < markdown.index("## cola")
+    assert re.search(r"^\| rte · all-MiniLM-L6-v2 · rank 8 \| .*(holds|shown)", markdown, flags=re.MULTILINE)
+    assert title in printed
+    assert title in (tmp_path / "two" / "report.html").read_text(encoding="utf-8").replace("&#39;", "'")
+    assert title not in report_of(tmp_path / "one", one)[0]
+
+
 def test_an_empty_folder_says_which_command_makes_runs(tmp_path: Path) -> None:
     with pytest.raises(NoFinishedRunsError, match=r"no finished run under .*glora compare --output"):
         write_report(tmp_path)
