@@ -156,7 +156,9 @@ def test_a_reported_run_is_the_same_run(tiny_deberta: Path, glue_folder: Path, t
     assert steps(curves["eval/validation_accuracy"]) == [4, 8]
     logged = [loss for _, loss in curves["train/loss"]]
     means = [sum(logged[:4]) / 4, sum(logged[4:]) / 4]
-    assert losses[0] == pytest.approx(means, rel=1e-5), "the mean since the evaluation before, however often it is logged"
+    assert losses[0] == pytest.approx(means, rel=1e-5), (
+        "the mean since the evaluation before, however often it is logged"
+    )
     name, rank = next(iter(record.ranks.items()))
     assert curves[f"train/glora/rank/{name}"][-1] == (8, rank)
     assert steps(curves[f"train/glora/norm/{name}"]) == [1, 2, 3, 4]
