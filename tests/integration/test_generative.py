@@ -17,6 +17,7 @@ from test_run import LOADING_IS_AN_ERROR
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from glora.experiments import generative_tuning
+from glora.experiments.calibration import suggest
 from glora.experiments.chat_format import ChatFormat
 from glora.experiments.generative_tuning import Generation, perplexity
 from glora.experiments.methods import METHODS, Application, Schedule
@@ -25,7 +26,7 @@ from glora.experiments.records import EpochMetrics, RunRecord, read_records
 from glora.experiments.spec import RunConfig
 from glora.experiments.tasks import load_task
 from glora.experiments.train import run
-from tiny_writer import build_tiny_writer, sums, write_lines
+from tiny_writer import build_tiny_writer, build_tokenizer, sums, write_lines
 
 SETTINGS = {"learning_rate": 1e-2, "epochs": 4, "max_length": 48, "batch_size": 32}
 
@@ -256,7 +257,25 @@ def test_every_matrix_that_is_adapted_learns(family) -> None:
     assert set(adaptation.ranks().values()) == {2}
     factors = {name: p for name, p in adaptation.model.named_parameters() if "lora_" in name}
     assert adaptation.adapter_parameters() == sum(parameter.numel() for parameter in factors.values())
-    adaptation.model(**family.batch()).loss.backward()
+    text = torch.arange(3, 11)[None]  # a model that also sees is trained on text alone
+    adaptation.model(input_ids=text, labels=text).loss.backward()
     assert [name for name, p in factors.items() if "lora_B" in name and not p.grad.any()] == []
     with pytest.raises(ValueError, match="'q_prox' matches no linear layer or stack of experts of the decoder"):
         kind.target_modules(family.base(), ("q_prox",))
+
+
+@pytest.mark.parametrize("name", ["Qwen3-MoE", "Llama 4", "DeepSeek-V3", "gpt-oss", "Gemma 3 with images"])
+def test_a_run_and_suggested_ranks_of_every_kind_of_model(name: str, config: RunConfig, tmp_path: Path) -> None:
+    """Loaded from a folder, trained, its experts' ranks allocated, and evaluated."""
+    (family,) = (family for family in FAMILIES if family.name == name)
+    family.base().save_pretrained(tmp_path)
+    build_tokenizer().save_pretrained(tmp_path)
+    changes = {"model": str(tmp_path), "train_limit": 32, "eval_limit": 2, "batch_size": 8, "epochs": 2, "rank": 4}
+    small = config.model_copy(update=changes | {"method": "glora", "max_new_tokens": 4})
+    record = ok(run(small))
+    assert sum(record.ranks.values()) == sum(record.initial_ranks.values()) == 4 * len(record.ranks)
+    assert len(set(record.ranks.values())) > 1
+    assert record.norms
+    assert set(record.norms[0].values) == set(record.ranks)
+    suggested = suggest(small, batches=1).rank_pattern
+    assert {pattern.replace("\\", "").lstrip("^") for pattern in suggested} == set(record.ranks)

@@ -114,6 +114,7 @@ class Generation:
                 max_length=None,  # they are cut off already; TRL would drop what has no answer left, and the steps be fewer
                 dataset_kwargs={"skip_prepare_dataset": True},
                 gradient_checkpointing=False,
+                router_aux_loss_coef=0.0,  # routers are not trained, and the loss is to be that of the answers alone
             ),
             train_dataset=tokens.train,
             eval_dataset=tokens.evaluation,

@@ -314,6 +314,9 @@ def load_causal_lm(name: str, *, dtype: Any) -> tuple[PreTrainedModel, PreTraine
         raise ModelNotFoundError(_why_not_loaded(name, source, error, "causal language model")) from error
     if reason is not None:
         raise ModelNotFoundError(f"the model {name!r} {reason}.")
+    if model.base_model is model and hasattr(model, "model"):
+        # Llama 4's class says that its backbone is called otherwise than it is, and TRL runs the backbone by that name
+        model.base_model_prefix = "model"
     _complete(model, tokenizer)
     return model, tokenizer
 

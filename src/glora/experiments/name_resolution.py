@@ -48,7 +48,7 @@ SAYS_NOTHING: dict[str, tuple[str, ...]] = {
     "datasets": ("the", "dataset", "data", "set", "benchmark", "task", "corpus"),
     "methods": ("the", "method", "baseline", "vanilla", "plain", "standard", "ordinary", "uniform", "fixed", "rank"),
 }
-"""Words that are left out before a name is looked up. "Test" is not among them: nothing is measured on a test set."""
+"""Words that are left out before a name is looked up. "Test" is not among them: GLUE's test labels are not public."""
 
 
 class UnknownNameError(ValueError):
