@@ -89,7 +89,7 @@ def test_every_run_of_the_file_is_made_and_reported(ran, tiny_deberta: Path) -> 
     report = (output / "report.md").read_text()
     assert all(word in report for word in ("rte", "sst2", "glora", "Accuracy"))
     assert f"The report: {output / 'report.md'}" in printed
-    assert "`glora run` searches nothing; it trains with learning_rate=0.005, beta=0.9" in printed
+    assert "`glora run` searches nothing, `glora search` does; it trains with learning_rate=0.005, beta=0.9" in printed
 
 
 def test_the_same_command_again_trains_nothing_and_says_so(ran, file: Path) -> None:

@@ -82,7 +82,7 @@ def _not_searched(ranges: Sequence[SearchRange], config: RunConfig) -> str:
     for setting in dict.fromkeys(found.setting for found in ranges):
         value = getattr(config, setting)
         values.append(f"{setting}={FOLLOWS[setting] if value is None and setting in FOLLOWS else value}")
-    return f"`glora run` searches nothing; it trains with {', '.join(values)}"
+    return f"`glora run` searches nothing, `glora search` does; it trains with {', '.join(values)}"
 
 
 def _count(experiment: ResolvedExperiment, outlook: Outlook) -> str:

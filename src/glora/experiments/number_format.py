@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from glora.experiments.statistics import Estimate, PairedDifference, PairedRatio
 
@@ -160,6 +162,11 @@ def sort_number(cell: str) -> float | None:
 def counted(number: int, noun: str) -> str:
     """`1 run`, `1,200 runs`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def settings_text(values: Mapping[str, Any]) -> str:
+    """`learning_rate=0.000312, beta=0.91`: four digits are as many as a search finds out."""
+    return ", ".join(f"{n}={v:.4g}" if isinstance(v, float) else f"{n}={v}" for n, v in values.items())
 
 
 def short_name(name: str) -> str:

@@ -25,6 +25,7 @@ from glora.experiments.report_content import (
     first_line,
     report_content,
 )
+from glora.experiments.search_record import read_search_record
 from glora.experiments.summary import summarise
 from glora.experiments.tables import TextTable, as_markdown, as_rich, escape_markdown
 
@@ -57,7 +58,7 @@ def write_report(directory: str | os.PathLike[str], *, console: Console | None =
     directory = Path(directory)
     records = read_records(directory)
     _require_finished(directory, records)
-    content = report_content(summarise(records))
+    content = report_content(summarise(records), read_search_record(directory))
     if console is None:
         from rich.console import Console
 

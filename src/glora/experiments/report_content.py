@@ -12,6 +12,7 @@ from glora.experiments.caveats import caveats
 from glora.experiments.number_format import bytes_text, counted, short_name
 from glora.experiments.pictures import Charts, charts
 from glora.experiments.records import RunRecord
+from glora.experiments.search_record import SearchRecord, tuning_table
 from glora.experiments.spec import RunConfig
 from glora.experiments.summary import NAMED_BY_GROUP, NAMED_BY_ROW, GroupSummary, differing_settings
 from glora.experiments.tables import TextTable, claims_overview, group_tables
@@ -54,8 +55,13 @@ class ReportContent:
     shared_settings: TextTable
 
 
-def report_content(groups: Sequence[GroupSummary]) -> ReportContent:
-    """All that a report says about these groups, of which at least one has a finished run."""
+def report_content(groups: Sequence[GroupSummary], search: SearchRecord | None = None) -> ReportContent:
+    """All that a report says.
+
+    Args:
+        groups: what is compared; at least one has a finished run.
+        search: how the settings were found, if they were searched.
+    """
     finished = [run for group in groups for run in group.finished]
     failed = [run for group in groups for run in group.failures]
     configs = [run.config for run in finished]
@@ -67,7 +73,7 @@ def report_content(groups: Sequence[GroupSummary]) -> ReportContent:
         f"{counted(len(finished), 'finished run')}, {len(failed)} failed. Made from the records in `runs/` by "
         "`glora report`, which trains nothing.",
         _overview(groups),
-        tuple(_section(group) for group in groups),
+        tuple(_section(group, search) for group in groups),
         (*_provenance_lines(finished), *(f"{name}: {_values(configs, name)}" for name in (*named, *different))),
         TextTable(
             SHARED_SETTINGS_TITLE,
@@ -96,13 +102,13 @@ def _overview(groups: Sequence[GroupSummary]) -> TextTable | None:
     return table if len(table.rows) > 1 and len(groups) > 1 else None
 
 
-def _section(group: GroupSummary) -> Section:
+def _section(group: GroupSummary, search: SearchRecord | None) -> Section:
     failures = (
         f"{run.config.method}, seed {run.config.seed} failed: {first_line(run.error)}" for run in group.failures
     )
-    return Section(
-        group, heading(group), tuple(group_tables(group)), charts(group), tuple(caveats(group)), tuple(failures)
-    )
+    tuning = tuning_table(search, group.task, group.model) if search else None
+    tables = (*group_tables(group), *([tuning] if tuning else []))
+    return Section(group, heading(group), tables, charts(group), tuple(caveats(group)), tuple(failures))
 
 
 def _provenance_lines(runs: Sequence[RunRecord]) -> list[str]:

@@ -19,9 +19,10 @@ from typing_extensions import override
 
 from glora.experiments.compare import Plan, plan_comparison
 from glora.experiments.failures import has_diverged
+from glora.experiments.number_format import settings_text
 from glora.experiments.progress import RunProgress, RunStopped
 from glora.experiments.search_plan import MethodSearch, PairSearch, SearchPlan
-from glora.experiments.search_sampler import SlotSeededTPE, median_pruner, settings_text
+from glora.experiments.search_sampler import SlotSeededTPE, median_pruner
 from glora.experiments.search_space import chosen, config_faults, suggest
 from glora.experiments.shared_trials import (
     ERROR,

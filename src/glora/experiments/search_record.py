@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from glora.experiments.number_format import metric_header, value_text
+from glora.experiments.number_format import metric_header, settings_text, value_text
 from glora.experiments.records import RecordError, write_whole
-from glora.experiments.search_sampler import settings_text
 from glora.experiments.tables import TextTable
 
 if TYPE_CHECKING:
@@ -162,4 +161,5 @@ def tuning_table(record: SearchRecord, task: str, model: str) -> TextTable | Non
         f"{record.sampler}; {record.pruner}; the same for every method. Trials were trained on {examples['train']:,} of the "
         f"training examples with seed {record.trial_seed} and judged by {examples['tuning']:,} others; the splits that are "
         "reported here were not read. Of many trials the best is partly luck, so the value in tuning is not one to report.",
+        words=("method", "settings found"),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from optuna import Study
@@ -94,8 +94,3 @@ def describe_pruner(trials: int) -> str:
 
 def _trials_before_pruning(trials: int) -> int:
     return max(2, min(TRIALS_BEFORE_PRUNING, trials // 3))
-
-
-def settings_text(values: Mapping[str, Any]) -> str:
-    """`learning_rate=0.000312, beta=0.91`: four digits are as many as a search finds out."""
-    return ", ".join(f"{n}={v:.4g}" if isinstance(v, float) else f"{n}={v}" for n, v in values.items())

@@ -8,10 +8,9 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from glora.experiments.number_format import counted, short_name
+from glora.experiments.number_format import counted, settings_text, short_name
 from glora.experiments.search import StudyOutcome
 from glora.experiments.search_plan import SearchPlan
-from glora.experiments.search_sampler import settings_text
 
 
 def describe_search(plan: SearchPlan, storage: str) -> RenderableType:

@@ -51,7 +51,7 @@ class FakeRuns:
     epochs: int = 3
     made: list[RunConfig] = field(default_factory=list)
 
-    def __call__(self, config: RunConfig, *, progress: RunProgress) -> RunRecord:
+    def __call__(self, config: RunConfig, *, progress: RunProgress, logs: Path | None = None) -> RunRecord:
         self.made.append(config)
         progress.run_begins(config, 6 * self.epochs)
         split = "validation" if config.held_out is None else "tuning"

@@ -1,0 +1,195 @@
+"""`glora search` from end to end: a tiny DeBERTa on RTE, interrupted by Ctrl-C, resumed, and reported."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from glora import cli
+from glora.experiments import train
+from glora.experiments.records import read_records
+from glora.experiments.search_record import read_search_record
+from glora.experiments.study_storage import sqlite_url
+from unit.experiments.search_case import FakeRuns, read_trials
+
+TRIALS = 3
+TAKES_CTRL_C = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which is ignored where the tests run in the background
+from glora.cli import main
+sys.argv[0] = "glora"
+main()
+"""
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """`glora search ...` in this process."""
+
+    def run_command(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["glora", "search", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "220")
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        return Result(ended.value.code or 0, captured.out, captured.err)
+
+    return run_command
+
+
+@pytest.fixture
+def source(tiny_deberta: Path, glue_folder: Path) -> tuple[str, ...]:
+    options = "--task rte --methods lora,glora --seeds 0 --rank 4 --epochs 2 --max-length 32"
+    ranges = "--range lr=1e-3-2e-2 --range warmup_steps=0.2-0.4"
+    return ("--model", str(tiny_deberta), "--data-dir", str(glue_folder), *options.split(), *ranges.split())
+
+
+def test_a_search_that_is_interrupted_and_resumed(call, source: tuple[str, ...], tmp_path: Path) -> None:
+    output = tmp_path / "tuned"
+    command = [*source, "--trials", str(TRIALS), "--output", str(output)]
+    process = subprocess.Popen(
+        [sys.executable, "-c", TAKES_CTRL_C, "search", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "COLUMNS": "220", "PYTHONUNBUFFERED": "1"},
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if re.search(r"lora, trial 1: accuracy", line):
+            break
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert f"Finished trials and runs are kept in {output}; the same command goes on with the rest" in out
+
+    done = call(*command)
+    assert done.code == 0, done.err
+    assert "[1/5]" in done.out, "of six trials one was finished"
+    assert "lora, trial 1:" not in done.out.replace("glora, trial 1:", "")
+    for method in ("lora", "glora"):
+        name = f"tuned / rte / {source[1]} / {method}"
+        slots = [t.user_attrs["slot"] for t in read_trials(sqlite_url(output), name) if t.state.name != "FAIL"]
+        assert sorted(slots) == [f"trial {i}" for i in range(1, TRIALS + 1)]
+    records = {record.config.method: record for record in read_records(output)}
+    found = read_search_record(output)
+    assert found is not None
+    for tuned in found.methods:
+        record = records[tuned.method]
+        assert record.status == "finished"
+        assert {name: getattr(record.config, name) for name in tuned.best} == tuned.best
+        assert record.examples == {"train": 192, "validation": 48}, "all training examples, and the task's own split"
+        assert tuned.examples == {"train": 154, "tuning": 38}
+    report = (output / "report.md").read_text()
+    assert "How the settings were tuned" in report
+    assert f"learning\\_rate={found.methods[0].best['learning_rate']:.4g}" in report
+    assert "judged by 38 others" in (output / "report.html").read_text()
+
+    again = call(*command)
+    assert again.code == 0
+    assert "steps" not in re.sub(r".* a trial", "", again.out.split("Best settings")[0]), "no trial is made"
+    assert {record.finished_at for record in read_records(output)} == {r.finished_at for r in records.values()}
+
+
+def test_a_plan_says_what_is_searched_and_writes_nothing(call, source: tuple[str, ...], tmp_path: Path) -> None:
+    shown = call(*source, "--trials", 30, "--output", tmp_path / "out", "--plan")
+    assert shown.code == 0, shown.err
+    for part in (
+        "154 of the training examples to train on, 38 others to judge by (accuracy, maximized)",
+        "60 = 2 studies × 30",
+        "TPE, seed 0",
+        "learning_rate 0.001 to 0.02 (log); warmup_steps 0.2 to 0.4 (linear)",
+        "then 2 runs with the best settings: lora, glora with seed 0",
+    ):
+        assert part in shown.out
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_experiment_file_is_searched(
+    call, tiny_deberta: Path, glue_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "run", FakeRuns())
+    file = tmp_path / "study.json"
+    file.write_text(
+        json.dumps(
+            {
+                "models_to_use": ["DeBERTa-v3-base (86M)"],
+                "datasets_to_use": ["GLUE RTE", "GLUE SST-2"],
+                "comparative_methods": [],
+                "hyperparameters_to_search": [{"name": "learning_rate", "range": "1e-4-5e-4"}],
+                "settings": {"rank": 4, "max_length": 32},
+            }
+        )
+    )
+    source = (file, "--model", f"DeBERTa-v3-base={tiny_deberta}", "--data-dir", glue_folder, "--trials", 2)
+    done = call(*source, "--output", tmp_path / "out", "--seeds", "0,1", "--epochs", 2, "--range", "rank=2,4")
+    assert done.code == 0, done.err
+    records = read_records(tmp_path / "out")
+    assert {(r.config.task, r.config.method, r.config.seed, r.config.epochs) for r in records} == {
+        (task, method, seed, 2) for task in ("rte", "sst2") for method in ("lora", "glora") for seed in (0, 1)
+    }
+    assert all(1e-4 <= record.config.learning_rate <= 5e-4 for record in records)
+    for option, value in (("--task", "rte"), ("--methods", "lora")):
+        refused = call(*source, option, value)
+        assert refused.code == 2
+        assert f"{option}: the experiment file" in refused.err
+
+
+def test_what_is_wrong_is_one_message(call, source: tuple[str, ...], tmp_path: Path) -> None:
+    for arguments, part in (
+        (("--trials", 0), "trials=0: a search needs at least 1 trial"),
+        (("--range", "beta=0.9-0.8"), "beta: the range '0.9-0.8' has 0.9 below and 0.8 above"),
+        (("--range", "beta"), "--range beta: write NAME=VALUE"),
+        (("--range", "bta=0-1"), "Nearest: beta"),
+        (("--storage", "search.db"), "the storage is no database URL"),
+        (("--storage", "postgresql://me:secret@127.0.0.1:1/x"), "storage=postgresql://me:***@127.0.0.1:1/x: "),
+        (("--held-out", 1.5), "held_out=1.5 must be above 0 and below 1"),
+        (("--seeds", "one"), "seeds='one'"),
+    ):
+        refused = call(*source, "--output", tmp_path / "out", *arguments)
+        assert refused.code == 2, arguments
+        assert part in refused.err
+        assert "secret" not in refused.err + refused.out
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_search_in_the_same_folder_is_refused(
+    call, source: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "run", FakeRuns())
+    assert call(*source, "--trials", 2, "--output", tmp_path / "out").code == 0
+    refused = call(*source, "--trials", 3, "--output", tmp_path / "out")
+    assert refused.code == 2
+    assert "trials: it has 2; now 3" in refused.err
+    assert "name another --output" in refused.err
+
+
+def test_if_every_trial_fails_the_exit_code_says_so(
+    call, source: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_config: object) -> float:
+        raise OSError("broken on purpose")
+
+    monkeypatch.setattr(train, "run", FakeRuns(broken))
+    done = call(*source, "--trials", 2, "--output", tmp_path / "out")
+    assert done.code == 1
+    assert "none of the 2 trials of lora on rte came to its end" in done.err
+    assert not (tmp_path / "out" / "report.md").exists()
