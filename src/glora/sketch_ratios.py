@@ -86,6 +86,11 @@ class SketchRatios:
         self._inputs.clear()
         self._measured.clear()
 
+    @property
+    def gradients(self) -> Mapping[str, torch.Tensor]:
+        """G of the matrices that had one since `arm`, shape (d_out, d_in), float32; they go when the step has been made."""
+        return self._gradients
+
     def measure(self) -> None:
         """Take the ratios from the gradients gathered since `arm`; a matrix that had none keeps its last ratio.
 

@@ -1,0 +1,30 @@
+"""`python -m benchmarks.planted run` makes the runs that are missing, `report` the table and the picture."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.planted", description=__doc__)
+    parser.add_argument("what", choices=("run", "report"))
+    parser.add_argument("--records", type=Path, default=HERE / "records.jsonl")
+    parser.add_argument("--limit", type=int, help="make at most this many runs")
+    arguments = parser.parse_args()
+    if arguments.what == "run":
+        import torch
+        from benchmarks.planted.grid import run_missing, runs
+
+        torch.set_num_threads(1)  # the same bits in every run, and the matrices are too small for more
+        run_missing(arguments.records, runs(), arguments.limit)
+    else:
+        from benchmarks.planted.report import write_report
+
+        write_report(arguments.records, HERE)
+
+
+if __name__ == "__main__":
+    main()

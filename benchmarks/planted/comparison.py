@@ -1,0 +1,100 @@
+"""What the seeds of a cell allow to be said: paired differences to uniform LoRA, and the share of the gap that is closed.
+
+Losses differ between seeds by more than between variants, so they are compared seed by seed and as ratios: with ℓ = log loss,
+the difference of a variant is the mean over seeds of ℓ_variant − ℓ_uniform, with Student's t on n − 1 degrees of freedom. The
+gap is the same for the ranks as planted, and the share that a variant closes is the ratio of the two means. Its interval is
+Fieller's (1954), which takes into account that the gap is estimated from the same seeds; there is none where the gap itself is
+not clearly different from zero.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from glora.experiments.statistics import CONFIDENCE, PairedDifference, paired_difference
+
+REFERENCE, TRUTH = "uniform", "planted"
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """The share of the gap that is closed, with its 95 % interval where there is one."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One variant of one cell.
+
+    Attributes:
+        variant: Its name.
+        loss: Geometric mean over its seeds.
+        difference: Paired difference of log losses to uniform LoRA; None for uniform itself.
+        share: Of the gap between uniform and planted.
+        parameters: Mean ratio of the adapter's parameters to uniform's.
+        seeds: How many.
+    """
+
+    variant: str
+    loss: float
+    difference: PairedDifference | None
+    share: Share | None
+    parameters: float
+    seeds: int
+
+
+def compare(records: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[Row]:
+    """The rows of one cell, from its records by variant and seed."""
+    logs = {v: {seed: math.log(r["loss"]) for seed, r in of.items()} for v, of in records.items()}
+    reference, truth = logs.get(REFERENCE, {}), logs.get(TRUTH, {})
+    rows = []
+    for variant, of in records.items():
+        common = sorted(of.keys() & records.get(REFERENCE, {}).keys())
+        ratios = [of[seed]["parameters"] / records[REFERENCE][seed]["parameters"] for seed in common]
+        rows.append(
+            Row(
+                variant,
+                math.exp(math.fsum(logs[variant].values()) / len(of)),
+                paired_difference(logs[variant], reference) if variant != REFERENCE else None,
+                share_of_gap(logs[variant], reference, truth) if variant != REFERENCE else None,
+                math.fsum(ratios) / len(ratios) if ratios else math.nan,
+                len(of),
+            )
+        )
+    return rows
+
+
+def share_of_gap(
+    values: Mapping[int, float], reference: Mapping[int, float], truth: Mapping[int, float]
+) -> Share | None:
+    """mean(reference − values) / mean(reference − truth) over the seeds that all three have; None without any."""
+    seeds = sorted(values.keys() & reference.keys() & truth.keys())
+    if not seeds:
+        return None
+    n = len(seeds)
+    gains, gaps = [reference[s] - values[s] for s in seeds], [reference[s] - truth[s] for s in seeds]
+    x, y = math.fsum(gains) / n, math.fsum(gaps) / n
+    if y == 0:
+        return None
+    if n < 3:
+        return Share(x / y, None, None)
+    from scipy.stats import t
+
+    def covariance(a: list[float], b: list[float], mean_a: float, mean_b: float) -> float:
+        """Of the two means."""
+        return math.fsum((p - mean_a) * (q - mean_b) for p, q in zip(a, b)) / (n - 1) / n
+
+    q = float(t.ppf((1 + CONFIDENCE) / 2, n - 1)) ** 2
+    xx, yy, xy = covariance(gains, gains, x, x), covariance(gaps, gaps, y, y), covariance(gains, gaps, x, y)
+    # the shares ρ with (x − ρ·y)² ≤ q·Var(x − ρ·y)
+    a, b, c = y * y - q * yy, x * y - q * xy, x * x - q * xx
+    root = b * b - a * c
+    if a <= 0 or root < 0:
+        return Share(x / y, None, None)
+    return Share(x / y, (b - math.sqrt(root)) / a, (b + math.sqrt(root)) / a)

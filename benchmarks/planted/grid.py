@@ -1,0 +1,102 @@
+"""Which cells there are, and the running of those that are missing.
+
+The core cell compares every variant at the base setting. The others change one factor of it and compare the variants that say
+whether the result still holds. Each record is a line of a JSON-lines file, written when its run has ended; a run that is in the
+file is not made again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from benchmarks.planted.task import Setting
+from benchmarks.planted.variants import VARIANTS
+
+BASE = Setting()
+SEEDS = range(10)
+COMPARED = ("uniform", "planted", "delta")
+
+CELLS: dict[str, Setting] = {
+    "base": BASE,
+    "parameter budget": dataclasses.replace(BASE, budget="parameters"),
+    "warm-up 5 %": dataclasses.replace(BASE, warmup=0.05),
+    "rank 2": dataclasses.replace(BASE, rank=2),
+    "rank 8": dataclasses.replace(BASE, rank=8),
+    "noise 0.3": dataclasses.replace(BASE, noise=0.3),
+    "width 32": dataclasses.replace(BASE, width=32),
+    "warm-up 10 %": dataclasses.replace(BASE, warmup=0.10),
+    "warm-up 50 %": dataclasses.replace(BASE, warmup=0.50),
+    "noise 0.1": dataclasses.replace(BASE, noise=0.1),
+    "learning rate 5e-3": dataclasses.replace(BASE, learning_rate=5e-3),
+    "learning rate 2e-2": dataclasses.replace(BASE, learning_rate=2e-2),
+    "1,200 steps": dataclasses.replace(BASE, steps=1200),
+    "width 128": dataclasses.replace(BASE, width=128),
+}
+
+
+def runs() -> Iterator[tuple[Setting, str, int]]:
+    """Every run of the benchmark, what matters most first."""
+    first = (*COMPARED, "gradient_cut", "shuffled", "last_direction", "inverse_sqrt", "exponent_half", "learned")
+    for variant in first:
+        yield from ((BASE, variant, seed) for seed in SEEDS)
+    for seeds in (SEEDS[:5], SEEDS[5:]):
+        for setting in CELLS.values():
+            yield from ((setting, variant, seed) for variant in COMPARED for seed in seeds)
+    for variant in VARIANTS:
+        yield from ((BASE, variant, seed) for seed in SEEDS)
+
+
+def settings_of(setting: Setting) -> dict[str, Any]:
+    """A setting as its records have it."""
+    return dataclasses.asdict(setting)
+
+
+def identity(setting: dict[str, Any], variant: str, seed: int) -> str:
+    """What a run is known by; warm-up and budget do not matter to uniform LoRA."""
+    if variant == "uniform":
+        setting = {name: value for name, value in setting.items() if name not in ("warmup", "budget")}
+    return json.dumps([setting, variant, seed], sort_keys=True)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The records of a file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def drop_cut_off_line(path: Path) -> None:
+    """Take out what a run that was killed while it wrote has left at the end of the file."""
+    if path.exists():
+        content = path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if whole != content:
+            path.write_bytes(whole)
+
+
+def run_missing(path: Path, wanted: Iterator[tuple[Setting, str, int]], limit: int | None = None) -> int:
+    """Make the runs that are not in the file; returns how many were made."""
+    from benchmarks.planted.training import train
+
+    drop_cut_off_line(path)
+    done = {identity(record["setting"], record["variant"], record["seed"]) for record in read(path)}
+    made = 0
+    for setting, variant, seed in wanted:
+        key = identity(settings_of(setting), variant, seed)
+        if key in done or (limit is not None and made >= limit):
+            continue
+        record = train(setting, variant, seed) | {"versions": _versions()}
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        print(f"{variant:20} seed {seed}  loss {record['loss']:.3e}  {record['seconds']:.0f} s", flush=True)
+        done.add(key)
+        made += 1
+    return made
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: version(name) for name in ("torch", "peft", "transformers")}

@@ -1,0 +1,138 @@
+"""The table and the picture, from the records alone."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.planted.comparison import TRUTH, Row, compare
+from benchmarks.planted.grid import CELLS, COMPARED, identity, read, settings_of
+from benchmarks.planted.task import Setting
+from benchmarks.planted.variants import VARIANTS
+
+from glora.experiments.picture_style import FAINT, INK, OKABE_ITO, picture, plain_axes
+
+
+def write_report(records: Path, folder: Path, grid: Mapping[str, Setting] = CELLS) -> None:
+    """Write report.md and planted.png into a folder.
+
+    Raises:
+        SystemExit: there is no record of the base cell.
+    """
+    cells = by_cell(read(records), grid)
+    if not cells.get("base"):
+        raise SystemExit(
+            f"{records} has no record of the base setting; make some with `python -m benchmarks.planted run`"
+        )
+    tables = {cell: compare(of) for cell, of in cells.items() if len(of) > 1}
+    (folder / "report.md").write_text(_report(tables), encoding="utf-8")
+    _draw(tables, folder / "planted.png")
+
+
+def by_cell(
+    records: list[dict[str, Any]], grid: Mapping[str, Setting]
+) -> dict[str, dict[str, dict[int, dict[str, Any]]]]:
+    """Cell -> variant -> seed -> record, in the order of the grid; uniform LoRA serves every cell that it cannot tell apart."""
+    known = {identity(r["setting"], r["variant"], r["seed"]): r for r in records}
+    cells: dict[str, dict[str, dict[int, dict[str, Any]]]] = {}
+    for cell, setting in grid.items():
+        found: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
+        for variant in VARIANTS:
+            for seed in sorted({r["seed"] for r in records}):
+                record = known.get(identity(settings_of(setting), variant, seed))
+                if record is not None:
+                    found[variant][seed] = record
+        cells[cell] = dict(found)
+    return cells
+
+
+def _report(tables: dict[str, list[Row]]) -> str:
+    base, others = tables["base"], {cell: rows for cell, rows in tables.items() if cell != "base"}
+    lines = [
+        "# Planted ranks",
+        "",
+        "Made from `records.jsonl` by `python -m benchmarks.planted report`. Difference: the loss compared with uniform",
+        "LoRA's, mean over seeds of the paired log ratio, with its 95 % interval; negative is better. Share: of the gap",
+        "between uniform LoRA and the ranks as planted, with Fieller's interval where the gap is large enough to have one.",
+        "Parameters: of the adapter, uniform = 1.",
+        "",
+        "## Base setting",
+        "",
+        "| ranks by | loss | difference | share of the gap | parameters | seeds |",
+        "|---|---|---|---|---|---|",
+        *(_line(VARIANTS[row.variant].what, row) for row in base),
+    ]
+    if others:
+        lines += [
+            "",
+            "## One factor changed at a time",
+            "",
+            "| setting | ranks by | loss | difference | share of the gap | parameters | seeds |",
+            "|---|---|---|---|---|---|---|",
+            *(_line(f"{cell} | {VARIANTS[row.variant].what}", row) for cell, rows in others.items() for row in rows),
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _line(name: str, row: Row) -> str:
+    return f"| {name} | {row.loss:.2e} | {_difference(row)} | {_share(row)} | {row.parameters:.2f} | {row.seeds} |"
+
+
+def _difference(row: Row) -> str:
+    d = row.difference
+    if d is None:
+        return ""
+    mean = f"{math.expm1(d.mean):+.1%}"
+    if d.low is None or d.high is None:
+        return mean
+    return f"{mean} [{math.expm1(d.low):+.1%}, {math.expm1(d.high):+.1%}]"
+
+
+def _share(row: Row) -> str:
+    if row.share is None or row.variant == TRUTH:
+        return ""
+    interval = "" if row.share.low is None else f" [{row.share.low:.0%}, {row.share.high:.0%}]"
+    return f"{row.share.mean:.0%}{interval}"
+
+
+def _draw(tables: dict[str, list[Row]], path: Path) -> None:
+    base = [row for row in tables["base"] if row.difference is not None]
+    cells = [cell for cell in tables if len(tables[cell]) > 1]
+    seeds = min(row.seeds for row in base), max(row.seeds for row in base)
+    detail = (
+        "Held-out loss compared with uniform LoRA's, paired by seed, with 95 % intervals: left of zero is better. Above: "
+        f"every way to get ranks, at the base setting ({seeds[0]} to {seeds[1]} seeds). Below: one factor changed at a time."
+    )
+    size = (9.0, 1.2 + 0.3 * len(base) + 0.3 * len(cells))
+    with picture(path, what="Planted ranks: what an allocation is worth", detail=detail, size=size) as figure:
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[len(base) + 1, len(cells) + 1])
+        for axes in (upper, lower):
+            plain_axes(axes)
+            axes.axvline(0, color=FAINT, linewidth=2, zorder=0)
+        for y, row in enumerate(base):
+            _mark(upper, y, row, OKABE_ITO[2] if row.variant == TRUTH else OKABE_ITO[0])
+        upper.set_yticks(range(len(base)), [VARIANTS[row.variant].what for row in base])
+        upper.set_ylim(len(base) - 0.5, -0.5)
+        shown = [variant for variant in COMPARED if variant != "uniform"]
+        for place, variant in enumerate(shown):
+            colour = OKABE_ITO[(2, 0, 1, 3)[place % 4]]
+            for y, cell in enumerate(cells):
+                row = next((r for r in tables[cell] if r.variant == variant and r.difference is not None), None)
+                if row is not None:
+                    _mark(lower, y + (place - (len(shown) - 1) / 2) * 0.22, row, colour)
+            lower.plot([], [], "o", color=colour, label=VARIANTS[variant].what)
+        lower.set_yticks(range(len(cells)), cells)
+        lower.set_ylim(len(cells) - 0.5, -0.5)
+        lower.legend(fontsize=8, frameon=False, loc="best")
+        lower.set_xlabel("difference in held-out loss (%)", color=INK)
+
+
+def _mark(axes: Any, y: float, row: Row, colour: str) -> None:
+    d = row.difference
+    if d is not None:
+        if d.low is not None and d.high is not None:
+            axes.plot([100 * math.expm1(d.low), 100 * math.expm1(d.high)], [y, y], color=colour, linewidth=2)
+        axes.plot(100 * math.expm1(d.mean), y, "o", color=colour, markersize=5)

@@ -1,0 +1,198 @@
+"""What is compared: uniform LoRA, the ranks as planted, and every way to get ranks from a warm-up.
+
+A variant is a RankAllocationConfig and the allocator that reads it: the library's own, so that what is measured is what users
+get, or a subclass that allocates by a rule which is only there for comparison.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from benchmarks.planted.global_cut import global_cut
+from benchmarks.planted.task import PlantedTask
+
+from glora import RankAllocationConfig, RankAllocator
+from glora.experiments.allocation import ShuffledRankAllocator
+from glora.lora_layers import factors
+from glora.rank_bounds import allocate_within_bounds
+
+
+class PlantedAllocator(RankAllocator):
+    """Ranks in proportion to the teacher's: what an allocation is compared with that knows the truth."""
+
+    planted: Mapping[str, int]
+
+    def allocate(self) -> dict[str, int]:
+        return allocate_within_bounds(self.adapter, self.config, self.total_rank, self.planted)
+
+
+class SensitiveAllocator(PlantedAllocator):
+    """Ranks in proportion to the teacher's and to the gradient norm: directions that are missing, times what each counts."""
+
+    def allocate(self) -> dict[str, int]:
+        scores = {name: norm * self.planted[name] for name, norm in self.norms.items()}
+        return allocate_within_bounds(self.adapter, self.config, self.total_rank, scores)
+
+
+class LearnedSizeAllocator(RankAllocator):
+    """Ranks in proportion to ‖Δ_k‖_F, how much of the update has been learned by the end of the warm-up."""
+
+    def allocate(self) -> dict[str, int]:
+        scores = {}
+        for name, layer in self.adapter.layers.items():
+            A, B = factors(layer, self.adapter.name)
+            scores[name] = layer.scaling[self.adapter.name] * float(torch.linalg.matrix_norm(B.detach() @ A.detach()))
+        return allocate_within_bounds(self.adapter, self.config, self.total_rank, scores)
+
+
+class LastDirectionAllocator(RankAllocator):
+    """Ranks in proportion to ‖G_k‖·σ_r(Δ_k): a matrix whose last direction is in use can do with another."""
+
+    def allocate(self) -> dict[str, int]:
+        scores = {}
+        for name, layer in self.adapter.layers.items():
+            A, B = (factor.detach() for factor in factors(layer, self.adapter.name))
+            last = torch.linalg.svdvals(B @ A)[A.shape[0] - 1]
+            scores[name] = self.norms[name] * layer.scaling[self.adapter.name] * float(last)
+        scores = {name: score**self.config.score_exponent for name, score in scores.items()}
+        return allocate_within_bounds(self.adapter, self.config, self.total_rank, scores)
+
+
+class GradientMeanAllocator(RankAllocator):
+    """Keeps the sum of G_k over the warm-up, which needs signal="delta_exact" at every step."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self._sums: dict[str, torch.Tensor] = {}
+        super().__init__(*arguments)
+
+    def step(self) -> None:
+        super().step()
+        if self._ratios is not None:
+            for name, G in self._ratios.gradients.items():
+                self._sums[name] = self._sums[name] + G if name in self._sums else G.clone()
+
+    def singular_values(self) -> dict[str, list[float]]:
+        """Of the mean gradient, but for a factor that is the same for all."""
+        return {name: torch.linalg.svdvals(self._sums[name]).tolist() for name in self.adapter.layers}
+
+
+class GradientCutAllocator(GradientMeanAllocator):
+    """Ranks by one cut through the singular values of all mean gradients."""
+
+    def allocate(self) -> dict[str, int]:
+        costs = self.adapter.costs if self.config.budget == "parameters" else None
+        return global_cut(self.singular_values(), self.total_rank, costs)
+
+
+class NuclearNormAllocator(GradientMeanAllocator):
+    """Ranks in proportion to the nuclear norm of the mean gradient, which also counts its directions."""
+
+    def allocate(self) -> dict[str, int]:
+        scores = {name: math.fsum(values) for name, values in self.singular_values().items()}
+        return allocate_within_bounds(self.adapter, self.config, self.total_rank, scores)
+
+
+class ZeroMomentAllocator(RankAllocator):
+    """GLoRA, but new columns start with a second moment of zero."""
+
+    def _reallocate(self) -> None:
+        before = self.ranks
+        super()._reallocate()
+        for name, (A, B) in _grown(self, before).items():
+            self._optimizer.state[A]["exp_avg_sq"][before[name] :] = 0
+            self._optimizer.state[B]["exp_avg_sq"][:, before[name] :] = 0
+
+
+class GradientColumnsAllocator(RankAllocator):
+    """GLoRA, but new columns lie along the gradient's leading directions instead of at random.
+
+    Of G only left directions are known: Adam's first moment of B is the running mean of s·G·Aᵀ. So a new column of B is a left
+    singular vector of it, outside of the directions that B has, and its row of A is zero: B·A stays, and the row's first
+    gradient s·b_iᵀ·G is the right direction that goes with it. A column of B has the norm that LoRA gives a row of A, 1/√3.
+    There are as many as the old rank; any more are drawn at random, as usual.
+    """
+
+    def _reallocate(self) -> None:
+        before, moments = self.ranks, {}
+        for name, layer in self.adapter.layers.items():
+            B = factors(layer, self.adapter.name)[1]
+            moments[name] = self._optimizer.state[B]["exp_avg"].clone()
+        super()._reallocate()
+        with torch.no_grad():
+            for name, (A, B) in _grown(self, before).items():
+                old = before[name]
+                Q = torch.linalg.qr(B[:, :old])[0]
+                outside = moments[name] - Q @ (Q.T @ moments[name])
+                left = torch.linalg.svd(outside, full_matrices=False)[0][:, : B.shape[1] - old]
+                B[:, old : old + left.shape[1]] = left / 3**0.5
+                A[old : old + left.shape[1]] = 0
+
+
+def _grown(
+    allocator: RankAllocator, before: Mapping[str, int]
+) -> dict[str, tuple[torch.nn.Parameter, torch.nn.Parameter]]:
+    """A and B of the matrices with new columns, which come after the old ones."""
+    names = [name for name, rank in allocator.ranks.items() if rank > before[name]]
+    return {name: factors(allocator.adapter.layers[name], allocator.adapter.name) for name in names}
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One way to get ranks.
+
+    Attributes:
+        what: For the table.
+        allocator: What allocates; None trains uniform LoRA.
+        fields: Of RankAllocationConfig, beside warm-up, budget and seed.
+        every: Share of the steps between two reallocations, where there are two.
+    """
+
+    what: str
+    allocator: type[RankAllocator] | None = RankAllocator
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    every: float | None = None
+
+    def start(self, task: PlantedTask, optimizer: torch.optim.Optimizer, seed: int) -> RankAllocator | None:
+        """The allocator of one run."""
+        if self.allocator is None:
+            return None
+        setting, fields = task.setting, dict(self.fields)
+        if self.every is not None:
+            fields |= {"reallocate_every": round(self.every * setting.steps), "max_reallocations": 2}
+        config = RankAllocationConfig(warmup_steps=setting.warmup_steps, budget=setting.budget, seed=seed, **fields)
+        allocator = self.allocator(task.student, optimizer, config)
+        if isinstance(allocator, PlantedAllocator):
+            allocator.planted = task.planted
+        return allocator
+
+
+_EVERY_STEP = {"signal": "delta_exact", "exact_every": 1}
+
+VARIANTS = {
+    "uniform": Variant("uniform LoRA", None),
+    "planted": Variant("as planted (knows the truth)", PlantedAllocator),
+    "planted_times_norm": Variant("planted rank × gradient norm (knows the truth)", SensitiveAllocator),
+    "delta": Variant("gradient norm (the published method)"),
+    "shuffled": Variant("the same ranks, shuffled among equal shapes", ShuffledRankAllocator),
+    "delta_exact": Variant("gradient norm, measured at every step", fields=_EVERY_STEP),
+    "lora_b": Variant("raw norm of ∂L/∂B", fields={"signal": "lora_b"}),
+    "per_weight": Variant("gradient norm / ‖W‖", fields={"relative_to": "weight"}),
+    "per_size": Variant("gradient norm / √(d_in·d_out)", fields={"relative_to": "size"}),
+    "exponent_half": Variant("gradient norm, p = 0.5", fields={"score_exponent": 0.5}),
+    "exponent_two": Variant("gradient norm, p = 2", fields={"score_exponent": 2.0}),
+    "learned": Variant("size of the Δ learned so far", LearnedSizeAllocator),
+    "last_direction": Variant("gradient norm × last singular value of Δ", LastDirectionAllocator),
+    "last_direction_half": Variant("the same, p = 0.5", LastDirectionAllocator, fields={"score_exponent": 0.5}),
+    "gradient_cut": Variant("global cut, singular values of the mean gradient", GradientCutAllocator, _EVERY_STEP),
+    "nuclear": Variant("nuclear norm of the mean gradient", NuclearNormAllocator, _EVERY_STEP),
+    "twice": Variant("gradient norm, reallocated twice", every=0.25),
+    "keep_svd": Variant("gradient norm, keep = svd", fields={"keep": "svd"}),
+    "inverse_sqrt": Variant("gradient norm, scaling ∝ 1/√r", fields={"rank_scaling": "inverse_sqrt"}),
+    "inverse": Variant("gradient norm, scaling ∝ 1/r", fields={"rank_scaling": "inverse"}),
+    "zero_moment": Variant("gradient norm, second moment of new columns 0", ZeroMomentAllocator),
+    "gradient_columns": Variant("gradient norm, new columns along the gradient", GradientColumnsAllocator),
+}

@@ -1,0 +1,186 @@
+"""The benchmark of planted ranks: its teacher is what it says, its cut and its interval are right, and it runs and goes on."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from benchmarks.planted import grid, report
+from benchmarks.planted.comparison import Share, compare, share_of_gap
+from benchmarks.planted.global_cut import global_cut
+from benchmarks.planted.task import PLANTED_RANKS, PlantedTask, Setting
+from benchmarks.planted.variants import VARIANTS, GradientColumnsAllocator, ZeroMomentAllocator
+
+from glora import RankAllocationConfig, RankAllocator
+from glora.lora_layers import factors
+
+TINY = Setting(width=16, layers=1, rank=2, steps=8, warmup=0.5)
+
+
+def test_the_teacher_differs_by_updates_of_the_planted_ranks_and_equal_norms() -> None:
+    task = PlantedTask(Setting(width=32, layers=1), seed=3)
+    assert sorted(task.planted.values()) == sorted(PLANTED_RANKS[i % 5] for i in range(6))
+    norms = set()
+    for name, update in task.updates.items():
+        assert torch.linalg.matrix_rank(update, rtol=1e-4) == task.planted[name]
+        if task.planted[name]:
+            norms.add(round(float(update.norm()), 4))
+    assert norms == {round(0.25 * 32**0.5, 4)}
+
+    # with the updates added the student is the teacher: so a loss of zero is within reach, and the targets are the teacher's
+    assert task.held_out_loss() > 1e-3
+    with torch.no_grad():
+        for name, update in task.updates.items():
+            task.student.get_base_model().get_submodule(name).base_layer.weight += update
+    assert task.held_out_loss() < 1e-9
+
+
+def test_noise_is_in_the_training_data_alone() -> None:
+    clean, noisy = PlantedTask(TINY, 0), PlantedTask(Setting(**vars(TINY) | {"noise": 0.5}), 0)
+    assert torch.equal(clean.targets, noisy.targets)
+    difference = noisy.training_targets - clean.training_targets
+    assert difference.std().item() == pytest.approx(0.5, rel=0.02)
+
+
+def test_an_epoch_sees_every_sequence_once_and_each_in_an_order_of_its_own() -> None:
+    task = PlantedTask(TINY, 0)
+    epochs = [torch.cat([task.batch()[0] for _ in range(150)]) for _ in range(2)]
+    assert not torch.equal(*epochs)
+    for epoch in epochs:
+        assert sorted(map(tuple, epoch.tolist())) == sorted(map(tuple, task.training_tokens.tolist()))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_cut_is_the_best_allocation(seed: int) -> None:
+    random_order = random.Random(seed)
+    values = {name: sorted((random_order.random() for _ in range(4)), reverse=True) for name in "abc"}
+    costs = {"a": 1, "b": 1, "c": 3}
+
+    def captured(ranks: dict[str, int]) -> float:
+        return sum(s**2 for name, rank in ranks.items() for s in values[name][:rank])
+
+    everything = [dict(zip("abc", ranks)) for ranks in itertools.product(range(5), repeat=3)]
+    for total in (1, 4, 7):
+        ranks = global_cut(values, total)
+        assert sum(ranks.values()) == total
+        assert captured(ranks) == pytest.approx(max(captured(r) for r in everything if sum(r.values()) <= total))
+        budget = total * 5 / 3
+        ranks = global_cut(values, total, costs)
+        assert sum(costs[name] * rank for name, rank in ranks.items()) <= budget
+        best = max(captured(r) for r in everything if sum(costs[name] * rank for name, rank in r.items()) <= budget)
+        assert captured(ranks) >= best - max(s**2 for of in values.values() for s in of)
+
+
+def test_share_of_the_gap() -> None:
+    reference = {0: 5.0, 1: 7.0, 2: 6.0, 3: 9.0}
+    truth = {seed: value - 2.0 for seed, value in reference.items()}
+    assert share_of_gap(truth, reference, truth) == Share(1.0, 1.0, 1.0)
+    # where the gap is 2 for every seed, the interval is Student's, halved: gains 0, 1, 1, 2 have mean 1 and sd 0.8165
+    values = {0: 5.0, 1: 6.0, 2: 5.0, 3: 7.0}
+    share = share_of_gap(values, reference, truth)
+    half = 3.1824 * 0.8165 / 4**0.5 / 2
+    assert (share.mean, share.low, share.high) == pytest.approx((0.5, 0.5 - half, 0.5 + half), rel=1e-3)
+
+
+def test_no_interval_where_the_gap_may_be_zero() -> None:
+    reference, truth = {0: 1.0, 1: 1.0, 2: 1.0}, {0: 0.0, 1: 2.0, 2: 0.5}
+    share = share_of_gap({0: 0.5, 1: 1.0, 2: 0.5}, reference, truth)
+    assert share.low is share.high is None
+
+
+def test_fieller_covers_as_often_as_it_says() -> None:
+    draw = random.Random(0)
+    covered = 0
+    for _ in range(400):
+        gaps = [draw.gauss(1.0, 0.5) for _ in range(8)]
+        gains = [0.6 * gap + draw.gauss(0.0, 0.3) for gap in gaps]
+        zero = dict.fromkeys(range(8), 0.0)
+        share = share_of_gap({i: -g for i, g in enumerate(gains)}, zero, {i: -g for i, g in enumerate(gaps)})
+        covered += share.low is not None and share.low <= 0.6 <= share.high
+    assert 0.92 < covered / 400 < 0.98
+
+
+def warmed_up(allocator_class: type, steps: int = 4) -> tuple[PlantedTask, torch.optim.Optimizer, object]:
+    class OnlyGrows(allocator_class):
+        def allocate(self) -> dict[str, int]:
+            return {name: rank + 3 for name, rank in self.ranks.items()}
+
+    task = PlantedTask(TINY, 0)
+    optimizer = torch.optim.AdamW([p for p in task.student.parameters() if p.requires_grad], lr=1e-2)
+    allocator = OnlyGrows(task.student, optimizer, RankAllocationConfig(warmup_steps=steps))
+    return task, optimizer, allocator
+
+
+def step(task: PlantedTask, optimizer: torch.optim.Optimizer, allocator: object) -> None:
+    optimizer.zero_grad()
+    task.loss(*task.batch()).backward()
+    allocator.step()
+    optimizer.step()
+
+
+def test_columns_along_the_gradient_change_no_output_and_learn_at_once() -> None:
+    task, optimizer, allocator = warmed_up(GradientColumnsAllocator)
+    plain = warmed_up(RankAllocator)  # whose new columns of B are zero
+    for _ in range(4):
+        step(task, optimizer, allocator)
+        step(*plain)
+    assert allocator.allocated
+    assert task.held_out_loss() == pytest.approx(plain[0].held_out_loss(), rel=1e-6)
+    optimizer.zero_grad()
+    task.loss(task.held_out, task.targets).backward()
+    for layer in allocator.adapter.layers.values():
+        A, B = factors(layer, "default")
+        new = B[:, 2:4]  # as many as the old rank are known
+        torch.testing.assert_close(new.T @ new, torch.eye(2) / 3, atol=1e-5, rtol=0)
+        assert (B[:, :2].T @ new).abs().max() < 1e-5
+        assert not A[2:4].any()
+        assert A.grad[2:4].norm() > 0
+
+
+def test_zero_moments_are_of_the_new_columns_alone() -> None:
+    task, optimizer, allocator = warmed_up(ZeroMomentAllocator)
+    for _ in range(4):
+        step(task, optimizer, allocator)
+    for layer in allocator.adapter.layers.values():
+        A, B = factors(layer, "default")
+        assert not optimizer.state[A]["exp_avg_sq"][2:].any()
+        assert not optimizer.state[B]["exp_avg_sq"][:, 2:].any()
+        assert optimizer.state[A]["exp_avg_sq"][:2].all()
+
+
+def test_every_variant_runs_once_is_not_run_again_and_is_reported(tmp_path: Path) -> None:
+    records = tmp_path / "records.jsonl"
+    wanted = [(TINY, variant, 0) for variant in VARIANTS]
+    assert grid.run_missing(records, iter(wanted), limit=2) == 2
+    with records.open("a") as file:
+        file.write('{"setting": {"wid')  # killed while it wrote
+    made = grid.run_missing(records, iter(wanted))
+    assert made == len(VARIANTS) - 2
+    assert grid.run_missing(records, iter(wanted)) == 0
+
+    by_variant = {r["variant"]: r for r in grid.read(records)}
+    assert by_variant.keys() == VARIANTS.keys()
+    for name, record in by_variant.items():
+        assert sum(record["ranks"].values()) == 6 * 2, name
+        assert 0 < record["loss"] < record["loss_before_training"], name
+    ranks = {name: tuple(r["ranks"].values()) for name, r in by_variant.items()}
+    assert ranks["uniform"] == (2,) * 6
+    assert ranks["planted"] != ranks["delta"] != ranks["gradient_cut"]
+
+    report.write_report(records, tmp_path, {"base": TINY})
+    text = (tmp_path / "report.md").read_text()
+    assert all(variant.what in text for variant in VARIANTS.values())
+    assert (tmp_path / "planted.png").stat().st_size > 5000
+
+
+def test_uniform_lora_serves_every_warmup_and_budget() -> None:
+    cells = {"base": Setting(), "longer": Setting(warmup=0.5, budget="parameters")}
+    record = {"setting": grid.settings_of(Setting()), "variant": "uniform", "seed": 0, "loss": 1.0, "parameters": 1}
+    found = report.by_cell([record, record | {"variant": "delta"}], cells)
+    assert set(found["base"]) == {"uniform", "delta"}
+    assert set(found["longer"]) == {"uniform"}
+    (row, _) = compare(found["base"])
+    assert row.difference is row.share is None
