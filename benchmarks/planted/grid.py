@@ -20,7 +20,7 @@ from benchmarks.planted.variants import VARIANTS
 
 BASE = Setting()
 SEEDS = range(10)
-COMPARED = ("uniform", "planted", "delta")
+COMPARED = ("uniform", "planted", "delta", "last_value")
 
 CELLS: dict[str, Setting] = {
     "base": BASE,
@@ -42,7 +42,7 @@ CELLS: dict[str, Setting] = {
 
 def runs() -> Iterator[tuple[Setting, str, int]]:
     """Every run of the benchmark, what matters most first."""
-    first = (*COMPARED, "gradient_cut", "shuffled", "last_direction", "inverse_sqrt", "exponent_half", "learned")
+    first = (*COMPARED, "spectrum_cut", "spectrum_cut_svd", "last_value_svd", "planted_svd")
     for variant in first:
         yield from ((BASE, variant, seed) for seed in SEEDS)
     for seeds in (SEEDS[:5], SEEDS[5:]):

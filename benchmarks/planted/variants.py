@@ -38,28 +38,50 @@ class SensitiveAllocator(PlantedAllocator):
         return allocate_within_bounds(self.adapter, self.config, self.total_rank, scores)
 
 
-class LearnedSizeAllocator(RankAllocator):
-    """Ranks in proportion to ‖Δ_k‖_F, how much of the update has been learned by the end of the warm-up."""
+class LearnedAllocator(RankAllocator):
+    """Allocates by what has been learned by the end of the warm-up: the singular values σ_1 ≥ ... ≥ σ_r of Δ_k = s·B_k·A_k."""
 
-    def allocate(self) -> dict[str, int]:
-        scores = {}
-        for name, layer in self.adapter.layers.items():
-            A, B = factors(layer, self.adapter.name)
-            scores[name] = layer.scaling[self.adapter.name] * float(torch.linalg.matrix_norm(B.detach() @ A.detach()))
-        return allocate_within_bounds(self.adapter, self.config, self.total_rank, scores)
-
-
-class LastDirectionAllocator(RankAllocator):
-    """Ranks in proportion to ‖G_k‖·σ_r(Δ_k): a matrix whose last direction is in use can do with another."""
-
-    def allocate(self) -> dict[str, int]:
-        scores = {}
+    def learned(self) -> dict[str, list[float]]:
+        spectra = {}
         for name, layer in self.adapter.layers.items():
             A, B = (factor.detach() for factor in factors(layer, self.adapter.name))
-            last = torch.linalg.svdvals(B @ A)[A.shape[0] - 1]
-            scores[name] = self.norms[name] * layer.scaling[self.adapter.name] * float(last)
-        scores = {name: score**self.config.score_exponent for name, score in scores.items()}
+            values = torch.linalg.svdvals(layer.scaling[self.adapter.name] * B @ A)
+            spectra[name] = values[: A.shape[0]].tolist()
+        return spectra
+
+    def score(self, name: str, values: list[float]) -> float:
+        raise NotImplementedError
+
+    def allocate(self) -> dict[str, int]:
+        scores = {name: self.score(name, of) ** self.config.score_exponent for name, of in self.learned().items()}
         return allocate_within_bounds(self.adapter, self.config, self.total_rank, scores)
+
+
+class LearnedSizeAllocator(LearnedAllocator):
+    """Ranks in proportion to ‖Δ_k‖_F."""
+
+    def score(self, name: str, values: list[float]) -> float:
+        return math.hypot(*values)
+
+
+class NormTimesLastValueAllocator(LearnedAllocator):
+    """Ranks in proportion to ‖G_k‖·σ_r."""
+
+    def score(self, name: str, values: list[float]) -> float:
+        return self.norms[name] * values[-1]
+
+
+class SpectrumCutAllocator(LearnedAllocator):
+    """One cut through what has been learned and its geometric continuation, σ_{r+j} = σ_r·(σ_r/σ_1)^{j/(r-1)}."""
+
+    def allocate(self) -> dict[str, int]:
+        continued = {}
+        for name, values in self.learned().items():
+            ratio = (values[-1] / values[0]) ** (1 / (len(values) - 1)) if len(values) > 1 and values[0] else 0.0
+            longest = min(self.shapes[name])
+            continued[name] = values + [values[-1] * ratio**j for j in range(1, longest - len(values) + 1)]
+        costs = self.adapter.costs if self.config.budget == "parameters" else None
+        return global_cut(continued, self.total_rank, costs)
 
 
 class GradientMeanAllocator(RankAllocator):
@@ -170,11 +192,13 @@ class Variant:
         return allocator
 
 
+_LAST = {"score": "last_singular_value"}
 _EVERY_STEP = {"signal": "delta_exact", "exact_every": 1}
 
 VARIANTS = {
     "uniform": Variant("uniform LoRA", None),
     "planted": Variant("as planted (knows the truth)", PlantedAllocator),
+    "planted_svd": Variant("as planted (knows the truth), keep = svd", PlantedAllocator, {"keep": "svd"}),
     "planted_times_norm": Variant("planted rank × gradient norm (knows the truth)", SensitiveAllocator),
     "delta": Variant("gradient norm (the published method)"),
     "shuffled": Variant("the same ranks, shuffled among equal shapes", ShuffledRankAllocator),
@@ -185,8 +209,16 @@ VARIANTS = {
     "exponent_half": Variant("gradient norm, p = 0.5", fields={"score_exponent": 0.5}),
     "exponent_two": Variant("gradient norm, p = 2", fields={"score_exponent": 2.0}),
     "learned": Variant("size of the Δ learned so far", LearnedSizeAllocator),
-    "last_direction": Variant("gradient norm × last singular value of Δ", LastDirectionAllocator),
-    "last_direction_half": Variant("the same, p = 0.5", LastDirectionAllocator, fields={"score_exponent": 0.5}),
+    "last_value": Variant("last singular value of Δ", fields=_LAST),
+    "last_value_half": Variant("last singular value of Δ, p = 0.5", fields=_LAST | {"score_exponent": 0.5}),
+    "last_value_min": Variant("last singular value of Δ, no rank below 1", fields=_LAST | {"min_rank": 1}),
+    "last_value_svd": Variant("last singular value of Δ, keep = svd", fields=_LAST | {"keep": "svd"}),
+    "last_value_twice": Variant(
+        "the same, reallocated twice", fields=_LAST | {"keep": "svd", "min_rank": 1}, every=0.25
+    ),
+    "norm_times_last": Variant("gradient norm × last singular value of Δ", NormTimesLastValueAllocator),
+    "spectrum_cut": Variant("global cut, singular values of Δ continued", SpectrumCutAllocator),
+    "spectrum_cut_svd": Variant("the same, keep = svd", SpectrumCutAllocator, {"keep": "svd"}),
     "gradient_cut": Variant("global cut, singular values of the mean gradient", GradientCutAllocator, _EVERY_STEP),
     "nuclear": Variant("nuclear norm of the mean gradient", NuclearNormAllocator, _EVERY_STEP),
     "twice": Variant("gradient norm, reallocated twice", every=0.25),

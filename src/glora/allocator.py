@@ -25,6 +25,7 @@ from glora._logging import get_logger
 from glora.configuration import RankAllocationConfig
 from glora.first_step import FirstStep
 from glora.gradient_norms import GradientNorms
+from glora.learned_update import last_singular_values
 from glora.lora_layers import drawn_factor, experts, factors
 from glora.norm_average import NormAverage
 from glora.optimizer_state import check_optimizer, holds, skipped_its_step, unwrap_optimizer
@@ -105,6 +106,7 @@ class RankAllocator:
         self.reallocation: Reallocation | None = None
         self.steps = 0
         self._reallocations = 0
+        self._known_shares: dict[str, float] | None = None
         # Bounds that cannot be met are refused now, not after the warm-up.
         allocate_within_bounds(self.adapter, config, self.total_rank, dict.fromkeys(self.adapter.layers, 1.0))
 
@@ -142,7 +144,7 @@ class RankAllocator:
 
     @property
     def scores(self) -> dict[str, float]:
-        """s_k = g_k / Σ_j g_j, or what `relative_to` and `score_exponent` make of it; all zero before the first step.
+        """s_k = g_k / Σ_j g_j, or what `score`, `relative_to` and `score_exponent` ask for; all zero before the first step.
 
         Reading it waits for the device.
         """
@@ -183,7 +185,7 @@ class RankAllocator:
 
         A subclass may allocate by a rule of its own.
         """
-        return allocate_within_bounds(self.adapter, self.config, self.total_rank, self._shares())
+        return allocate_within_bounds(self.adapter, self.config, self.total_rank, self._known_shares or self._shares())
 
     def describe_skipped(self) -> str:
         """What to tell of gradients that were read and that no optimiser step followed; empty if there were none.
@@ -317,8 +319,12 @@ class RankAllocator:
 
     def _shares(self) -> dict[str, float]:
         config, adapter = self.config, self.adapter
+        values = self.norms
+        if config.score == "last_singular_value":
+            present = {name: layer for name, layer in adapter.layers.items() if adapter.ranks[name] > 0}
+            values = last_singular_values(present, adapter.name)
         return shares(
-            self.norms,
+            values,
             adapter.layers,
             adapter.shapes,
             exponent=config.score_exponent,
@@ -328,7 +334,10 @@ class RankAllocator:
     def _reallocate(self) -> None:
         norms = self.norms
         before, old, diverged = self.parameters, self.ranks, self._diverged()
+        # On every process, since what is sharded is gathered by all; only process 0 allocates.
+        self._known_shares = None if diverged else self._shares()
         ranks = self._processes.decide(lambda: self._new_ranks(norms, diverged), list(old))
+        self._known_shares = None
         self._stop_recording()
         if ranks is not None:
             seed = f"{self.config.seed}/{self._reallocations}"  # a matrix that grows twice must not draw the same rows
@@ -372,7 +381,14 @@ class RankAllocator:
         elif any(norms.values()):
             if silent := [name for name, norm in norms.items() if norm == 0]:
                 logger.warning("%d matrices never got a gradient: %s", len(silent), _listing(silent))
-            return self.allocate()
+            if self._known_shares is None or any(self._known_shares.values()):
+                return self.allocate()
+            logger.warning(
+                "all scores are zero with score=%r and score_exponent=%r; the ranks stay as they are and training goes on as "
+                "plain LoRA",
+                self.config.score,
+                self.config.score_exponent,
+            )
         elif left_out < recorded:
             logger.warning(
                 "no gradient reached any of the %d matrices during the warm-up; the ranks stay as they are and "

@@ -178,6 +178,10 @@ SETTINGS: dict[str, Any] = {
             "Columns a shrinking matrix keeps: norm, svd or first.", "norm", "--keep", panel=_BUDGET, metavar="RULE"
         ),
     ],
+    "score": Annotated[
+        str | None,
+        _setting("Ranks go by: last_singular_value.", "gradient norm", "--score", panel=_BUDGET, metavar="NAME"),
+    ],
     "score_exponent": Annotated[
         float | None, _setting("p: ranks go by norm^p.", "1", "--score-exponent", panel=_BUDGET)
     ],

@@ -11,7 +11,7 @@ from typing import Any
 from glora.gradient_norms import SIGNALS, Signal
 from glora.rank_scaling import RANK_SCALINGS, RankScaling
 from glora.resize import KEEP, Keep
-from glora.scores import RELATIVE_TO, RelativeTo
+from glora.scores import RELATIVE_TO, SCORES, RelativeTo, Score
 
 BUDGETS = ("rank", "parameters")
 
@@ -33,6 +33,9 @@ class RankAllocationConfig:
         reallocate_every: Steps from one reallocation to the next, each from norms of its own; the total never changes, and
             a matrix that lost its adapter stays without. Default: the ranks are allocated once, after the warm-up.
         max_reallocations: No more reallocations than this. Default: as many as `reallocate_every` gives.
+        score: What ranks are shared out by: "gradient_norm", the average g_k (as published), or "last_singular_value",
+            σ_r(Δ_k) of the update that the warm-up has learned, which is large where all r directions are in use. Norms are
+            averaged either way.
         score_exponent: p in s_k ∝ g_k^p: above 1 makes the ranks differ more, below 1 less, 0 not at all.
         relative_to: What a norm is divided by before it becomes a score: "none", "weight" (‖W_k‖_F of the frozen weight)
             or "size" (√(d_in·d_out), which makes it the root mean square of G_k's elements).
@@ -61,6 +64,7 @@ class RankAllocationConfig:
     exact_every: int = 16
     reallocate_every: int | None = None
     max_reallocations: int | None = None
+    score: Score = "gradient_norm"
     score_exponent: float = 1.0
     relative_to: RelativeTo = "none"
     budget: str = "rank"
@@ -103,6 +107,7 @@ class RankAllocationConfig:
                 self.max_reallocations,
                 "an int ≥ 1 together with reallocate_every, or None",
             ),
+            *_unless(self.score in SCORES, "score", self.score, f"one of {', '.join(SCORES)}"),
             *_unless(
                 isinstance(self.score_exponent, int | float) and 0 <= self.score_exponent < math.inf,
                 "score_exponent",

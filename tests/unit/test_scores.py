@@ -98,6 +98,13 @@ def test_no_more_reallocations_than_asked_for() -> None:
 
 def test_faults_are_reported_together() -> None:
     with pytest.raises(ValueError, match="score_exponent=-1") as error:
-        RankAllocationConfig(score_exponent=-1, relative_to="height", max_reallocations=2, rank_scaling="free")
-    for fault in ("relative_to='height'", "max_reallocations=2 must be an int ≥ 1 together", "rank_scaling='free'"):
+        RankAllocationConfig(
+            score_exponent=-1, score="size", relative_to="height", max_reallocations=2, rank_scaling="free"
+        )
+    for fault in (
+        "score='size'",
+        "relative_to='height'",
+        "max_reallocations=2 must be an int ≥ 1 together",
+        "rank_scaling='free'",
+    ):
         assert fault in str(error.value)

@@ -85,6 +85,7 @@ def allocation_config(config: RunConfig) -> RankAllocationConfig:
         min_rank=config.min_rank,
         max_rank=config.max_rank,
         keep=config.keep,
+        score=config.score or "gradient_norm",
         score_exponent=1.0 if config.score_exponent is None else config.score_exponent,
         relative_to=config.relative_to or "none",
         rank_scaling=config.rank_scaling or "held",

@@ -33,6 +33,7 @@ ALLOCATION_SETTINGS = frozenset(
         "min_rank",
         "max_rank",
         "keep",
+        "score",
         "score_exponent",
         "relative_to",
         "rank_scaling",

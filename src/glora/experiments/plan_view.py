@@ -69,6 +69,6 @@ def describe_plan(plan: Plan) -> Table:
 
 def _unpublished(config: RunConfig) -> str:
     """The settings by which this run's GLoRA is another than the published one, so far as they are set."""
-    names = ("score_exponent", "relative_to", "rank_scaling", "reallocate_every", "max_reallocations")
+    names = ("score", "score_exponent", "relative_to", "rank_scaling", "reallocate_every", "max_reallocations")
     values = {name: getattr(config, name) for name in names}
     return "".join(f", {name.replace('_', ' ')} {value}" for name, value in values.items() if value is not None)

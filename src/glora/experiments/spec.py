@@ -94,6 +94,11 @@ class RunConfig(BaseModel):
     max_rank: int | None = Field(None, ge=1, description="No matrix gets a larger rank.")
     keep: Literal["norm", "svd", "first"] = Field("norm", description="Which columns a shrinking matrix keeps.")
     # None is RankAllocationConfig's default, and leaves the keys of runs from before these settings as they were
+    score: Literal["last_singular_value"] | None = Field(
+        None,
+        description="What ranks are shared out by. Default: the averaged gradient norm; else the last singular value of the "
+        "update learned in the warm-up.",
+    )
     score_exponent: float | None = Field(
         None, ge=0, description="p in s_k = g_k^p: above 1 ranks differ more, below 1 less. Default: 1."
     )

@@ -197,6 +197,13 @@ def test_a_parameter_budget_is_kept(config: RunConfig) -> None:
     assert 0 <= record.adapter_parameters_before - record.adapter_parameters_after < dearest
 
 
+def test_ranks_by_the_last_singular_value_are_others_than_by_the_norm(config: RunConfig) -> None:
+    by_value, by_norm = (record_of(of(config, "glora", score=score)) for score in ("last_singular_value", None))
+    assert sum(by_value.ranks.values()) == sum(by_norm.ranks.values())
+    assert by_value.ranks != by_norm.ranks
+    assert by_value.norms[0].values == by_norm.norms[0].values
+
+
 def test_shuffled_has_gloras_ranks_in_other_places(config: RunConfig) -> None:
     glora, shuffled = record_of(of(config, "glora")), record_of(of(config, "shuffled"))
     assert sorted(glora.ranks.values()) == sorted(shuffled.ranks.values())
