@@ -22,7 +22,8 @@ from glora.sharding import whole
 def singular_values(layer: LoraLayer, adapter_name: str) -> torch.Tensor:
     """σ_1 ≥ ... ≥ σ_r of s·B·A, shape (r,), float32, on the layer's device; for a stack of experts √(Σ_e σ_{e,i}²).
 
-    What is sharded is gathered, so every process has to ask. r is the adapter's rank, so a rank that exceeds min(d_in, d_out) ends in zeros.
+    What is sharded is gathered, so every process has to ask. r is the adapter's rank, so a rank that exceeds min(d_in, d_out)
+    ends in zeros.
     """
     A, B = (whole(factor.detach()) for factor in factors(layer, adapter_name))
     E, rank = experts(layer), layer.r[adapter_name]
