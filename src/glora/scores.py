@@ -14,8 +14,6 @@ import torch
 from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 from peft.utils.integrations import dequantize_module_weight
 
-from glora.sharding import whole
-
 Score = Literal["gradient_norm", "last_singular_value"]
 SCORES: tuple[str, ...] = get_args(Score)
 RelativeTo = Literal["none", "weight", "size"]
@@ -56,7 +54,7 @@ def _weight_norm(name: str, layer: LoraLayer) -> float:
         weight = layer.get_param()
     else:
         weight = dequantize_module_weight(layer.get_base_layer())
-    norm: float = torch.linalg.vector_norm(whole(weight.detach()), dtype=torch.float32).item()
+    norm: float = torch.linalg.vector_norm(weight.detach(), dtype=torch.float32).item()
     if norm == 0:
         raise ValueError(f'{name}: the frozen weight is all zero, so no norm is relative to it; use relative_to="none"')
     return norm

@@ -16,6 +16,7 @@ JOBS = {
     "accumulation": Job(accumulate=2),
     "ranks that become 0": Job(config=dict(budget="parameters", max_rank=12, total_rank=6)),
     "SVD, again and again": Job(config=dict(keep="svd", reallocate_every=2)),
+    "by what has been learned": Job(config=dict(score="last_singular_value")),
     "SGD with momentum": Job(optimizer=torch.optim.SGD, learning_rate=1e-2),
     "checkpointing, other scalings": Job(checkpointed=True, config=dict(rank_scaling="inverse_sqrt")),
 }
