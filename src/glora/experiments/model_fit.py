@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +31,8 @@ def misfits(config: RunConfig, kind: Kind) -> list[str]:
             f"{name}={getattr(config, name):g} is for tasks whose answers are written, and {config.task} is none; leave it out"
             for name in given
         ]
+    if importlib.util.find_spec("trl") is None:
+        return [f"{config.task} is trained by TRL, which is not installed: pip install 'glora[experiments]'"]
     entry = find_entry(config.model)
     reason = None
     if entry is not None and entry.kind == "encoder":

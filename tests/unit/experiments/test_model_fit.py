@@ -40,6 +40,13 @@ def test_causal_models_and_models_of_the_hub_pass(tiny_writer: Path, sums_folder
     assert check_settings({"model": "Qwen3-0.6B", "task": "rte"}).task == "rte", "causal models classify, too"
 
 
+def test_without_trl_written_answers_are_refused_at_once(monkeypatch: pytest.MonkeyPatch, sums_folder: Path) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    found = fault(model="Qwen3-0.6B", task="gsm8k", data_dir=str(sums_folder))
+    assert found == "gsm8k is trained by TRL, which is not installed: pip install 'glora[experiments]'"
+    assert check_settings({"model": "roberta-base", "task": "rte"}).task == "rte"
+
+
 def test_what_says_nothing_is_not_refused() -> None:
     assert why_it_writes_no_text({}) is None
     assert why_it_writes_no_text({"model_type": "bert", "is_decoder": True}) is None
