@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from glora.experiments.method_faults import adalora_faults, allocation_faults, warmup_faults
+
 if TYPE_CHECKING:
     import torch
 
@@ -181,46 +183,6 @@ def _in(module: str, function: str) -> Callable[[Application], Adaptation]:
     return apply
 
 
-def _adalora_faults(_config: RunConfig, schedule: Schedule) -> list[str]:
-    from glora.experiments.adalora import AdaLoraSchedule
-
-    try:
-        AdaLoraSchedule.of(schedule.total_steps)
-    except ValueError as error:
-        return [str(error)]
-    return []
-
-
-def _setting_faults(config: RunConfig) -> list[str]:
-    from glora.experiments.allocation import allocation_config
-
-    try:
-        allocation_config(config)
-    except ValueError as error:
-        return [str(error)]
-    low, high, average = config.min_rank, config.max_rank, config.rank
-    if high is not None and low > high:
-        return [f"min_rank={low} is above max_rank={high}; lower the one or raise the other"]
-    if config.total_rank is not None:
-        return []  # whether it fits the bounds depends on the number of matrices
-    if low > average:
-        return [f"min_rank={low} is more than the budget, rank={average} on average; lower it or give a total_rank"]
-    if high is not None and high < average:
-        return [f"max_rank={high} cannot spend the budget, rank={average} on average; raise it or give a total_rank"]
-    return []
-
-
-def _warmup_faults(config: RunConfig, schedule: Schedule) -> list[str]:
-    warmup = schedule.warmup_steps(config.warmup_steps)
-    if warmup < schedule.total_steps:
-        return []
-    default = " (the default is one epoch)" if config.warmup_steps is None else ""
-    return [
-        f"a warm-up of {warmup} steps{default} is not shorter than the training of {schedule.total_steps} steps, so "
-        "the ranks would never be allocated; use more epochs, or a smaller warmup_steps (steps, or a share such as 0.3)"
-    ]
-
-
 BOTH = ("rank", "parameters")
 
 METHODS: dict[str, Method] = {
@@ -285,7 +247,7 @@ METHODS: dict[str, Method] = {
             aliases=("adaptive LoRA",),
             settings=frozenset({"total_rank"}),
             usual_rates=(5e-4, 2.2e-3),  # the GLUE scripts, see adalora.py
-            schedule_faults=_adalora_faults,
+            schedule_faults=adalora_faults,
         ),
         Method(
             "glora",
@@ -294,8 +256,8 @@ METHODS: dict[str, Method] = {
             adapts_experts=True,
             apply=_in("allocation", "apply_glora"),
             settings=ALLOCATION_SETTINGS,
-            setting_faults=_setting_faults,
-            schedule_faults=_warmup_faults,
+            setting_faults=allocation_faults,
+            schedule_faults=warmup_faults,
         ),
         Method(
             "shuffled",
@@ -304,8 +266,8 @@ METHODS: dict[str, Method] = {
             adapts_experts=True,
             apply=_in("allocation", "apply_shuffled"),
             settings=ALLOCATION_SETTINGS,
-            setting_faults=_setting_faults,
-            schedule_faults=_warmup_faults,
+            setting_faults=allocation_faults,
+            schedule_faults=warmup_faults,
         ),
         Method(
             "full",
