@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -180,3 +183,31 @@ def test_accelerate_with_an_uneven_last_batch(tmp_path: Path) -> None:
     results = together(train_with_accelerate, 2, tmp_path, 2)
     (alone,) = together(train_with_accelerate, 1, tmp_path / "alone", 1)
     same(results, alone)
+
+
+@pytest.mark.slow
+def test_started_by_torchrun(tmp_path: Path) -> None:
+    """Processes of their own from the beginning, which find each other by what torchrun tells them."""
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        "-m",
+        "integration.launched",
+    ]
+    paths = os.pathsep.join([str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, str(tmp_path / "result.pt")],
+        check=False,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("glora: step 4:") == 1
+    (alone,) = together(train_with_accelerate, 1, tmp_path / "alone", 1)
+    same([torch.load(tmp_path / "result.pt")], alone)

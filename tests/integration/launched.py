@@ -1,0 +1,16 @@
+"""What torchrun starts in tests/integration/test_processes.py: the loop of docs/usage.md with accelerate."""
+
+import os
+import sys
+
+import torch
+import torch.distributed as dist
+
+from integration.process_cases import train_with_accelerate
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    result = train_with_accelerate(int(os.environ["WORLD_SIZE"]))
+    if dist.get_rank() == 0:
+        torch.save(result, sys.argv[1])
+    dist.destroy_process_group()
