@@ -15,6 +15,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin", "model.safetensors", "pytorch_model.bin")
+_OPTIMIZERS = ("optimizer.pt", "optimizer.bin", "optimizer_0")  # Trainer's, and FSDP2's: whole, or in parts
 _WEIGHTS_IN_PARTS = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
@@ -52,7 +53,7 @@ def _is_complete(folder: Path, step: int) -> bool:
     weights = any((folder / name).exists() for name in (*_WEIGHTS, *_WEIGHTS_IN_PARTS))
     in_subfolders = any((path / name).exists() for path in folder.iterdir() if path.is_dir() for name in _WEIGHTS)
     states = [
-        (folder / "optimizer.pt").exists(),
+        any((folder / name).exists() for name in _OPTIMIZERS),
         (folder / "scheduler.pt").exists(),
         any(folder.glob("rng_state*.pth")),
     ]

@@ -41,11 +41,11 @@ class Processes:
 
     Args:
         adapter: The adapter that they train. Its model may be in DistributedDataParallel or sharded by `fully_shard`;
-        it may also be what a wrapper holds, and the wrapper is then noticed at the first forward pass through it.
+            it may also be what a wrapper holds, and the wrapper is then noticed at the first forward pass through it.
 
     Raises:
-        ValueError: a setting of DistributedDataParallel that does not outlive a change of shapes, or shards that lie on
-        other processes than the default group's.
+        ValueError: a setting of DistributedDataParallel that does not outlive a change of shapes, or a way to shard that
+            glora does not support.
     """
 
     def __init__(self, adapter: RankedAdapter) -> None:

@@ -105,6 +105,8 @@ def test_sharded(alone: tuple[Job, dict[str, Any]], tiny_deberta: Path, glue_fol
     from_one_process = stock_logits(tiny_deberta, alone[0].checkpoint(9), batch, tmp_path)[0]
     torch.testing.assert_close(plain, from_one_process, rtol=1e-2, atol=1e-3)
 
+    last = last_complete_checkpoint(job.output)
+    assert last == str(job.checkpoint(WARMUP + 1))
     arguments = dict(save_strategy="no")
-    resumed = dataclasses.replace(job, output=tmp_path / "more", resume=job.checkpoint(WARMUP + 1), arguments=arguments)
+    resumed = dataclasses.replace(job, output=tmp_path / "more", resume=Path(last), arguments=arguments)
     same(together(train_sharded, 4, tmp_path / "four", resumed)[0], alone[1])
