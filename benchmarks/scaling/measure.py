@@ -38,7 +38,7 @@ from glora import RankAllocationConfig, RankAllocator, allocate_ranks
 RECORD = Path(__file__).with_name("record.json")
 MATRICES = (56, 112, 224, 448, 896)
 MANY_MATRICES = (224, 896, 3584, 14336)  # where a module for each is not needed
-ELEMENTS = (256, 512, 1024, 2048)  # d of d × d matrices
+ELEMENTS = (4096, 16384, 65536)  # d of 64 × d matrices
 RANK = 16
 SIMULATED = (1, 2, 4, 8, 16, 32, 64)
 REAL = (2, 4, 8)
@@ -54,8 +54,10 @@ def cpu_seconds(work: Callable[[], Any], repeat: int = 3) -> float:
     return min(times)
 
 
-def model_of(n: int, d: int, rank: int) -> nn.Module:
-    base = nn.Sequential(*[nn.Sequential(*[nn.Linear(d, d, bias=False) for _ in range(7)]) for _ in range(n // 7)])
+def model_of(n: int, d: int, rank: int, *, d_out: int | None = None) -> nn.Module:
+    torch.manual_seed(0)
+    blocks = [[nn.Linear(d, d_out or d, bias=False) for _ in range(7)] for _ in range(n // 7)]
+    base = nn.Sequential(*[nn.Sequential(*block) for block in blocks])
     names = [name for name, module in base.named_modules() if isinstance(module, nn.Linear)]
     return get_peft_model(base, LoraConfig(r=rank, lora_alpha=rank, target_modules=names))
 
@@ -74,11 +76,11 @@ def ready(model: nn.Module) -> tuple[torch.optim.Optimizer, Callable[[], None]]:
     return optimizer, gradients
 
 
-def reallocation(n: int, d: int, rank: int) -> dict[str, float]:
+def reallocation(n: int, d: int, rank: int, *, d_out: int | None = None) -> dict[str, float]:
     """CPU seconds of the parts of one reallocation, in one process; the model is made anew each time."""
     best: dict[str, float] = {}
     for _ in range(3):
-        model = model_of(n, d, rank)
+        model = model_of(n, d, rank, d_out=d_out)
         optimizer, gradients = ready(model)
         start = time.process_time()
         allocator = RankAllocator(model, optimizer, RankAllocationConfig(warmup_steps=10**6, min_rank=1))
@@ -93,8 +95,7 @@ def reallocation(n: int, d: int, rank: int) -> dict[str, float]:
         allocator.adapter.set_ranks(ranks, optimizer=optimizer)
         times["resize"] = time.process_time() - start
         best = {key: min(value, best.get(key, value)) for key, value in times.items()}
-    changed = sum(rank != RANK for rank in ranks.values())
-    return best | {"n": n, "d": d, "parameters": allocator.parameters, "changed": changed}
+    return best | {"n": n, "d": d, "parameters": allocator.parameters}
 
 
 def reducer(n: int) -> dict[str, float]:
@@ -237,7 +238,7 @@ def main() -> None:
         "rank": RANK,
     }
     record["by matrices"] = [reallocation(n, 16, 4) for n in MATRICES]
-    record["by elements"] = [reallocation(14, d, RANK) for d in ELEMENTS]
+    record["by elements"] = [reallocation(14, d, RANK, d_out=64) for d in ELEMENTS]
     record["allocate_ranks"] = [allocating(n) for n in MANY_MATRICES]
     record["reducer"] = [reducer(n) for n in MATRICES]
     record["loading"] = [loading(n) for n in MATRICES[:-1]]

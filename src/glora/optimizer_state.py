@@ -18,7 +18,7 @@ Whatever else an optimiser keeps cannot follow, and is refused by name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -119,8 +119,12 @@ def holds(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> bool:
     return any(p is parameter for group in optimizer.param_groups for p in group["params"])
 
 
-def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
+def check_optimizer(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter] | None = None) -> None:
     """Refuse an optimiser whose state cannot follow a parameter to another shape, as far as it has made its state.
+
+    Args:
+        optimizer: The optimiser.
+        parameters: Those whose state is looked at. Default: all that it holds.
 
     Raises:
         ValueError: it steps within backward(); it is LBFGS, whose history is one flat vector over all parameters; or it keeps,
@@ -142,13 +146,14 @@ def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
                     f"{name} keeps its state in param_groups[...][{key!r}] and not in optimizer.state, where glora could "
                     f"carry it to a matrix's new columns; {REMEDY}"
                 )
-        for parameter in group["params"]:
-            state = inner.state.get(parameter, {})
-            for key, value in state.items():
-                if key in QUANTISATION and _is_quantised(state):
-                    continue
-                if fault := _fault(_known_name(inner, key), value, parameter):
-                    raise ValueError(f"{name} keeps {key!r} {fault}; {REMEDY}")
+    held = (parameter for group in inner.param_groups for parameter in group["params"])
+    for parameter in held if parameters is None else parameters:
+        state = inner.state.get(parameter, {})
+        for key, value in state.items():
+            if key in QUANTISATION and _is_quantised(state):
+                continue
+            if fault := _fault(_known_name(inner, key), value, parameter):
+                raise ValueError(f"{name} keeps {key!r} {fault}; {REMEDY}")
 
 
 def _fault(key: str, value: object, parameter: nn.Parameter) -> str:

@@ -96,10 +96,9 @@ def resize_lora_layer(
         raise ValueError(f"scaling={scaling!r} must be a finite number above 0, or None to hold it")
     if scaling is not None and layer.lora_bias.get(adapter_name):
         raise ValueError("with lora_bias the scaling multiplies a bias as well, so it can only be held: scaling=None")
-    if optimizer is not None:
-        check_optimizer(optimizer)
-
     A, B = factors(layer, adapter_name)
+    if optimizer is not None:
+        check_optimizer(optimizer, (A, B))
     old_rank, old_scaling = A.shape[0] // E, layer.scaling[adapter_name]
     if rank == old_rank and scaling in (None, old_scaling):
         return
