@@ -241,7 +241,7 @@ def main() -> None:
     record["by elements"] = [reallocation(14, d, RANK, d_out=64) for d in ELEMENTS]
     record["allocate_ranks"] = [allocating(n) for n in MANY_MATRICES]
     record["reducer"] = [reducer(n) for n in MATRICES]
-    record["loading"] = [loading(n) for n in MATRICES[:-1]]
+    record["loading"] = [loading(n) for n in MATRICES]
     record["simulated"] = [simulated(p) for p in SIMULATED]
     record["real"] = [real(p) for p in REAL]
     RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

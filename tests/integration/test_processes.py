@@ -83,6 +83,16 @@ def test_four_processes_and_what_they_say(tmp_path: Path) -> None:
     assert all(result["wrapper"] == "kept" and not result["training"] for result in results)
 
 
+def test_a_communication_hook_sees_every_gradient(tmp_path: Path) -> None:
+    """One bucket a step, with all trained parameters, before the reallocation and after it."""
+    (result, _) = together(train, 2, tmp_path, Job(comm_hook="counted", config=dict(total_rank=30)))
+    before, after = result["reduced"][:WARMUP], result["reduced"][WARMUP:]
+    trained = sum(weight.numel() for weight in result["weights"].values())
+    assert len(after) == STEPS - WARMUP
+    assert set(after) == {trained}
+    assert set(before) < {*range(trained)}
+
+
 @pytest.mark.parametrize("hook", ["fp16", "PowerSGD"])
 def test_communication_hooks_go_on(hook: str, tmp_path: Path) -> None:
     results = together(train, 2, tmp_path, Job(comm_hook=hook, learning_rate=1e-3))

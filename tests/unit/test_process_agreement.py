@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
@@ -69,6 +70,7 @@ def test_a_new_reducer_keeps_everything_else() -> None:
     wrapper.marker = object()
     wrapper.register_forward_hook(lambda *_: None)
     wrapper.require_backward_grad_sync = False
+    wrapper.register_comm_hook(None, allreduce_hook)
     before, reducer = dict(vars(wrapper)), wrapper.reducer
     module.weight = nn.Parameter(torch.zeros(3, 2))
     rebuild_reducer(wrapper)

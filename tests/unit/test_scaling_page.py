@@ -41,6 +41,8 @@ def test_the_models_have_the_sizes_that_are_known(made: ModuleType) -> None:
 
 def test_growth_passes_through_what_was_measured(made: ModuleType) -> None:
     points = [{"n": n, "t": 3.0 * n + 0.5 * n**2} for n in (10, 20, 40)]
+    assert made.grown(points, "t", 20, 2) == points[1]["t"]
+    assert made.grown(points, "t", 30, 2) == (points[1]["t"] + points[2]["t"]) / 2
     assert made.grown(points, "t", 1000, 2) == pytest.approx(3.0 * 1000 + 0.5 * 1000**2)
     assert made.grown([{"n": n, "t": 2.0 * n} for n in (10, 20)], "t", 100, 2) == pytest.approx(200)
-    assert made.grown([{"n": n, "t": 5.0 * n} for n in (10, 20)], "t", 7, 1) == pytest.approx(35)
+    assert made.grown([{"n": n, "t": 5.0 * n} for n in (10, 20)], "t", 70, 1) == pytest.approx(350)
