@@ -113,7 +113,7 @@ def test_a_plan_says_what_is_searched_and_writes_nothing(call, source: tuple[str
     shown = call(*source, "--trials", 30, "--output", tmp_path / "out", "--plan")
     assert shown.code == 0, shown.err
     for part in (
-        "154 of the training examples to train on, 38 others to judge by (accuracy, maximized)",
+        "154 of the training examples to train on, 38 others to judge by (accuracy, the higher the better)",
         "60 = 2 studies × 30",
         "TPE, seed 0",
         "learning_rate 0.001 to 0.02 (log); warmup_steps 0.2 to 0.4 (linear)",
@@ -121,6 +121,13 @@ def test_a_plan_says_what_is_searched_and_writes_nothing(call, source: tuple[str
     ):
         assert part in shown.out
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.encoder
+def test_the_example_can_be_searched(call, embedded_encoder: Path) -> None:
+    shown = call(Path(__file__).parents[2] / "examples" / "experiment.json", "--plan")
+    assert shown.code == 0, shown.err
+    assert "warmup_steps 12 to 60 (integer)" in shown.out
 
 
 def test_an_experiment_file_is_searched(

@@ -12,6 +12,8 @@ from glora.experiments.number_format import counted, settings_text, short_name
 from glora.experiments.search import StudyOutcome
 from glora.experiments.search_plan import SearchPlan
 
+BETTER = {"maximize": "the higher the better", "minimize": "the lower the better"}
+
 
 def describe_search(plan: SearchPlan, storage: str) -> RenderableType:
     """What is searched for which method, on which examples, how often, and what is run in the end.
@@ -28,7 +30,7 @@ def describe_search(plan: SearchPlan, storage: str) -> RenderableType:
             (
                 "tuned on",
                 f"{short_name(study.base.task)} with {short_name(study.base.model)}: {train:,} of the training examples to "
-                f"train on, {tuning:,} others to judge by ({study.metric}, {study.direction}d); "
+                f"train on, {tuning:,} others to judge by ({study.metric}, {BETTER[study.direction]}); "
                 f"{counted(study.schedule.total_steps, 'step')} a trial",
             )
         )

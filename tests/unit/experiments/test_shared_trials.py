@@ -137,6 +137,7 @@ def test_ctrl_c_gives_the_trial_back_at_once(storage: SharedStorage) -> None:
 # Whatever moment a process is killed in
 
 
+@pytest.mark.timeout(60)  # it would wait for ever
 def test_killed_between_taking_a_trial_and_its_first_heartbeat(storage: SharedStorage, url: str) -> None:
     """Optuna's heartbeat begins after that, and a trial without any never counts as abandoned."""
     study = study_of(storage)
