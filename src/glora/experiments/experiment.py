@@ -7,7 +7,7 @@ checked. So a file can be checked, and its runs be counted, where neither a netw
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -119,6 +119,7 @@ def _resolve(path: Path, source: Experiment, faults: list[str], faulty: set[str]
         datasets = _each("datasets_to_use", source.datasets_to_use, resolve_dataset_name, faults)
         if len(faults) == before:
             faults += _unread(source, list(datasets.values())) + _unmeasured(metrics, list(datasets.values()))
+            metrics = _as_measured(metrics, list(datasets.values()))
     compared = _each("comparative_methods", source.comparative_methods, resolve_method_name, faults)
     others = [method for method in compared.values() if method not in {REFERENCE, PROPOSED}]
     methods = tuple(dict.fromkeys([REFERENCE, *others, PROPOSED]))
@@ -179,11 +180,25 @@ def _unread(source: Experiment, tasks: Sequence[str]) -> list[str]:
     ]
 
 
+def _measured(tasks: Sequence[str]) -> set[str] | None:
+    """What the data sets measure; None if one is of one's own, which is known when it is read."""
+    return None if any(t not in TASKS for t in tasks) else {metric for task in tasks for metric in TASKS[task].metrics}
+
+
+def _as_measured(metrics: Mapping[str, ResolvedMetric], tasks: Sequence[str]) -> dict[str, ResolvedMetric]:
+    """The metrics by the names that they have on these data sets: on gsm8k, accuracy is the exact match."""
+    measured = _measured(tasks) or set()
+    return {
+        text: replace(metric, name=measured_as(metric.name, measured) or metric.name)
+        for text, metric in metrics.items()
+    }
+
+
 def _unmeasured(metrics: Mapping[str, ResolvedMetric], tasks: Sequence[str]) -> list[str]:
-    """Metrics that none of the data sets has; what data of one's own has is known when it is read."""
-    if any(task not in TASKS for task in tasks):
+    """Metrics that none of the data sets has."""
+    measured = _measured(tasks)
+    if measured is None:
         return []
-    measured = {metric for task in tasks for metric in TASKS[task].metrics}
     return [
         f"evaluation_metrics: {text!r} ({metric.name}) is not measured on {', '.join(tasks)}; there "
         f"{'is' if len(measured) == 1 else 'are'} {', '.join(name for name in METRICS if name in measured)}"

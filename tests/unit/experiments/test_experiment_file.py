@@ -214,6 +214,16 @@ def test_what_a_generative_task_contradicts_is_refused(file: Callable[..., Path]
     assert fault in found
 
 
+def test_accuracy_is_what_the_data_sets_call_it(file: Callable[..., Path]) -> None:
+    def named(*tasks: str) -> str:
+        written = dict(models_to_use=["Qwen3-0.6B"], datasets_to_use=list(tasks), evaluation_metrics=["Accuracy"])
+        return load_experiment(file(**written)).metrics["Accuracy"].name
+
+    assert (named("gsm8k", "MATH"), named("GLUE RTE"), named("gsm8k", "GLUE RTE")) == (
+        "exact_match", "accuracy", "accuracy",
+    )  # fmt: skip
+
+
 def test_a_generative_task_has_longer_examples_unless_it_is_told(file: Callable[..., Path]) -> None:
     written = dict(models_to_use=["Qwen3-0.6B"], datasets_to_use=["gsm8k"], evaluation_metrics=["Accuracy"])
     assert {config.max_length for config in load_experiment(file(**written)).configs} == {1024}
