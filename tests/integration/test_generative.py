@@ -15,10 +15,11 @@ import torch
 from model_families import FAMILIES
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from glora.experiments import generative_tuning
+from glora.experiments import answer_evaluation
+from glora.experiments.answer_evaluation import perplexity
 from glora.experiments.calibration import suggest
 from glora.experiments.chat_format import ChatFormat
-from glora.experiments.generative_tuning import Generation, perplexity
+from glora.experiments.generative_tuning import Generation
 from glora.experiments.methods import METHODS, Application, Schedule
 from glora.experiments.progress import RunProgress
 from glora.experiments.records import EpochMetrics, RunRecord, read_records
@@ -170,13 +171,13 @@ def test_the_training_loss_is_that_of_the_answers_and_has_adaloras_penalty(
 
 
 def test_generating_is_not_training_time(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    generate = generative_tuning.generate_answers
+    generate = answer_evaluation.generate_answers
 
     def slowly(*arguments: Any, **settings: Any) -> Any:
         time.sleep(3)
         return generate(*arguments, **settings)
 
-    monkeypatch.setattr(generative_tuning, "generate_answers", slowly)
+    monkeypatch.setattr(answer_evaluation, "generate_answers", slowly)
     record = ok(run(config.model_copy(update={"epochs": 1, "train_limit": 32})))
     assert record.train_seconds is not None
     assert record.train_seconds < 3

@@ -7,7 +7,6 @@ and where the task says how an answer is scored, the model writes its own.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,14 +16,11 @@ from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from glora.experiments.answer_scoring import SCORINGS
+from glora.experiments.answer_evaluation import ANSWERS_KEPT, AnswerEvaluation, perplexity
+from glora.experiments.causal_loading import load_causal_lm
 from glora.experiments.causal_modules import find_expert_parameters, find_linear_layers
 from glora.experiments.chat_format import IGNORED, ChatFormat, Encoded
-from glora.experiments.generation import generate_answers
-from glora.experiments.models import load_causal_lm
 from glora.experiments.module_names import choose_modules
-from glora.experiments.records import WrittenAnswer
-from glora.experiments.spec import DEFAULT_MAX_NEW_TOKENS
 from glora.experiments.tokenization import TokenizedTask
 from glora.experiments.training_arguments import training_arguments
 from glora.experiments.watched_trainer import Journal, Watched
@@ -38,9 +34,6 @@ if TYPE_CHECKING:
     from glora.experiments.task_data import TaskData
 
 logger = logging.getLogger(__name__)
-
-ANSWERS_KEPT = 5
-"""So many written answers stand in a record."""
 
 
 class Generation:
@@ -125,73 +118,6 @@ class Generation:
         )
 
 
-class AnswerEvaluation:
-    """The answers that a model writes itself, and whether they are right."""
-
-    def __init__(
-        self,
-        config: RunConfig,
-        task: TaskData,
-        tokens: TokenizedTask,
-        chat: ChatFormat,
-        tokenizer: PreTrainedTokenizerBase,
-    ) -> None:
-        """See the class.
-
-        Raises:
-            ValueError: the prompts leave no room for answers; better known before a model is trained than after.
-        """
-        self._config = config
-        self._chat = chat
-        self._tokenizer = tokenizer
-        self._scoring = SCORINGS[task.scoring] if task.scoring else None
-        self._batch_size = 2 * config.batch_size
-        if self._scoring is not None:
-            prompts = [prompt for split in tokens.evaluation.values() for prompt in split["prompt_ids"]]
-            self._max_new_tokens = _room(config.max_new_tokens, max(map(len, prompts)), tokenizer.model_max_length)
-
-    def batches(self, split: Dataset) -> int:
-        """How many batches are generated for a split."""
-        return math.ceil(len(split) / self._batch_size) if self._scoring else 0
-
-    def write(self, model: Any, split: Dataset, after_batch: Callable[[], None]) -> list[WrittenAnswer]:
-        """The model's answers to a split's prompts, and whether they are right; none where the task scores none."""
-        if self._scoring is None:
-            return []
-        tokens = generate_answers(
-            model,
-            list(split["prompt_ids"]),
-            stop_ids=self._chat.stop_ids,
-            pad_id=self._tokenizer.pad_token_id,
-            max_new_tokens=self._max_new_tokens,
-            batch_size=self._batch_size,
-            temperature=self._config.temperature,
-            seed=self._config.seed,
-            after_batch=after_batch,
-        )
-        return [
-            WrittenAnswer(
-                prompt=asked, reference=reference, written=written, right=self._scoring.matches(written, reference)
-            )
-            for asked, reference, written in zip(split["asked"], split["answer"], map(self._chat.decode, tokens))
-        ]
-
-
-def _room(max_new_tokens: int | None, longest_prompt: int, limit: int) -> int:
-    """How many tokens an answer may have: as many as are asked for, else the default or what the model still reads.
-
-    Raises:
-        ValueError: that is more than the model reads behind the longest prompt, or nothing.
-    """
-    room = limit - longest_prompt
-    if room < (max_new_tokens or 1):
-        raise ValueError(
-            f"the longest prompt has {longest_prompt} tokens, and this model reads {limit}: there is no room for "
-            + (f"max_new_tokens={max_new_tokens}; lower it to {room} or less" if room > 0 else "an answer")
-        )
-    return max_new_tokens or min(DEFAULT_MAX_NEW_TOKENS, room)
-
-
 class WatchedSFTTrainer(Watched, SFTTrainer):
     """TRL's trainer for supervised fine-tuning, telling the journal when a split is evaluated."""
 
@@ -262,14 +188,6 @@ class WatchedSFTTrainer(Watched, SFTTrainer):
 
     def _after_batch(self) -> None:
         self.callback_handler.on_prediction_step(self.args, self.state, self.control)
-
-
-def perplexity(loss: float) -> float:
-    """exp(loss); infinite where that is more than a float can hold."""
-    try:
-        return math.exp(loss)
-    except OverflowError:
-        return math.inf
 
 
 def _encoded(chat: ChatFormat, examples: Dataset, name: str, max_length: int, *, to_evaluate: bool) -> Dataset:

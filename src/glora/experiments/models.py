@@ -183,7 +183,7 @@ def _siblings(folder: Path) -> str:
 
 
 @contextlib.contextmanager
-def _quiet_loading() -> Iterator[None]:
+def quiet_loading() -> Iterator[None]:
     """Without the progress bar and the report on new weights: a new head is what is asked for here."""
     from transformers.utils import logging
 
@@ -208,7 +208,7 @@ def _seeded_cpu(seed: int) -> Iterator[None]:
         yield
 
 
-def _why_not_loaded(name: str, source: str, error: Exception, what: str = "sequence-classification model") -> str:
+def why_not_loaded(name: str, source: str, error: Exception, what: str = "sequence-classification model") -> str:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     lacking = [package for package, module in SENTENCEPIECE.items() if not _is_installed(module)]
     if lacking and re.search("sentencepiece|protobuf|tiktoken", reason, re.IGNORECASE):
@@ -271,7 +271,7 @@ def load_classifier(
             "label2id": {label: i for i, label in enumerate(label_names)},
         }
     try:
-        with _quiet_loading(), _seeded_cpu(seed):
+        with quiet_loading(), _seeded_cpu(seed):
             tokenizer = AutoTokenizer.from_pretrained(source)
             model = AutoModelForSequenceClassification.from_pretrained(
                 source,
@@ -281,57 +281,12 @@ def load_classifier(
                 **labels,
             )
     except (OSError, ValueError, ImportError) as error:
-        raise ModelNotFoundError(_why_not_loaded(name, source, error)) from error
-    _complete(model, tokenizer)
+        raise ModelNotFoundError(why_not_loaded(name, source, error)) from error
+    complete_tokenizer(model, tokenizer)
     return model, tokenizer
 
 
-def load_causal_lm(name: str, *, dtype: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a causal language model on the CPU, and its tokenizer.
-
-    Weights in MXFP4 (gpt-oss) or FP8 (DeepSeek), which cannot be trained on, are dequantised.
-
-    Args:
-        name: as for `resolve_model`.
-        dtype: of its weights.
-
-    Raises:
-        ModelNotFoundError: see `resolve_model`; transformers cannot load it, or it is an encoder.
-    """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    from glora.experiments.model_fit import why_it_writes_no_text
-
-    source = resolve_model(name)
-    try:
-        with _quiet_loading():
-            config = AutoConfig.from_pretrained(source)
-            reason = why_it_writes_no_text(config.to_dict())
-            if reason is None:
-                tokenizer = AutoTokenizer.from_pretrained(source)
-                model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **_dequantised(config))
-    except (OSError, ValueError, ImportError) as error:
-        raise ModelNotFoundError(_why_not_loaded(name, source, error, "causal language model")) from error
-    if reason is not None:
-        raise ModelNotFoundError(f"the model {name!r} {reason}.")
-    if model.base_model is model and hasattr(model, "model"):
-        # Llama 4's class says that its backbone is called otherwise than it is, and TRL runs the backbone by that name
-        model.base_model_prefix = "model"
-    _complete(model, tokenizer)
-    return model, tokenizer
-
-
-def _dequantised(config: Any) -> dict[str, Any]:
-    """What from_pretrained must be told to give weights that adapters can be trained on."""
-    from transformers import FineGrainedFP8Config, Mxfp4Config
-
-    stored = getattr(config, "quantization_config", None) or {}
-    method = stored.get("quant_method") if isinstance(stored, dict) else getattr(stored, "quant_method", None)
-    classes = {"mxfp4": Mxfp4Config, "fp8": FineGrainedFP8Config}
-    return {"quantization_config": classes[method](dequantize=True)} if method in classes else {}
-
-
-def _complete(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def complete_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Give the tokenizer what it lacks: a padding token, and how much the model reads."""
     if tokenizer.pad_token_id is None:
         # Causal models often have no padding token; the attention mask hides whatever stands in for it.

@@ -8,10 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import AutoModel, AutoTokenizer
 
+from glora.experiments.causal_loading import _dequantised, load_causal_lm
 from glora.experiments.compare import InvalidComparisonError, check_settings, plan_comparison
 from glora.experiments.model_fit import why_it_writes_no_text
-from glora.experiments.models import ModelNotFoundError, _dequantised, load_causal_lm
+from glora.experiments.models import ModelNotFoundError
 
 
 def fault(**settings: object) -> str:
@@ -77,3 +79,7 @@ def test_loading_a_causal_model(tiny_writer: Path, tiny_deberta: Path, tmp_path:
     (tmp_path / "config.json").write_text('{"model_type": "qwen3"}')
     with pytest.raises(ModelNotFoundError, match="cannot load a causal language model from the folder"):
         load_causal_lm(str(tmp_path), dtype=torch.float32)
+    AutoModel.from_pretrained(tiny_writer).save_pretrained(tmp_path / "backbone")
+    AutoTokenizer.from_pretrained(tiny_writer).save_pretrained(tmp_path / "backbone")
+    with pytest.raises(ModelNotFoundError, match="has no weights for lm_head.weight; without them"):
+        load_causal_lm(str(tmp_path / "backbone"), dtype=torch.float32)
