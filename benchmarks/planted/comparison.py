@@ -37,6 +37,7 @@ class Row:
         loss: Geometric mean over its seeds.
         difference: Paired difference of log losses to uniform LoRA; None for uniform itself.
         share: Of the gap between uniform and planted.
+        correlation: Spearman's, between the ranks and the planted ones; mean over seeds, None where all ranks are equal.
         parameters: Mean ratio of the adapter's parameters to uniform's.
         seeds: How many.
     """
@@ -45,6 +46,7 @@ class Row:
     loss: float
     difference: PairedDifference | None
     share: Share | None
+    correlation: float | None
     parameters: float
     seeds: int
 
@@ -63,11 +65,21 @@ def compare(records: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[Row]
                 math.exp(math.fsum(logs[variant].values()) / len(of)),
                 paired_difference(logs[variant], reference) if variant != REFERENCE else None,
                 share_of_gap(logs[variant], reference, truth) if variant != REFERENCE else None,
+                _correlation(of),
                 math.fsum(ratios) / len(ratios) if ratios else math.nan,
                 len(of),
             )
         )
     return rows
+
+
+def _correlation(records: Mapping[int, Mapping[str, Any]]) -> float | None:
+    from scipy.stats import spearmanr
+
+    pairs = [([*r["ranks"].values()], [r["planted"][name] for name in r["ranks"]]) for r in records.values()]
+    if any(len(set(ranks)) == 1 for ranks, _ in pairs):
+        return None
+    return math.fsum(float(spearmanr(*pair).statistic) for pair in pairs) / len(pairs)
 
 
 def share_of_gap(

@@ -57,12 +57,12 @@ def _report(tables: dict[str, list[Row]]) -> str:
         "Made from `records.jsonl` by `python -m benchmarks.planted report`. Difference: the loss compared with uniform",
         "LoRA's, mean over seeds of the paired log ratio, with its 95 % interval; negative is better. Share: of the gap",
         "between uniform LoRA and the ranks as planted, with Fieller's interval where the gap is large enough to have one.",
-        "Parameters: of the adapter, uniform = 1.",
+        "Correlation: Spearman's, of the ranks with the planted ones. Parameters: of the adapter, uniform = 1.",
         "",
         "## Base setting",
         "",
-        "| ranks by | loss | difference | share of the gap | parameters | seeds |",
-        "|---|---|---|---|---|---|",
+        "| ranks by | loss | difference | share of the gap | correlation | parameters | seeds |",
+        "|---|---|---|---|---|---|---|",
         *(_line(VARIANTS[row.variant].what, row) for row in base),
     ]
     if others:
@@ -70,15 +70,25 @@ def _report(tables: dict[str, list[Row]]) -> str:
             "",
             "## One factor changed at a time",
             "",
-            "| setting | ranks by | loss | difference | share of the gap | parameters | seeds |",
-            "|---|---|---|---|---|---|---|",
+            "| setting | ranks by | loss | difference | share of the gap | correlation | parameters | seeds |",
+            "|---|---|---|---|---|---|---|---|",
             *(_line(f"{cell} | {VARIANTS[row.variant].what}", row) for cell, rows in others.items() for row in rows),
         ]
     return "\n".join(lines) + "\n"
 
 
 def _line(name: str, row: Row) -> str:
-    return f"| {name} | {row.loss:.2e} | {_difference(row)} | {_share(row)} | {row.parameters:.2f} | {row.seeds} |"
+    correlation = "" if row.correlation is None else f"{row.correlation:+.2f}"
+    cells = (
+        name,
+        f"{row.loss:.2e}",
+        _difference(row),
+        _share(row),
+        correlation,
+        f"{row.parameters:.2f}",
+        str(row.seeds),
+    )
+    return f"| {' | '.join(cells)} |"
 
 
 def _difference(row: Row) -> str:

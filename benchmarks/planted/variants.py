@@ -64,13 +64,6 @@ class LearnedSizeAllocator(LearnedAllocator):
         return math.hypot(*values)
 
 
-class NormTimesLastValueAllocator(LearnedAllocator):
-    """Ranks in proportion to ‖G_k‖·σ_r."""
-
-    def score(self, name: str, values: list[float]) -> float:
-        return self.norms[name] * values[-1]
-
-
 class SpectrumCutAllocator(LearnedAllocator):
     """One cut through what has been learned and its geometric continuation, σ_{r+j} = σ_r·(σ_r/σ_1)^{j/(r-1)}."""
 
@@ -108,14 +101,6 @@ class GradientCutAllocator(GradientMeanAllocator):
     def allocate(self) -> dict[str, int]:
         costs = self.adapter.costs if self.config.budget == "parameters" else None
         return global_cut(self.singular_values(), self.total_rank, costs)
-
-
-class NuclearNormAllocator(GradientMeanAllocator):
-    """Ranks in proportion to the nuclear norm of the mean gradient, which also counts its directions."""
-
-    def allocate(self) -> dict[str, int]:
-        scores = {name: math.fsum(values) for name, values in self.singular_values().items()}
-        return allocate_within_bounds(self.adapter, self.config, self.total_rank, scores)
 
 
 class ZeroMomentAllocator(RankAllocator):
@@ -210,17 +195,13 @@ VARIANTS = {
     "exponent_two": Variant("gradient norm, p = 2", fields={"score_exponent": 2.0}),
     "learned": Variant("size of the Δ learned so far", LearnedSizeAllocator),
     "last_value": Variant("last singular value of Δ", fields=_LAST),
-    "last_value_half": Variant("last singular value of Δ, p = 0.5", fields=_LAST | {"score_exponent": 0.5}),
-    "last_value_min": Variant("last singular value of Δ, no rank below 1", fields=_LAST | {"min_rank": 1}),
     "last_value_svd": Variant("last singular value of Δ, keep = svd", fields=_LAST | {"keep": "svd"}),
     "last_value_twice": Variant(
         "the same, reallocated twice", fields=_LAST | {"keep": "svd", "min_rank": 1}, every=0.25
     ),
-    "norm_times_last": Variant("gradient norm × last singular value of Δ", NormTimesLastValueAllocator),
     "spectrum_cut": Variant("global cut, singular values of Δ continued", SpectrumCutAllocator),
     "spectrum_cut_svd": Variant("the same, keep = svd", SpectrumCutAllocator, {"keep": "svd"}),
     "gradient_cut": Variant("global cut, singular values of the mean gradient", GradientCutAllocator, _EVERY_STEP),
-    "nuclear": Variant("nuclear norm of the mean gradient", NuclearNormAllocator, _EVERY_STEP),
     "twice": Variant("gradient norm, reallocated twice", every=0.25),
     "keep_svd": Variant("gradient norm, keep = svd", fields={"keep": "svd"}),
     "inverse_sqrt": Variant("gradient norm, scaling ∝ 1/√r", fields={"rank_scaling": "inverse_sqrt"}),

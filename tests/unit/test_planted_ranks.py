@@ -74,6 +74,13 @@ def test_the_cut_is_the_best_allocation(seed: int) -> None:
         assert captured(ranks) >= best - max(s**2 for of in values.values() for s in of)
 
 
+def test_a_direction_is_worth_its_square_for_what_it_costs() -> None:
+    """By hand: a budget of 4 buys c (1.44 for 4) or a and b (0.25 for 1 each)."""
+    values, costs = {"a": [0.5], "b": [0.5], "c": [1.2]}, {"a": 1, "b": 1, "c": 4}
+    assert global_cut(values, 2, costs) == {"a": 0, "b": 0, "c": 1}
+    assert global_cut(values, 2) == {"a": 1, "b": 0, "c": 1}
+
+
 def test_share_of_the_gap() -> None:
     reference = {0: 5.0, 1: 7.0, 2: 6.0, 3: 9.0}
     truth = {seed: value - 2.0 for seed, value in reference.items()}
@@ -149,6 +156,7 @@ def test_zero_moments_are_of_the_new_columns_alone() -> None:
         assert not optimizer.state[A]["exp_avg_sq"][2:].any()
         assert not optimizer.state[B]["exp_avg_sq"][:, 2:].any()
         assert optimizer.state[A]["exp_avg_sq"][:2].all()
+        assert optimizer.state[B]["exp_avg_sq"][:, :2].any(0).all()
 
 
 def test_every_variant_runs_once_is_not_run_again_and_is_reported(tmp_path: Path) -> None:
@@ -179,8 +187,10 @@ def test_every_variant_runs_once_is_not_run_again_and_is_reported(tmp_path: Path
 def test_uniform_lora_serves_every_warmup_and_budget() -> None:
     cells = {"base": Setting(), "longer": Setting(warmup=0.5, budget="parameters")}
     record = {"setting": grid.settings_of(Setting()), "variant": "uniform", "seed": 0, "loss": 1.0, "parameters": 1}
-    found = report.by_cell([record, record | {"variant": "delta"}], cells)
+    record |= {"ranks": {"a": 2, "b": 2}, "planted": {"a": 0, "b": 8}}
+    found = report.by_cell([record, record | {"variant": "delta", "ranks": {"a": 3, "b": 1}}], cells)
     assert set(found["base"]) == {"uniform", "delta"}
     assert set(found["longer"]) == {"uniform"}
-    (row, _) = compare(found["base"])
-    assert row.difference is row.share is None
+    row, other = compare(found["base"])
+    assert row.difference is row.share is row.correlation is None
+    assert other.correlation == pytest.approx(-1)
