@@ -16,7 +16,7 @@ from typing import Any
 
 from glora.experiments.statistics import CONFIDENCE, PairedDifference, paired_difference
 
-REFERENCE, TRUTH = "uniform", "planted"
+REFERENCE, TRUTH, PUBLISHED = "uniform", "planted", "delta"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Row:
         variant: Its name.
         loss: Geometric mean over its seeds.
         difference: Paired difference of log losses to uniform LoRA; None for uniform itself.
+        to_published: The same to the published method; None for it and for uniform.
         share: Of the gap between uniform and planted.
         correlation: Spearman's, between the ranks and the planted ones; mean over seeds, None where all ranks are equal.
         parameters: Mean ratio of the adapter's parameters to uniform's.
@@ -45,6 +46,7 @@ class Row:
     variant: str
     loss: float
     difference: PairedDifference | None
+    to_published: PairedDifference | None
     share: Share | None
     correlation: float | None
     parameters: float
@@ -64,6 +66,9 @@ def compare(records: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[Row]
                 variant,
                 math.exp(math.fsum(logs[variant].values()) / len(of)),
                 paired_difference(logs[variant], reference) if variant != REFERENCE else None,
+                paired_difference(logs[variant], logs.get(PUBLISHED, {}))
+                if variant not in (REFERENCE, PUBLISHED)
+                else None,
                 share_of_gap(logs[variant], reference, truth) if variant != REFERENCE else None,
                 _correlation(of),
                 math.fsum(ratios) / len(ratios) if ratios else math.nan,

@@ -14,6 +14,7 @@ from benchmarks.planted.task import Setting
 from benchmarks.planted.variants import VARIANTS
 
 from glora.experiments.picture_style import FAINT, INK, OKABE_ITO, picture, plain_axes
+from glora.experiments.statistics import PairedDifference
 
 
 def write_report(records: Path, folder: Path, grid: Mapping[str, Setting] = CELLS) -> None:
@@ -54,15 +55,15 @@ def _report(tables: dict[str, list[Row]]) -> str:
     lines = [
         "# Planted ranks",
         "",
-        "Made from `records.jsonl` by `python -m benchmarks.planted report`. Difference: the loss compared with uniform",
-        "LoRA's, mean over seeds of the paired log ratio, with its 95 % interval; negative is better. Share: of the gap",
-        "between uniform LoRA and the ranks as planted, with Fieller's interval where the gap is large enough to have one.",
-        "Correlation: Spearman's, of the ranks with the planted ones. Parameters: of the adapter, uniform = 1.",
+        "Made from `records.jsonl` by `python -m benchmarks.planted report`. To uniform, to the gradient norm: the loss",
+        "compared with theirs on the same seeds, mean of the paired log ratio, with its 95 % interval; negative is better.",
+        "Share: of the gap between uniform LoRA and the ranks as planted, with Fieller's interval where the gap is clear of",
+        "zero. Correlation: Spearman's, of the ranks with the planted ones. Parameters: of the adapter, uniform = 1.",
+        "Losses are geometric means over a row's own seeds, so only rows of as many seeds can be compared by them.",
         "",
         "## Base setting",
         "",
-        "| ranks by | loss | difference | share of the gap | correlation | parameters | seeds |",
-        "|---|---|---|---|---|---|---|",
+        *_header("ranks by"),
         *(_line(VARIANTS[row.variant].what, row) for row in base),
     ]
     if others:
@@ -70,11 +71,24 @@ def _report(tables: dict[str, list[Row]]) -> str:
             "",
             "## One factor changed at a time",
             "",
-            "| setting | ranks by | loss | difference | share of the gap | correlation | parameters | seeds |",
-            "|---|---|---|---|---|---|---|---|",
+            *_header("setting", "ranks by"),
             *(_line(f"{cell} | {VARIANTS[row.variant].what}", row) for cell, rows in others.items() for row in rows),
         ]
     return "\n".join(lines) + "\n"
+
+
+def _header(*first: str) -> list[str]:
+    columns = (
+        *first,
+        "loss",
+        "to uniform",
+        "to the gradient norm",
+        "share of the gap",
+        "correlation",
+        "parameters",
+        "seeds",
+    )
+    return [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
 
 
 def _line(name: str, row: Row) -> str:
@@ -82,7 +96,8 @@ def _line(name: str, row: Row) -> str:
     cells = (
         name,
         f"{row.loss:.2e}",
-        _difference(row),
+        _difference(row.difference),
+        _difference(row.to_published),
         _share(row),
         correlation,
         f"{row.parameters:.2f}",
@@ -91,8 +106,7 @@ def _line(name: str, row: Row) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _difference(row: Row) -> str:
-    d = row.difference
+def _difference(d: PairedDifference | None) -> str:
     if d is None:
         return ""
     mean = f"{math.expm1(d.mean):+.1%}"
@@ -136,7 +150,7 @@ def _draw(tables: dict[str, list[Row]], path: Path) -> None:
             lower.plot([], [], "o", color=colour, label=VARIANTS[variant].what)
         lower.set_yticks(range(len(cells)), cells)
         lower.set_ylim(len(cells) - 0.5, -0.5)
-        lower.legend(fontsize=8, frameon=False, loc="best")
+        lower.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(shown))
         lower.set_xlabel("difference in held-out loss (%)", color=INK)
 
 

@@ -186,7 +186,7 @@ VARIANTS = {
     "planted_svd": Variant("as planted (knows the truth), keep = svd", PlantedAllocator, {"keep": "svd"}),
     "planted_times_norm": Variant("planted rank × gradient norm (knows the truth)", SensitiveAllocator),
     "delta": Variant("gradient norm (the published method)"),
-    "shuffled": Variant("the same ranks, shuffled among equal shapes", ShuffledRankAllocator),
+    "shuffled": Variant("ranks by gradient norm, shuffled", ShuffledRankAllocator),
     "delta_exact": Variant("gradient norm, measured at every step", fields=_EVERY_STEP),
     "lora_b": Variant("raw norm of ∂L/∂B", fields={"signal": "lora_b"}),
     "per_weight": Variant("gradient norm / ‖W‖", fields={"relative_to": "weight"}),
@@ -197,11 +197,11 @@ VARIANTS = {
     "last_value": Variant("last singular value of Δ", fields=_LAST),
     "last_value_svd": Variant("last singular value of Δ, keep = svd", fields=_LAST | {"keep": "svd"}),
     "last_value_twice": Variant(
-        "the same, reallocated twice", fields=_LAST | {"keep": "svd", "min_rank": 1}, every=0.25
+        "last singular value of Δ, keep = svd, twice", fields=_LAST | {"keep": "svd", "min_rank": 1}, every=0.25
     ),
-    "spectrum_cut": Variant("global cut, singular values of Δ continued", SpectrumCutAllocator),
-    "spectrum_cut_svd": Variant("the same, keep = svd", SpectrumCutAllocator, {"keep": "svd"}),
-    "gradient_cut": Variant("global cut, singular values of the mean gradient", GradientCutAllocator, _EVERY_STEP),
+    "spectrum_cut": Variant("global cut, Δ continued", SpectrumCutAllocator),
+    "spectrum_cut_svd": Variant("global cut, Δ continued, keep = svd", SpectrumCutAllocator, {"keep": "svd"}),
+    "gradient_cut": Variant("global cut, mean gradient", GradientCutAllocator, _EVERY_STEP),
     "twice": Variant("gradient norm, reallocated twice", every=0.25),
     "keep_svd": Variant("gradient norm, keep = svd", fields={"keep": "svd"}),
     "inverse_sqrt": Variant("gradient norm, scaling ∝ 1/√r", fields={"rank_scaling": "inverse_sqrt"}),

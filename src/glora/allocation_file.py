@@ -68,10 +68,13 @@ def _section(allocator: RankAllocator, parameters_before: int) -> str:
     if not allocator.allocated:
         happened = f"The warm-up has {allocator.steps} of {config.warmup_steps} steps; the ranks are still uniform."
     else:
+        by = f"gradient norm (signal `{config.signal}`)"
+        if config.score == "last_singular_value":
+            by = "the last singular value of each matrix's learned update"
         happened = (
             f"After {allocator.steps if allocator.reallocation is None else allocator.reallocation.step} steps of warm-up the "
-            f"{sum(ranks.values())} ranks of {len(ranks)} matrices were shared out by gradient norm (signal `{config.signal}`, "
-            f"{config.budget} budget): {min(ranks.values())} to {max(ranks.values())} a matrix, "
+            f"{sum(ranks.values())} ranks of {len(ranks)} matrices were shared out by {by}, under the {config.budget} budget: "
+            f"{min(ranks.values())} to {max(ranks.values())} a matrix, "
             f"{sum(r == 0 for r in ranks.values())} without an adapter; {parameters_before:,} adapter parameters became "
             f"{allocator.parameters:,}."
         )
