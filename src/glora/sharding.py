@@ -11,8 +11,8 @@ so one all-reduce of n numbers a step gives the norms of all n matrices; the dev
 it does with a parameter is done through that record. So a factor is gathered, resized as it would be in one process,
 and sharded again by a record of its own, in the old one's place. Only the factors of one layer are whole at a time.
 
-The records are not a public interface of PyTorch. What is used of them is the same in 2.6 to 2.13, and is looked for
-before training begins.
+The records are not a public interface of PyTorch. What is used of them was read and tested in 2.13, and is looked for before
+training begins; a version that has it otherwise is refused.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ _USED = (
     "device",
     "mp_policy",
     "offload_to_cpu",
+    "init_dtype_attrs",
     "_module_info",
+    "_param_fqn",
+    "_post_load_hook_handle",
 )
 
 

@@ -154,3 +154,16 @@ def test_bad_arguments(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         resize_lora_layer(layer, **arguments)
     assert layer.r["default"] == RANK
+
+
+def test_only_the_state_of_the_layer_itself_has_to_follow() -> None:
+    """And only it is looked at: with every layer's, the time would grow with the square of the number of layers."""
+    model = get_peft_model(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)), LoraConfig(r=4, target_modules=["0", "1"]))
+    layers = find_lora_layers(model)[1]
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad])
+    optimizer.state[layers["1"].lora_A["default"].weight] = {"unheard of": torch.zeros(4, 8)}
+    resize_lora_layer(layers["0"], 2, optimizer=optimizer)
+    assert layers["0"].r["default"] == 2
+    with pytest.raises(ValueError, match="SGD keeps 'unheard of'"):
+        resize_lora_layer(layers["1"], 2, optimizer=optimizer)
+    assert layers["1"].r["default"] == 4
