@@ -141,6 +141,42 @@ def test_bars_show_runs_steps_evaluation_and_values() -> None:
     assert "glora, seed 5 failed: ValueError: [red]broken" in written(console)
 
 
+def search_shared(progress: RunProgress) -> None:
+    """Four trials: one is made here, two by other processes, which are at work on the last."""
+    progress.begin(4, 32, noun="trial")
+    progress.run_begins(RunConfig(method="glora"), 8, name="glora, trial 1")
+    for _ in range(8):
+        progress.step()
+    progress.run_over("glora, trial 1: accuracy 0.7 [beta=0.9]", 8)
+    progress.left(1)
+    progress.waiting("1 of the trials is being made by other processes")
+    progress.waiting("1 of the trials is being made by other processes")
+
+
+def test_a_log_of_a_shared_search_counts_what_others_make_and_waits_once() -> None:
+    console = log_file()
+    search_shared(LineProgress(console))
+    assert written(console).splitlines() == [
+        "[1/4] glora, trial 1: 8 steps",
+        "[1/4] glora, trial 1: accuracy 0.7 [beta=0.9]",
+        "1 of the trials is being made by other processes",
+    ]
+
+
+def test_bars_of_a_shared_search_count_what_others_make() -> None:
+    console = terminal()
+    progress = BarProgress(console)
+    with progress:
+        progress.begin(4, 32, noun="trial")
+        progress.left(1)
+        progress._bars.refresh()
+        assert "trial 4 of 4" in written(console)
+        assert "24/32" in written(console)
+        progress.waiting("1 of the trials is being made by other processes")
+        progress._bars.refresh()
+    assert "1 of the trials is being made by other processes" in written(console)
+
+
 @pytest.mark.parametrize(
     ("seconds", "said"),
     [
