@@ -275,14 +275,14 @@ def train_within_join(job: Job, batches: tuple[int, int]) -> dict[str, Any]:
     return outcome(run)
 
 
-def train_with_accelerate(size: int) -> dict[str, Any]:
-    """The loop of docs/usage.md; the last batch of an epoch is not whole."""
+def train_with_accelerate(size: int, rows: int = 72) -> dict[str, Any]:
+    """The loop of docs/usage.md. With 72 rows an epoch ends in the midst of an accumulation, with 69 of a batch as well."""
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
     job = Job()
     torch.manual_seed(0)
     inner = get_peft_model(Net(branch=False, checkpointed=False), LoraConfig(r=4, lora_alpha=8, target_modules=TARGETS))
     optimizer = torch.optim.AdamW([p for p in inner.parameters() if p.requires_grad], lr=1e-2)
-    data = torch.cat([batch_of(step) for step in range(5)])[:72]
+    data = torch.cat([batch_of(step) for step in range(5)])[:rows]
     loader = DataLoader(data, batch_size=8 // size)
     model, optimizer, loader = accelerator.prepare(inner, optimizer, loader)
     allocator = RankAllocator(model, optimizer, RankAllocationConfig(warmup_steps=WARMUP))

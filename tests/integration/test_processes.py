@@ -190,9 +190,13 @@ def test_within_join(tmp_path: Path) -> None:
 
 
 def test_accelerate_with_an_uneven_last_batch(tmp_path: Path) -> None:
-    results = together(train_with_accelerate, 2, tmp_path, 2)
+    results = together(train_with_accelerate, 2, tmp_path / "whole", 2)
     (alone,) = together(train_with_accelerate, 1, tmp_path / "alone", 1)
     same(results, alone)
+    # accelerate fills up each process's last batch, so this is not what one process sees
+    uneven = together(train_with_accelerate, 2, tmp_path / "uneven", 2, 69)
+    same(uneven, uneven[0])
+    assert differences(uneven[0]["weights"], results[0]["weights"])
 
 
 @pytest.mark.slow
