@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from glora.allocator import RankAllocator
     from glora.checkpoints import last_complete_checkpoint
     from glora.configuration import RankAllocationConfig
+    from glora.lora_acceleration import accelerate_lora
     from glora.probe import suggest_ranks
     from glora.rank_allocation import allocate_ranks
     from glora.rank_log import RankLogCallback
@@ -27,6 +28,7 @@ __all__ = [
     "RankAllocator",
     "RankLogCallback",
     "__version__",
+    "accelerate_lora",
     "allocate_ranks",
     "export_uniform",
     "last_complete_checkpoint",
@@ -40,6 +42,7 @@ _HOMES = {
     "RankAllocationConfig": "configuration",
     "RankAllocator": "allocator",
     "RankLogCallback": "rank_log",
+    "accelerate_lora": "lora_acceleration",
     "allocate_ranks": "rank_allocation",
     "export_uniform": "uniform_export",
     "last_complete_checkpoint": "checkpoints",
