@@ -103,11 +103,11 @@ def _forward(
     dropout: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """y; h as (r, T); and the mask of dropout."""
-    y = F.linear(x, W, b)
     seen, mask = x.to(A.dtype), None
     if dropout:
         seen, mask = torch.native_dropout(seen, dropout, True)
     h = torch.mm(A, _rows(seen).t())
+    y = F.linear(x, W, b)  # just before it is added to, while a cache still has it
     if y.dtype == A.dtype:
         y.view(-1, y.shape[-1]).addmm_(h.t(), B.t(), alpha=scaling)
     else:
@@ -129,11 +129,6 @@ def _backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ..
             of_up = torch.addmm(B, g.t(), h.t(), beta=0, alpha=s)
         else:
             of_up = torch.addmm(B.t(), h, g, beta=0, alpha=s).t()
-    if of_A:
-        seen = x.to(A.dtype)
-        if mask is not None:
-            seen = torch.ops.aten.native_dropout_backward(seen, mask, keep)
-        of_down = torch.addmm(A, g_h, _rows(seen), beta=0, alpha=s)
     if of_x:
         of_input = torch.mm(gradient, W)
         if mask is None and A.dtype == W.dtype:
@@ -145,6 +140,11 @@ def _backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ..
             if mask is not None:
                 branch = torch.ops.aten.native_dropout_backward(branch, mask, keep)
             of_input.add_(branch, alpha=s)
+    if of_A:
+        seen = x.to(A.dtype)
+        if mask is not None:
+            seen = torch.ops.aten.native_dropout_backward(seen, mask, keep)
+        of_down = torch.addmm(A, g_h, _rows(seen), beta=0, alpha=s)
     if of_b:
         of_bias = gradient.sum(0)
     return of_input, None, of_bias, of_down, of_up, None, None

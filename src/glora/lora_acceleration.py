@@ -105,19 +105,10 @@ def forward(self: Linear, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.T
 
     Its name is that of the method it stands for: where a model is pickled, it comes back with PEFT's.
     """
-    if args or kwargs or (adapter := _adapter_to_fuse(self, x)) is None:
+    if args or kwargs or (call := _fused_call(self, x)) is None:
         plain: torch.Tensor = Linear.forward(self, x, *args, **kwargs)
         return plain
-    base, dropout = self.base_layer, self.lora_dropout[adapter]
-    return fused_lora(
-        x,
-        base.weight,
-        base.bias,
-        self.lora_A[adapter].weight,
-        self.lora_B[adapter].weight,
-        self.scaling[adapter],
-        dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0,
-    )
+    return fused_lora(x, *call)
 
 
 def _why_not(layer: LoraLayer) -> str | None:
@@ -138,45 +129,52 @@ def _why_not(layer: LoraLayer) -> str | None:
     return None
 
 
-def _adapter_to_fuse(layer: Linear, x: torch.Tensor) -> str | None:
-    """The one adapter that this call can be fused with; None if the call is PEFT's."""
+def _fused_call(layer: Linear, x: torch.Tensor) -> tuple[Any, ...] | None:
+    """W, b, A, B, s and the dropout of the one adapter that this call can be fused with; None if the call is PEFT's.
+
+    Asked at every call of every layer, so it reads dictionaries where attributes of a module would cost a search each.
+    """
     if (
         torch.compiler.is_compiling()
         or torch._C._get_tracing_state() is not None
         or torch._C._are_functorch_transforms_active()
         or nn.modules.module._has_any_global_hook()  # type: ignore[no-untyped-call]
-        or layer.disable_adapters
+        or layer._disable_adapters
         or layer.merged_adapters
     ):
         return None
-    active = [name for name in layer.active_adapters if name in layer.lora_A]
+    parts = layer._modules
+    base, downs = parts["base_layer"], parts["lora_A"]._modules
+    active = [name for name in layer.active_adapters if name in downs]
     if len(active) != 1 or active[0] in layer.lora_variant:
         return None
-    adapter: str = active[0]
-    base, down, up = layer.base_layer, layer.lora_A[adapter], layer.lora_B[adapter]
-    dropout = layer.lora_dropout[adapter]
+    adapter = active[0]
+    down, up, dropout = downs[adapter], parts["lora_B"]._modules[adapter], parts["lora_dropout"]._modules[adapter]
     if not (
         type(base) is type(down) is type(up) is nn.Linear
         and type(dropout) in (nn.Identity, nn.Dropout)
-        and up.bias is None
-        and not any(map(_is_watched, (base, down, up, dropout)))
+        and not (_is_watched(base) or _is_watched(down) or _is_watched(up) or _is_watched(dropout))
     ):
         return None
-    W, A, B = base.weight, down.weight, up.weight
+    W: Any = base._parameters["weight"]
+    A: Any = down._parameters["weight"]
+    B: Any = up._parameters["weight"]
+    dtype, of_adapter, device = x.dtype, A.dtype, x.device
     if not (
         type(x) in (torch.Tensor, nn.Parameter)
         and type(W) is type(A) is type(B) is nn.Parameter
         and not W.requires_grad
-        and A.dtype == B.dtype
-        and x.dtype in _DTYPES
-        and W.dtype in _DTYPES
-        and A.dtype in _DTYPES
-        and x.device == W.device == A.device
-        and (layer.cast_input_dtype_enabled or x.dtype == A.dtype)
-        and (x.dtype == W.dtype or torch.is_autocast_enabled(x.device.type))
+        and up._parameters["bias"] is None
+        and dtype in _DTYPES
+        and of_adapter in _DTYPES
+        and of_adapter == B.dtype
+        and device == W.device == A.device
+        and (dtype == of_adapter or layer.cast_input_dtype_enabled)
+        and (dtype == W.dtype or (W.dtype in _DTYPES and torch.is_autocast_enabled(device.type)))
     ):
         return None
-    return adapter
+    p = dropout.p if type(dropout) is nn.Dropout and dropout.training else 0.0
+    return W, base._parameters["bias"], A, B, layer.scaling[adapter], p
 
 
 def _is_watched(module: nn.Module) -> bool:
@@ -186,7 +184,7 @@ def _is_watched(module: nn.Module) -> bool:
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
-        or "forward" in vars(module)
+        or "forward" in module.__dict__
     )
 
 

@@ -1,0 +1,58 @@
+"""How recording and reallocation grow: with the number of matrices, their size, and their rank."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+from glora import RankAllocationConfig, RankAllocator
+
+# (matrices, d, r)
+CASES = [
+    *((n, 64, 8) for n in (10, 100, 1_000, 10_000)),
+    *((24, d, 8) for d in (256, 1024, 4096)),
+    *((100, 768, r) for r in (2, 8, 64)),
+]
+STEPS = 5
+
+
+def grow(matrices: int, d: int, rank: int, device: torch.device) -> dict[str, Any]:
+    """Gradients are drawn and not computed: what is measured begins where the backward pass ends."""
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.randn(d, d), requires_grad=False)
+    base = nn.ModuleList(nn.Linear(1, 1, bias=False) for _ in range(matrices))
+    for linear in base:
+        linear.weight, linear.in_features, linear.out_features = weight, d, d
+    model = get_peft_model(base, LoraConfig(r=rank, target_modules=r"\d+")).to(device)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
+    allocator = RankAllocator(model, optimizer, RankAllocationConfig(warmup_steps=STEPS))
+    reading, reallocate = [], allocator._reallocate
+    reallocation = 0.0
+
+    def timed() -> None:
+        nonlocal reallocation
+        start = time.perf_counter()
+        reallocate()
+        reallocation = time.perf_counter() - start
+
+    allocator._reallocate = timed
+    for _ in range(STEPS):
+        for parameter in trained:
+            parameter.grad = torch.randn_like(parameter) * torch.rand((), device=device)
+        start = time.perf_counter()
+        allocator.step()
+        reading.append(time.perf_counter() - start)
+        optimizer.step()
+    return {
+        "matrices": matrices,
+        "d": d,
+        "rank": rank,
+        "recording_seconds": round(statistics.median(reading), 7),
+        "reallocation_seconds": round(reallocation, 6),
+    }

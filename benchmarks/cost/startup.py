@@ -1,0 +1,28 @@
+"""How long a new process takes to begin: the command line's help, and the imports."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+COMMANDS = {
+    "python -c pass": ["-c", "pass"],
+    "glora --help": ["-m", "glora", "--help"],
+    "import glora": ["-c", "import glora"],
+    "import peft": ["-c", "import peft"],
+    "from glora import RankAllocationCallback": ["-c", "from glora import RankAllocationCallback"],
+    "from transformers import Trainer; import peft": ["-c", "from transformers import Trainer; import peft"],
+}
+
+
+def start_up(runs: int) -> dict[str, list[float]]:
+    """Seconds of each command in each round; one round before them, that fills the caches, is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in COMMANDS}
+    for number in range(-1, runs):
+        for name, arguments in COMMANDS.items():
+            start = time.perf_counter()
+            subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+            if number >= 0:
+                seconds[name].append(round(time.perf_counter() - start, 4))
+    return seconds

@@ -1,0 +1,120 @@
+"""Steps of all variants in one process: interleaved in random order, so that the machine's drift hits all alike."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import defaultdict
+from typing import Any
+
+import torch
+from variants import Variant, never_waiting
+
+from glora.experiments.adalora import INITIAL_BUDGET
+
+SETTLING = 3  # rounds that are made and not counted
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def interleave(
+    variants: dict[str, Variant], batch: dict[str, Any], rounds: int, device: torch.device, clock: str
+) -> dict[str, list[float]]:
+    """Seconds of each variant's step in each round."""
+    now = CLOCKS[clock]
+    order, shuffle = list(variants), random.Random(0).shuffle
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for number in range(-SETTLING, rounds):
+        shuffle(order)
+        for name in order:
+            synchronize(device)
+            start = now()
+            if number < 0:  # the first step may wait: it looks at the optimiser
+                variants[name].step(batch)
+            else:
+                with never_waiting():
+                    variants[name].step(batch)
+            synchronize(device)
+            if number >= 0:
+                seconds[name].append(now() - start)
+    return seconds
+
+
+def memory(variant: Variant, batch: dict[str, Any], device: torch.device) -> dict[str, int]:
+    """Bytes: held between steps, added to that at the height of a step, and kept from its forward to its backward pass."""
+    held = {}
+    tensors = [*variant.model.parameters(), *variant.model.buffers()]
+    if variant.optimizer is not None:
+        tensors += [t for state in variant.optimizer.state.values() for t in state.values() if torch.is_tensor(t)]
+    for tensor in tensors:
+        held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    return {"held": sum(held.values()), "step": _height(variant, batch, device), "kept": _kept(variant, batch, held)}
+
+
+def _height(variant: Variant, batch: dict[str, Any], device: torch.device) -> int:
+    """The most that a step has allocated at once and not yet freed; on a CPU by the profiler's list of allocations."""
+    if device.type == "cuda":
+        synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        variant.step(batch)
+        synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        variant.step(batch)
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    live = height = 0
+    for event in events:
+        live += event.nbytes()
+        height = max(height, live)
+    return height
+
+
+def _kept(variant: Variant, batch: dict[str, Any], held: dict[int, int]) -> int:
+    """Each storage once, however often it is saved; weights and inputs are not counted."""
+    known = {*held, *(tensor.untyped_storage().data_ptr() for tensor in batch.values())}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = (variant.forward or variant.model)(**batch).loss
+    del loss
+    return sum(kept.values())
+
+
+def profile(variant: Variant, batch: dict[str, Any], rank: int, steps: int = 5) -> dict[str, float]:
+    """Milliseconds of a step by kind of operation: each operation's median over some steps, added up."""
+    runs, ranks = [], {rank, round(INITIAL_BUDGET * rank)}  # AdaLoRA begins with more
+    for _ in range(steps):
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profiled:
+            variant.step(batch)
+        times: dict[str, float] = defaultdict(float)
+        for event in profiled.events():
+            times[_kind(event.name, event.input_shapes, ranks)] += event.self_cpu_time_total / 1e3
+        runs.append(times)
+    kinds = sorted({kind for run in runs for kind in run})
+    return {kind: sorted(run.get(kind, 0.0) for run in runs)[steps // 2] for kind in kinds}
+
+
+def _kind(name: str, shapes: list[list[int]], ranks: set[int]) -> str:
+    if name in ("aten::mm", "aten::addmm", "aten::addmm_"):
+        return "thin products" if any(set(shape) & ranks for shape in shapes if len(shape) == 2) else "products with W"
+    if name in ("aten::add", "aten::add_", "aten::mul", "aten::mul_"):
+        return "additions and scalings"
+    if name.startswith("aten::") and ("bmm" in name or "attention" in name or name == "aten::sum"):
+        return "attention's products and sums"
+    if "adam" in name.lower() or name.startswith("Optimizer"):
+        return "optimiser"
+    if name.startswith("aten::"):
+        return "other operations"
+    return "bookkeeping"

@@ -1,0 +1,228 @@
+"""What is compared: one object a variant, each with a model of its own, all of them on the same frozen weights."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from peft import AdaLoraConfig, LoraConfig, get_peft_model
+from torch import nn
+
+from glora import RankAllocationConfig, RankAllocator, accelerate_lora
+from glora.experiments.adalora import INITIAL_BUDGET, ORTHOGONALITY_WEIGHT, AdaLoraSchedule
+from glora.ranked_adapter import RankedAdapter
+
+WARMUP = 4  # steps before a reallocation
+ADALORA_STEPS = 1000  # AdaLoRA masks between its first 120 and its last 500 of these, and that phase is measured
+
+
+@dataclass
+class Variant:
+    """A way to train, and its step.
+
+    Attributes:
+        model: The model.
+        optimizer: AdamW over what is trained, as Trainer makes it; None for the floor.
+        allocator: The RankAllocator that records, or that has reallocated.
+        after_step: What comes between the optimiser's step and zero_grad.
+        forward: The forward pass, where it is not the model's own.
+        notes: What was measured while the variant was made.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer | None = None
+    allocator: RankAllocator | None = None
+    after_step: Callable[[], None] | None = None
+    forward: Callable[..., Any] | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+
+    def step(self, batch: dict[str, Any]) -> None:
+        loss = (self.forward or self.model)(**batch).loss
+        with no_waiting(loss.device):
+            loss.backward()
+            if self.allocator is not None:
+                with self.timed("recording"):
+                    self.allocator.step()
+            if self.optimizer is None:
+                return
+            self.optimizer.step()
+            if self.after_step is not None:
+                with self.timed("after_step"):
+                    self.after_step()
+            self.optimizer.zero_grad()
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """On a GPU: the time to queue the work."""
+        start = time.perf_counter()
+        yield
+        self.seconds.setdefault(what, []).append(time.perf_counter() - start)
+
+
+_may_wait = True
+
+
+@contextmanager
+def never_waiting() -> Iterator[None]:
+    """From here on a wait for the device between the loss and zero_grad is an error."""
+    global _may_wait  # noqa: PLW0603
+    _may_wait = False
+    yield
+    _may_wait = True
+
+
+@contextmanager
+def no_waiting(device: torch.device) -> Iterator[None]:
+    if device.type != "cuda" or _may_wait:
+        yield
+        return
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+class Factory:
+    """Makes the variants of one base model at one rank.
+
+    Args:
+        base: The model; all variants but full fine-tuning share its weights.
+        batch: What warm-up steps are made with.
+        rank: LoRA's rank.
+        task: PEFT's task type.
+    """
+
+    def __init__(self, base: nn.Module, batch: dict[str, Any], rank: int, task: str) -> None:
+        self.base, self.batch, self.rank, self.task = base, batch, rank, task
+        self.makers: dict[str, Callable[[], Variant]] = {
+            "LoRA": self.lora,
+            "frozen": self.frozen,
+            "frozen, with LoRA's backward pass": self.frozen_as_lora,
+            "full fine-tuning": self.full,
+            "AdaLoRA": self.adalora,
+            "AdaLoRA without its penalty": lambda: self.adalora(penalty=False),
+            "GLoRA records, delta": self.recording,
+            "GLoRA records, delta_exact, m = 16": lambda: self.recording(signal="delta_exact", exact_every=16),
+            "GLoRA records, delta_exact, m = 1": lambda: self.recording(signal="delta_exact", exact_every=1),
+            "GLoRA reallocated": self.reallocated,
+            "GLoRA reallocated, min_rank 1": lambda: self.reallocated(min_rank=1),
+            "GLoRA reallocated, parameter budget": lambda: self.reallocated(budget="parameters"),
+            "GLoRA reallocated, parameter budget, min_rank 1": lambda: self.reallocated(
+                budget="parameters", min_rank=1
+            ),
+            "GLoRA reallocated, last third only": self.last_third,
+            "LoRA, accelerated": lambda: accelerated(self.lora()),
+            "GLoRA reallocated, accelerated": lambda: accelerated(self.reallocated()),
+            "GLoRA reallocated, last third only, accelerated": lambda: accelerated(self.last_third()),
+        }
+
+    def copy_of_base(self) -> nn.Module:
+        """A model of its own on the same parameters."""
+        shared = {id(parameter): parameter for parameter in self.base.parameters()}
+        return copy.deepcopy(self.base, shared).train()
+
+    def frozen(self) -> Variant:
+        """Forward, and backward for the inputs only."""
+        model = self.copy_of_base().requires_grad_(False)
+        model.get_input_embeddings().register_forward_hook(ask_for_gradients)
+        return Variant(model)
+
+    def frozen_as_lora(self) -> Variant:
+        """Forward, and backward to the output of every matrix that LoRA would adapt: what remains of LoRA if its branches
+        were free. It differs from `frozen` where a matrix's input is no function of the model's."""
+        model = self.copy_of_base().requires_grad_(False)
+        for name in self.targets():
+            model.get_submodule(name).register_forward_hook(ask_for_gradients)
+        return Variant(model)
+
+    def full(self) -> Variant:
+        model = copy.deepcopy(self.base).train().requires_grad_(True)
+        return Variant(model, adamw(model))
+
+    def lora(self) -> Variant:
+        torch.manual_seed(0)
+        config = LoraConfig(r=self.rank, lora_alpha=2 * self.rank, target_modules="all-linear", task_type=self.task)
+        model = get_peft_model(self.copy_of_base(), config).train()
+        return Variant(model, adamw(model))
+
+    def adalora(self, *, penalty: bool = True) -> Variant:
+        schedule = AdaLoraSchedule.of(ADALORA_STEPS)
+        torch.manual_seed(0)
+        config = AdaLoraConfig(
+            init_r=round(INITIAL_BUDGET * self.rank),
+            target_r=self.rank,
+            lora_alpha=2 * INITIAL_BUDGET * self.rank,
+            target_modules=self.targets(),
+            task_type=self.task,
+            orth_reg_weight=ORTHOGONALITY_WEIGHT,
+            **asdict(schedule),
+        )
+        model = get_peft_model(self.copy_of_base(), config).train()
+        made = iter(range(schedule.tinit + 1, ADALORA_STEPS))
+        return Variant(
+            model,
+            adamw(model),
+            after_step=lambda: model.base_model.update_and_allocate(next(made)),
+            forward=None if penalty else model.base_model.model,  # PEFT adds the penalty outside of it
+        )
+
+    def recording(self, **fields: Any) -> Variant:
+        variant = self.lora()
+        config = RankAllocationConfig(warmup_steps=1_000_000, **fields)
+        variant.allocator = RankAllocator(variant.model, variant.optimizer, config)
+        return variant
+
+    def reallocated(self, **fields: Any) -> Variant:
+        variant = self.lora()
+        variant.allocator = RankAllocator(
+            variant.model, variant.optimizer, RankAllocationConfig(warmup_steps=WARMUP, **fields)
+        )
+        last = variant.allocator._reallocate
+
+        def timed() -> None:
+            with variant.timed("reallocation"):
+                last()
+
+        variant.allocator._reallocate = timed
+        for _ in range(WARMUP):
+            variant.step(self.batch)
+        ranks = variant.allocator.ranks
+        variant.notes = {
+            "reallocation_seconds": variant.seconds.pop("reallocation")[0],
+            "matrices_without_adapter": sum(rank == 0 for rank in ranks.values()),
+            "largest_rank": max(ranks.values()),
+        }
+        variant.allocator.detach()
+        variant.allocator = None
+        variant.seconds.clear()
+        return variant
+
+    def last_third(self) -> Variant:
+        """What min_rank 0 can do at best: the same total rank, all of it in the last third of the matrices."""
+        names = self.targets()
+        return self.reallocated(max_rank=dict.fromkeys(names[: 2 * len(names) // 3], 0))
+
+    def targets(self) -> list[str]:
+        return list(RankedAdapter(self.lora().model).layers)
+
+
+def ask_for_gradients(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+    if not output.requires_grad:
+        output.requires_grad_()
+
+
+def accelerated(variant: Variant) -> Variant:
+    accelerate_lora(variant.model)
+    return variant
+
+
+def adamw(model: nn.Module) -> torch.optim.Optimizer:
+    """Trainer's default, adamw_torch_fused."""
+    return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
