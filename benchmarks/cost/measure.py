@@ -22,7 +22,7 @@ import torch
 from growth import CASES, grow
 from startup import start_up
 from steps import CLOCKS, SETTLING, interleave, memory, profile
-from variants import Factory
+from variants import Factory, Variant
 from workloads import WORKLOADS, make_batch
 
 from glora.experiments.provenance import collect_provenance, utc_now
@@ -120,20 +120,26 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.getLogger("glora").setLevel(logging.WARNING)
     torch.set_num_threads(arguments.threads)
+    clock = arguments.clock
+    Variant.clock = CLOCKS[clock]
     device = torch.device(arguments.device)
 
     wanted = arguments.only or [*WORKLOADS, "growth", "startup"]
     for key, workload in WORKLOADS.items():
         if key in wanted and device.type in workload.devices:
             for rank in arguments.ranks:
-                record = measure_steps(key, rank, arguments.rounds or ROUNDS[key], device, arguments.clock)
+                record = measure_steps(key, rank, arguments.rounds or ROUNDS[key], device, clock)
                 write(record, f"{device.type}-{key}-rank-{rank}", arguments.output)
                 gc.collect()
     if "growth" in wanted:
-        cases = [grow(*case, device) for case in CASES]
-        write({"kind": "growth", "device": device.type, "cases": cases}, f"{device.type}-growth", arguments.output)
+        cases = [grow(*case, device, CLOCKS[clock]) for case in CASES]
+        write(
+            {"kind": "growth", "device": device.type, "clock": clock, "cases": cases},
+            f"{device.type}-growth",
+            arguments.output,
+        )
     if "startup" in wanted:
-        write({"kind": "startup", "commands": start_up(5)}, "startup", arguments.output)
+        write({"kind": "startup", "clock": clock, "commands": start_up(5, clock)}, "startup", arguments.output)
 
 
 if __name__ == "__main__":

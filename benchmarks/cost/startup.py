@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 import time
@@ -16,13 +17,20 @@ COMMANDS = {
 }
 
 
-def start_up(runs: int) -> dict[str, list[float]]:
+def processor_seconds() -> float:
+    """Of the processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def start_up(runs: int, clock: str) -> dict[str, list[float]]:
     """Seconds of each command in each round; one round before them, that fills the caches, is not counted."""
+    now = processor_seconds if clock == "cpu" else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in COMMANDS}
     for number in range(-1, runs):
         for name, arguments in COMMANDS.items():
-            start = time.perf_counter()
+            start = now()
             subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
             if number >= 0:
-                seconds[name].append(round(time.perf_counter() - start, 4))
+                seconds[name].append(round(now() - start, 4))
     return seconds

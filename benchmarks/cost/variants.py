@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from peft import AdaLoraConfig, LoraConfig, get_peft_model
@@ -32,6 +32,8 @@ class Variant:
         after_step: What comes between the optimiser's step and zero_grad.
         forward: The forward pass, where it is not the model's own.
         notes: What was measured while the variant was made.
+        seconds: What parts of a step took.
+        clock: Measures them.
     """
 
     model: nn.Module
@@ -41,6 +43,7 @@ class Variant:
     forward: Callable[..., Any] | None = None
     notes: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, list[float]] = field(default_factory=dict)
+    clock: ClassVar[Callable[[], float]] = time.perf_counter
 
     def step(self, batch: dict[str, Any]) -> None:
         loss = (self.forward or self.model)(**batch).loss
@@ -60,9 +63,9 @@ class Variant:
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:
         """On a GPU: the time to queue the work."""
-        start = time.perf_counter()
+        start = self.clock()
         yield
-        self.seconds.setdefault(what, []).append(time.perf_counter() - start)
+        self.seconds.setdefault(what, []).append(self.clock() - start)
 
 
 _may_wait = True

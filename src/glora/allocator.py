@@ -25,6 +25,7 @@ from glora._logging import get_logger
 from glora.configuration import RankAllocationConfig
 from glora.first_step import FirstStep
 from glora.gradient_norms import GradientNorms
+from glora.input_gradients import release_input_gradients
 from glora.learned_update import last_singular_values
 from glora.lora_layers import drawn_factor, experts, factors
 from glora.norm_average import NormAverage
@@ -251,6 +252,8 @@ class RankAllocator:
         if state["ranks"] != self.ranks:
             self._processes.refuse_unknown_wrapper()
             self.adapter.set_ranks(state["ranks"], optimizer=self._optimizer)
+        if state["allocated"]:
+            release_input_gradients(self.adapter.root)
         self.adapter.initial_ranks = {name: state["initial_ranks"][name] for name in self.adapter.layers}
         if self.config.total_rank is None:
             self.total_rank = sum(self.adapter.initial_ranks.values())
@@ -345,6 +348,7 @@ class RankAllocator:
             self.adapter.set_ranks(ranks, optimizer=self._optimizer, keep=self.config.keep, seed=seed, share=share)
             self._processes.check_shared(ranks)
             self._same_gradients = SameGradients(self._optimizer, self._processes, self._parameters)
+            release_input_gradients(self.adapter.root)
             self._reallocations += 1
             self.allocated = True
             self.reallocation = Reallocation(
