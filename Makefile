@@ -37,8 +37,9 @@ lint: $(READY)   ## ruff: style and formatting
 types: $(READY)  ## mypy, strict for the core
 	@$(BIN)/mypy
 
-bench: $(READY)  ## measure the cost of a step (see benchmarks/)
-	@echo "No benchmark yet."
+bench: $(READY)  ## measure what a step costs, and make the tables of docs/cost.md (13 minutes)
+	@$(BIN)/python benchmarks/cost/measure.py
+	@$(BIN)/python benchmarks/cost/table.py
 
 wheel: $(READY)  ## build the wheel into dist/
 	@rm -rf dist

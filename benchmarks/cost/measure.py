@@ -1,6 +1,6 @@
 """Measures what LoRA, AdaLoRA, GLoRA and accelerate_lora cost, and writes one JSON record for each model and rank.
 
-    python benchmarks/cost/measure.py                      everything; about 12 minutes on two quiet cores
+    python benchmarks/cost/measure.py                      everything; about 13 minutes on two quiet cores
     python benchmarks/cost/measure.py --only minilm --ranks 8 --rounds 5
 
 On a GPU (`--device cuda`, chosen where there is one) models are in bfloat16 with 32 sequences of 128 tokens, there is a 0.6 B
@@ -29,7 +29,7 @@ from glora.experiments.provenance import collect_provenance, utc_now
 
 RECORDS = Path(__file__).parent / "records"
 RANKS = (8, 2, 64)
-ROUNDS = {"minilm": 30, "deberta": 14, "qwen3": 30}
+ROUNDS = {"minilm": 20, "deberta": 8, "qwen3": 20}
 # At other ranks than the first, what changes with the rank.
 AT_EVERY_RANK = (
     "LoRA",
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--only", choices=[*WORKLOADS, "growth", "startup"], action="append")
     parser.add_argument("--ranks", type=int, nargs="+", default=RANKS)
-    parser.add_argument("--rounds", type=int, help="steps of each variant; default 30, for DeBERTa's size 14")
+    parser.add_argument("--rounds", type=int, help="steps of each variant; default 20, for DeBERTa's size 8")
     parser.add_argument("--threads", type=int, default=2, help="threads of an operation on the CPU")
     parser.add_argument(
         "--clock",
@@ -139,7 +139,7 @@ def main() -> None:
             arguments.output,
         )
     if "startup" in wanted:
-        write({"kind": "startup", "clock": clock, "commands": start_up(5, clock)}, "startup", arguments.output)
+        write({"kind": "startup", "clock": clock, "commands": start_up(3, clock)}, "startup", arguments.output)
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def _kept(variant: Variant, batch: dict[str, Any], held: dict[int, int]) -> int:
     return sum(kept.values())
 
 
-def profile(variant: Variant, batch: dict[str, Any], rank: int, steps: int = 5) -> dict[str, float]:
+def profile(variant: Variant, batch: dict[str, Any], rank: int, steps: int = 3) -> dict[str, float]:
     """Milliseconds of a step by kind of operation: each operation's median over some steps, added up."""
     runs, ranks = [], {rank, round(INITIAL_BUDGET * rank)}  # AdaLoRA begins with more
     for _ in range(steps):

@@ -1,0 +1,200 @@
+"""Makes the tables of docs/cost.md from the records, in their place between its two marks.
+
+python benchmarks/cost/table.py            writes docs/cost.md
+python benchmarks/cost/table.py --check    says whether it is what the records give
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+RECORDS = HERE / "records"
+DOCUMENT, README = HERE.parents[1] / "docs" / "cost.md", HERE.parents[1] / "README.md"
+BEGIN, END = "<!-- made by benchmarks/cost/table.py -->", "<!-- until here -->"
+RESAMPLES = 2000
+Record = dict[str, Any]
+
+
+def read_records(folder: Path = RECORDS) -> list[Record]:
+    """In the order of the tables: a GPU's first, the first model's first, rank 8 first."""
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    kinds = ("steps", "growth", "startup")
+    models = ("minilm", "deberta", "qwen3")
+
+    def place(record: Record) -> tuple[Any, ...]:
+        model = models.index(record["model"]) if "model" in record else 0
+        rank = record.get("rank", 0)
+        return kinds.index(record["kind"]), record.get("device") != "cuda", model, rank != 8, rank
+
+    return sorted(records, key=place)
+
+
+def render(records: list[Record]) -> str:
+    sections = {"steps": _steps, "growth": _growth, "startup": _startup}
+    return "\n\n".join(sections[record["kind"]](record) for record in records)
+
+
+def median_ratio(seconds: list[float], of: list[float]) -> tuple[float, float, float]:
+    """The median over the rounds of the ratio within a round, and its bootstrap interval of 95 %."""
+    ratios = [a / b for a, b in zip(seconds, of, strict=True)]
+    draw = random.Random(0)
+    medians = sorted(statistics.median(draw.choices(ratios, k=len(ratios))) for _ in range(RESAMPLES))
+    return statistics.median(ratios), medians[int(0.025 * RESAMPLES)], medians[int(0.975 * RESAMPLES) - 1]
+
+
+def _steps(record: Record) -> str:
+    variants = record["variants"]
+    lora = variants["LoRA"]
+    step = statistics.median(lora["seconds"])
+    tokens = f"{record['sequences']} × {record['length']} tokens"
+    parts = [
+        f"### {record['title']}, rank {record['rank']}, {record['dtype']}\n",
+        f"{record['matrices']} matrices, {tokens}, {record['rounds']} rounds. LoRA's step: {step * 1e3:.0f} ms "
+        f"({_where(record)}; load {record['load_average_before']:.1f} before, {record['load_average_after']:.1f} after).\n",
+        "| | step, of LoRA's | 95 % interval | memory, of LoRA's | kept for the backward pass |",
+        "|---|---|---|---|---|",
+    ]
+    for name, variant in variants.items():
+        ratio, low, high = median_ratio(variant["seconds"], lora["seconds"])
+        memory = _height(variant) / _height(lora)
+        kept = variant["memory"]["kept"] / 2**20
+        shown = "1 | " if variant is lora else f"{ratio:.3f} | {low:.3f} to {high:.3f}"
+        parts.append(f"| {name} | {shown} | {memory:.3f} | {kept:.1f} MiB |")
+    parts += ["", *_asides(record, step)]
+    if any("profile_ms" in variant for variant in variants.values()):
+        parts += ["", *_profile(record)]
+    return "\n".join(parts)
+
+
+def _height(variant: Record) -> int:
+    return int(variant["memory"]["held"] + variant["memory"]["step"])
+
+
+def _asides(record: Record, step: float) -> list[str]:
+    """What was timed within the steps."""
+    lines = ["| within a step | time | of LoRA's step |", "|---|---|---|"]
+    for name, variant in record["variants"].items():
+        timed = {
+            "allocator.step()": variant.get("recording_seconds"),
+            "update_and_allocate": variant.get("after_step_seconds"),
+            "the reallocation, once": [variant["reallocation_seconds"]] if "reallocation_seconds" in variant else None,
+        }
+        for what, seconds in timed.items():
+            if seconds:
+                spent = statistics.median(seconds)
+                ranks = ""
+                if "largest_rank" in variant:
+                    without = variant["matrices_without_adapter"]
+                    ranks = f" ({without} without an adapter, largest rank {variant['largest_rank']})"
+                share = f"{spent / step:.2f} steps" if spent > step / 10 else f"{spent / step:.2%}"
+                lines.append(f"| {name}: {what}{ranks} | {spent * 1e3:.2f} ms | {share} |")
+    return lines
+
+
+def _profile(record: Record) -> list[str]:
+    profiles = {name: v["profile_ms"] for name, v in record["variants"].items() if "profile_ms" in v}
+    kinds = sorted({kind for p in profiles.values() for kind in p}, key=lambda k: -profiles["LoRA"].get(k, 0))
+    lines = [
+        f"| profile, ms | {' | '.join(profiles)} |",
+        f"|---|{'---|' * len(profiles)}",
+        *(f"| {kind} | {' | '.join(f'{p.get(kind, 0):.1f}' for p in profiles.values())} |" for kind in kinds),
+    ]
+    return lines
+
+
+def _growth(record: Record) -> str:
+    rows = [
+        f"| {c['matrices']:,} | {c['d']:,} | {c['rank']} | {c['recording_seconds'] * 1e3:.2f} ms | "
+        f"{c['reallocation_seconds'] * 1e3:,.0f} ms |"
+        for c in record["cases"]
+    ]
+    return "\n".join(
+        [
+            "### Growth\n",
+            f"Square matrices, gradients drawn at random ({_where(record)}).\n",
+            "| matrices | d | r | allocator.step() | the reallocation |",
+            "|---|---|---|---|---|",
+            *rows,
+        ]
+    )
+
+
+def _startup(record: Record) -> str:
+    rows = [
+        f"| `{name}` | {statistics.median(seconds):.2f} s | {min(seconds):.2f} to {max(seconds):.2f} s |"
+        for name, seconds in record["commands"].items()
+    ]
+    runs = len(next(iter(record["commands"].values())))
+    return "\n".join(
+        [
+            "### Start-up\n",
+            f"A new process each, {runs} times in turn ({_where(record)}).\n",
+            "| | median | all |",
+            "|---|---|---|",
+            *rows,
+        ]
+    )
+
+
+def _where(record: Record) -> str:
+    machine = record["provenance"]["machine"]
+    where = machine["accelerator"] if record.get("device") == "cuda" else f"{machine['cpu']}, {machine['cores']} cores"
+    if "device" in record and record["device"] == "cpu":
+        where += f", {machine['torch_threads']} thread{'s' if machine['torch_threads'] != 1 else ''}"
+    if record.get("clock") == "cpu":
+        where += ", processor seconds on a busy machine"
+    return f"{where}; {record['measured_at'][:10]}, torch {record['provenance']['versions']['torch']}"
+
+
+def document(text: str, made: str) -> str:
+    """A page with what is between its marks made anew."""
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n{made}\n{END}{rest.split(END)[1]}"
+
+
+def summary(records: list[Record]) -> str:
+    """README's line: what a step of each costs, of LoRA's, at rank 8."""
+    shown = {
+        "AdaLoRA": "AdaLoRA",
+        "GLoRA records, delta": "GLoRA while it records",
+        "GLoRA reallocated": "after the reallocation",
+        "LoRA, accelerated": "LoRA under `accelerate_lora`",
+    }
+    devices = {record["device"] for record in records if record["kind"] == "steps"}
+    device = "cuda" if "cuda" in devices else "cpu"
+    lines = []
+    for record in records:
+        if record["kind"] == "steps" and record["device"] == device and record["rank"] == 8:
+            lora = record["variants"]["LoRA"]["seconds"]
+            ratios = {n: median_ratio(record["variants"][n]["seconds"], lora)[0] for n in shown}
+            costs = ", ".join(f"{shown[name]} {ratio:.2f}" for name, ratio in ratios.items())
+            lines.append(f"- {record['title']} ({'GPU' if device == 'cuda' else 'CPU'}, rank 8): {costs}")
+    return "\n".join(lines)
+
+
+def pages() -> dict[Path, str]:
+    records = read_records()
+    made = {DOCUMENT: f"\n{render(records)}\n", README: summary(records)}
+    return {page: document(page.read_text(encoding="utf-8"), text) for page, text in made.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    for page, text in pages().items():
+        if not check:
+            page.write_text(text, encoding="utf-8")
+        elif page.read_text(encoding="utf-8") != text:
+            sys.exit(f"{page.name} is not what the records give; run python benchmarks/cost/table.py")
+
+
+if __name__ == "__main__":
+    main()
