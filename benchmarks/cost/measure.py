@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from growth import CASES, grow
+from shared_input import measure_shared_input
 from startup import start_up
 from steps import CLOCKS, SETTLING, interleave, memory, profile
 from variants import Factory, Variant
@@ -29,6 +30,7 @@ from glora.experiments.provenance import collect_provenance, utc_now
 
 RECORDS = Path(__file__).parent / "records"
 RANKS = (8, 2, 64)
+OTHERS = ("shared-input", "growth", "startup")
 ROUNDS = {"minilm": 20, "deberta": 8, "qwen3": 20}
 # At other ranks than the first, what changes with the rank.
 AT_EVERY_RANK = (
@@ -106,7 +108,7 @@ def write(record: dict[str, Any], name: str, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--only", choices=[*WORKLOADS, "growth", "startup"], action="append")
+    parser.add_argument("--only", choices=[*WORKLOADS, *OTHERS], action="append")
     parser.add_argument("--ranks", type=int, nargs="+", default=RANKS)
     parser.add_argument("--rounds", type=int, help="steps of each variant; default 20, for DeBERTa's size 8")
     parser.add_argument("--threads", type=int, default=2, help="threads of an operation on the CPU")
@@ -124,13 +126,20 @@ def main() -> None:
     Variant.clock = CLOCKS[clock]
     device = torch.device(arguments.device)
 
-    wanted = arguments.only or [*WORKLOADS, "growth", "startup"]
+    wanted = arguments.only or [*WORKLOADS, *OTHERS]
     for key, workload in WORKLOADS.items():
         if key in wanted and device.type in workload.devices:
             for rank in arguments.ranks:
                 record = measure_steps(key, rank, arguments.rounds or ROUNDS[key], device, clock)
                 write(record, f"{device.type}-{key}-rank-{rank}", arguments.output)
                 gc.collect()
+    if "shared-input" in wanted and device.type == "cpu":
+        cases = measure_shared_input(200, CLOCKS[clock])
+        write(
+            {"kind": "shared input", "device": "cpu", "clock": clock, "cases": cases},
+            "cpu-shared-input",
+            arguments.output,
+        )
     if "growth" in wanted:
         cases = [grow(*case, device, CLOCKS[clock]) for case in CASES]
         write(

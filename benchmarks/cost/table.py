@@ -25,7 +25,7 @@ Record = dict[str, Any]
 def read_records(folder: Path = RECORDS) -> list[Record]:
     """In the order of the tables: a GPU's first, the first model's first, rank 8 first."""
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
-    kinds = ("steps", "growth", "startup")
+    kinds = ("steps", "shared input", "growth", "startup")
     models = ("minilm", "deberta", "qwen3")
 
     def place(record: Record) -> tuple[Any, ...]:
@@ -37,7 +37,7 @@ def read_records(folder: Path = RECORDS) -> list[Record]:
 
 
 def render(records: list[Record]) -> str:
-    sections = {"steps": _steps, "growth": _growth, "startup": _startup}
+    sections = {"steps": _steps, "shared input": _shared_input, "growth": _growth, "startup": _startup}
     return "\n\n".join(sections[record["kind"]](record) for record in records)
 
 
@@ -82,7 +82,7 @@ def _asides(record: Record, step: float) -> list[str]:
     lines = ["| within a step | time | of LoRA's step |", "|---|---|---|"]
     for name, variant in record["variants"].items():
         timed = {
-            "allocator.step()": variant.get("recording_seconds"),
+            "reading norms and averaging": [sum(both) for both in zip(*_recording(variant), strict=True)],
             "update_and_allocate": variant.get("after_step_seconds"),
             "the reallocation, once": [variant["reallocation_seconds"]] if "reallocation_seconds" in variant else None,
         }
@@ -98,6 +98,11 @@ def _asides(record: Record, step: float) -> list[str]:
     return lines
 
 
+def _recording(variant: Record) -> list[list[float]]:
+    """Before the optimiser's step, and after it."""
+    return [variant[what] for what in ("recording_seconds", "averaging_seconds") if what in variant]
+
+
 def _profile(record: Record) -> list[str]:
     profiles = {name: v["profile_ms"] for name, v in record["variants"].items() if "profile_ms" in v}
     kinds = sorted({kind for p in profiles.values() for kind in p}, key=lambda k: -profiles["LoRA"].get(k, 0))
@@ -107,6 +112,22 @@ def _profile(record: Record) -> list[str]:
         *(f"| {kind} | {' | '.join(f'{p.get(kind, 0):.1f}' for p in profiles.values())} |" for kind in kinds),
     ]
     return lines
+
+
+def _shared_input(record: Record) -> str:
+    lines = [
+        "### Query, key and value alone\n",
+        f"Three matrices of d × d on one input, forward and backward; times of PEFT's ({_where(record)}).\n",
+        "| tokens | d | r | PEFT | accelerated | accelerated, A stacked |",
+        "|---|---|---|---|---|---|",
+    ]
+    for case in record["cases"]:
+        peft = case["seconds"]["PEFT"]
+        ratios = [median_ratio(case["seconds"][way], peft) for way in ("accelerated", "accelerated, A stacked")]
+        shown = " | ".join(f"{ratio:.3f} ({low:.3f} to {high:.3f})" for ratio, low, high in ratios)
+        spent = f"{statistics.median(peft) * 1e3:.2f} ms"
+        lines.append(f"| {case['tokens']} | {case['d']} | {case['rank']} | {spent} | {shown} |")
+    return "\n".join(lines)
 
 
 def _growth(record: Record) -> str:

@@ -67,6 +67,13 @@ class Variant:
         yield
         self.seconds.setdefault(what, []).append(self.clock() - start)
 
+    def timing(self, what: str, function: Callable[[], None]) -> Callable[[], None]:
+        def timed() -> None:
+            with self.timed(what):
+                function()
+
+        return timed
+
 
 _may_wait = True
 
@@ -179,7 +186,8 @@ class Factory:
     def recording(self, **fields: Any) -> Variant:
         variant = self.lora()
         config = RankAllocationConfig(warmup_steps=1_000_000, **fields)
-        variant.allocator = RankAllocator(variant.model, variant.optimizer, config)
+        variant.allocator = allocator = RankAllocator(variant.model, variant.optimizer, config)
+        allocator._after_optimizer_step = variant.timing("averaging", allocator._after_optimizer_step)
         return variant
 
     def reallocated(self, **fields: Any) -> Variant:
@@ -187,13 +195,7 @@ class Factory:
         variant.allocator = RankAllocator(
             variant.model, variant.optimizer, RankAllocationConfig(warmup_steps=WARMUP, **fields)
         )
-        last = variant.allocator._reallocate
-
-        def timed() -> None:
-            with variant.timed("reallocation"):
-                last()
-
-        variant.allocator._reallocate = timed
+        variant.allocator._reallocate = variant.timing("reallocation", variant.allocator._reallocate)
         for _ in range(WARMUP):
             variant.step(self.batch)
         ranks = variant.allocator.ranks

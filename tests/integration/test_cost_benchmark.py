@@ -22,7 +22,7 @@ def tiny() -> nn.Module:
 @pytest.fixture
 def measure(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(str(FOLDER))
-    names = ("measure", "workloads", "variants", "steps", "growth", "startup")
+    names = ("measure", "workloads", "variants", "steps", "growth", "startup", "shared_input")
     for name in names:
         sys.modules.pop(name, None)
     module = importlib.import_module("measure")
@@ -54,3 +54,17 @@ def test_growth(measure) -> None:
     case = measure.grow(6, 8, 2, torch.device("cpu"), measure.CLOCKS["cpu"])
     assert case["recording_seconds"] > 0
     assert case["reallocation_seconds"] > 0
+
+
+def test_stacked_gradients_are_those_of_three_layers(measure) -> None:
+    ways = sys.modules["shared_input"]._ways(12, 3)
+    x = torch.randn(5, 12, requires_grad=True)
+    results = []
+    for way in ways.values():
+        outputs = way(x)
+        g = torch.arange(60.0).view(5, 12)
+        torch.autograd.backward(outputs, [g, 2 * g, 3 * g])
+        results.append([*outputs, x.grad])
+        x.grad = None
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0])

@@ -27,7 +27,7 @@ def test_the_pages_are_what_the_records_give(table: ModuleType) -> None:
 
 def test_records_name_no_folder_and_no_host(table: ModuleType) -> None:
     records = table.read_records()
-    assert {record["kind"] for record in records} == {"steps", "growth", "startup"}
+    assert {record["kind"] for record in records} == {"steps", "shared input", "growth", "startup"}
     for record in records:
         text = json.dumps(record)
         assert not any(word in text for word in ("/work", "/home", "/root", "/tmp")), record["kind"]
