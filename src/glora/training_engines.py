@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import FullyShardedDataParallel
+
+if torch.distributed.is_available():
+    from torch.distributed.fsdp import FullyShardedDataParallel
 
 
 def refuse_engines(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
@@ -26,6 +28,8 @@ def refuse_engines(model: nn.Module, optimizer: torch.optim.Optimizer | None) ->
             "(fully_shard) where the base model does not fit one device; or get ranks with glora.suggest_ranks and "
             "give DeepSpeed that rank_pattern"
         )
+    if not torch.distributed.is_available():
+        return
     if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
         raise ValueError(
             "FullyShardedDataParallel (FSDP1) puts the matrices of a layer into one flat parameter, which cannot "

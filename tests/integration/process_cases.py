@@ -26,6 +26,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 
 from glora import RankAllocationConfig, RankAllocator
+from glora.ranked_adapter import RankedAdapter
 
 WARMUP, STEPS = 4, 9
 TARGETS = ["first", "second", "aside", "third"]
@@ -362,6 +363,23 @@ def refusals() -> list[str]:
             for linear in (layer.lora_A["default"], layer.lora_B["default"]):
                 linear.weight = nn.Parameter(distribute_tensor(linear.weight.data, mesh, [Shard(0)]))
 
+    def of_another_version(model: nn.Module) -> None:
+        fully_shard(model, mesh=mesh)
+        for record in model._get_fsdp_state()._fsdp_param_group.fsdp_params:
+            record.__dict__.pop("mp_policy", None)
+
+    def grown_again() -> str:
+        model = get_peft_model(Net(branch=False, checkpointed=False), LoraConfig(r=4, target_modules=TARGETS))
+        fully_shard(model, mesh=mesh)
+        adapter = RankedAdapter(model)
+        before = dict(adapter.ranks)
+        adapter.set_ranks(before | {"second": 0})
+        try:
+            adapter.set_ranks(before)
+        except ValueError as error:
+            return str(error)
+        return ""
+
     def partly(model: nn.Module) -> None:
         fully_shard(model.get_base_model().first, mesh=mesh)
 
@@ -376,6 +394,8 @@ def refusals() -> list[str]:
         ),
         said(tensor_parallel),
         said(partly),
+        said(of_another_version),
+        grown_again(),
         said(lambda model: fully_shard(model, mesh=mesh)),
     ]
 

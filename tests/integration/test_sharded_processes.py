@@ -39,13 +39,15 @@ def test_replicas_of_shards(tmp_path: Path) -> None:
 
 def test_what_is_refused(tmp_path: Path) -> None:
     for said in together(refusals, 2, tmp_path):
-        exact, relative, offloaded, columns, tensor_parallel, partly, none = said
+        exact, relative, offloaded, columns, tensor_parallel, partly, other_version, again, none = said
         assert 'signal="delta_exact" needs whole factors' in exact
         assert 'relative_to="weight" needs whole base weights' in relative
         assert "CPUOffloadPolicy is not supported by glora; leave the offload_policy out" in offloaded
         assert "sharded along another dimension than their first" in columns
         assert "not by fully_shard (FSDP2) on this model" in tensor_parallel
         assert "2 of the adapter's 8 factors are sharded by fully_shard" in partly
+        assert "keeps its parameters in a way that this glora does not know (mp_policy is missing)" in other_version
+        assert "second: fully_shard has no place any more for the adapter that was taken out" in again
         assert none == ""
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import TrainerState
 
-from glora import last_complete_checkpoint
+from glora import RankAllocationCallback, last_complete_checkpoint
 from integration.process_group import start, together, wait
 from integration.process_trainer import (
     kill_the_second_at_the_reallocation,
@@ -20,7 +21,7 @@ from integration.process_trainer import (
 )
 from integration.resume_case import STEPS, WARMUP, Job, differences
 from integration.test_saved_adapter import stock_logits
-from integration.trainer_case import probe_batch
+from integration.trainer_case import make_trainer, peft_model, probe_batch
 
 
 def same(result: dict[str, Any], alone: dict[str, Any]) -> None:
@@ -109,3 +110,18 @@ def test_sharded(alone: tuple[Job, dict[str, Any]], tiny_deberta: Path, glue_fol
     arguments = dict(save_strategy="no")
     resumed = dataclasses.replace(job, output=tmp_path / "more", resume=job.checkpoint(WARMUP + 1), arguments=arguments)
     same(together(train_sharded, 2, tmp_path / "resumed", resumed)[0], alone[1])
+
+
+def test_ranks_are_taken_from_a_checkpoint_that_has_them(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> None:
+    callback = RankAllocationCallback()
+    with pytest.raises(ValueError, match=r"give this callback to Trainer\(callbacks=\[...\]\) before"):
+        callback.take_ranks_from(tmp_path)
+    make_trainer(peft_model(tiny_deberta), tiny_deberta, glue_folder, tmp_path, [callback])
+    state = TrainerState(global_step=3)
+    state.save_to_json(str(tmp_path / "trainer_state.json"))
+    with pytest.raises(ValueError, match="was made without RankAllocationCallback: there are no ranks to take from it"):
+        callback.take_ranks_from(tmp_path)
+    state.stateful_callbacks = {"RankAllocationCallback": {"attributes": {"saved_state": {"ranks": {"elsewhere": 4}}}}}
+    state.save_to_json(str(tmp_path / "trainer_state.json"))
+    with pytest.raises(ValueError, match="the allocator's state is of another model or other target_modules: 13 names"):
+        callback.take_ranks_from(tmp_path)
