@@ -60,9 +60,9 @@ class RankAllocator:
 
     Args:
         model: A PeftModel with a LoRA adapter, or a transformers model after `add_adapter`; or a RankedAdapter. In
-        several processes, what DistributedDataParallel, `fully_shard` or accelerate's `prepare` returned. optimizer:
-        The optimiser that trains it (accelerate's wrapper is fine). config: How to allocate; `warmup_steps` must be an
-        int here.
+            several processes, what DistributedDataParallel, `fully_shard` or accelerate's `prepare` returned.
+        optimizer: The optimiser that trains it (accelerate's wrapper is fine).
+        config: How to allocate; `warmup_steps` must be an int here.
 
     Attributes:
         adapter: The RankedAdapter: layers, shapes, costs and ranks of the matrices.

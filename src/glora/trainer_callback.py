@@ -40,7 +40,7 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
 
     Args:
         config: How to allocate, a RankAllocationConfig or its fields as a dictionary. With `warmup_steps=None` the
-        warm-up is one epoch, with a float below 1 a share of all steps, rounded up.
+            warm-up is one epoch, with a float below 1 a share of all steps, rounded up.
 
     Attributes:
         allocator: The RankAllocator of the present or last training run; None before the first.
@@ -114,7 +114,7 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
         if state.global_step > 0 and not optimizer.state and getattr(lr_scheduler, "last_epoch", 1) == 0:
             logger.warning(
                 "the checkpoint of step %d has no state of the optimiser and the schedule, so both begin anew and the "
-                "result will not be that of an uninterrupted run; was it made with save_only_model=True, or cut off?"
+                "result will not be that of an uninterrupted run; was it made with save_only_model=True, or cut off? "
                 "glora.last_complete_checkpoint finds one that is whole",
                 state.global_step,
             )

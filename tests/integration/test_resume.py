@@ -127,6 +127,7 @@ def test_a_half_written_checkpoint_is_never_used_silently(
     (broken / "optimizer.pt").unlink()
     make_trainer(job).train(resume_from_checkpoint=str(broken))
     assert "the checkpoint of step 6 has no state of the optimiser and the schedule" in caplog.text
+    assert "or cut off? glora.last_complete_checkpoint finds one that is whole" in caplog.text
 
 
 def test_a_mixture_of_two_checkpoints_is_refused(finished: Job, tmp_path: Path) -> None:

@@ -53,7 +53,8 @@ def write_report(directory: str | os.PathLike[str], *, console: Console | None =
 
     Raises:
         NoFinishedRunsError: if no run under the folder is finished; names those that failed, with their
-        error. RecordError: if a record cannot be read.
+            error.
+        RecordError: if a record cannot be read.
     """
     directory = Path(directory)
     records = read_records(directory)
