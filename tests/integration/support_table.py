@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from integration.support_cases import ADAPTERS, INITIALISATIONS, LAYERS, MODELS, Refused, Works
-from integration.training_cases import CHECKPOINTS, OPTIMIZERS, TRAINING, TROUBLE, Optimizers, Shown
+from integration.training_cases import CHECKPOINTS, OPTIMIZERS, PROCESSES, TRAINING, TROUBLE, Optimizers, Shown
 
 SECTIONS: dict[str, list[Works | Refused | Optimizers | Shown]] = {
     "Layers": [*LAYERS],
@@ -11,6 +11,7 @@ SECTIONS: dict[str, list[Works | Refused | Optimizers | Shown]] = {
     "Initialisations": [*INITIALISATIONS],
     "Models": [*MODELS],
     "Training": [*TRAINING],
+    "Several processes": [*PROCESSES],
     "Optimisers": [*OPTIMIZERS],
     "Checkpoints": [*CHECKPOINTS],
     "Trouble": [*TROUBLE],
