@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from peft import PeftType
+from peft import PeftMixedModel, PeftType
 from peft.tuners.adalora import AdaLoraLayer
 from peft.tuners.lora import variants
 from peft.tuners.lora.layer import Embedding, LoraLayer, ParamWrapper
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
-from glora.lora_layers import base_model, factors, has_adapter, peft_configs
+from glora.lora_layers import adapted_model, base_model, factors, has_adapter, peft_configs
 from glora.sharding import class_of
 
 SUPPORTED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -43,17 +43,23 @@ def find_lora_layers(
     and the parameter's.
 
     Args:
-        model: A PeftModel, or a transformers model with an adapter of its own; may be wrapped for parallel training.
+        model: A PeftModel, a transformers model with an adapter of its own, or a module that holds one such model; may be
+            wrapped for parallel training.
         adapter_name: Which adapter; None takes the active one.
         trainable: Whether the adapter must be one that is being trained, and whose ranks can be changed.
 
     Raises:
-        ValueError: there is no LoRA in the model; the adapter is of another method, does not exist, is merged or frozen, or
-            two are active and none is named; its initialisation or a layer is of a kind that is not supported, or lies
-            inside a module that modules_to_save copies.
+        ValueError: there is no LoRA in the model, or several modules have adapters of their own; the adapter is of another
+            method, does not exist, is merged or frozen, or two are active and none is named; its initialisation or a layer is
+            of a kind that is not supported, or lies inside a module that modules_to_save copies.
     """
-    configs = peft_configs(model)
-    root = base_model(model)
+    adapted = adapted_model(model)
+    if isinstance(adapted, PeftMixedModel):
+        raise ValueError(
+            "PEFT cannot save a PeftMixedModel; make the model with get_peft_model(model, config), without mixed=True"
+        )
+    configs = peft_configs(adapted)
+    root = base_model(adapted)
     layers = {
         matrix_name(name, module): module
         for name, module in root.named_modules()

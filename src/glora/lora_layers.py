@@ -18,7 +18,7 @@ from collections.abc import Mapping, MutableMapping
 from typing import Any, cast
 
 import torch
-from peft import PeftModel
+from peft import LoraModel, PeftModel
 from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
@@ -31,20 +31,40 @@ def base_model(model: nn.Module) -> nn.Module:
             model = model.module
         elif hasattr(model, "_orig_mod"):  # torch.compile
             model = cast(nn.Module, model._orig_mod)
-        elif isinstance(model, PeftModel):
-            model = cast(nn.Module, model.get_base_model())
+        elif isinstance(model, PeftModel | LoraModel):
+            model = cast(nn.Module, model.model if isinstance(model, LoraModel) else model.get_base_model())
         else:
             return model
 
 
+def adapted_model(model: nn.Module) -> nn.Module:
+    """What PEFT has adapted: the model, or the one module within it that has adapters.
+
+    An adapted encoder may stand beside a head of the user's own, for example.
+
+    Raises:
+        ValueError: several modules have adapters of their own.
+    """
+    while hasattr(model, "_orig_mod") or isinstance(model, DataParallel | DistributedDataParallel):
+        model = cast(nn.Module, model._orig_mod if hasattr(model, "_orig_mod") else model.module)
+    if peft_configs(model):
+        return model
+    holders: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        if peft_configs(module) and not any(name.startswith(f"{holder}.") for holder in holders):
+            holders[name] = module
+    if len(holders) > 1:
+        names = list(holders)
+        raise ValueError(
+            f"{len(names)} modules of this {type(model).__name__} have adapters of their own ({', '.join(names)}); allocate "
+            f"the ranks of each by itself, with a RankAllocator for model.{names[0]} and one for each other"
+        )
+    return next(iter(holders.values()), model)
+
+
 def peft_configs(model: nn.Module) -> MutableMapping[str, Any]:
     """PEFT's configuration of each adapter, whether LoRA came by `get_peft_model` or by `model.add_adapter`."""
-    while not hasattr(model, "peft_config"):
-        inner = getattr(model, "module", None) or getattr(model, "_orig_mod", None)
-        if not isinstance(inner, nn.Module):
-            return {}
-        model = inner
-    return cast(MutableMapping[str, Any], model.peft_config)
+    return cast(MutableMapping[str, Any], getattr(model, "peft_config", {}))
 
 
 def has_adapter(layer: LoraLayer, adapter_name: str) -> bool:

@@ -20,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from glora.adapter import describe_ranks
 from glora.adapter_discovery import find_lora_layers, floor_of
 from glora.lora_layers import (
+    adapted_model,
     adapter_entries,
     base_model,
     cost,
@@ -55,7 +56,8 @@ class RankedAdapter:
     """The matrices of one adapter and their ranks.
 
     Args:
-        model: A PeftModel, or a transformers model with an adapter; may be wrapped for parallel training.
+        model: A PeftModel, a transformers model with an adapter, or a module that holds one such model; may be wrapped for
+            parallel training.
         adapter_name: Which adapter; None takes the active one.
 
     Attributes:
@@ -78,9 +80,10 @@ class RankedAdapter:
     def __init__(self, model: nn.Module, adapter_name: str | None = None) -> None:
         self.name, self.layers = find_lora_layers(model, adapter_name)
         self.model = model
-        self.root = base_model(model)
+        adapted = adapted_model(model)
+        self.root = base_model(adapted)
         self.wrapper: DistributedDataParallel | None = None
-        self._configs = peft_configs(model)
+        self._configs = peft_configs(adapted)
         self._config = self._configs.get(self.name)
         self._exclude_modules = getattr(self._config, "exclude_modules", None)
         self.shapes = {name: dimensions(layer, self.name) for name, layer in self.layers.items()}
@@ -104,7 +107,7 @@ class RankedAdapter:
 
         It alone knows the matrices whose adapter was taken out.
         """
-        return _FOLLOWERS.get(base_model(model), lambda: None)()
+        return _FOLLOWERS.get(base_model(adapted_model(model)), lambda: None)()
 
     def describes(self, model: nn.Module, adapter_name: str | None = None) -> bool:
         """Whether the model still has this adapter, in these layers: it may have been merged since, or given a new one."""

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from glora.adapter_discovery import find_lora_layers
-from glora.lora_layers import base_model, by_rank_A, by_rank_B, experts, peft_configs
+from glora.lora_layers import adapted_model, base_model, by_rank_A, by_rank_B, experts, peft_configs
 
 PREFIX = "base_model.model."  # PEFT's, of every name in an adapter's file
 
@@ -43,6 +43,7 @@ def export_uniform(model: nn.Module, directory: str | Path, adapter_name: str = 
     widest = max(layers.values(), key=lambda layer: layer.r[adapter_name])
     rank, scaling = widest.r[adapter_name], widest.scaling[adapter_name]
 
+    model = adapted_model(model)
     root = base_model(model)
     paths = {module: path for path, module in root.named_modules()}
     peft = isinstance(model, PeftModel)

@@ -221,5 +221,9 @@ def in_a_copied_module() -> nn.Module:
     return model
 
 
+def two_adapted() -> nn.Module:
+    return nn.ModuleDict({name: get_peft_model(linear(), lora()()) for name in ("queries", "documents")})
+
+
 def loraplus(model: nn.Module) -> torch.optim.Optimizer:
     return create_loraplus_optimizer(model, torch.optim.AdamW, lr=1e-2, loraplus_lr_ratio=4)

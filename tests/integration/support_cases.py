@@ -40,6 +40,7 @@ from integration.layer_kinds import (
     tables,
     text,
     tied_llama,
+    two_adapted,
     with_corda,
     with_eva,
     with_lora_ga,
@@ -272,6 +273,23 @@ ADAPTERS: list[Works | Refused] = [
     Works(
         "`model.add_adapter`",
         Setup(llama, lora(target_modules=ATTENTION), text, adapt=add_adapter, load=load_adapter, merges=False),
+    ),
+    Works(
+        "an adapted model inside a module of one's own",
+        "integration/test_layer_kinds.py::test_an_adapted_model_inside_another",
+        "names are relative to the adapted model; save that one",
+    ),
+    Refused(
+        "several adapted models inside one",
+        two_adapted,
+        "2 modules of this ModuleDict have adapters of their own .*; allocate the ranks of each by itself",
+        "make a `RankAllocator` for each, in a loop of your own",
+    ),
+    Refused(
+        "`get_peft_model(mixed=True)`",
+        lambda: get_peft_model(linear(), lora()(), mixed=True),
+        "PEFT cannot save a PeftMixedModel; make the model with get_peft_model",
+        "PEFT cannot save it: leave out `mixed=True`",
     ),
     Works("several adapters, one active", "integration/test_layer_kinds.py::test_other_adapters_stay_as_they_are"),
     Refused(

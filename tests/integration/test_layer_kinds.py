@@ -13,7 +13,7 @@ from peft import LoraGAConfig, PeftModel, get_peft_model, prepare_model_for_kbit
 from torch import nn
 from transformers import BitsAndBytesConfig, LlamaForCausalLM
 
-from glora import RankAllocationConfig, RankAllocator, adapter_discovery
+from glora import RankAllocationConfig, RankAllocator, adapter_discovery, export_uniform
 from glora.ranked_adapter import RankedAdapter
 from integration.adapter_life import Setup, adamw, live_through, logits_of, train
 from integration.layer_kinds import TARGETS, WIDTH, Attention, causal, linear, llama, lora, of, text, with_lora_ga
@@ -111,6 +111,57 @@ def test_other_adapters_stay_as_they_are(which: str, tmp_path: Path) -> None:
     loaded.load_adapter(folders["second"], "second")
     assert torch.equal(logits(loaded, which), trained)
     assert torch.equal(logits(loaded, other), untouched)
+
+
+class Classifier(nn.Module):
+    """What users write around an adapted encoder."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, nn.Linear(5, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.encoder(x))
+
+
+@pytest.mark.parametrize("adapted", ["by get_peft_model", "LoraModel"])
+def test_an_adapted_model_inside_another(adapted: str, tmp_path: Path) -> None:
+    """PEFT's configuration lies within; it must follow, or what is saved could not be loaded."""
+    inputs = of(6, WIDTH)()
+
+    def classifier() -> tuple[nn.Module, nn.Module, RankAllocator]:
+        torch.manual_seed(1)
+        encoder = get_peft_model(linear(), lora()())
+        model = Classifier(encoder)
+        optimizer = adamw(model)
+        given = model if adapted == "by get_peft_model" else encoder.base_model
+        return (
+            model,
+            encoder,
+            RankAllocator(given, optimizer, RankAllocationConfig(warmup_steps=1, max_rank={"first": 0})),
+        )
+
+    model, encoder, allocator = classifier()
+    train(model, allocator._optimizer, allocator, inputs, 3)
+    assert list(allocator.ranks) == TARGETS
+    assert allocator.ranks["first"] == 0
+    live = logits_of(encoder, inputs)
+    encoder.save_pretrained(tmp_path / "adapter")
+    export_uniform(model, tmp_path / "uniform")
+    for folder in ("adapter", "uniform"):
+        loaded = logits_of(PeftModel.from_pretrained(linear(), tmp_path / folder), inputs)
+        torch.testing.assert_close(loaded, live, rtol=1e-5, atol=1e-5)
+
+    again, _, resumed = classifier()
+    resumed.load_state_dict(allocator.state_dict())
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(logits_of(again, inputs), logits_of(model, inputs))
+
+    fresh, _, follower = classifier()
+    follower.adapter.follow_loading()
+    fresh.load_state_dict(model.state_dict())
+    assert RankedAdapter.following(fresh) is follower.adapter
+    assert follower.adapter.ranks == allocator.ranks
 
 
 def test_a_configuration_that_others_share_stays_as_it_was(tmp_path: Path) -> None:
