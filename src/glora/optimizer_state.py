@@ -133,7 +133,7 @@ def check_optimizer(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Pa
     Raises:
         ValueError: it steps within backward(); it is LBFGS, whose history is one flat vector over all parameters; or it keeps,
             for a parameter, tensors of an unknown name or of another shape, or other objects, or keeps them elsewhere than
-            in `optimizer.state`.
+            in `optimizer.state`; or another optimiser within it makes the steps, with parameter groups of its own.
     """
     inner = unwrap_optimizer(optimizer)
     name = type(inner).__name__
@@ -142,6 +142,17 @@ def check_optimizer(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Pa
     if isinstance(inner, torch.optim.LBFGS):
         raise ValueError(
             "LBFGS keeps one flat history over all parameters, which cannot follow a matrix to another rank; use AdamW"
+        )
+    for other in vars(inner).values():
+        if isinstance(other, torch.optim.Optimizer) and not _same_groups(inner, other):
+            raise ValueError(
+                f"{name} leaves its steps to a {type(other).__name__} with parameter groups of its own, which would go on "
+                f"training the matrices that were replaced; {REMEDY}"
+            )
+    if named := [key for key in inner.state if not isinstance(key, torch.Tensor)]:
+        raise ValueError(
+            f"{name} keeps its state under names, such as {named[0]!r}, and not by parameter, where glora could carry it to a "
+            f"matrix's new columns; {REMEDY}"
         )
     for group in inner.param_groups:
         for key, value in group.items():
@@ -160,13 +171,18 @@ def check_optimizer(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Pa
                 raise ValueError(f"{name} keeps {key!r} {fault}; {REMEDY}")
 
 
+def _same_groups(optimizer: torch.optim.Optimizer, other: torch.optim.Optimizer) -> bool:
+    lists = [[group["params"] for group in one.param_groups] for one in (optimizer, other)]
+    return len(lists[0]) == len(lists[1]) and all(mine is theirs for mine, theirs in zip(*lists))
+
+
 def _fault(key: str, value: object, parameter: nn.Parameter) -> str:
     """Why a state cannot follow; empty if it can."""
     if value is None or isinstance(value, bool | int | float | str):
         return ""
     if not isinstance(value, torch.Tensor):
         return f"(a {type(value).__name__}) for a parameter, which glora cannot carry to another shape"
-    if not _per_element(value):
+    if not _per_element(value, key):
         return ""
     shape = f"of shape {tuple(value.shape)}"
     if key not in STATE_KINDS:
@@ -179,8 +195,9 @@ def _fault(key: str, value: object, parameter: nn.Parameter) -> str:
     return ""
 
 
-def _per_element(value: object) -> bool:
-    return isinstance(value, torch.Tensor) and value.dim() > 0 and value.numel() > 1
+def _per_element(value: object, key: str = "") -> bool:
+    """Whether a state has one number for each element, or row, of a parameter; at rank 1 that may be a single number."""
+    return isinstance(value, torch.Tensor) and value.dim() > 0 and (value.numel() > 1 or key in STATE_KINDS)
 
 
 def _known_name(optimizer: torch.optim.Optimizer, key: str) -> str:
@@ -218,7 +235,9 @@ def skipped_its_step(optimizer: torch.optim.Optimizer) -> bool:
 
 def states_of(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> list[torch.Tensor]:
     """What the optimiser keeps for each element of a parameter."""
-    return [state for state in unwrap_optimizer(optimizer).state.get(parameter, {}).values() if _per_element(state)]
+    inner = unwrap_optimizer(optimizer)
+    states = inner.state.get(parameter, {}).items()
+    return [state for key, state in states if _per_element(state, _known_name(inner, key))]
 
 
 def group_of(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> int | None:
@@ -276,8 +295,9 @@ def replace_parameter(
     if state is None or new is None or carry is None:
         return
     inner.state[new] = {
-        key: _carried(_known_name(inner, key), value, old.dim(), carry) if _per_element(value) else value
+        key: _carried(known, value, old.dim(), carry) if _per_element(value, known) else value
         for key, value in _plain_state(state).items()
+        for known in (_known_name(inner, key),)
     }
 
 

@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from peft.optimizers import create_lorafa_optimizer
 from torch import nn
+from transformers.optimization import Adafactor as TransformersAdafactor
 
 from glora import RankAllocator
 from unit.test_allocator import backward, config, lora, train
@@ -76,6 +78,55 @@ def test_refused_at_the_first_step(kind: type[Keeper], what: Callable, key: str,
     with pytest.raises(ValueError, match=message + r".*use an optimiser of torch.optim"):
         optimizer.step()
     assert allocator.ranks == {"first": 4, "second": 4}
+
+
+def test_state_under_names_is_refused_at_the_first_step() -> None:
+    """PEFT's LoRA-FA; its moments would stay as wide as before."""
+    model = lora()
+    optimizer = create_lorafa_optimizer(model, r=4, lora_alpha=8, lr=0.1)
+    allocator = RankAllocator(model, optimizer, config(warmup_steps=3))
+    backward(model)
+    allocator.step()
+    with pytest.raises(
+        ValueError, match=r"LoraFAOptimizer keeps its state under names, such as '.*'.*use an optimiser of"
+    ):
+        optimizer.step()
+
+
+class Wrapped(torch.optim.Optimizer):
+    """Steps by another optimiser, which has the same parameter groups or, as ZeroRedundancyOptimizer's, some of its own."""
+
+    def __init__(self, parameters: list[nn.Parameter], *, share: bool) -> None:
+        super().__init__(parameters, {"lr": 0.1})
+        self.inner = torch.optim.SGD(parameters, lr=0.1)
+        if share:
+            self.param_groups = self.inner.param_groups
+
+    def step(self, closure: None = None) -> None:
+        self.inner.step()
+
+
+def test_another_optimiser_within_must_have_the_same_groups() -> None:
+    model = lora()
+    with pytest.raises(ValueError, match="Wrapped leaves its steps to a SGD with parameter groups of its own"):
+        RankAllocator(model, Wrapped(trained(model), share=False), config())
+    optimizer = Wrapped(trained(model), share=True)
+    allocator = RankAllocator(model, optimizer, config(warmup_steps=1))
+    train(model, optimizer, allocator, 1)
+    grown = model.base_model.model.second.lora_B.default.weight
+    before = grown.detach().clone()
+    train(model, optimizer, allocator, 1)
+    assert not torch.equal(grown, before)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adafactor, TransformersAdafactor], ids=["torch", "transformers"])
+def test_a_single_row_has_a_mean_that_grows_with_it(kind: type[torch.optim.Optimizer]) -> None:
+    """At rank 1 Adafactor keeps one number for the one row, which is a state of the row and no counter."""
+    model = lora(r=1)
+    optimizer = kind(trained(model))
+    allocator = RankAllocator(model, optimizer, config(warmup_steps=2, total_rank=6, min_rank=2))
+    train(model, optimizer, allocator, 4)
+    assert min(allocator.ranks.values()) > 1
 
 
 def test_stepping_within_backward_is_refused_before_the_first() -> None:
