@@ -1,8 +1,10 @@
 """How much of a gradient its LoRA sketch shows, measured: ‖G‖_F / ‖G·Aᵀ‖_F.
 
 The signal `delta` takes the expectation √d_in/‖A‖_F for this ratio, which holds while A is random and drifts as A aligns with
-G. Here G = ∂L/∂Δ = Σ (output gradient)ᵀ·input is formed for a whole optimiser step, over all its micro-batches, from hooks on
-each layer's forward and backward pass. Between two measurements the last ratio is used, so
+G. Here s·G = s·∂L/∂Δ = Σ (gradient of B's output)ᵀ·(input of A) is formed for a whole optimiser step, over all its
+micro-batches, from hooks on the forward and backward pass of the two factors; s cancels in the ratio. What a layer does to
+B's output before it adds it, as DoRA's magnitude, is in that gradient as it is in ∂L/∂B. Between two measurements the last
+ratio is used, so
 
     ‖G‖_F = ‖∂L/∂B‖_F / s · ‖G‖_F / ‖G·Aᵀ‖_F
 
@@ -69,12 +71,12 @@ class SketchRatios:
         if self._handles:
             return
         for name, layer in self._layers.items():
-            down = layer.lora_A[self._adapter_name]
+            down, up = layer.lora_A[self._adapter_name], layer.lora_B[self._adapter_name]
             self._handles += [
                 layer.register_forward_pre_hook(self._begin(name)),
                 # what A sees is the layer's input after dropout and cast, which is what Δ multiplies
                 down.register_forward_pre_hook(self._keep_input(name)),
-                layer.register_forward_hook(self._watch_output(name)),
+                up.register_forward_hook(self._watch_output(name)),
             ]
 
     def disarm(self) -> None:

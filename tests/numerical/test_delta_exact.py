@@ -136,6 +136,33 @@ def test_the_expectation_is_not_exact() -> None:
     assert (torch.tensor(list(allocator.norms.values())) / expected - 1).abs().max() > 0.05
 
 
+def test_exact_with_dora() -> None:
+    """Its magnitude stands between B·A·x and the layer's output, so ∂L/∂Δ is not the output's gradient times the input."""
+    torch.manual_seed(0)
+    model = get_peft_model(Net(), LoraConfig(r=3, lora_alpha=6, target_modules=list(SIZES), use_dora=True))
+    for layer in layers(model).values():
+        nn.init.normal_(layer.lora_B["default"].weight, std=0.3)
+        layer.lora_magnitude_vector["default"].weight.data *= 1 + 3 * torch.rand(layer.out_features)
+    allocator, optimizer = allocator_for(model)
+    x = batches_of(0, 1)[0]
+    expected, deltas = x, []
+    for layer in layers(model).values():
+        A, B = factors(layer, "default")
+        W, delta = layer.base_layer.weight, (2 * B @ A).detach().requires_grad_()
+        deltas.append(delta)
+        # the norm in the denominator is a constant to PEFT, as in the DoRA paper's section 4.3
+        magnitude = layer.lora_magnitude_vector["default"].weight / (W + delta).detach().norm(dim=1)
+        expected = torch.tanh(functional.linear(expected, magnitude[:, None] * (W + delta), layer.base_layer.bias))
+    output = model(x)
+    torch.testing.assert_close(output, expected)
+    expected.square().mean().backward()
+    optimizer.zero_grad()
+    output.square().mean().backward()
+    allocator.step()
+    optimizer.step()
+    assert list(allocator.norms.values()) == pytest.approx([delta.grad.norm().item() for delta in deltas], rel=1e-4)
+
+
 def test_bfloat16_autocast() -> None:
     model = lora()
     allocator, optimizer = allocator_for(model)
