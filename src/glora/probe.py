@@ -16,7 +16,7 @@ from torch import nn
 
 from glora.adapter import excluding
 from glora.gradient_norms import GradientNorms
-from glora.lora_layers import base_model, exact_pattern, factors
+from glora.lora_layers import adapted_model, base_model, exact_pattern, factors, peft_configs
 from glora.rank_allocation import allocate_ranks
 from glora.ranked_adapter import RankedAdapter
 
@@ -62,8 +62,8 @@ def suggest_ranks(
         PEFT's exact patterns ("^" and the escaped module name) with their ranks, for LoraConfig(rank_pattern=...).
 
     Raises:
-        ValueError: no batch, no configuration for a model without LoRA, a loss that is missing or not finite, or bounds that
-            cannot be met.
+        ValueError: no batch, no configuration for a model without LoRA, a configuration for one that has an adapter, or with
+            layer_replication; a loss that is missing or not finite; bounds that cannot be met.
     """
     if isinstance(min_rank, bool) or not isinstance(min_rank, int) or min_rank < 1:
         raise ValueError(
@@ -123,6 +123,16 @@ def _probed(model: nn.Module, config: LoraConfig | None, seed: int) -> Iterator[
         except ValueError as error:
             raise ValueError(f"{error}; or give the LoraConfig that is to be used") from None
     else:
+        if adapters := list(peft_configs(adapted_model(model))):
+            raise ValueError(
+                f"the model has an adapter already ({', '.join(adapters)}); leave out `config` to get ranks for that one, or "
+                "give the model without it (model.unload())"
+            )
+        if config.layer_replication:
+            raise ValueError(
+                "layer_replication makes another model of this one; make it with get_peft_model(model, config), and give "
+                "that, without `config`"
+            )
         plain = {"rank_pattern": {}, "alpha_pattern": {}, "init_lora_weights": True, "modules_to_save": None}
         exclude = {"exclude_modules": _without_heads(config)}
         fields = {**config.to_dict(), **plain, **exclude, "use_dora": False, "inference_mode": False}

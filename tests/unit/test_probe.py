@@ -162,6 +162,10 @@ def test_bounds_and_the_parameter_budget_hold() -> None:
             dict(batches=batches(1)),
             "there is no LoRA layer in this BertForSequenceClassification; .* or give the LoraConfig",
         ),
+        (
+            dict(batches=batches(1), config=lora(layer_replication=[(0, 2), (0, 2)])),
+            "layer_replication makes another model",
+        ),
         (dict(batches=batches(1), config=lora(), min_rank=0), "min_rank=0 must be an int of at least 1"),
         (dict(batches=batches(1), config=lora(), budget="time"), "budget='time' must be one of rank, parameters"),
         (dict(batches=batches(1), config=lora(), total_rank=3), "total_rank=3 cannot give 10 matrices"),
@@ -174,3 +178,12 @@ def test_bounds_and_the_parameter_budget_hold() -> None:
 def test_bad_input(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         suggest_ranks(bert(), **arguments)
+
+
+def test_a_model_with_an_adapter_takes_no_configuration() -> None:
+    """PEFT would make the second adapter the active one, in settings that nothing puts back."""
+    model = get_peft_model(bert(), lora())
+    with pytest.raises(ValueError, match=r"has an adapter already \(default\); leave out `config`"):
+        suggest_ranks(model, batches(1), lora())
+    assert model.base_model.active_adapters == ["default"]
+    assert list(model.peft_config) == ["default"]
