@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -22,7 +23,7 @@ import torch
 from torch import nn
 
 from glora._logging import get_logger
-from glora.configuration import RankAllocationConfig
+from glora.configuration import RankAllocationConfig, as_config
 from glora.first_step import FirstStep
 from glora.gradient_norms import GradientNorms
 from glora.input_gradients import release_input_gradients
@@ -43,6 +44,9 @@ logger = get_logger()
 STATE_VERSION = 1
 PATIENCE = 100  # steps that are read and not made, before the first that is, until the user hears of it
 
+# The last allocator of each adapter, by the base model and the adapter's name.
+_ALLOCATORS: weakref.WeakKeyDictionary[nn.Module, dict[str, weakref.ref[RankAllocator]]] = weakref.WeakKeyDictionary()
+
 
 class RankAllocator:
     """Allocates the ranks of a LoRA adapter once its warm-up is over.
@@ -62,7 +66,7 @@ class RankAllocator:
         model: A PeftModel with a LoRA adapter, or a transformers model after `add_adapter`; or a RankedAdapter. In
             several processes, what DistributedDataParallel, `fully_shard` or accelerate's `prepare` returned.
         optimizer: The optimiser that trains it (accelerate's wrapper is fine).
-        config: How to allocate; `warmup_steps` must be an int here.
+        config: How to allocate, a RankAllocationConfig or its fields as a dictionary; `warmup_steps` must be an int here.
 
     Attributes:
         adapter: The RankedAdapter: layers, shapes, costs and ranks of the matrices.
@@ -74,15 +78,16 @@ class RankAllocator:
     Raises:
         ValueError: no LoRA, another tuner, an unsupported layer or optimiser, a budget that the bounds cannot meet, a
             warm-up that is not a number of steps, or a way to train in several processes that is not supported.
+        TypeError: the configuration is none.
     """
 
     def __init__(
         self,
         model: nn.Module | RankedAdapter,
         optimizer: torch.optim.Optimizer,
-        config: RankAllocationConfig | None = None,
+        config: RankAllocationConfig | Mapping[str, Any] | None = None,
     ) -> None:
-        self.config = config = config or RankAllocationConfig()
+        self.config = config = as_config(config)
         if not isinstance(config.warmup_steps, int):
             raise ValueError(
                 f"warmup_steps={config.warmup_steps!r} must be a number of steps in a loop of one's own; only "
@@ -114,6 +119,7 @@ class RankAllocator:
         self._norms: GradientNorms | None = None
         self._ratios: SketchRatios | None = None
         self._pending: torch.Tensor | None = None
+        self._succeed()
         self._listen()
         self._first_step = FirstStep(self._optimizer, self._parameters)
         self._hook = self._optimizer.register_step_post_hook(lambda *_: self._after_optimizer_step())
@@ -283,6 +289,17 @@ class RankAllocator:
             if self._measures_this_step():
                 self._ratios.arm()
 
+    def _succeed(self) -> None:
+        """Detach the adapter's last allocator if it listens to another optimiser: that training was broken off.
+
+        It would never hear of a step again, and what it hung on the layers to measure would stay there.
+        """
+        of_model = _ALLOCATORS.setdefault(self.adapter.root, {})
+        last = of_model[self.adapter.name]() if self.adapter.name in of_model else None
+        if last is not None and last._optimizer is not self._optimizer:
+            last.detach()
+        of_model[self.adapter.name] = weakref.ref(self)
+
     def _stop_recording(self) -> None:
         self._norms = self._pending = None
         if self._ratios is not None:
@@ -299,7 +316,8 @@ class RankAllocator:
         if self._pending is None:
             raise RuntimeError(
                 "optimizer.step() ran without allocator.step() before it, so this step's gradients were not seen and "
-                "the ranks would never be allocated; call allocator.step() between loss.backward() and optimizer.step()"
+                "the ranks would never be allocated; call allocator.step() between loss.backward() and optimizer.step(). (An "
+                "allocator that was made earlier for this optimiser listens until its detach().)"
             )
         self._first_step.made()
         self._average.add(self._pending)
@@ -433,6 +451,9 @@ class RankAllocator:
                 'relative_to="weight" needs whole base weights, and fully_shard spreads them over the processes; use '
                 'relative_to="none" or "size"'
             )
+        if self.config.relative_to == "weight":  # a weight of zero is refused now, not after the warm-up
+            ones = dict.fromkeys(self.adapter.layers, 1.0)
+            shares(ones, self.adapter.layers, self.adapter.shapes, relative_to="weight")
         if self.config.signal == "delta_exact" and any(map(is_sharded, self._parameters())):
             raise ValueError(
                 'signal="delta_exact" needs whole factors and gradients, and fully_shard spreads them over the processes; use '
@@ -445,16 +466,24 @@ class RankAllocator:
             )
 
     def _check_trained(self) -> None:
-        frozen = []
+        frozen, unknown = [], []
         for name, layer in self.adapter.layers.items():
             A, B = factors(layer, self.adapter.name) if self.adapter.ranks[name] else (None, None)
             trained = B if drawn_factor(layer, self.adapter.name) == "A" else A
-            if trained is not None and not holds(self._optimizer, trained):
+            if trained is not None and not trained.requires_grad:
                 frozen.append(name)
+            elif trained is not None and not holds(self._optimizer, trained):
+                unknown.append(name)
         if frozen:
             raise ValueError(
-                f"the optimiser does not hold lora_B of {len(frozen)} of {len(self.adapter.layers)} matrices, "
-                f"e.g. {frozen[0]!r}; make the optimiser from the model that is trained, after the adapter was added"
+                f"the adapter of {len(frozen)} of {len(self.adapter.layers)} matrices is frozen, e.g. of {frozen[0]!r}: "
+                "without a gradient it would lose its ranks to the others, and what it has learned; let lora_A and lora_B "
+                "require gradients there, or give the matrices that are trained an adapter of their own"
+            )
+        if unknown:
+            raise ValueError(
+                f"the optimiser does not hold lora_B of {len(unknown)} of {len(self.adapter.layers)} matrices, "
+                f"e.g. {unknown[0]!r}; make the optimiser from the model that is trained, after the adapter was added"
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -150,9 +151,39 @@ class RankAllocationConfig:
         }
 
     def differences(self, earlier: Mapping[str, Any]) -> str:
-        """What is other than in the `to_dict()` of an earlier configuration, in words; empty if nothing is."""
+        """What is other than in the `to_dict()` of an earlier configuration, in words; empty if nothing is.
+
+        A field that an earlier glora did not have counts as its default, which is what that glora did.
+        """
         mine = self.to_dict()
+        defaults = RankAllocationConfig().to_dict()
+        earlier = {**earlier, **{name: value for name, value in defaults.items() if name not in earlier}}
         return "; ".join(f"{k} was {v!r}, is {mine.get(k)!r}" for k, v in earlier.items() if mine.get(k) != v)
+
+
+def as_config(config: RankAllocationConfig | Mapping[str, Any] | None) -> RankAllocationConfig:
+    """The configuration, from its fields as a dictionary if need be; None stands for the defaults.
+
+    Raises:
+        TypeError: it is something else, or has a field that there is not.
+        ValueError: any field is out of range.
+    """
+    if isinstance(config, RankAllocationConfig):
+        return config
+    if config is not None and not isinstance(config, Mapping):
+        raise TypeError(
+            f"config={config!r} must be a RankAllocationConfig, or a dictionary of its fields, such as "
+            "RankAllocationConfig(warmup_steps=1000)"
+        )
+    fields = dict(config or {})
+    known = [field.name for field in dataclasses.fields(RankAllocationConfig)]
+    if odd := [name for name in fields if name not in known]:
+        near = difflib.get_close_matches(str(odd[0]), known, n=1)
+        raise TypeError(
+            f"RankAllocationConfig has no field {odd[0]!r}; "
+            + (f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}")
+        )
+    return RankAllocationConfig(**fields)
 
 
 def _is_int(value: object, least: int) -> bool:

@@ -149,7 +149,8 @@ def check_optimizer(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Pa
                 f"{name} leaves its steps to a {type(other).__name__} with parameter groups of its own, which would go on "
                 f"training the matrices that were replaced; {REMEDY}"
             )
-    if named := [key for key in inner.state if not isinstance(key, torch.Tensor)]:
+    # not at each matrix that is resized, since it goes through the state of all
+    if parameters is None and (named := [key for key in inner.state if not isinstance(key, torch.Tensor)]):
         raise ValueError(
             f"{name} keeps its state under names, such as {named[0]!r}, and not by parameter, where glora could carry it to a "
             f"matrix's new columns; {REMEDY}"

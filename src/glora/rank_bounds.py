@@ -25,7 +25,7 @@ def allocate_within_bounds(
         scores: s_k, or anything in proportion to it, of each matrix that has an adapter.
 
     Raises:
-        ValueError: a bound names no matrix, or the bounds cannot be met.
+        ValueError: a bound names no matrix, or the bounds, the kinds of layers, the shapes and the budget do not go together.
     """
     low, high = _by_name(config.min_rank), _by_name(config.max_rank)
     for bounds, what in ((low, "min_rank"), (high, "max_rank")):
@@ -44,13 +44,31 @@ def allocate_within_bounds(
         return scores[name], least, min(high.get(name, high.get("", full)), full)
 
     scored = {name: bounds_of(name) for name in adapter.layers}
-    return allocate_ranks(
+    for name, (_, least, most) in scored.items():
+        if (floor := adapter.floors[name][0]) > most and least == floor:
+            raise ValueError(
+                f"max_rank={most} for {name!r} is below {floor}, and {adapter.floors[name][1]} does not allow less; raise it "
+                f"to {floor}, or leave the matrix out of target_modules"
+            )
+    room = sum(min(adapter.shapes[name]) for name, rank in adapter.ranks.items() if rank > 0)
+    if config.budget == "rank" and total_rank > room:
+        raise ValueError(
+            f"total_rank={total_rank} is more than {len(scored)} matrices can hold: no rank exceeds min(d_in, d_out), "
+            f"and those add up to {room}; lower total_rank to at most {room}"
+        )
+    ranks = allocate_ranks(
         {name: score for name, (score, _, _) in scored.items()},
         total_rank,
         min_rank={name: least for name, (_, least, _) in scored.items()},
         max_rank={name: most for name, (_, _, most) in scored.items()},
         costs=adapter.costs if config.budget == "parameters" else None,
     )
+    if not any(ranks.values()):
+        raise ValueError(
+            f"total_rank={total_rank} with budget={config.budget!r} and these bounds pays for no rank of any matrix; raise "
+            "total_rank, or max_rank where it is 0"
+        )
+    return ranks
 
 
 def _by_name(bound: int | Mapping[str, int] | None) -> Mapping[str, int]:

@@ -28,7 +28,7 @@ def shares(
     exponent: float = 1.0,
     relative_to: RelativeTo = "none",
 ) -> dict[str, float]:
-    """(g_k / c_k)^p for every matrix that has a g_k.
+    """(g_k / c_k)^p, up to a common factor, for every matrix that has a g_k.
 
     Args:
         values: g_k by name.
@@ -46,7 +46,10 @@ def shares(
         divisors = {name: math.sqrt(math.prod(shapes[name])) for name in values}
     else:
         divisors = dict.fromkeys(values, 1.0)
-    return {name: (value / divisors[name]) ** exponent if value else 0.0 for name, value in values.items()}
+    relative = {name: value / divisors[name] for name, value in values.items()}
+    # In units of the largest, of which no power is too large for a float, and not all are too small.
+    largest = max(relative.values(), default=0.0) if exponent != 1 else 1.0
+    return {name: (value / largest) ** exponent if value else 0.0 for name, value in relative.items()}
 
 
 def _weight_norm(name: str, layer: LoraLayer) -> float:

@@ -17,7 +17,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from glora._logging import get_logger
 from glora.allocation_file import save_allocation
 from glora.allocator import RankAllocator, check_same_matrices
-from glora.configuration import RankAllocationConfig
+from glora.configuration import RankAllocationConfig, as_config
 from glora.ranked_adapter import RankedAdapter
 from glora.sketch_ratios import refuse_compiled
 from glora.training_engines import refuse_engines
@@ -49,13 +49,13 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
     Raises:
         ValueError: at the start of training, for whatever RankAllocator refuses, for a warm-up that is not shorter than
             the training, and for DeepSpeed, FSDP1 and DataParallel.
+        TypeError: at once, for a configuration that is none.
     """
 
     allocator_class: type[RankAllocator] = RankAllocator
 
     def __init__(self, config: RankAllocationConfig | Mapping[str, Any] | None = None) -> None:
-        fields = config if isinstance(config, Mapping) else {}
-        self.config = config if isinstance(config, RankAllocationConfig) else RankAllocationConfig(**fields)
+        self.config = as_config(config)
         self.allocator: RankAllocator | None = None
         self._adapter: RankedAdapter | None = None
         self._training = False
@@ -155,9 +155,12 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Put allocation.json, and a section in the model card, beside the checkpoint's adapter."""
-        checkpoint = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-        if self.allocator is not None and state.is_world_process_zero and checkpoint.is_dir():
-            save_allocation(self.allocator, checkpoint)
+        name = f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        # a trial of hyperparameter_search has a folder of its own, which Trainer does not tell: the one just written
+        pattern = f"*/{name}" if state.is_hyper_param_search else name
+        checkpoints = sorted(Path(args.output_dir).glob(pattern), key=lambda path: path.stat().st_mtime)
+        if self.allocator is not None and state.is_world_process_zero and checkpoints:
+            save_allocation(self.allocator, checkpoints[-1])
 
     def on_push_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -224,12 +227,24 @@ def _saved_state(state: TrainerState, name: str) -> dict[str, Any] | None:
 
     Trainer itself restores callbacks only with restore_callback_states_from_checkpoint=True, and then into a new
     object.
+
+    Raises:
+        ValueError: there is the state of a callback of another class.
     """
     if state.global_step == 0:
         return None
-    entry = state.stateful_callbacks.get(name) or {}
-    saved: dict[str, Any] | None = entry.get("attributes", {}).get("saved_state")
-    return saved
+    found = {
+        other: saved
+        for other, entry in state.stateful_callbacks.items()
+        if isinstance(entry, Mapping)
+        and isinstance(saved := (entry.get("attributes") or {}).get("saved_state"), Mapping)
+    }
+    if name not in found and (others := [other for other, saved in found.items() if "initial_ranks" in saved]):
+        raise ValueError(
+            f"the checkpoint holds the allocation of a {others[0]}, and this callback is a {name}, which would begin another "
+            f"warm-up; go on with {others[0]}"
+        )
+    return dict(found[name]) if name in found else None
 
 
 def _check_loaded(saved: Mapping[str, Any], adapter: RankedAdapter) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,9 @@ def test_every_trial_of_a_search_starts_clean(tiny_deberta: Path, glue_folder: P
     assert len(begun) == 3
     assert all(allocator.reallocation.step == WARMUP for allocator in begun)
     assert begun[0].adapter.root is not begun[2].adapter.root
+    for trial in (0, 2):
+        beside = json.loads((tmp_path / f"run-{trial}" / f"checkpoint-{WARMUP}" / "allocation.json").read_text())
+        assert {name: matrix["rank"] for name, matrix in beside["matrices"].items()} == begun[trial].ranks
 
 
 def test_a_model_that_trainer_makes_itself(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> None:

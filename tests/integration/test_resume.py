@@ -102,6 +102,22 @@ def test_another_configuration_is_refused_where_trainer_restores_the_old_one(fin
         make_trainer(changed).train(resume_from_checkpoint=str(finished.checkpoint(WARMUP)))
 
 
+class AnotherCallback(RankAllocationCallback):
+    """A rule of one's own."""
+
+
+def test_a_callback_of_another_class_is_refused(finished: Job, tmp_path: Path) -> None:
+    """Trainer keeps states by the name of the class: it would look like a checkpoint of plain LoRA."""
+    trainer = make_trainer(dataclasses.replace(finished, output=tmp_path))
+    old = callback_of(trainer)
+    trainer.add_callback(AnotherCallback(old.config))
+    trainer.remove_callback(old)
+    with pytest.raises(
+        ValueError, match=r"allocation of a RankAllocationCallback, and this callback is a AnotherCallback"
+    ):
+        trainer.train(resume_from_checkpoint=str(finished.checkpoint(WARMUP - 1)))
+
+
 def test_two_callbacks_are_refused(finished: Job, tmp_path: Path) -> None:
     trainer = make_trainer(dataclasses.replace(finished, output=tmp_path))
     trainer.add_callback(RankAllocationCallback())

@@ -212,6 +212,22 @@ def test_detach_and_an_exception_leave_nothing() -> None:
     optimizer.step()
 
 
+def test_the_next_training_of_the_adapter_ends_one_that_broke_off() -> None:
+    """As in a notebook whose cell is run again: nobody has called detach(), and the old optimiser is stepped no more."""
+    model = lora()
+    broken_off, _ = allocator_for(model)
+    model(batches_of(0, 1)[0])
+    allocator, optimizer = allocator_for(model, warmup_steps=2)
+    assert hooks(model) == 3 * len(SIZES)
+    for step in range(3):
+        backward(model, batches_of(step, 1), step)
+        allocator.step()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert hooks(model) == 0
+    assert not broken_off._optimizer._optimizer_step_post_hooks
+
+
 def test_between_measurements_the_last_ratio_is_used() -> None:
     model = lora()
     allocator, optimizer = allocator_for(model, exact_every=4)

@@ -11,7 +11,7 @@ from peft import AdaLoraConfig, LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from glora import RankAllocationConfig, RankAllocator
+from glora import RankAllocationCallback, RankAllocationConfig, RankAllocator
 
 
 class Net(nn.Module):
@@ -276,6 +276,12 @@ def frozen(model: nn.Module) -> nn.Module:
     return model
 
 
+def half_frozen() -> nn.Module:
+    model = lora()
+    model.base_model.model.first.lora_B.requires_grad_(False)
+    return model
+
+
 def adalora() -> nn.Module:
     return get_peft_model(Net(), AdaLoraConfig(init_r=4, target_r=2, total_step=10, target_modules=["first"]))
 
@@ -302,7 +308,26 @@ class Convolution(nn.Module):
         (lora, dict(warmup_steps=None), "warmup_steps=None must be a number of steps in a loop of one's own"),
         (lora, dict(warmup_steps=0.5), "warmup_steps=0.5 must be a number of steps in a loop of one's own"),
         (lora, dict(total_rank=1, min_rank=1), "total_rank=1 cannot give 2 matrices their min_rank of 1"),
-        (lora, dict(total_rank=19), "total_rank=19 is more than 2 matrices can hold"),
+        (
+            lora,
+            dict(total_rank=19),
+            "total_rank=19 is more than 2 matrices can hold: .* lower total_rank to at most 18",
+        ),
+        (
+            lambda: lora(use_dora=True),
+            dict(max_rank=0),
+            "max_rank=0 for 'first' is below 1, and DoRA's magnitude does not allow less; raise it to 1",
+        ),
+        (
+            lora,
+            dict(total_rank=1, budget="parameters", max_rank={"first": 0}),
+            "total_rank=1 with budget='parameters' and these bounds pays for no rank of any matrix; raise total_rank",
+        ),
+        (
+            half_frozen,
+            {},
+            "the adapter of 1 of 2 matrices is frozen, e.g. of 'first': .* let lora_A and lora_B require",
+        ),
         (lora, dict(max_rank={"frist": 2}), "max_rank names 'frist'"),
     ],
 )
@@ -356,6 +381,24 @@ def test_every_fault_of_a_configuration_is_reported_together() -> None:
         "seed=-1",
     ):
         assert fault in str(error.value)
+
+
+def test_a_configuration_that_is_none_is_an_error() -> None:
+    model = lora()
+    allocator = RankAllocator(model, sgd(model), {"warmup_steps": 3, "beta": 0.5})
+    assert (allocator.config.warmup_steps, allocator.config.beta) == (3, 0.5)
+    for make in (RankAllocationCallback, lambda given: RankAllocator(model, sgd(model), given)):
+        with pytest.raises(TypeError, match="config=100 must be a RankAllocationConfig, or a dictionary of its fields"):
+            make(100)
+        with pytest.raises(TypeError, match="has no field 'warmup_step'; did you mean 'warmup_steps'"):
+            make({"warmup_step": 100})
+
+
+def test_a_setting_that_an_earlier_glora_did_not_have_counts_as_its_default() -> None:
+    old = config().to_dict()
+    del old["score_exponent"]
+    assert config().differences(old) == ""
+    assert config(score_exponent=2.0).differences(old) == "score_exponent was 1.0, is 2.0"
 
 
 def test_two_active_adapters_need_a_name() -> None:

@@ -38,7 +38,14 @@ def adapter() -> RankedAdapter:
 def test_by_hand(fields: dict, first: float, second: float) -> None:
     found = adapter()
     share = shares(NORMS, found.layers, found.shapes, **fields)
-    assert share == pytest.approx({"first": first, "second": second})
+    assert share["first"] / share["second"] == pytest.approx(first / second)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_no_power_is_too_large_or_too_small_for_a_float(scale: float) -> None:
+    found = adapter()
+    share = shares({name: scale * norm for name, norm in NORMS.items()}, found.layers, found.shapes, exponent=300)
+    assert share == {"first": pytest.approx((4 / 9) ** 300), "second": 1.0}
 
 
 def test_a_matrix_without_a_gradient_has_no_score_whatever_the_exponent() -> None:
@@ -51,6 +58,10 @@ def test_a_weight_of_zero_is_refused() -> None:
     nn.init.zeros_(found.layers["second"].base_layer.weight)
     with pytest.raises(ValueError, match="second: the frozen weight is all zero"):
         shares(NORMS, found.layers, found.shapes, relative_to="weight")
+    model = lora()
+    nn.init.zeros_(model.base_model.model.second.base_layer.weight)
+    with pytest.raises(ValueError, match="second: the frozen weight is all zero"):
+        RankAllocator(model, sgd(model), config(relative_to="weight"))
 
 
 def test_embeddings_convolutions_and_transposed_weights_have_a_norm() -> None:
