@@ -137,6 +137,15 @@ FAMILIES = [
     ),
     Family("BERT", "BertForSequenceClassification", "BertConfig", _encoder(), "sequence", CLASSIFY),
     Family(
+        "DistilBERT",
+        "DistilBertForSequenceClassification",
+        "DistilBertConfig",
+        dict(vocab_size=VOCABULARY, dim=WIDTH, hidden_dim=24, n_layers=2, n_heads=2, max_position_embeddings=32)
+        | dict(pad_token_id=0, initializer_range=0.2),
+        "sequence",
+        CLASSIFY | {"target_modules": ["q_lin", "k_lin", "v_lin", "out_lin", "lin1", "lin2"]},
+    ),
+    Family(
         "RoBERTa",
         "RobertaForSequenceClassification",
         "RobertaConfig",
