@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 
-from glora import RankAllocationConfig, RankAllocator
+from glora import RankAllocationConfig, RankAllocator, accelerate_lora
 from glora.ranked_adapter import RankedAdapter
 
 WARMUP, STEPS = 4, 9
@@ -136,6 +136,10 @@ def _only_in(rank: int, run: Run, method: str, replacement: Callable[..., Any], 
 
 def unwrapped(run: Run) -> None:
     run.model = run.inner
+
+
+def accelerated(run: Run) -> None:
+    accelerate_lora(run.inner)
 
 
 def own_rule(run: Run) -> None:
@@ -310,6 +314,8 @@ def sharded(job: Job) -> Run:
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.1)
+    if job.before is accelerated:  # before fully_shard, which changes the layers' classes
+        accelerate_lora(model)
     if dist.is_initialized():
         mesh = init_device_mesh(
             "cpu", job.mesh or (world()[1],), mesh_dim_names=("replicate", "shard")[-len(job.mesh or (1,)) :]

@@ -20,6 +20,7 @@ from integration.process_cases import (
     WARMUP,
     Fate,
     Job,
+    accelerated,
     deaf,
     hear,
     other_seed,
@@ -59,6 +60,7 @@ JOBS = {
     "ranks that become 0, parameters": Job(config=dict(budget="parameters", max_rank=12, total_rank=6)),
     "SVD, again and again": Job(config=dict(keep="svd", reallocate_every=2)),
     "delta_exact": Job(config=dict(signal="delta_exact", exact_every=2), accumulate=2),
+    "with accelerate_lora": Job(before=accelerated, accumulate=2),
     "compiled, not given the wrapper": Job(compiled=True, give_wrapper=False),
     "scores relative to the weights": Job(config=dict(relative_to="weight", rank_scaling="inverse_sqrt")),
 }

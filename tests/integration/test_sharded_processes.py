@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from integration.process_cases import Job, refusals, resume_sharded, train_sharded
+from integration.process_cases import Job, accelerated, refusals, resume_sharded, train_sharded
 from integration.process_group import together
 from integration.test_processes import same
 
@@ -17,6 +17,7 @@ JOBS = {
     "ranks that become 0": Job(config=dict(budget="parameters", max_rank=12, total_rank=6)),
     "SVD, again and again": Job(config=dict(keep="svd", reallocate_every=2)),
     "by what has been learned": Job(config=dict(score="last_singular_value")),
+    "with accelerate_lora": Job(before=accelerated),
     "SGD with momentum": Job(optimizer=torch.optim.SGD, learning_rate=1e-2),
     "checkpointing, other scalings": Job(checkpointed=True, config=dict(rank_scaling="inverse_sqrt")),
 }
