@@ -6,6 +6,7 @@ initdb and postgres refuse to run as root, so root's tests run them as the packa
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import pwd
 import shutil
@@ -31,11 +32,15 @@ def find_binaries() -> Path | None:
 def postgresql_server() -> Iterator[str]:
     """The URL of a new database; skips the test where PostgreSQL is not installed, but not in CI."""
     binaries = find_binaries()
-    if binaries is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("PostgreSQL is not installed, and in CI it has to be: .ci/install_packages")
-        pytest.skip("PostgreSQL is not installed")
-    pytest.importorskip("psycopg")
+    for missing, remedy in (
+        ("PostgreSQL" if binaries is None else "", ".ci/install_packages"),
+        ("psycopg" if importlib.util.find_spec("psycopg") is None else "", "pip install 'psycopg[binary]'"),
+    ):
+        if missing and os.environ.get("CI") == "true":
+            pytest.fail(f"{missing} is not installed, and in CI it has to be: {remedy}")
+        if missing:
+            pytest.skip(f"{missing} is not installed: {remedy}")
+    assert binaries is not None
     owner = pwd.getpwnam("postgres") if os.getuid() == 0 else None
     with tempfile.TemporaryDirectory(prefix="glora-postgresql-", dir="/tmp") as folder:
         home, data, password = Path(folder), Path(folder, "data"), Path(folder, "password")

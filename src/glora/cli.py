@@ -512,6 +512,9 @@ def _assignments(option: str, texts: list[str] | None) -> dict[str, str]:
     for name, sign, value in pairs:
         if not (name.strip() and sign and value.strip()):
             raise ValueError(f"{option} {name}{sign}{value}: write NAME=VALUE")
+    names = [name.strip() for name, _, _ in pairs]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise ValueError(f"{option}: {', '.join(twice)} is given more than once; keep one of them")
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
@@ -657,9 +660,12 @@ def _make(console: Console, planned: Plan) -> int:
 def _admit(console: Console, failed: int, runs: int, output: Path) -> None:
     """Say that runs failed, and end with an exit code that says so."""
     if failed:
+        console.print(f"{failed} of {runs} runs failed", end="", style="red", highlight=False)
         console.print(
-            f"[red]{failed} of {runs} runs failed[/]: see above, and the tracebacks in {output / 'runs'}. "
-            "The same command tries them again."
+            f": see above, and the tracebacks in {output / 'runs'}. The same command tries them again.",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
         )
         raise typer.Exit(1)
 

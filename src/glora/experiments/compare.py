@@ -13,10 +13,9 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
+from glora.experiments.faults import FaultsError, attempt, repeated
 from glora.experiments.methods import Method, Schedule, find_method
 from glora.experiments.model_fit import misfits
 from glora.experiments.models import resolve_model
@@ -31,20 +30,9 @@ if TYPE_CHECKING:
 DEFAULT_METHODS = ("lora", "adalora", "glora")
 DEFAULT_SEEDS = (0, 1, 2)
 
-T = TypeVar("T")
 
-
-class InvalidComparisonError(ValueError):
-    """What is wrong with a comparison, all of it at once.
-
-    Attributes:
-        faults: one sentence each.
-    """
-
-    def __init__(self, faults: Sequence[str]) -> None:
-        self.faults = tuple(faults)
-        lines = faults[0] if len(faults) == 1 else "".join(f"\n  - {fault}" for fault in faults)
-        super().__init__(lines if len(faults) == 1 else f"{len(faults)} things are wrong:{lines}")
+class InvalidComparisonError(FaultsError):
+    """What is wrong with a comparison."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +113,7 @@ def check_comparison(
     """
     faults = _folder_faults(output)
     chosen = _chosen_methods(methods, faults)
-    faults += _repeated("methods", methods) + _repeated("seeds", seeds)
+    faults += repeated("methods", methods) + repeated("seeds", seeds)
     if not seeds:
         faults.append("seeds: there is none; give at least one, such as 0")
     base = _validated(settings or {}, seeds, faults)
@@ -133,7 +121,7 @@ def check_comparison(
         base = _found(base, faults)
         faults += [f"{method.name}: {fault}" for method in chosen for fault in method.setting_faults(base)]
     if faults or base is None:
-        raise InvalidComparisonError(list(dict.fromkeys(faults)))
+        raise InvalidComparisonError(faults)
     return base, chosen
 
 
@@ -187,49 +175,23 @@ def compare(
 def _chosen_methods(names: Sequence[str], faults: list[str]) -> list[Method]:
     if not names:
         faults.append(f"methods: there is none; give at least one, such as {','.join(DEFAULT_METHODS)}")
-    found = [_attempt(functools.partial(find_method, name), faults) for name in dict.fromkeys(names)]
+    found = [attempt(functools.partial(find_method, name), faults) for name in dict.fromkeys(names)]
     return [method for method in found if method is not None]
-
-
-def _attempt(find: Callable[[], T], faults: list[str]) -> T | None:
-    """What `find` returns, or None and one more fault."""
-    try:
-        return find()
-    except ValidationError as error:
-        faults += [_in_words(fault) for fault in error.errors()]
-    except (ValueError, OSError) as error:
-        faults.append(str(error))
-    return None
-
-
-def _repeated(what: str, values: Sequence[Any]) -> list[str]:
-    twice = sorted({value for value in values if list(values).count(value) > 1})
-    return [f"{what}: {', '.join(map(str, twice))} is given more than once"] if twice else []
 
 
 def _validated(settings: Mapping[str, Any], seeds: Sequence[int], faults: list[str]) -> RunConfig | None:
     """The settings as a configuration, or None and its faults in words that name the value."""
     validate = RunConfig.model_validate
-    each = [_attempt(functools.partial(validate, {**settings, "seed": seed}), faults) for seed in seeds or (0,)]
+    each = [attempt(functools.partial(validate, {**settings, "seed": seed}), faults) for seed in seeds or (0,)]
     return None if None in each else each[0]
-
-
-def _in_words(fault: Any) -> str:
-    field = str(fault["loc"][0]) if fault["loc"] else "settings"
-    if fault["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(field, RunConfig.model_fields, n=2)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        return f"{field}: there is no such setting{hint}"
-    message = fault["msg"][:1].lower() + fault["msg"][1:]
-    return f"{field}={fault['input']!r}: {message}"
 
 
 def _found(config: RunConfig, faults: list[str]) -> RunConfig:
     """The configuration with the task's proper name; what shows of its other names without loading them is checked."""
-    _attempt(functools.partial(_check_scheduler, config.lr_scheduler), faults)
-    _attempt(functools.partial(_check_reporters, config.report_to), faults)
-    model = _attempt(lambda: resolve_model(config.model), faults)
-    task = _attempt(lambda: resolve_task(config.task, config.data_dir), faults)
+    attempt(functools.partial(_check_scheduler, config.lr_scheduler), faults)
+    attempt(functools.partial(_check_reporters, config.report_to), faults)
+    model = attempt(lambda: resolve_model(config.model), faults)
+    task = attempt(lambda: resolve_task(config.task, config.data_dir), faults)
     if task is None:
         return config
     named = config.model_copy(update={"task": task.name})

@@ -6,6 +6,7 @@ checked. So a file can be checked, and its runs be counted, where neither a netw
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,9 +17,9 @@ from glora.experiments.experiment_file import (
     NOT_SETTINGS,
     Experiment,
     InvalidExperimentError,
-    Search,
     read_experiment,
 )
+from glora.experiments.faults import attempt, repeated
 from glora.experiments.methods import find_method
 from glora.experiments.name_resolution import (
     METRICS,
@@ -31,14 +32,13 @@ from glora.experiments.name_resolution import (
     resolve_metric_name,
     resolve_model_name,
 )
-from glora.experiments.search_ranges import SearchRange, find_setting, parse_range
+from glora.experiments.search_ranges import SearchRange, find_range
 from glora.experiments.spec import DEFAULT_MODEL, DEFAULT_TASK, RunConfig
 from glora.experiments.tasks import TASKS
 
 REFERENCE = "lora"
 PROPOSED = "glora"
 
-A = TypeVar("A")
 T = TypeVar("T")
 
 
@@ -125,9 +125,9 @@ def _resolve(path: Path, source: Experiment, faults: list[str], faulty: set[str]
     methods = tuple(dict.fromkeys([REFERENCE, *others, PROPOSED]))
     ranges = _ranges(source, faults)
     seeds = tuple(source.seeds)
-    faults += _repeated("models_to_use", [models[text] for text in source.models_to_use if text in models])
-    faults += _repeated("datasets_to_use", [datasets[text] for text in source.datasets_to_use if text in datasets])
-    faults += _repeated("seeds", seeds)
+    faults += repeated("models_to_use", [models[text] for text in source.models_to_use if text in models])
+    faults += repeated("datasets_to_use", [datasets[text] for text in source.datasets_to_use if text in datasets])
+    faults += repeated("seeds", seeds)
     pairs = _pairs(source, list(models.values()), list(datasets.values()), methods, faults)
     return (
         None if faults else ResolvedExperiment(path, source, models, datasets, metrics, methods, seeds, ranges, pairs)
@@ -136,17 +136,8 @@ def _resolve(path: Path, source: Experiment, faults: list[str], faulty: set[str]
 
 def _each(field: str, texts: Sequence[str], find: Callable[[str], T], faults: list[str]) -> dict[str, T]:
     """What each text stands for; those that stand for nothing become faults."""
-    found = {text: _attempt(field, find, text, faults) for text in texts}
+    found = {text: attempt(functools.partial(find, text), faults, field=field) for text in texts}
     return {text: value for text, value in found.items() if value is not None}
-
-
-def _attempt(field: str, find: Callable[[A], T], what: A, faults: list[str]) -> T | None:
-    """What `find` returns, or None and one more fault."""
-    try:
-        return find(what)
-    except (ValueError, OSError) as error:
-        faults.append(f"{field}: {error}")
-        return None
 
 
 def _overrides(source: Experiment, faults: list[str]) -> dict[str, str]:
@@ -209,14 +200,13 @@ def _unmeasured(metrics: Mapping[str, ResolvedMetric], tasks: Sequence[str]) -> 
 
 def _ranges(source: Experiment, faults: list[str]) -> tuple[SearchRange, ...]:
     field = "hyperparameters_to_search"
-    attempts = [_attempt(field, _understood, search, faults) for search in source.hyperparameters_to_search]
+    attempts = [
+        attempt(functools.partial(find_range, search.name, search.range), faults, field=field)
+        for search in source.hyperparameters_to_search
+    ]
     ranges = tuple(found for found in attempts if found is not None)
-    faults += _repeated(field, [found.setting for found in ranges])
+    faults += repeated(field, [found.setting for found in ranges])
     return ranges
-
-
-def _understood(search: Search) -> SearchRange:
-    return parse_range(find_setting(search.name), search.range)
 
 
 def _pairs(
@@ -246,8 +236,3 @@ def _pairs(
 def _placed(fault: str, settings: Mapping[str, Any]) -> str:
     """A fault of a setting, with the field of the file in which the setting is."""
     return f"settings.{fault}" if any(fault.startswith((f"{name}=", f"{name}:")) for name in settings) else fault
-
-
-def _repeated(field: str, values: Sequence[Any]) -> list[str]:
-    twice = [value for value in dict.fromkeys(values) if list(values).count(value) > 1]
-    return [f"{field}: {', '.join(map(str, twice))} is given more than once"] if twice else []

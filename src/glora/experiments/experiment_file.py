@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from glora.experiments.compare import DEFAULT_SEEDS
+from glora.experiments.faults import FaultsError
 from glora.experiments.spec import RunConfig
 from glora.experiments.structured_text import read_mapping
 
@@ -30,20 +31,16 @@ NOT_SETTINGS = {
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
-class InvalidExperimentError(ValueError):
-    """What is wrong with an experiment file, all of it at once.
+class InvalidExperimentError(FaultsError):
+    """What is wrong with an experiment file.
 
     Attributes:
         path: the file.
-        faults: one sentence each.
     """
 
     def __init__(self, path: Path, faults: Sequence[str]) -> None:
         self.path = path
-        self.faults = tuple(dict.fromkeys(faults))
-        count = f"{len(self.faults)} things are wrong:" if len(self.faults) > 1 else ""
-        separator = "\n  - " if len(self.faults) > 1 else ""
-        super().__init__(f"{path}: {count}{separator}{separator.join(self.faults)}")
+        super().__init__(faults, where=str(path))
 
 
 class Search(BaseModel):

@@ -7,15 +7,17 @@ records of the same model: seconds of training are scaled by the number of steps
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean
 
-from glora.experiments.compare import InvalidComparisonError, Plan, plan_comparison
-from glora.experiments.experiment import Pair, ResolvedExperiment
+from glora.experiments.compare import Plan, plan_comparison
+from glora.experiments.experiment import ResolvedExperiment
 from glora.experiments.experiment_file import InvalidExperimentError
+from glora.experiments.faults import attempt
 from glora.experiments.methods import Schedule
 from glora.experiments.records import RunRecord, read_records
 from glora.experiments.spec import RunConfig
@@ -80,21 +82,23 @@ def plan_experiment(experiment: ResolvedExperiment, output: Path) -> tuple[Plan,
     """
     read_records(output)
     faults: list[str] = []
-    plans = [_planned(experiment, pair, output, faults) for pair in experiment.pairs]
+    plans = [
+        attempt(
+            functools.partial(
+                plan_comparison,
+                output,
+                methods=experiment.methods,
+                seeds=experiment.seeds,
+                settings=pair.settings,
+            ),
+            faults,
+            field=pair.task,
+        )
+        for pair in experiment.pairs
+    ]
     if faults:
         raise InvalidExperimentError(experiment.path, faults)
     return tuple(plan for plan in plans if plan is not None)
-
-
-def _planned(experiment: ResolvedExperiment, pair: Pair, output: Path, faults: list[str]) -> Plan | None:
-    """The plan of a pair, or None and its faults."""
-    try:
-        return plan_comparison(output, methods=experiment.methods, seeds=experiment.seeds, settings=pair.settings)
-    except InvalidComparisonError as error:
-        faults += [f"{pair.task}: {fault}" for fault in error.faults]
-    except (ValueError, OSError) as error:
-        faults.append(f"{pair.task}: {error}")
-    return None
 
 
 def _expected_steps(config: RunConfig, records: Sequence[RunRecord]) -> int | None:

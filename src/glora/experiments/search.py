@@ -30,6 +30,7 @@ from glora.experiments.shared_trials import (
     Job,
     Slot,
     TrialFailedError,
+    open_slots,
     open_study,
     read_slots,
     retry_failed,
@@ -116,7 +117,7 @@ def run_trials(
     studies = [_open(plan, search, storage) for search in plan.studies]
 
     def left() -> int:
-        return sum(slot.state in ("open", "lost") for study in studies for slot in read_slots(study).values())
+        return sum(map(open_slots, studies))
 
     steps = sum(search.schedule.total_steps for search in plan.studies) / max(1, len(plan.studies))
     progress.begin(left(), round(left() * steps), noun="trial")
@@ -306,6 +307,6 @@ def _named(search: MethodSearch) -> str:
 def _remedied(error: str | None) -> str:
     reason = (error or "its process was killed, again and again").rstrip(".")
     return (
-        f"{reason}. Mend that and give the same command again; to search in other ranges, name another --output, or with "
-        "--storage another --study"
+        f"{reason}. Mend that and give the same command again; to search with other settings or "
+        "ranges, name another --output, or with --storage another --study"
     )

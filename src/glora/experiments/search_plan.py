@@ -166,7 +166,7 @@ def plan_search(
         found += [pair] if pair else []
     faults += [] if faults else _unsearched(ranges, found)
     if faults:
-        raise InvalidComparisonError(list(dict.fromkeys(faults)))
+        raise InvalidComparisonError(faults)
     return SearchPlan(name, output, options, tuple(methods), tuple(seeds), tuple(found))
 
 

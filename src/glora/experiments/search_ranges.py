@@ -103,6 +103,15 @@ def find_setting(name: str) -> str:
     raise SearchRangeError(f"{name!r} is no setting that can be searched. {hint}There are {', '.join(SEARCHABLE)}")
 
 
+def find_range(name: str, text: object) -> SearchRange:
+    """A search as people write it: `beta (EMA)`, `0.8-0.99`.
+
+    Raises:
+        SearchRangeError: see `find_setting` and `parse_range`.
+    """
+    return parse_range(find_setting(name), text)
+
+
 def parse_range(setting: str, text: object) -> SearchRange:
     """Understand the range of a setting.
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from glora.experiments.compare import DEFAULT_METHODS, DEFAULT_SEEDS
+from glora.experiments.compare import DEFAULT_METHODS, DEFAULT_SEEDS, InvalidComparisonError
 from glora.experiments.experiment import load_experiment
-from glora.experiments.search_ranges import SearchRange, find_setting, parse_range
+from glora.experiments.faults import attempt, repeated
+from glora.experiments.search_ranges import SearchRange, find_range
 
 
 def search_request(
@@ -27,7 +29,7 @@ def search_request(
         ranges: what is searched, as an experiment file writes it.
 
     Raises:
-        SearchRangeError: a range cannot be understood or contradicts itself.
+        InvalidComparisonError: naming every range that cannot be understood, contradicts itself, or is given twice.
     """
     return {
         "pairs": [dict(settings)],
@@ -49,7 +51,7 @@ def search_request_of_file(
 
     Raises:
         FileNotFoundError, IsADirectoryError, MalformedFileError, InvalidExperimentError: see `load_experiment`.
-        SearchRangeError: as for `search_request`.
+        InvalidComparisonError: as for `search_request`.
     """
     own = _understood(ranges or {})
     named = {found.setting for found in own}
@@ -63,4 +65,10 @@ def search_request_of_file(
 
 
 def _understood(ranges: Mapping[str, str]) -> list[SearchRange]:
-    return [parse_range(find_setting(name), text) for name, text in ranges.items()]
+    faults: list[str] = []
+    attempts = [attempt(functools.partial(find_range, name, text), faults) for name, text in ranges.items()]
+    found = [each for each in attempts if each is not None]
+    faults += repeated("range", [each.setting for each in found])
+    if faults:
+        raise InvalidComparisonError(faults)
+    return found

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from glora.experiments.methods import ALLOCATION_SETTINGS, Method, Schedule
+from glora.experiments.number_format import settings_text
 from glora.experiments.search_ranges import SearchRange, parse_range
 from glora.experiments.spec import RunConfig
 
@@ -83,15 +84,23 @@ def range_faults(method: Method, base: RunConfig, ranges: Sequence[SearchRange],
     ends = {found.setting: _ends(found) for found in ranges}
     corners = [dict(zip(ends, values)) for values in itertools.product(*ends.values())]
     judged = [(corner, config_faults(method, base, corner, examples)) for corner in corners]
+    everywhere = [fault for fault in judged[0][1] if all(fault in found for _, found in judged)]
+    if everywhere:
+        return [f"{method.name}: {fault}" for fault in everywhere]
+    hopeless = all(found for _, found in judged)
     faults = []
     for setting, values in ends.items():
         for value in values:
             found = [fault for corner, fault in judged if corner[setting] == value]
-            if all(found):
-                faults.append(f"{setting}={value} can never be trained with {method.name}: {found[0][0]}")
-    if not ends and judged[0][1]:
-        faults += judged[0][1]
-    return list(dict.fromkeys(faults))
+            # Where nothing can be trained, an end is to blame only if it has one fault whatever the others are.
+            blamed = [fault for fault in found[0] if not hopeless or all(fault in each for each in found)]
+            if all(found) and blamed:
+                faults.append(f"{setting}={value} can never be trained with {method.name}: {blamed[0]}")
+    if hopeless and not faults:
+        corner, refused = judged[0]
+        ends_text = settings_text(corner)
+        faults.append(f"{method.name} can be trained with no values of these ranges; {ends_text}: {refused[0]}")
+    return faults
 
 
 def config_faults(method: Method, base: RunConfig, values: Mapping[str, Any], examples: int) -> list[str]:

@@ -23,6 +23,7 @@ from glora.experiments.shared_trials import (
     LONGEST_NAME,
     Job,
     TrialFailedError,
+    open_slots,
     open_study,
     read_slots,
     retry_failed,
@@ -70,7 +71,7 @@ def make_shared_runs(
     studies = [_open(storage, name, plan) for plan in plans]
 
     def left() -> int:
-        return sum(slot.state in ("open", "lost") for study in studies for slot in read_slots(study).values())
+        return sum(map(open_slots, studies))
 
     progress.begin(left(), sum(plan.steps_to_make for plan in plans))
     jobs = [

@@ -167,7 +167,7 @@ def work(
     left, losses = list(jobs), _Losses()
     while left:
         took = [job for job in left if _take_one(job, losses)]
-        running = {job.study.study_name: _open_slots(job.study) for job in left}
+        running = {job.study.study_name: open_slots(job.study) for job in left}
         left = [job for job in left if running[job.study.study_name]]
         if left and not took:
             waiting(sum(running.values()))
@@ -206,7 +206,8 @@ def _take_one(job: Job, losses: _Losses) -> bool:
     return True
 
 
-def _open_slots(study: Study) -> int:
+def open_slots(study: Study) -> int:
+    """How many things are not done yet, whether somebody is at them or not."""
     return sum(slot.state in ("open", "lost") for slot in read_slots(study).values())
 
 

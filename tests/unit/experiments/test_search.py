@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -351,6 +352,16 @@ def test_what_cannot_be_searched_is_refused_before_anything_is_made(plan, tmp_pa
     text = faults(plan, ranges={"warmup_steps": "5-40"})
     assert "warmup_steps=40 can never be trained with glora: a warm-up of 40 steps" in text
     assert "warmup_steps=5 " not in text
+    text = faults(plan, methods=("glora",), ranges={"warmup_steps": "40-50", "beta": "0.8-0.9"})
+    assert "warmup_steps=40 can never" in text
+    assert "warmup_steps=50 can never" in text
+    assert "beta" not in text, "which is not to blame"
+    text = faults(plan, methods=("glora",), ranges={"warmup_steps": "400-500", "epochs": "2-3"})
+    assert re.search(
+        r"^glora can be trained with no values of these ranges; warmup_steps=400, epochs=2: a warm-up", text
+    )
+    text = faults(plan, methods=("glora",), settings={"min_rank": 9}, ranges={"beta": "0.8-0.9"})
+    assert text.startswith("glora: min_rank=9 is more than the budget")
     assert "total_rank: none of the methods looks at this setting" in faults(
         plan, methods=("lora",), ranges={**RANGES, "total_rank": "24,48"}
     )
@@ -382,8 +393,14 @@ def test_a_request_of_a_file_has_its_ranges_and_the_command_lines(tmp_path: Path
     assert request["pairs"][0]["epochs"] == 1
     with pytest.raises(ValueError, match="'bta' is no setting that can be searched. Nearest: beta"):
         search_request({}, ranges={"bta": "0-1"})
-    with pytest.raises(ValueError, match="has 5e-4 below and 1e-4 above"):
-        search_request({}, ranges={"lr": "5e-4-1e-4"})
+    with pytest.raises(InvalidComparisonError) as caught:
+        search_request({}, ranges={"lr": "5e-4-1e-4", "bta": "0-1", "beta": "0.8-0.9", "beta (EMA)": "0.9,0.99"})
+    assert [
+        part in fault
+        for part, fault in zip(
+            ("5e-4 below and 1e-4 above", "Nearest: beta", "range: beta is given"), caught.value.faults
+        )
+    ] == [True] * 3
 
 
 # The runs that are reported, and the record
