@@ -10,10 +10,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from glora.experiments.records import RecordWriteError, RunRecord, write_record
+from glora.experiments.records import RunRecord, write_record
+from glora.experiments.whole_files import NotWrittenError
 
 
-class RecordKeptElsewhereError(RecordWriteError):
+class RecordKeptElsewhereError(NotWrittenError):
     """The record of a run could not be written where it belongs; an older one there is untouched.
 
     Attributes:
@@ -21,7 +22,7 @@ class RecordKeptElsewhereError(RecordWriteError):
         unwritten: its text, if it could be kept nowhere; else None.
     """
 
-    def __init__(self, error: RecordWriteError, record: RunRecord, kept: Path | None) -> None:
+    def __init__(self, error: NotWrittenError, record: RunRecord, kept: Path | None) -> None:
         remedy = (
             f"This run's record is kept in {str(kept)!r}; once there is room, move it there and the run is not made again"
             if kept
@@ -58,7 +59,7 @@ def keep_record(directory: str | os.PathLike[str], record: RunRecord) -> Path:
 def _write_or_keep(directory: str | os.PathLike[str], record: RunRecord) -> Path:
     try:
         return write_record(directory, record)
-    except RecordWriteError as error:
+    except NotWrittenError as error:
         raise RecordKeptElsewhereError(error, record, _kept_elsewhere(record)) from error
 
 
@@ -70,6 +71,6 @@ def _kept_elsewhere(record: RunRecord) -> Path | None:
             continue
         try:
             return write_record(folder, record)
-        except RecordWriteError:
+        except NotWrittenError:
             shutil.rmtree(folder, ignore_errors=True)
     return None

@@ -11,7 +11,6 @@ The files are strict JSON: NaN and the infinities, which a diverged run produces
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from glora.experiments.spec import RunConfig
+from glora.experiments.whole_files import write_whole
 
 SCHEMA_VERSION = 1
 """Goes up when a field changes its meaning, type or name, or is dropped; not for a new optional field."""
@@ -29,10 +29,6 @@ RUNS_FOLDER = "runs"
 
 class RecordError(ValueError):
     """A file that cannot be read as a record: malformed, another schema version, or faulty fields."""
-
-
-class RecordWriteError(OSError):
-    """A record could not be written; what stood at its place before still stands there."""
 
 
 class _Part(BaseModel):
@@ -224,9 +220,6 @@ def record_path(directory: str | os.PathLike[str], key: str) -> Path:
 def write_record(directory: str | os.PathLike[str], record: RunRecord) -> Path:
     """Write a record to `<directory>/runs/<key>.json`, whole or not at all.
 
-    The text goes to a temporary file in the same folder, is forced to the disk and then takes the place of
-    the old record in one step, so that neither a full disk nor a kill at any moment leaves half a record.
-
     Args:
         directory: the experiment's folder; it is made if it is missing.
         record: the run's record.
@@ -235,38 +228,11 @@ def write_record(directory: str | os.PathLike[str], record: RunRecord) -> Path:
         The record's path.
 
     Raises:
-        RecordWriteError: if the file system refuses; an older record of the same key is untouched.
+        NotWrittenError: the file system refuses; an older record of the same key is untouched.
     """
     path = record_path(directory, record.key)
     write_whole(path, record.model_dump_json(indent=1) + "\n")
     return path
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file as `write_record` does.
-
-    Raises:
-        RecordWriteError: if the file system refuses; what stood there before is untouched.
-    """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise RecordWriteError(
-            error.errno,
-            f"record not written ({error.strerror or error}); what stood there before is unchanged. "
-            "Mend the cause (free space, write permission) and run the command again; finished runs are kept",
-            str(path),
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
 
 
 def read_record(path: str | os.PathLike[str]) -> RunRecord:
@@ -320,13 +286,3 @@ def finished_records(directory: str | os.PathLike[str]) -> dict[str, RunRecord]:
         RecordError: at the first record that cannot be read.
     """
     return {record.key: record for record in read_records(directory) if record.status == "finished"}
-
-
-def _sync_folder(folder: Path) -> None:
-    """Force the new directory entry to the disk, where a folder can be opened (not on Windows)."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -28,6 +28,7 @@ from glora.experiments.report_content import (
 from glora.experiments.search_record import read_search_record
 from glora.experiments.summary import summarise
 from glora.experiments.tables import TextTable, as_markdown, as_rich, escape_markdown
+from glora.experiments.whole_files import write_whole
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,8 +68,8 @@ def write_report(directory: str | os.PathLike[str], *, console: Console | None =
     folder = directory / PICTURES_FOLDER
     pictures = [draw_pictures(section.heading, section.charts, folder) for section in content.sections]
     path = directory / REPORT_FILE
-    path.write_text(report_markdown(content, pictures), encoding="utf-8")
-    (directory / HTML_FILE).write_text(report_html(content), encoding="utf-8")
+    write_whole(path, report_markdown(content, pictures))
+    write_whole(directory / HTML_FILE, report_html(content))
     for section in content.sections:
         console.print(f"\n{section.heading}", style="bold", markup=False, highlight=False)
         for table in section.tables:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from glora.experiments.number_format import metric_header, settings_text, value_text
-from glora.experiments.records import RecordError, write_whole
+from glora.experiments.records import RecordError
 from glora.experiments.tables import TextTable
+from glora.experiments.whole_files import write_whole
 
 if TYPE_CHECKING:
     from glora.experiments.search import StudyOutcome
@@ -106,7 +107,7 @@ def write_search_record(directory: str | os.PathLike[str], record: SearchRecord)
     """Write `<directory>/search.json`, whole or not at all.
 
     Raises:
-        RecordWriteError: if the file system refuses; what stood there before is untouched.
+        NotWrittenError: the file system refuses; what stood there before is untouched.
     """
     path = Path(directory) / SEARCH_FILE
     write_whole(path, record.model_dump_json(indent=1) + "\n")

@@ -16,9 +16,10 @@ from glora.experiments.compare import InvalidComparisonError, Plan, compare, pla
 from glora.experiments.progress import RunProgress
 from glora.experiments.provenance import collect_provenance
 from glora.experiments.record_keeping import RecordKeptElsewhereError
-from glora.experiments.records import RecordWriteError, RunRecord, read_records, write_record
+from glora.experiments.records import RunRecord, read_records, write_record
 from glora.experiments.spec import RunConfig
 from glora.experiments.train import data_fingerprint
+from glora.experiments.whole_files import NotWrittenError
 
 
 def finished(config: RunConfig) -> RunRecord:
@@ -270,7 +271,7 @@ def test_a_full_disk_ends_the_comparison_and_loses_no_run(
 ) -> None:
     def full(directory: Path, record: RunRecord) -> Path:
         if Path(directory) == tmp_path / "out":
-            raise RecordWriteError(28, "record not written (No space left on device)", "the record")
+            raise NotWrittenError(28, "not written (No space left on device)", "the record")
         return write_record(directory, record)
 
     (tmp_path / "elsewhere").mkdir()

@@ -15,10 +15,9 @@ import pytest
 from pydantic import BaseModel, ValidationError
 from synthetic_records import failed_run, finished_run
 
-from glora.experiments import records
+from glora.experiments import records, whole_files
 from glora.experiments.records import (
     RecordError,
-    RecordWriteError,
     RunRecord,
     finished_records,
     read_record,
@@ -26,6 +25,7 @@ from glora.experiments.records import (
     record_path,
     write_record,
 )
+from glora.experiments.whole_files import NotWrittenError
 
 
 def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
@@ -151,10 +151,10 @@ def test_a_full_disk_leaves_the_old_record_whole(
         write = full
 
     if refusing in ("open", "write"):
-        monkeypatch.setattr(records, "open", full if refusing == "open" else FullFile, raising=False)
+        monkeypatch.setattr(whole_files, "open", full if refusing == "open" else FullFile, raising=False)
     else:
-        monkeypatch.setattr(records.os, refusing, full)
-    with pytest.raises(RecordWriteError, match=r"No space left on device.*unchanged.*free space") as caught:
+        monkeypatch.setattr(whole_files.os, refusing, full)
+    with pytest.raises(NotWrittenError, match=r"No space left on device.*unchanged.*free space") as caught:
         write_record(tmp_path, finished_run(train_seconds=2.0))
     monkeypatch.undo()
     assert caught.value.errno == errno.ENOSPC
@@ -170,8 +170,8 @@ def test_a_kill_while_writing_leaves_the_old_record_whole(tmp_path: Path) -> Non
         "import os, signal, sys\n"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from synthetic_records import finished_run\n"
-        "from glora.experiments import records\n"
-        "records.os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "from glora.experiments import records, whole_files\n"
+        "whole_files.os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"records.write_record({str(tmp_path)!r}, finished_run(train_seconds=2.0))\n"
     )
     killed = subprocess.run([sys.executable, "-c", script], check=False, timeout=120)
@@ -182,7 +182,7 @@ def test_a_kill_while_writing_leaves_the_old_record_whole(tmp_path: Path) -> Non
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file stands in the way")
-    with pytest.raises(RecordWriteError, match="record not written"):
+    with pytest.raises(NotWrittenError, match="not written"):
         write_record(tmp_path, finished_run())
 
 

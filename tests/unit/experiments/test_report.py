@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import re
@@ -13,11 +14,13 @@ import pytest
 from rich.console import Console
 from synthetic_records import failed_run, finished_run, study
 
+from glora.experiments import whole_files
 from glora.experiments.records import RecordError, RunRecord, write_record
 from glora.experiments.report import NoFinishedRunsError, write_report
 from glora.experiments.spec import RunConfig
 from glora.experiments.summary import summarise
 from glora.experiments.tables import as_markdown, as_rich, group_tables
+from glora.experiments.whole_files import NotWrittenError
 
 METHODS = ("lora", "adalora", "glora")
 
@@ -209,3 +212,17 @@ def test_the_report_reads_records_and_loads_nothing_that_trains(tmp_path: Path) 
     loaded = set(json.loads(finished.stdout.splitlines()[-1]))
     assert not loaded & {"datasets", "sklearn", "optuna", "glora.experiments.train", "glora.experiments.tasks"}
     assert "matplotlib.pyplot" not in loaded, "pyplot would want a display or set a backend"
+
+
+def test_a_full_disk_leaves_the_old_report_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report_of(tmp_path, study(("lora", "glora"), (0, 1)))
+    before = {name: (tmp_path / name).read_bytes() for name in ("report.md", "report.html")}
+    write_record(tmp_path, finished_run(method="lora", seed=2))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(whole_files.os, "fsync", full)
+    with pytest.raises(NotWrittenError, match="No space left on device.*unchanged"):
+        write_report(tmp_path, console=Console(file=io.StringIO()))
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
