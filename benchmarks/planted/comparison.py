@@ -3,7 +3,7 @@
 Losses differ between seeds by more than between variants, so they are compared seed by seed and as ratios: with ℓ = log loss,
 the difference of a variant is the mean over seeds of ℓ_variant − ℓ_uniform, with Student's t on n − 1 degrees of freedom. The
 gap is the same for the ranks as planted, and the share that a variant closes is the ratio of the two means. Its interval is
-Fieller's (1954), which takes into account that the gap is estimated from the same seeds; there is none where the gap itself is
+Fieller's (1954), which takes into account that the gap is estimated from the same seeds; there is no share where the gap is
 not clearly different from zero.
 """
 
@@ -90,14 +90,17 @@ def _correlation(records: Mapping[int, Mapping[str, Any]]) -> float | None:
 def share_of_gap(
     values: Mapping[int, float], reference: Mapping[int, float], truth: Mapping[int, float]
 ) -> Share | None:
-    """mean(reference − values) / mean(reference − truth) over the seeds that all three have; None without any."""
+    """mean(reference − values) / mean(reference − truth) over the seeds that all three have.
+
+    None without any seed, and where there is no gap: the truth is not better, or not clearly so.
+    """
     seeds = sorted(values.keys() & reference.keys() & truth.keys())
     if not seeds:
         return None
     n = len(seeds)
     gains, gaps = [reference[s] - values[s] for s in seeds], [reference[s] - truth[s] for s in seeds]
     x, y = math.fsum(gains) / n, math.fsum(gaps) / n
-    if y == 0:
+    if y <= 0:
         return None
     if n < 3:
         return Share(x / y, None, None)
@@ -113,5 +116,5 @@ def share_of_gap(
     a, b, c = y * y - q * yy, x * y - q * xy, x * x - q * xx
     root = b * b - a * c
     if a <= 0 or root < 0:
-        return Share(x / y, None, None)
+        return None
     return Share(x / y, (b - math.sqrt(root)) / a, (b + math.sqrt(root)) / a)
