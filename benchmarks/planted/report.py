@@ -14,7 +14,7 @@ from benchmarks.planted.task import Setting
 from benchmarks.planted.variants import VARIANTS
 
 from glora.experiments.picture_style import FAINT, INK, OKABE_ITO, picture, plain_axes
-from glora.experiments.statistics import PairedDifference
+from glora.experiments.statistics import SEEDS_FOR_AN_INTERVAL, PairedDifference
 
 
 def write_report(records: Path, folder: Path, grid: Mapping[str, Setting] = CELLS) -> None:
@@ -124,6 +124,7 @@ def _share(row: Row) -> str:
 
 def _draw(tables: dict[str, list[Row]], path: Path) -> None:
     base = [row for row in tables["base"] if row.difference is not None]
+    base = [row for row in base if row.seeds >= SEEDS_FOR_AN_INTERVAL] or base
     cells = [cell for cell in tables if len(tables[cell]) > 1]
     seeds = min(row.seeds for row in base), max(row.seeds for row in base)
     detail = (
@@ -150,7 +151,7 @@ def _draw(tables: dict[str, list[Row]], path: Path) -> None:
             lower.plot([], [], "o", color=colour, label=VARIANTS[variant].what)
         lower.set_yticks(range(len(cells)), cells)
         lower.set_ylim(len(cells) - 0.5, -0.5)
-        lower.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(shown))
+        lower.legend(fontsize=8, frameon=False, loc="upper right")
         lower.set_xlabel("difference in held-out loss (%)", color=INK)
 
 
