@@ -10,8 +10,8 @@ slower in the layout that autograd gives them. Here both sums are joins by addmm
 along as its alpha, and the products have the rank first, (r, T) and not (T, r): the layout in which they are fast on a CPU
 (docs/cost.md has the measurements).
 
-Between the passes x, W, A, B and h are kept, and with dropout its mask as one byte an element; nothing as large as an
-activation is kept that PEFT does not keep.
+Between the passes x, W, A, B and h are kept, and the mask of dropout. The dropped input is made again, so matrices that share
+an input keep it once, and nothing as large as an activation is kept that PEFT does not keep.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def fused_lora(
         A: Shape (r, d_in).
         B: Shape (d_out, r), in A's dtype.
         scaling: s.
-        dropout: The share of x's elements that the branch does not see; 0 when not training.
+        dropout: The share of x's elements that the branch does not see, below 1; 0 when not training.
 
     Returns:
         Shape (..., d_out).
@@ -105,7 +105,7 @@ def _forward(
     """y; h as (r, T); and the mask of dropout."""
     seen, mask = x.to(A.dtype), None
     if dropout:
-        seen, mask = torch.native_dropout(seen, dropout, True)
+        seen, mask = _drop(seen, dropout)
     h = torch.mm(A, _rows(seen).t())
     y = F.linear(x, W, b)  # just before it is added to, while a cache still has it
     if y.dtype == A.dtype:
@@ -117,7 +117,7 @@ def _forward(
 
 def _backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     x, W, A, B, h, mask = ctx.saved_tensors
-    s, keep = ctx.scaling, 1 / (1 - ctx.dropout) if ctx.dropout < 1 else 0.0
+    s = ctx.scaling
     of_x, _, of_b, of_A, of_B, *_ = ctx.needs_input_grad
     gradient = _rows(gradient)
     g = gradient.to(B.dtype)
@@ -138,16 +138,31 @@ def _backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ..
             of_input = of_input.view(ctx.shape)
             branch = torch.mm(g_h.t(), A).view(ctx.shape)
             if mask is not None:
-                branch = torch.ops.aten.native_dropout_backward(branch, mask, keep)
+                branch = _drop_again(branch, mask, ctx.dropout)
             of_input.add_(branch, alpha=s)
     if of_A:
         seen = x.to(A.dtype)
         if mask is not None:
-            seen = torch.ops.aten.native_dropout_backward(seen, mask, keep)
+            seen = _drop_again(seen, mask, ctx.dropout)
         of_down = torch.addmm(A, g_h, _rows(seen), beta=0, alpha=s)
     if of_b:
         of_bias = gradient.sum(0)
     return of_input, None, of_bias, of_down, of_up, None, None
+
+
+def _drop(x: torch.Tensor, p: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """What nn.Dropout does and draws; and the mask: of bytes on a GPU, on a CPU already scaled, which is much faster there."""
+    if x.is_cuda:
+        return torch.native_dropout(x, p, True)
+    mask = torch.empty_like(x).bernoulli_(1 - p).div_(1 - p)
+    return x * mask, mask
+
+
+def _drop_again(x: torch.Tensor, mask: torch.Tensor, p: float) -> torch.Tensor:
+    if mask.dtype is torch.bool:
+        dropped: torch.Tensor = torch.ops.aten.native_dropout_backward(x, mask, 1 / (1 - p))
+        return dropped
+    return x * mask
 
 
 def _rows(x: torch.Tensor) -> torch.Tensor:

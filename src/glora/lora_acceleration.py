@@ -174,6 +174,8 @@ def _fused_call(layer: Linear, x: torch.Tensor) -> tuple[Any, ...] | None:
     ):
         return None
     p = dropout.p if type(dropout) is nn.Dropout and dropout.training else 0.0
+    if p >= 1:
+        return None
     return W, base._parameters["bias"], A, B, layer.scaling[adapter], p
 
 
