@@ -214,7 +214,7 @@ def _pairs(
 ) -> tuple[Pair, ...]:
     """Every model with every data set; settings are checked even where no pair is known."""
     misplaced = [name for name in source.settings if name in NOT_SETTINGS]
-    faults += [f"settings.{name}: write it into {NOT_SETTINGS[name]}" for name in misplaced]
+    faults += [f"settings.{name}: {NOT_SETTINGS[name]}" for name in misplaced]
     settings = {name: value for name, value in source.settings.items() if name not in misplaced}
     pairs = []
     for model in models or [DEFAULT_MODEL]:

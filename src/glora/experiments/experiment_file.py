@@ -20,13 +20,14 @@ from glora.experiments.spec import RunConfig
 from glora.experiments.structured_text import read_mapping
 
 NOT_SETTINGS = {
-    "model": "models_to_use",
-    "task": "datasets_to_use",
-    "method": "comparative_methods",
-    "seed": "seeds",
-    "data_dir": "data_dir",
+    "model": "write it into models_to_use",
+    "task": "write it into datasets_to_use",
+    "method": "write it into comparative_methods",
+    "seed": "write it into seeds",
+    "data_dir": "write it into data_dir",
+    "held_out": "it is an option of a search, `glora search --held-out`",
 }
-"""Fields of `RunConfig` that an experiment file says elsewhere -> where."""
+"""Fields of `RunConfig` that are said elsewhere than in an experiment file's settings -> what to do."""
 
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
@@ -52,6 +53,13 @@ class Search(BaseModel):
     range: str | int | float | list[Any] = Field(
         description='"1e-4-5e-4" (log), "0.8-0.99" (linear), "500-1500" (integers), "96,128,160" (one of these).'
     )
+
+
+def _describe_settings(schema: dict[str, Any]) -> None:
+    """So that an editor knows the settings by name, and their values."""
+    properties = RunConfig.model_json_schema()["properties"]
+    schema["properties"] = {name: field for name, field in properties.items() if name not in NOT_SETTINGS}
+    schema["additionalProperties"] = False
 
 
 class Experiment(BaseModel):
@@ -86,6 +94,7 @@ class Experiment(BaseModel):
     settings: dict[str, Any] = Field(
         default_factory=dict,
         description="Settings of a run that are not at their defaults, such as epochs, batch_size, train_limit.",
+        json_schema_extra=_describe_settings,
     )
     model_overrides: dict[Name, Name] = Field(
         default_factory=dict,
@@ -107,8 +116,8 @@ def read_experiment(path: Path, given: Mapping[str, Any] | None = None) -> tuple
         given: fields from elsewhere that win over the file's; mappings are merged into the file's.
 
     Returns:
-        The experiment; the faults, as sentences; and the fields that are faulty. These hold defaults, so that what the others
-        name can be checked too and everything be reported at once.
+        The experiment; the faults, as sentences; and the fields that are faulty. These hold defaults, and a list in which
+        some members are faulty holds the others, so that what they name can be checked too and everything be reported at once.
 
     Raises:
         FileNotFoundError, IsADirectoryError, MalformedFileError: the file as a whole cannot be read.
@@ -121,10 +130,22 @@ def read_experiment(path: Path, given: Mapping[str, Any] | None = None) -> tuple
         return Experiment.model_validate(content), [], set()
     except ValidationError as error:
         faults = [_in_words(fault) for fault in error.errors()]
-        faulty = {str(fault["loc"][0]) for fault in error.errors()}
-    sound = {field: value for field, value in content.items() if str(field) not in faulty}
+        places: dict[str, list[tuple[int | str, ...]]] = {}
+        for fault in error.errors():
+            places.setdefault(str(fault["loc"][0]), []).append(fault["loc"][1:])
+    sound = {field: value for field, value in content.items() if str(field) not in places}
+    sound |= {field: left for field in places if (left := _sound_members(content.get(field), places[field]))}
+    faulty = places.keys() - sound.keys()
     placeholders = {field: ["-"] for field in ("models_to_use", "datasets_to_use") if field in faulty}
     return Experiment.model_validate({**sound, **placeholders}), faults, faulty
+
+
+def _sound_members(value: Any, faulty: Sequence[tuple[int | str, ...]]) -> list[Any]:
+    """What is left of a list without its faulty members; nothing if the value as a whole is at fault."""
+    if not isinstance(value, list) or not all(faulty):
+        return []
+    indices = {place[0] for place in faulty}
+    return [member for i, member in enumerate(value) if i not in indices]
 
 
 def _in_words(fault: Any) -> str:

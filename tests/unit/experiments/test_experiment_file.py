@@ -13,8 +13,9 @@ import pytest
 from glora.experiments import compare as comparison
 from glora.experiments import models, train
 from glora.experiments.experiment import load_experiment
-from glora.experiments.experiment_file import Experiment, InvalidExperimentError
+from glora.experiments.experiment_file import NOT_SETTINGS, Experiment, InvalidExperimentError
 from glora.experiments.search_ranges import SearchRange
+from glora.experiments.spec import RunConfig
 
 ROOT = Path(__file__).resolve().parents[3]
 SEED_FILE = ROOT.parent / "shared" / "seed" / "experiment.json"
@@ -246,7 +247,7 @@ def test_everything_wrong_is_said_at_once(file: Callable[..., Path]) -> None:
                 {"name": "warmup_steps", "rnge": "5-10"},
             ],
             seeds=[0, 0],
-            settings={"epoch": 1, "rank": 0, "seed": 3, "lr_scheduler": "linea"},
+            settings={"epoch": 1, "rank": 0, "held_out": 0.5, "seed": 3, "lr_scheduler": "linea"},
             model_overrides={"bert": "x/y"},
             epochs=1,
             metods=["lora"],
@@ -261,10 +262,14 @@ def test_everything_wrong_is_said_at_once(file: Callable[..., Path]) -> None:
         "comparative_methods: 'AdaLoR' is no known method. Nearest: adalora",
         "hyperparameters_to_search[4].rnge: there is no such field; did you mean range?",
         "hyperparameters_to_search[4].range is missing",
+        "hyperparameters_to_search: learning_rate: the range '5e-4-1e-4' has 5e-4 below",
+        "hyperparameters_to_search: 'momentumm' is no setting that can be searched",
+        "hyperparameters_to_search: beta is given more than once",
         "seeds: 0 is given more than once",
         "settings.epoch: there is no such setting; did you mean epochs",
         "settings.rank=0: input should be greater than or equal to 1",
         "settings.seed: write it into seeds",
+        "settings.held_out: it is an option of a search, `glora search --held-out`",
         "model_overrides: 'bert' is none of the models_to_use",
         "epochs: there is no such field here; it is a setting of a run: write it into settings",
         "metods: there is no such field",
@@ -327,3 +332,11 @@ def test_the_schema_describes_every_field() -> None:
     assert schema["additionalProperties"] is False
     assert "$schema" in schema["properties"]
     assert all(field["description"] for field in schema["properties"].values())
+
+
+def test_an_editor_knows_the_settings_and_their_values() -> None:
+    settings = Experiment.model_json_schema()["properties"]["settings"]
+    assert settings["additionalProperties"] is False, "a misspelt setting is underlined"
+    assert settings["properties"]["precision"]["enum"] == ["float32", "bfloat16"]
+    assert settings["properties"]["epochs"]["exclusiveMinimum"] == 0
+    assert settings["properties"].keys() == RunConfig.model_fields.keys() - NOT_SETTINGS.keys()
