@@ -203,17 +203,17 @@ SETTINGS: dict[str, Any] = {
 """Field of `RunConfig` -> its option, for every command that trains with settings from the command line."""
 
 
-def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of SETTINGS; what the user gives of them, it gets as the mapping `settings`."""
+def _with_settings(command: Callable[..., None], names: Sequence[str] = tuple(SETTINGS)) -> Callable[..., None]:
+    """Give a command options of SETTINGS; what the user gives of them, it gets as the mapping `settings`."""
     own = [p for name, p in inspect.signature(command, eval_str=True).parameters.items() if name != "settings"]
     options = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
-        for name, option in SETTINGS.items()
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=SETTINGS[name])
+        for name in names
     ]
 
     @functools.wraps(command)
     def with_settings(**arguments: Any) -> None:
-        settings = {name: arguments.pop(name) for name in SETTINGS}
+        settings = {name: arguments.pop(name) for name in names}
         settings["target_modules"] = _names(settings["target_modules"])
         command(**arguments, settings={name: value for name, value in settings.items() if value is not None})
 
@@ -368,7 +368,7 @@ def search(
 @app.command()
 def report(
     directory: Annotated[
-        Path, typer.Argument(help="Output folder of `glora compare` or `glora run`.", show_default=False)
+        Path, typer.Argument(help="Output folder of `glora compare`, `run` or `search`.", show_default=False)
     ],
     debug: Debug = False,
 ) -> None:
@@ -376,33 +376,29 @@ def report(
     _report(_console(), directory)
 
 
+SETTINGS_OF_RANKS = (
+    "model",
+    "task",
+    "data_dir",
+    "batch_size",
+    "max_length",
+    "rank",
+    "lora_alpha",
+    "target_modules",
+    "total_rank",
+    "budget",
+    "max_rank",
+)
+
+
 @app.command()
+@functools.partial(_with_settings, names=SETTINGS_OF_RANKS)
 def ranks(
-    model: Annotated[
-        str, typer.Option("--model", help="Model: a known name, a hub id or a folder.")
-    ] = "all-MiniLM-L6-v2",
-    task: Annotated[
-        str, typer.Option("--task", help="Task: a known name, or a data file of one's own.")
-    ] = "stdlib-docs",
-    data_dir: Annotated[str | None, typer.Option("--data-dir", help="Folder with the task's own files.")] = None,
+    settings: dict[str, Any],
     batches: Annotated[
         int, typer.Option("--batches", help="Batches of training data to read; 8 to 32 are enough.")
     ] = 8,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Examples a batch: as in training.")] = 32,
-    max_length: Annotated[
-        int | None, typer.Option("--max-length", help="Tokens an example. Default: 128; 1024 for written answers.")
-    ] = None,
-    rank: Annotated[int, typer.Option("--rank", "-r", help="Rank of the uniform LoRA it takes the place of.")] = 8,
-    lora_alpha: Annotated[float | None, typer.Option("--lora-alpha", help="Its alpha. Default: 2 * rank.")] = None,
-    target_modules: Annotated[
-        str | None, typer.Option("--target-modules", help="Endings of the matrices' names, with commas. Default: all.")
-    ] = None,
-    total_rank: Annotated[
-        int | None, typer.Option("--total-rank", help="Sum of all ranks. Default: matrices * rank.")
-    ] = None,
-    budget: Annotated[str, typer.Option("--budget", help="What equals uniform LoRA's: rank or parameters.")] = "rank",
     min_rank: Annotated[int, typer.Option("--min-rank", help="No matrix gets less; at least 1.")] = 1,
-    max_rank: Annotated[int | None, typer.Option("--max-rank", help="No matrix gets more.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seeds the random sketch.")] = 0,
     form: Annotated[str, typer.Option("--format", help="json, yaml (axolotl's keys) or python.")] = "json",
     verbose: Verbosity = 0,
@@ -411,20 +407,6 @@ def ranks(
     """Print a rank_pattern for a model and a data set, from the gradients of a few batches. Trains nothing."""
     from rich.console import Console
 
-    settings = {
-        "model": model,
-        "task": task,
-        "data_dir": data_dir,
-        "batch_size": batch_size,
-        "max_length": max_length,
-        "rank": rank,
-        "lora_alpha": lora_alpha,
-        "target_modules": _names(target_modules),
-        "total_rank": total_rank,
-        "budget": budget,
-        "max_rank": max_rank,
-        "seed": seed,
-    }
     console = Console(stderr=True)  # what is printed on stdout can be piped on
     with console.status(f"Reading the gradients of {batches} batches ..."):
         from glora.experiments.calibration import FORMATS, suggest
@@ -437,8 +419,7 @@ def ranks(
         with log_messages_on(console, verbose):
             from glora.experiments.compare import check_settings
 
-            given = {name: value for name, value in settings.items() if value is not None}
-            suggested = suggest(check_settings(given | {"min_rank": min_rank}), batches)
+            suggested = suggest(check_settings(settings | {"min_rank": min_rank, "seed": seed}), batches)
     typer.echo(suggested.text(form))
 
 
