@@ -28,7 +28,7 @@ def _application_is_silent(_record: logging.LogRecord) -> bool:
     return not logging.getLogger().handlers
 
 
-def _is_main_process(_record: logging.LogRecord) -> bool:
+def is_main_process(_record: logging.LogRecord | None = None) -> bool:
     """Of several processes that train together, the first speaks for all."""
     distributed = sys.modules.get("torch.distributed")
     return (
@@ -42,7 +42,7 @@ def get_logger() -> logging.Logger:
     """The logger of glora, with its handler in place."""
     logger = logging.getLogger("glora")
     if not logger.handlers:
-        logger.addFilter(_is_main_process)
+        logger.addFilter(is_main_process)
         handler = AboveProgressBars()
         handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
         handler.addFilter(_application_is_silent)

@@ -39,6 +39,7 @@ from glora.scores import shares
 from glora.sharding import is_sharded, local
 from glora.sketch_ratios import SketchRatios, refuse_compiled
 from glora.training_engines import refuse_engines
+from glora.unfinished_warmup import watch
 
 logger = get_logger()
 STATE_VERSION = 1
@@ -121,6 +122,7 @@ class RankAllocator:
         self._pending: torch.Tensor | None = None
         self._succeed()
         self._listen()
+        self.warm_up = watch(self._warmup_steps)
         self._first_step = FirstStep(self._optimizer, self._parameters)
         self._hook = self._optimizer.register_step_post_hook(lambda *_: self._after_optimizer_step())
 
@@ -217,6 +219,7 @@ class RankAllocator:
         self._same_gradients.detach()
         self._processes.detach()
         self._stop_recording()
+        self.warm_up.over()
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs, as plain values fit for JSON."""
@@ -266,6 +269,9 @@ class RankAllocator:
         self.allocated = state["allocated"]
         self.reallocation = Reallocation(**state["reallocation"]) if state["reallocation"] else None
         self.steps, self._reallocations = state["steps"], state["reallocations"]
+        self.warm_up.made = self.steps
+        if self.steps >= self._warmup_steps:
+            self.warm_up.over()
         self._stop_recording()
         # In the model's order, in which the norms are read; JSON may have sorted the names.
         names = tuple(name for name in self.adapter.layers if name in state["norms"])
@@ -323,6 +329,7 @@ class RankAllocator:
         self._average.add(self._pending)
         self._pending = None
         self.steps += 1
+        self.warm_up.made = self.steps
         if self._ratios is not None:
             self._ratios.disarm()
             if self._measures_this_step():
@@ -353,6 +360,7 @@ class RankAllocator:
         )
 
     def _reallocate(self) -> None:
+        self.warm_up.over()
         norms = self.norms
         before, old, diverged = self.parameters, self.ranks, self._diverged()
         # On every process, since what is sharded is gathered by all; only process 0 allocates.

@@ -109,6 +109,7 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
             # Trainer starts again after running out of memory (auto_find_batch_size), on the model as it is
             adapter.set_ranks(adapter.initial_ranks, optimizer=optimizer)
         self.allocator = self.allocator_class(adapter, optimizer, dataclasses.replace(self.config, warmup_steps=warmup))
+        self.allocator.warm_up.over()  # on_train_end says so, and an error or Ctrl-C speaks for itself
         if saved is not None:
             self.allocator.load_state_dict(saved)
         if state.global_step > 0 and not optimizer.state and getattr(lr_scheduler, "last_epoch", 1) == 0:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification
 
 from glora import RankAllocationConfig, RankAllocator
+from glora.unfinished_warmup import tell_unfinished
 from integration.resume_case import differences
 from integration.trainer_case import lora_config, probe_batch
 
@@ -224,6 +227,58 @@ def test_clipping_after_the_norms_were_read_is_told(caplog: pytest.LogCaptureFix
         optimizer.zero_grad()
     (message,) = caplog.messages
     assert "call allocator.step() after scaler.unscale_(optimizer) and after clipping" in message
+
+
+SHORT_LOOP = """
+import sys, torch
+from peft import LoraConfig, get_peft_model
+from glora import RankAllocationConfig, RankAllocator
+
+def train(steps):
+    model = get_peft_model(torch.nn.Sequential(torch.nn.Linear(6, 6)), LoraConfig(r=2, target_modules=["0"]))
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+    allocator = RankAllocator(model, optimizer, RankAllocationConfig(warmup_steps=4))
+    for _ in range(steps):
+        model(torch.ones(1, 6)).sum().backward()
+        allocator.step()
+        optimizer.step()
+        optimizer.zero_grad()
+
+for steps in (0, 3, 5):
+    train(steps)
+"""
+
+
+def test_a_loop_that_ends_within_its_warmup_is_told_when_the_process_ends() -> None:
+    run = subprocess.run([sys.executable, "-c", SHORT_LOOP], capture_output=True, text=True, check=True)
+    told = [line for line in run.stderr.splitlines() if "warm-up" in line]
+    assert told == [
+        "glora: the process ends after 3 of 4 warm-up steps: the ranks were not reallocated, this is plain LoRA; lower "
+        "warmup_steps=4, train for longer, or resume it"
+    ]
+
+
+def test_what_was_resumed_after_its_warmup_or_detached_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    tell_unfinished()  # of the tests before
+    caplog.clear()
+    states = []
+    for steps in (WARMUP - 1, WARMUP):
+        model = lora()
+        optimizer = adamw(model)
+        allocator = allocator_for(model, optimizer)
+        for _ in range(steps):
+            model(torch.ones(2, 6)).sum().backward()
+            allocator.step()
+            optimizer.step()
+            optimizer.zero_grad()
+        states.append(allocator.state_dict())
+        allocator.detach()
+    for state in states:
+        model = lora()
+        allocator_for(model, adamw(model)).load_state_dict(state)
+    tell_unfinished()
+    (message,) = [text for text in caplog.messages if "the process ends" in text]
+    assert message.startswith(f"the process ends after {WARMUP - 1} of {WARMUP} warm-up steps")
 
 
 def test_a_warmup_in_which_every_step_is_skipped_is_told(caplog: pytest.LogCaptureFixture) -> None:
