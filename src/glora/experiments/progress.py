@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from glora.experiments.spec import RunConfig
 
 
+WIDE = 100
+"""Columns of a terminal in which long bars leave room for the rest."""
+
+
 class RunStopped(Exception):  # noqa: N818  (it is no error)
     """Raised by what is told how far a run is, to end the run; it leaves no record."""
 
@@ -92,7 +96,7 @@ class BarProgress(RunProgress):
         self._bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", table_column=Column(min_width=21)),  # so that nothing jumps when bars come
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=20 if console.width >= WIDE else 8),
             MofNCompleteColumn(),
             TextColumn("{task.fields[unit]}"),
             _TimeLeft(table_column=Column(no_wrap=True)),
@@ -159,7 +163,7 @@ class BarProgress(RunProgress):
         self._evaluation = None
         if self._run is not None:
             name, value = next(iter(metrics.values.items()))
-            self._bars.update(self._run, note=f"{escape(name)} {value:.3f}")
+            self._bars.update(self._run, note=f"{value:.3f} {escape(name)}")  # where it is cut, the number stays
 
     @override
     def waiting(self, message: str) -> None:

@@ -16,8 +16,8 @@ from glora.experiments.records import EpochMetrics, RunRecord
 from glora.experiments.spec import RunConfig
 
 
-def terminal() -> Console:
-    return Console(file=io.StringIO(), force_terminal=True, width=140, _environ={"TERM": "xterm"})
+def terminal(width: int = 140) -> Console:
+    return Console(file=io.StringIO(), force_terminal=True, width=width, _environ={"TERM": "xterm"})
 
 
 def log_file() -> Console:
@@ -111,6 +111,24 @@ def test_a_log_estimates_the_time_left_from_all_steps(monkeypatch: pytest.Monkey
     assert "about 2 min 00 s left in all" in written(console)
 
 
+def test_a_terminal_of_80_columns_shows_the_metric_and_the_time_left() -> None:
+    console = terminal(80)
+    with BarProgress(console) as progress:
+        progress.begin(9, 12_000)
+        progress.run_begins(RunConfig(method="lora_plus", seed=10), 1200)
+        progress.step()
+        found = EpochMetrics(
+            epoch=1, step=1, split="validation", train_seconds=1, values={"matthews_correlation": 0.625}
+        )
+        progress.evaluated(found)
+        before = len(written(console))
+        progress._bars.refresh()
+    _, line, *_ = (text for text in written(console)[before:].splitlines() if text.strip())
+    assert "lora_plus, seed 10" in line
+    assert "left" in line
+    assert "0.625 " in line
+
+
 def test_bars_show_runs_steps_evaluation_and_values() -> None:
     console = terminal()
     progress = BarProgress(console)
@@ -131,7 +149,7 @@ def test_bars_show_runs_steps_evaluation_and_values() -> None:
     assert "1/3" in seen["evaluating 1"]
     assert "left" in seen["evaluating 1"]
     assert "evaluating" not in seen["evaluated 2"]
-    assert "accuracy 0.750" in seen["evaluated 2"]
+    assert "0.750 accuracy" in seen["evaluated 2"]
     assert "run 2 of 2" in seen["second run"]
     assert "11/16" in seen["second run"]
     assert "glora, seed 5" in seen["second run"]
