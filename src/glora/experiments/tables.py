@@ -170,14 +170,19 @@ def cost_table(group: GroupSummary) -> TextTable:
     """A row a method: time, relative to lora and absolute, and memory; preparation only where some method has one."""
     prepared = any(method.preparation_seconds and method.preparation_seconds.mean for method in group.methods)
     preparation = ("of it preparation",) if prepared else ()
+    ratios = [method.time_ratio for method in group.methods if not method.is_reference]
+    interval = ("95 % interval",) if any(ratio and ratio.low is not None for ratio in ratios) else ()
     return TextTable(
         "Cost: time without evaluation, peak memory",
-        ("method", f"time / {REFERENCE}", "95 % interval", "training time", *preparation, "time a step", "peak memory"),
+        ("method", f"time / {REFERENCE}", *interval, "training time", *preparation, "time a step", "peak memory"),
         tuple(
             (
                 method.label,
-                "1 (reference)" if method.is_reference else text.with_spread(method.time_ratio, decimals=3),
-                text.MISSING if method.is_reference else text.interval_text(method.time_ratio, decimals=3),
+                "1" if method.is_reference else text.with_spread(method.time_ratio, decimals=3),
+                *(
+                    text.MISSING if method.is_reference else text.interval_text(method.time_ratio, decimals=3)
+                    for _ in interval
+                ),
                 text.time_text(method.train_seconds),
                 *(text.time_text(method.preparation_seconds) for _ in preparation),
                 text.step_text(method.seconds_per_step),
@@ -186,7 +191,7 @@ def cost_table(group: GroupSummary) -> TextTable:
             for method in group.methods
         ),
         f"Times relative to {REFERENCE} are ratios of two runs of one seed, made side by side by one command on one "
-        "machine: mean ± standard deviation, and Student's t interval of the mean."
+        f"machine: mean ± standard deviation, and{'' if interval else ' from three seeds on'} Student's t interval of the mean."
         + (" Preparation (a look at activations or gradients, an SVD) counts as training time." if prepared else ""),
     )
 
@@ -198,15 +203,24 @@ def as_markdown(table: TextTable) -> str:
 
 
 def as_rich(table: TextTable) -> Table:
-    """The table for the terminal."""
+    """The table for the terminal; as long as there is room, a cell is wrapped between its words."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in table.columns:
-        shown.add_column(Text(column), justify="left" if column in table.words else "right", overflow="fold")
-    for row in table.rows:
+    shown = Table(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    rows = [
+        [cell.replace("(n = ", "(n=") for cell in row] for row in table.rows
+    ]  # one word, so as not to be torn apart
+    for place, column in enumerate(table.columns):
+        words = " ".join([column, *(row[place] for row in rows)]).split()
+        shown.add_column(
+            Text(column),
+            justify="left" if column in table.words else "right",
+            overflow="fold",
+            min_width=max(map(len, words)),
+        )
+    for row in rows:
         shown.add_row(*map(Text, row))
     return shown
 

@@ -192,6 +192,23 @@ def test_terminal_tables_hold_the_rows_of_the_markdown_ones() -> None:
         assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
 
 
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
+def test_a_terminal_of_80_columns_tears_no_word_apart(seeds: tuple[int, ...]) -> None:
+    (group,) = summarise(study(METHODS, seeds))
+    for table in group_tables(group):
+        console = Console(file=io.StringIO(), width=80)
+        console.print(as_rich(table))
+        shown = console.file.getvalue().split()
+        words = " ".join([*table.columns, *(cell for row in table.rows for cell in row)]).replace("(n = ", "(n=")
+        assert set(words.split()) <= set(shown)
+
+
+def test_an_interval_of_times_has_a_column_from_three_seeds_on() -> None:
+    for seeds, there in ((0, 1), False), ((0, 1, 2), True):
+        (group,) = summarise(study(METHODS, seeds))
+        assert ("95 % interval" in group_tables(group)[-1].columns) is there
+
+
 def test_square_brackets_reach_the_terminal(tmp_path: Path) -> None:
     """rich takes [..] for markup unless it is told not to."""
     _, printed = report_of(tmp_path, [*study(("lora",), (0,)), failed_run("KeyError: [bold]x[/bold]")])
