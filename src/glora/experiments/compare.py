@@ -20,7 +20,7 @@ from glora.experiments.methods import Method, Schedule, find_method
 from glora.experiments.model_fit import misfits
 from glora.experiments.models import resolve_model
 from glora.experiments.record_keeping import keep_record
-from glora.experiments.records import RunRecord, finished_records
+from glora.experiments.records import RUNS_FOLDER, RunRecord, finished_records
 from glora.experiments.spec import GENERATIVE_MAX_LENGTH, RunConfig
 from glora.experiments.tasks import resolve_task
 
@@ -163,6 +163,10 @@ def compare(
         from glora.experiments.train import runs_of
 
         make_run = runs_of(plan.output)
+    if (
+        plan.to_make
+    ):  # some folders are refused only now, whatever their permissions say: better than after the first run
+        (plan.output / RUNS_FOLDER).mkdir(parents=True, exist_ok=True)
     progress.begin(len(plan.to_make), plan.steps_to_make)
     records = []
     for planned in plan.to_make:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -168,6 +169,20 @@ def test_an_output_without_permission_is_refused(plan, tmp_path: Path) -> None:
     locked.chmod(stat.S_IRUSR | stat.S_IXUSR)
     (fault,) = faults(plan, output=locked / "out")
     assert "no permission" in fault
+
+
+def test_an_output_that_refuses_a_folder_is_known_before_the_first_run(plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """os.access is not the last word: root may write anywhere, and some file systems still refuse."""
+    runs = FakeRuns()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EROFS, "Read-only file system")
+
+    planned = plan(methods=("lora",))
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(OSError, match="Read-only"):
+        compare(planned, RunProgress(), make_run=runs)
+    assert not runs.made
 
 
 # Going through it
