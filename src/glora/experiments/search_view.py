@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from glora.experiments.number_format import counted, settings_text, short_name
+from glora.experiments.number_format import MISSING, counted, metric_header, settings_text, short_name, value_text
 from glora.experiments.search import StudyOutcome
 from glora.experiments.search_plan import SearchPlan
 
@@ -62,7 +62,7 @@ def describe_search(plan: SearchPlan, storage: str) -> RenderableType:
 def _spaces(plan: SearchPlan) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for header in ("model", "data set", "method", "searched"):
-        table.add_column(header)
+        table.add_column(header, overflow="fold")
     for pair in plan.pairs:
         for study in pair.studies:
             space = "; ".join(map(str, study.ranges)) or "nothing: it looks at none of these settings"
@@ -75,11 +75,12 @@ def describe_outcomes(outcomes: Sequence[StudyOutcome]) -> Table:
     """What each study has found."""
     table = Table(box=None, pad_edge=False, header_style="bold", title="Best settings", title_justify="left")
     for header in ("model", "data set", "method", "settings", "in tuning", "trials"):
-        table.add_column(header, justify="right" if header == "in tuning" else "left")
+        table.add_column(header, overflow="fold", no_wrap=header in ("method", "settings"))
     for outcome in outcomes:
         search = outcome.search
-        value = outcome.best.value if outcome.best else None
+        value = value_text(search.metric, outcome.best.value) if outcome.best else MISSING
         trials = ", ".join(f"{count} {how}" for how, count in outcome.counts.items() if count)
         cells = (short_name(search.base.model), short_name(search.base.task), search.method.name)
-        table.add_row(*map(escape, (*cells, settings_text(outcome.values), f"{search.metric} {value:.4f}", trials)))
+        settings = settings_text(outcome.values).replace(", ", "\n")  # a line each: not to be cut in a narrow terminal
+        table.add_row(*map(escape, (*cells, settings, f"{metric_header(search.metric)}: {value}", trials)))
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -12,6 +13,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState
+from rich.console import Console
 
 from glora.experiments import train
 from glora.experiments.compare import InvalidComparisonError
@@ -22,6 +24,7 @@ from glora.experiments.search_plan import SearchOptions, SearchPlan, plan_search
 from glora.experiments.search_ranges import parse_range
 from glora.experiments.search_record import read_search_record, search_record, tuning_table, write_search_record
 from glora.experiments.search_request import search_request, search_request_of_file
+from glora.experiments.search_view import describe_outcomes
 from glora.experiments.shared_runs import make_shared_runs
 from glora.experiments.shared_trials import StudyMismatchError
 from glora.experiments.spec import RunConfig
@@ -474,3 +477,15 @@ def test_what_optuna_keeps_can_be_read_by_its_own_tools(plan, storage, tmp_path:
     names = optuna.get_all_study_names(sqlite_url(tmp_path))
     assert [name.split(" / ")[0] for name in names] == ["a search"] * 2
     assert [name.split(" / ")[-1] for name in names] == ["lora", "glora"]
+
+
+def test_a_terminal_of_80_columns_shows_the_best_settings_in_full(plan, storage: SharedStorage) -> None:
+    planned = plan(trials=2)
+    outcomes = run_trials(planned, storage, RunProgress(), make_run=FakeRuns(), look_after=LOOK)
+    console = Console(file=io.StringIO(), width=80)
+    console.print(describe_outcomes(outcomes))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    for outcome in outcomes:
+        for name, value in outcome.values.items():
+            assert f"{name}={value:.4g}" in shown
+    assert "…" not in shown
