@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -45,6 +46,10 @@ def log_messages_on(console: Console, verbosity: int = 0) -> Iterator[None]:
 
     level = (logging.ERROR, logging.WARNING, logging.INFO)[min(verbosity, 2)]
     root, handler = logging.getLogger(), ConsoleLogHandler(console)
+    set_by_user = os.environ.get("DATASETS_VERBOSITY")
+    os.environ["DATASETS_VERBOSITY"] = logging.getLevelName(
+        level
+    ).lower()  # which it reads if it is imported only later
     levels = {name: logging.getLogger(name).level for name in LIBRARIES}
     with warnings.catch_warnings():
         if not verbosity:
@@ -59,6 +64,10 @@ def log_messages_on(console: Console, verbosity: int = 0) -> Iterator[None]:
             yield
         finally:
             root.removeHandler(handler)
+            if set_by_user is None:
+                del os.environ["DATASETS_VERBOSITY"]
+            else:
+                os.environ["DATASETS_VERBOSITY"] = set_by_user
             for name, before in levels.items():
                 logging.getLogger(name).setLevel(before)
             transformers_logging.disable_propagation()

@@ -41,7 +41,8 @@ def tokenize(task_data: TaskData, tokenizer: PreTrainedTokenizerBase, max_length
         return encoded
 
     def convert(split: Dataset) -> Dataset:
-        return split.map(encode, batched=True, remove_columns=split.column_names)
+        # named, since a name by a hash of the tokenizer is for a cache, takes time and fails for some, with a warning
+        return split.map(encode, batched=True, remove_columns=split.column_names, new_fingerprint="tokenized")
 
     with _without_progress_bars():
         return TokenizedTask(

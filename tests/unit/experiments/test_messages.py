@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import warnings
 
 import pytest
@@ -32,6 +33,16 @@ def test_libraries_say_as_much_as_is_asked_for(verbosity: int, shown: list[str])
         logger.warning("warning")
         logger.error("error")
     assert said(out) == [f"transformers.trainer: {text}" for text in shown]
+
+
+@pytest.mark.parametrize(("verbosity", "level"), [(0, logging.ERROR), (1, logging.WARNING), (2, logging.INFO)])
+def test_datasets_is_as_quiet_if_it_is_imported_only_later(verbosity: int, level: int) -> None:
+    """It sets the level of its logger when it is imported, over the one that it was given."""
+    from datasets.utils import logging as datasets_logging
+
+    with log_messages_on(console(), verbosity):
+        assert datasets_logging._get_default_logging_level() == level
+    assert "DATASETS_VERBOSITY" not in os.environ
 
 
 def test_glora_is_always_heard_and_only_once(capsys: pytest.CaptureFixture[str]) -> None:
