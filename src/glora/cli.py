@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
     from glora.experiments.compare import Plan
 
+
+class UsageError(ValueError):
+    """What was asked for on the command line does not make sense; a message says it all."""
+
+
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
 
@@ -285,7 +290,7 @@ def run(
         typer.echo(json.dumps(Experiment.model_json_schema(), indent=2))
         return
     if experiment is None:
-        raise ValueError("there is no experiment file; name one, as in `glora run examples/experiment.json`")
+        raise UsageError("there is no experiment file; name one, as in `glora run examples/experiment.json`")
     given = {
         "seeds": None if seeds is None else list(_seeds(seeds)),
         "settings": _assignments("--set", settings),
@@ -347,9 +352,9 @@ def search(
 ) -> None:
     """Tune every method alike, then run each with its best settings on all seeds, and report the difference.
 
-    Settings are tuned on a part of the training examples, never on what is reported. The same command goes on with what is
-    left; given on several machines with one --storage, they share the work. With an experiment file, --model is
-    NAME=FOLDER.
+    Settings are tuned on a part of the training examples, never on what is reported.
+    The same command goes on with what is left; given on several machines with one --storage, they share the work.
+    With an experiment file, --model is NAME=FOLDER.
     """
     folder = output or Path("results") / (experiment.stem if experiment else "search")
     console = _console()
@@ -413,9 +418,9 @@ def ranks(
         from glora.experiments.messages import log_messages_on
 
         if form not in FORMATS:
-            raise ValueError(f"format={form!r} is unknown; choose one of {', '.join(FORMATS)}")
+            raise UsageError(f"format={form!r} is unknown; choose one of {', '.join(FORMATS)}")
         if min_rank < 1:
-            raise ValueError(f"min_rank={min_rank} must be at least 1: a rank_pattern cannot leave a matrix out")
+            raise UsageError(f"min_rank={min_rank} must be at least 1: a rank_pattern cannot leave a matrix out")
         with log_messages_on(console, verbose):
             from glora.experiments.compare import check_settings
 
@@ -432,7 +437,7 @@ def export(
 ) -> None:
     """Write an adapter in another form: --uniform for servers that read one rank for all layers."""
     if not uniform:
-        raise ValueError("say in which form: --uniform pads every layer to the largest rank, with the same function")
+        raise UsageError("say in which form: --uniform pads every layer to the largest rank, with the same function")
     from glora.experiments.messages import log_messages_on
 
     console = _console()
@@ -484,7 +489,7 @@ def _seeds(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(seed) for seed in _names(text) or ())
     except ValueError:
-        raise ValueError(f"seeds={text!r}: seeds are whole numbers with commas between them, such as 0,1,2") from None
+        raise UsageError(f"seeds={text!r}: seeds are whole numbers with commas between them, such as 0,1,2") from None
 
 
 def _assignments(option: str, texts: list[str] | None) -> dict[str, str]:
@@ -492,10 +497,12 @@ def _assignments(option: str, texts: list[str] | None) -> dict[str, str]:
     pairs = [text.partition("=") for text in texts or ()]
     for name, sign, value in pairs:
         if not (name.strip() and sign and value.strip()):
-            raise ValueError(f"{option} {name}{sign}{value}: write NAME=VALUE")
+            raise UsageError(
+                f"{option} {name}{sign}{value}: write {'NAME=RANGE' if option == '--range' else 'NAME=VALUE'}"
+            )
     names = [name.strip() for name, _, _ in pairs]
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-        raise ValueError(f"{option}: {', '.join(twice)} is given more than once; keep one of them")
+        raise UsageError(f"{option}: {', '.join(twice)} is given more than once; keep one of them")
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
@@ -572,7 +579,7 @@ def _search_request(
         return search_request(settings, methods=methods, seeds=numbers, ranges=ranges)
     for option, value in (("--task", settings.get("task")), ("--methods", methods)):
         if value is not None:
-            raise ValueError(f"{option}: the experiment file {path} says that; leave out the one or the other")
+            raise UsageError(f"{option}: the experiment file {path} says that; leave out the one or the other")
     models = settings.get("model")
     given = {
         "seeds": None if numbers is None else list(numbers),
@@ -670,7 +677,7 @@ def _listing(what: str) -> Table:
     if what not in lists:
         near = difflib.get_close_matches(what, lists, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"cannot list {what!r}: {hint}There are {', '.join(lists)}")
+        raise UsageError(f"cannot list {what!r}: {hint}There are {', '.join(lists)}")
     table = Table(box=None, pad_edge=False, show_header=False)
     for row in lists[what]():
         table.add_row(*row)

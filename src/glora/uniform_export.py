@@ -67,11 +67,18 @@ def export_saved_adapter(adapter: str | Path, directory: str | Path) -> Path:
         The directory.
 
     Raises:
-        ValueError: it is not a LoRA adapter, or it adapts parameters of experts, whose layout only the model knows.
+        ValueError: there is none, it is not a LoRA adapter, or it adapts parameters of experts, whose layout only the model
+            knows.
     """
     if Path(directory).resolve() == Path(adapter).resolve():
         raise ValueError(f"{directory} is the adapter itself; give another folder for the padded one")
-    config = PeftConfig.from_pretrained(str(adapter))
+    try:
+        config = PeftConfig.from_pretrained(str(adapter))
+    except ValueError as error:
+        raise ValueError(
+            f"there is no adapter at {str(adapter)!r}: it is no folder with an adapter_config.json, which save_pretrained "
+            "writes, and no adapter that can be had from the hub"
+        ) from error
     if not isinstance(config, LoraConfig):
         raise ValueError(f"{adapter} is of type {config.peft_type.value}; only a LoRA adapter can be padded")
     if config.target_parameters:

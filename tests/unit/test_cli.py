@@ -271,6 +271,14 @@ def test_seeds_must_be_numbers(call, source, tmp_path: Path) -> None:
     result = call("compare", *source, "-o", tmp_path, "--seeds", "0,one")
     assert result.code == 2
     assert "seeds='0,one': seeds are whole numbers" in result.err
+    assert "--debug" not in result.err, "that line is for what may be a fault of the program"
+
+
+def test_an_adapter_that_is_not_there_is_named(call, tmp_path: Path) -> None:
+    result = call("export", tmp_path / "nowhere", "--uniform", "-o", tmp_path / "out")
+    assert result.code == 2
+    assert f"there is no adapter at '{tmp_path / 'nowhere'}'" in result.err
+    assert "save_pretrained" in result.err
 
 
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
