@@ -199,6 +199,11 @@ def check_storage(url: str) -> str:
     except ArgumentError:
         raise StorageError(f"the storage is no database URL; write {EXAMPLES}") from None
     shown = parsed.render_as_string(hide_password=True)
+    if parsed.get_backend_name() in ("redis", "rediss"):
+        raise StorageError(
+            f"storage={shown}: Optuna keeps no heartbeats in Redis, so the trial of a killed process would run for ever; "
+            f"write {EXAMPLES}"
+        )
     try:
         parsed.get_dialect().import_dbapi()
     except NoSuchModuleError:

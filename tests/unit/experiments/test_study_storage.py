@@ -92,7 +92,7 @@ def test_a_missing_driver_is_named_with_what_to_install(
         ("search.db", "the storage is no database URL; write sqlite:///search.db"),
         ("", "the storage is no database URL"),
         ("postgres://me:secret@h/d", "there is no database 'postgres'; write"),
-        ("redis://h", "there is no database 'redis'"),
+        ("redis://:secret@h", "storage=redis://:***@h: Optuna keeps no heartbeats in Redis"),
         ("sqlite://", "in memory and would be lost"),
         ("sqlite:///no/such/folder/search.db", "there is no folder 'no/such/folder'"),
         ("sqlite:////proc/search.db", "unable to open database file"),
