@@ -34,7 +34,8 @@ class ConsoleLogHandler(logging.Handler):
 
     @override
     def emit(self, record: logging.LogRecord) -> None:
-        text = escape(f"{record.name}: {self.format(record)}")
+        own = record.name.startswith("glora.")  # which of our modules speaks is nothing to the user
+        text = escape(f"{'glora' if own else record.name}: {self.format(record)}")
         self._console.print(text, highlight=False, soft_wrap=True)
 
 

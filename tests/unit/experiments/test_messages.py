@@ -49,7 +49,8 @@ def test_glora_is_always_heard_and_only_once(capsys: pytest.CaptureFixture[str])
     out = console()
     with log_messages_on(out):
         get_logger().info("ranks [1] changed")
-    assert said(out) == ["glora: ranks [1] changed"]
+        logging.getLogger("glora.experiments.generative_tuning").warning("cut off")
+    assert said(out) == ["glora: ranks [1] changed", "glora: cut off"]
     assert "ranks" not in capsys.readouterr().err
 
 
