@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from glora.experiments.compare import Plan
+    from glora.experiments.shared_plan import Sharing
 
 
 class UsageError(ValueError):
@@ -94,11 +95,43 @@ def _setting(text: str, default: str | None, *names: str, panel: str, metavar: s
 
 
 _RUNS, _TRAINING, _BUDGET = "What is compared", "Training, the same for all methods", "GLoRA"
+_SHARING = "Many machines"
 
 Methods = Annotated[
     str | None, _setting("Methods, with commas.", "lora,adalora,glora", "--methods", panel=_RUNS, metavar="NAMES")
 ]
 Seeds = Annotated[str | None, _setting("Seeds, with commas.", "0,1,2", "--seeds", panel=_RUNS, metavar="NUMBERS")]
+
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        metavar="URL",
+        help="Database by which any number of processes share the runs, such as postgresql://user:password@host/database.",
+        rich_help_panel=_SHARING,
+        show_default="they are not shared",
+    ),
+]
+Study = Annotated[
+    str | None,
+    typer.Option(
+        "--study",
+        metavar="NAME",
+        help="Name in the database.",
+        rich_help_panel=_SHARING,
+        show_default="the output folder's",
+    ),
+]
+Claim = Annotated[
+    str | None,
+    typer.Option(
+        "--claim",
+        metavar="seeds|runs",
+        help="What a process takes at a time: a seed with all methods, whose times can be compared, or one run.",
+        rich_help_panel=_SHARING,
+        show_default="seeds",
+    ),
+]
 
 SETTINGS: dict[str, Any] = {
     "model": Annotated[
@@ -239,6 +272,9 @@ def compare(
     ] = None,
     methods: Methods = None,
     seeds: Seeds = None,
+    storage: Storage = None,
+    study: Study = None,
+    claim: Claim = None,
     plan: Annotated[bool, typer.Option("--plan", help="Show what would be run, and stop.")] = False,
     verbose: Verbosity = 0,
     debug: Debug = False,
@@ -246,10 +282,11 @@ def compare(
     """Train one model on one task with several methods and seeds, and report the difference.
 
     What is finished in the output folder is not run again: after Ctrl-C, or with more seeds, the same command goes on.
+    Given on several machines with one --storage, they share the runs.
     """
     console = _console()
-    with _running(console, output, verbose):
-        _compare(console, output, preset, _names(methods), seeds, settings, only_plan=plan)
+    with _running(console, output, verbose), _sharing(storage, study, claim, output) as sharing:
+        _compare(console, output, preset, _names(methods), seeds, settings, sharing, only_plan=plan)
 
 
 @app.command()
@@ -273,14 +310,20 @@ def run(
         typer.Option("--model", metavar="NAME=FOLDER", help="Load a model of the file from here. Repeatable."),
     ] = None,
     data_dir: Annotated[str | None, typer.Option("--data-dir", help="Folder with the data sets' own files.")] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Show what would be run, and stop; loads nothing.")] = False,
+    storage: Storage = None,
+    study: Study = None,
+    claim: Claim = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Show what would be run, and stop; loads nothing, without --storage.")
+    ] = False,
     schema: Annotated[bool, typer.Option("--schema", help="Print the file's JSON schema, and stop.")] = False,
     verbose: Verbosity = 0,
     debug: Debug = False,
 ) -> None:
     """Run an experiment file: every model on every data set, with each method and seed, and report the difference.
 
-    What is given here wins over the file. Finished runs are not run again.
+    What is given here wins over the file. Finished runs are not run again. Given on several machines with one --storage,
+    they share the runs.
     """
     if schema:
         import json
@@ -299,8 +342,9 @@ def run(
     }
     folder = Path("results") / experiment.stem if output is None else output
     console = _console()
-    with _running(console, folder, verbose):
-        _run(console, experiment, folder, {n: v for n, v in given.items() if v not in (None, {})}, only_plan=plan)
+    given = {name: value for name, value in given.items() if value not in (None, {})}
+    with _running(console, folder, verbose), _sharing(storage, study, claim, folder) as sharing:
+        _run(console, experiment, folder, given, sharing, only_plan=plan)
 
 
 @app.command()
@@ -458,6 +502,20 @@ def list_names(
 
 
 @contextlib.contextmanager
+def _sharing(url: str | None, study: str | None, claim: str | None, output: Path) -> Iterator[Sharing | None]:
+    """With whom runs are shared, if they are; what the database reports becomes one message."""
+    if url is None and study is None and claim is None:
+        yield None
+        return
+    from glora.experiments.shared_plan import open_sharing
+    from glora.experiments.study_storage import storage_errors
+
+    sharing = open_sharing(url, study, claim, output)
+    with storage_errors(sharing.storage):
+        yield sharing
+
+
+@contextlib.contextmanager
 def _running(console: Console, output: Path, verbosity: int, kept: str = "runs") -> Iterator[None]:
     """Messages on the console; Ctrl-C ends with a line that says how to go on."""
     try:
@@ -513,6 +571,7 @@ def _compare(
     methods: tuple[str, ...] | None,
     seeds: str | None,
     settings: dict[str, Any],
+    sharing: Sharing | None,
     *,
     only_plan: bool,
 ) -> None:
@@ -524,7 +583,6 @@ def _compare(
         settings = {**preset.settings, **settings}
     with console.status("Reading the task's data ..."):
         from glora.experiments.compare import DEFAULT_METHODS, DEFAULT_SEEDS, plan_comparison
-        from glora.experiments.plan_view import describe_plan
 
         planned = plan_comparison(
             output,
@@ -532,10 +590,10 @@ def _compare(
             seeds=_seeds(seeds) if seeds is not None else preset.seeds if preset else DEFAULT_SEEDS,
             settings=settings,
         )
-    console.print(describe_plan(planned))
+    _show_plans(console, [planned], sharing)
     if only_plan:
         return
-    failed = _make(console, planned)
+    failed = _make(console, [planned], sharing)
     if failed < len(planned.runs):
         _report(console, output)
     if preset and preset.note:
@@ -543,23 +601,32 @@ def _compare(
     _admit(console, failed, len(planned.runs), output)
 
 
-def _run(console: Console, path: Path, output: Path, given: dict[str, Any], *, only_plan: bool) -> None:
+def _run(
+    console: Console, path: Path, output: Path, given: dict[str, Any], sharing: Sharing | None, *, only_plan: bool
+) -> None:
     from glora.experiments.experiment import load_experiment
     from glora.experiments.experiment_plan import outlook, plan_experiment
     from glora.experiments.experiment_view import describe_experiment
-    from glora.experiments.plan_view import describe_plan
 
     experiment = load_experiment(path, given)
     console.print(describe_experiment(experiment, outlook(experiment, output), output))
-    if only_plan:
+    if only_plan and sharing is None:
         return
     with console.status("Reading the data ..."):
         plans = plan_experiment(experiment, output)
-    failed = 0
-    for planned in plans:
+    if sharing is not None:
         console.print()
-        console.print(describe_plan(planned))
-        failed += _make(console, planned)
+        _show_plans(console, plans, sharing)
+    if only_plan:
+        return
+    if sharing is not None:
+        failed = _make(console, plans, sharing)
+    else:
+        failed = 0
+        for planned in plans:
+            console.print()
+            _show_plans(console, [planned], None)
+            failed += _make(console, [planned], None)
     if failed < len(experiment.configs):
         _report(console, output)
     _admit(console, failed, len(experiment.configs), output)
@@ -605,7 +672,7 @@ def _search(
     from glora.experiments.search_plan import SearchOptions, plan_search
     from glora.experiments.search_record import search_record, write_search_record
     from glora.experiments.search_view import describe_outcomes, describe_search
-    from glora.experiments.shared_runs import make_shared_runs
+    from glora.experiments.shared_plan import Sharing
     from glora.experiments.study_storage import check_storage, open_storage, sqlite_url, storage_errors
 
     shown = check_storage(storage) if storage else sqlite_url(output)
@@ -628,21 +695,39 @@ def _search(
         console.print(describe_outcomes(outcomes))
         write_search_record(output, search_record(planned, outcomes))
         plans = plan_tuned_runs(planned, outcomes)
-        with open_progress(console) as progress:
-            records = make_shared_runs(opened, name, plans, progress)
-    failed = sum(record.status == "failed" for record in records)
-    if failed < len(records):
+        failed = _make(console, plans, Sharing(opened, name))
+    runs = sum(len(each.runs) for each in plans)
+    if failed < runs:
         _report(console, output)
-    _admit(console, failed, sum(len(each.runs) for each in plans), output)
+    _admit(console, failed, runs, output)
 
 
-def _make(console: Console, planned: Plan) -> int:
-    """Make a plan's runs; how many failed."""
-    from glora.experiments.compare import compare
+def _show_plans(console: Console, plans: Sequence[Plan], sharing: Sharing | None) -> None:
+    from glora.experiments.plan_view import describe_plan
+
+    if sharing is None:
+        tables = [describe_plan(planned) for planned in plans]
+    else:
+        from glora.experiments.shared_state import look
+
+        tables = [describe_plan(each, sharing, state) for each, state in zip(plans, look(sharing, plans))]
+    for i, table in enumerate(tables):
+        console.print(*([""] if i else []), table, sep="\n")
+
+
+def _make(console: Console, plans: Sequence[Plan], sharing: Sharing | None) -> int:
+    """Make the runs of plans; how many are not finished then."""
     from glora.experiments.progress import open_progress
 
     with open_progress(console) as progress:
-        return sum(record.status == "failed" for record in compare(planned, progress))
+        if sharing is not None:
+            from glora.experiments.shared_runs import make_shared_runs
+
+            records = make_shared_runs(sharing, plans, progress)
+            return sum(len(each.runs) for each in plans) - sum(record.status == "finished" for record in records)
+        from glora.experiments.compare import compare
+
+        return sum(record.status == "failed" for each in plans for record in compare(each, progress))
 
 
 def _admit(console: Console, failed: int, runs: int, output: Path) -> None:

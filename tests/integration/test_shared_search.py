@@ -18,6 +18,7 @@ from glora.experiments.records import read_records
 from glora.experiments.search import plan_tuned_runs, run_trials
 from glora.experiments.search_plan import SearchOptions, plan_search
 from glora.experiments.search_ranges import parse_range
+from glora.experiments.shared_plan import Sharing
 from glora.experiments.shared_runs import make_shared_runs
 from glora.experiments.spec import RunConfig
 from glora.experiments.study_storage import StorageError, open_storage
@@ -59,9 +60,8 @@ class Machine:
         )
         runs = FakeRuns(self.accuracy)
         outcomes = run_trials(plan, storage, RunProgress(), make_run=runs, look_after=0.3)
-        make_shared_runs(
-            storage, plan.name, plan_tuned_runs(plan, outcomes), RunProgress(), make_run=runs, look_after=0.3
-        )
+        sharing, plans = Sharing(storage, plan.name), plan_tuned_runs(plan, outcomes)
+        make_shared_runs(sharing, plans, RunProgress(), make_run=runs, look_after=0.3)
 
     def accuracy(self, config: RunConfig) -> float:
         stage = "reporting" if config.held_out is None else "tuning"

@@ -12,11 +12,19 @@ from glora.experiments.number_format import counted
 
 if TYPE_CHECKING:
     from glora.experiments.compare import Plan
+    from glora.experiments.shared_plan import Sharing
+    from glora.experiments.shared_state import SharedState
     from glora.experiments.spec import RunConfig
 
 
-def describe_plan(plan: Plan) -> Table:
-    """What is trained on what, for how long, how often, and where it will lie."""
+def describe_plan(plan: Plan, sharing: Sharing | None = None, state: SharedState | None = None) -> Table:
+    """What is trained on what, for how long, how often, and where it will lie.
+
+    Args:
+        plan: the comparison.
+        sharing: with whom its runs are shared, if they are.
+        state: how far they are.
+    """
     configs = [run.config for run in plan.runs]
     config, schedule = configs[0], plan.runs[0].schedule
     examples = [f"{count:,} for {'training' if split == 'train' else split}" for split, count in plan.examples.items()]
@@ -59,12 +67,28 @@ def describe_plan(plan: Plan) -> Table:
     if finished:
         left = "nothing is left to run" if not plan.to_make else f"{len(plan.to_make)} left"
         runs += f"; {finished} already finished, {left}"
-    rows += [("runs", runs), ("output", str(plan.output))]
+    rows += [("runs", runs)]
+    if sharing is not None and state is not None:
+        rows += [
+            ("shared", f"as {sharing.name!r} in {sharing.storage.shown_url}, by {sharing.claim}: {_how_far(state)}")
+        ]
+    rows += [("output", str(plan.output))]
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
     for name, text in rows:
         table.add_row(name, escape(text))
     return table
+
+
+def _how_far(state: SharedState) -> str:
+    counts = {
+        "finished": state.finished,
+        "being made": state.being_made,
+        "left by a process that died": state.abandoned,
+        "failed": state.failed,
+        "waiting": state.waiting,
+    }
+    return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
 
 def _unpublished(config: RunConfig) -> str:

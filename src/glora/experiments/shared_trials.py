@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,6 +36,9 @@ from glora.experiments.study_storage import HEARTBEAT_SECONDS, NoTrialWaitingErr
 
 SLOT, ERROR, INTERRUPTED, SURPLUS = "slot", "error", "interrupted", "surplus"
 """User attributes of a trial."""
+
+ADVANCED = "advanced"
+"""User attribute of a trial of which a part is done and kept: it is not what kills its processes."""
 
 TERMS = "terms"
 """User attribute of a study: what must be equal for two processes to share it."""
@@ -62,8 +66,8 @@ class StudyMismatchError(ValueError):
         self.differences = tuple(differences)
         lines = "".join(f"\n  - {difference}" for difference in differences)
         super().__init__(
-            f"the study {name!r} in this storage is another one:{lines}\nGive the same values to go on with it; for another "
-            "search name another --output, or with --storage another --study"
+            f"the study {name!r} in this storage is another one:{lines}\nGive the same values to go on with it, or name "
+            "another --output, or with --storage another --study"
         )
 
 
@@ -135,6 +139,27 @@ def open_study(
     return study
 
 
+def find_study(storage: SharedStorage, name: str, terms: Mapping[str, Any]) -> Study | None:
+    """The study that `open_study` would open, if there is one; only to look at it.
+
+    Raises:
+        StudyMismatchError: the study has other terms.
+    """
+    try:
+        study = optuna.load_study(storage=storage, study_name=name)
+    except KeyError:
+        return None
+    if TERMS in study.user_attrs:
+        _check_terms(study, terms)
+    return study
+
+
+def stale_trials(storage: SharedStorage, study: Study) -> set[int]:
+    """The numbers of the running trials whose processes give no sign of life, before anybody has declared them dead."""
+    stale = set(storage._get_stale_trial_ids(study._study_id))
+    return {trial.number for trial in study.get_trials(deepcopy=False) if trial._trial_id in stale}
+
+
 def read_slots(study: Study) -> dict[str, Slot]:
     """What has become of every slot."""
     chains: dict[str, list[FrozenTrial]] = {}
@@ -150,23 +175,25 @@ def work(
     *,
     waiting: Callable[[int], None] = lambda _running: None,
     look_after: float = HEARTBEAT_SECONDS / 2,
+    in_turn: bool = True,
 ) -> None:
     """Do what is left of some studies, together with whoever else works on them; ends when nothing is left to anybody.
-
-    The studies take turns, so that whenever the work is interrupted, they are about equally far.
 
     Args:
         jobs: studies from `open_study`, each with what does one of its slots.
         waiting: called with the number of trials that run elsewhere, whenever there is nothing to do but to see whether
             their processes live.
         look_after: seconds until the next look.
+        in_turn: a slot of each study in turn, so that whenever the work is interrupted, they are about equally far;
+            otherwise the slots of the first study, then those of the next.
 
     Raises:
         KeyboardInterrupt: Ctrl-C; the slot that was under way is free for others, and all else is kept.
     """
     left, losses = list(jobs), _Losses()
     while left:
-        took = [job for job in left if _take_one(job, losses)]
+        taking = (job for job in left if _take_one(job, losses))
+        took = list(taking if in_turn else itertools.islice(taking, 1))
         running = {job.study.study_name: open_slots(job.study) for job in left}
         left = [job for job in left if running[job.study.study_name]]
         if left and not took:
@@ -341,7 +368,7 @@ def _state(trials: Sequence[FrozenTrial]) -> State:
         return "done"
     if any(map(_is_alive, trials)):
         return "open"
-    deaths = [trial for trial in trials if not {ERROR, INTERRUPTED} & set(trial.user_attrs)]
+    deaths = [trial for trial in trials if not {ERROR, INTERRUPTED, ADVANCED} & set(trial.user_attrs)]
     return "failed" if ERROR in trials[-1].user_attrs or len(deaths) >= MAX_DEATHS else "lost"
 
 

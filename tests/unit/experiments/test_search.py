@@ -25,6 +25,7 @@ from glora.experiments.search_ranges import parse_range
 from glora.experiments.search_record import read_search_record, search_record, tuning_table, write_search_record
 from glora.experiments.search_request import search_request, search_request_of_file
 from glora.experiments.search_view import describe_outcomes
+from glora.experiments.shared_plan import Sharing
 from glora.experiments.shared_runs import make_shared_runs
 from glora.experiments.shared_trials import StudyMismatchError
 from glora.experiments.spec import RunConfig
@@ -421,7 +422,7 @@ def test_runs_are_shared_and_a_failed_one_is_tried_again_by_the_same_command(pla
 
     def make(output: Path, runs: FakeRuns) -> list[tuple[str, int, str]]:
         tuned = plan_tuned_runs(plan(output=output), tuple(_of(plan(output=output), outcomes)))
-        records = make_shared_runs(storage, "a search", tuned, RunProgress(), make_run=runs, look_after=LOOK)
+        records = make_shared_runs(Sharing(storage, "a search"), tuned, RunProgress(), make_run=runs, look_after=LOOK)
         assert {r.key: r.status for r in read_records(output)} == {r.key: r.status for r in records}
         return [(r.config.method, r.config.seed, r.status) for r in records]
 
@@ -446,7 +447,7 @@ def test_a_run_that_is_finished_in_the_folder_is_not_made(plan, storage, tmp_pat
     (tuned,) = plan_tuned_runs(planned, search(planned, storage))
     write_record(planned.output, made_record(tuned.runs[0].config, 0.75))
     runs = FakeRuns()
-    records = make_shared_runs(storage, "a search", [tuned], RunProgress(), make_run=runs, look_after=LOOK)
+    records = make_shared_runs(Sharing(storage, "a search"), [tuned], RunProgress(), make_run=runs, look_after=LOOK)
     assert len(runs.made) == 3
     assert records[0].final == {"accuracy": 0.75}
 
