@@ -1,0 +1,200 @@
+"""`glora compare` and `glora run` on several machines: a real PostgreSQL server, three commands at once, one of them killed."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+
+from glora import cli
+from glora.experiments import provenance, report, shared_plan, train
+from glora.experiments.progress import RunProgress
+from glora.experiments.records import RunRecord, read_records
+from glora.experiments.spec import RunConfig
+from glora.experiments.study_storage import open_storage, sqlite_url
+from glora.experiments.summary import side_by_side
+from postgresql_server import PASSWORD, postgresql_server
+from unit.experiments.search_case import FakeRuns, together
+
+SEEDS, METHODS = (0, 1, 2, 3), ("lora", "adalora", "glora")
+OPTIONS = ("--task", "rte", "--methods", ",".join(METHODS), "--seeds", ",".join(map(str, SEEDS)))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with postgresql_server() as url:
+        yield url
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The command on a machine with a folder of its own; its runs are made without training, each written into a log.
+
+    `dies_in` is the method in whose first run the process is killed; until then the others stay in their first runs.
+    """
+
+    arguments: tuple[object, ...]
+    log: Path
+    dies_in: str = ""
+
+    def __call__(self) -> None:
+        quick = functools.partial(open_storage, heartbeat=1, grace=3)
+        shared_plan.open_storage = quick  # type: ignore[attr-defined]  # in a process of its own
+        report.write_report = lambda folder, **_: folder / "report.md"  # type: ignore[assignment]
+        train.run = self.make_run  # type: ignore[assignment]
+        provenance._PROCESS_STARTED_AT = datetime.now(timezone.utc).isoformat()  # a fork has its parent's
+        sys.argv = ["glora", *map(str, self.arguments)]
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            cli.main()
+
+    def make_run(self, config: RunConfig, *, progress: RunProgress, logs: Path | None = None) -> RunRecord:
+        mark = self.log.with_name("died")
+        if config.method == self.dies_in:
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        until = time.monotonic() + 60
+        while not (self.dies_in or mark.exists()) and time.monotonic() < until:
+            time.sleep(0.1)
+        with open(self.log, "a") as file:
+            file.write(f"{config.seed} {config.method}\n")
+        return FakeRuns()(config, progress=progress)
+
+
+def test_three_machines_make_each_run_once_although_one_of_them_is_killed(
+    server: str, tmp_path: Path, tiny_deberta: Path, glue_folder: Path, call: Callable[..., str]
+) -> None:
+    source, log = ("--model", tiny_deberta, "--data-dir", glue_folder), tmp_path / "log"
+
+    def machine(name: str, dies_in: str = "") -> Machine:
+        folder = tmp_path / name / "shared"  # the name of the last folder names the work
+        return Machine(("compare", *OPTIONS, *source, "--output", folder, "--storage", server), log, dies_in)
+
+    assert together([machine("one"), machine("two", "adalora"), machine("three")], seconds=240) == [
+        0,
+        -signal.SIGKILL,
+        0,
+    ]
+    made = Counter(log.read_text().splitlines())
+    assert made == {f"{seed} {method}": 1 for seed in SEEDS for method in METHODS}
+    one, two, three = (read_records(tmp_path / name / "shared") for name in ("one", "two", "three"))
+    assert one == three
+    assert len(one) == 12
+    assert {record.key for record in two} < {record.key for record in one}
+    beside = Counter(
+        side_by_side(record, lora)
+        for record in one
+        for lora in one
+        if lora.config.method == "lora" and record.config.seed == lora.config.seed
+    )
+    assert beside == {True: 10, False: 2}, "times can be compared in all seeds but the one that was taken over"
+
+    plan = call(*machine("two").arguments, "--plan")
+    assert f"as 'shared' in {server.replace(PASSWORD, '***')}, by seeds: 12 finished" in plan
+    call(*machine("two").arguments)
+    assert Counter(log.read_text().splitlines()) == made, "nothing was left to do"
+    assert read_records(tmp_path / "two" / "shared") == one
+    call("report", tmp_path / "two" / "shared")
+    assert (tmp_path / "two" / "shared" / "report.html").is_file()
+
+
+# The command, in this process
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """`glora ...`; what it prints."""
+
+    def run_command(*arguments: object, code: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", ["glora", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "250")
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        assert (ended.value.code or 0) == code, captured.err
+        return captured.out + captured.err
+
+    return run_command
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
+    """The runs that were made in this process, by a stand-in; there is no report."""
+    runs = FakeRuns()
+    monkeypatch.setattr(train, "run", runs)
+    monkeypatch.setattr(report, "write_report", lambda folder, **_: folder / "report.md")
+    return runs.made
+
+
+def test_an_experiment_file_is_shared_by_runs(
+    call, made: list[RunConfig], tmp_path: Path, tiny_deberta: Path, glue_folder: Path
+) -> None:
+    file = tmp_path / "study.json"
+    content = {
+        "models_to_use": [str(tiny_deberta)],
+        "comparative_methods": ["AdaLoRA"],
+        "datasets_to_use": ["RTE", "SST-2"],
+        "seeds": [0, 1],
+        "data_dir": str(glue_folder),
+    }
+    file.write_text(json.dumps(content))
+    shared = ("--storage", sqlite_url(tmp_path), "--study", "ours", "--claim", "runs")
+    plan = call("run", file, "--output", tmp_path / "one", *shared, "--plan")
+    assert plan.count("as 'ours' in sqlite:///") == 2
+    assert plan.count("by runs: 6 waiting") == 2
+    call("run", file, "--output", tmp_path / "one", *shared)
+    assert [(config.task, config.seed) for config in made] == [
+        (task, seed) for seed in (0, 1) for task in ("rte", "sst2") for _ in METHODS
+    ]
+    call("run", file, "--output", tmp_path / "two", *shared)
+    assert len(made) == 12
+    assert read_records(tmp_path / "two") == read_records(tmp_path / "one")
+    call("run", file, "--output", tmp_path / "one", "--seeds", "0,1,2", *shared)
+    assert len(made) == 18
+    other = call("run", file, "--output", tmp_path / "three", "--set", "rank=4", *shared, code=2)
+    assert "rank: it has 8; now 4" in other
+    assert len(made) == 18
+
+
+def test_ctrl_c_says_how_to_go_on_and_gives_the_seed_back(
+    call, made, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_deberta: Path, glue_folder: Path
+) -> None:
+    def interrupted(config: RunConfig, **_given: object) -> RunRecord:
+        raise KeyboardInterrupt
+
+    options = ("--task", "rte", "--seeds", "0", "--model", tiny_deberta, "--data-dir", glue_folder)
+    shared = ("--storage", sqlite_url(tmp_path), "--study", "ours")
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "run", interrupted)
+        out = call("compare", *options, *shared, "--output", tmp_path / "one", code=130)
+    assert "the same command goes on with the rest" in out
+    began = time.monotonic()
+    call("compare", *options, *shared, "--output", tmp_path / "two")
+    assert len(made) == 3
+    assert time.monotonic() - began < 30, "nobody waited for a heartbeat to be missed"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--study", "ours"), "study='ours' is for runs that are shared; name the database: --storage URL"),
+        (("--claim", "runs"), "claim='runs' is for runs that are shared"),
+        (("--storage", "redis://localhost"), "redis"),
+        (("--storage", "sqlite:////nowhere/at/all.db"), "there is no folder '/nowhere/at'"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused_before_data_is_read(
+    call, made: list[RunConfig], tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    assert message in call("compare", "--output", tmp_path / "out", *options, code=2)
+    assert not made
