@@ -25,6 +25,7 @@ from glora.experiments.spec import RunConfig
 from glora.experiments.study_storage import open_storage, sqlite_url
 from glora.experiments.summary import side_by_side
 from postgresql_server import PASSWORD, postgresql_server
+from unit.experiments import search_case
 from unit.experiments.search_case import FakeRuns, together
 
 SEEDS, METHODS = (0, 1, 2, 3), ("lora", "adalora", "glora")
@@ -54,6 +55,7 @@ class Machine:
         report.write_report = lambda folder, **_: folder / "report.md"  # type: ignore[assignment]
         train.run = self.make_run  # type: ignore[assignment]
         provenance._PROCESS_STARTED_AT = datetime.now(timezone.utc).isoformat()  # a fork has its parent's
+        search_case._provenance.cache_clear()
         sys.argv = ["glora", *map(str, self.arguments)]
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
             cli.main()
