@@ -122,7 +122,7 @@ def test_a_plan_needs_neither_the_hub_nor_the_data(tmp_path: Path) -> None:
 def test_a_plan_with_earlier_runs_knows_steps_and_times(ran, file: Path) -> None:
     output, _ = ran
     printed = plan(file, "--output", output, "--seeds", "0,1", "--set", "epochs=6")
-    assert re.search(r"about \d+ s, judging by the finished runs", printed)
+    assert re.search(r"about (\d+ min )?\d+ s, judging by the finished runs", printed)
     for method in ("lora", "glora"):  # 192 examples are 6 steps an epoch; other epochs make every run a new one
         assert re.search(rf"sst2 +{method} +0,1 +36 +2 +\d+ s", printed), printed
     printed = plan(file, "--output", output, "--seeds", "0,1")
