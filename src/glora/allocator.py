@@ -155,7 +155,8 @@ class RankAllocator:
     def scores(self) -> dict[str, float]:
         """s_k = g_k / Σ_j g_j, or what `score`, `relative_to` and `score_exponent` ask for; all zero before the first step.
 
-        Reading it waits for the device.
+        Reading it waits for the device. Under FSDP2 with score="last_singular_value" it gathers the factors, so every process
+        has to read it.
         """
         share = self._shares()
         total = sum(share.values())
@@ -192,9 +193,10 @@ class RankAllocator:
     def allocate(self) -> dict[str, int]:
         """The ranks that the present scores give under the budget and the bounds; nothing is changed.
 
-        A subclass may allocate by a rule of its own.
+        A subclass may allocate by a rule of its own, and read `norms`, `scores` and the adapter for it. In several processes
+        process 0 alone asks it at the reallocation, so it must not call the others.
         """
-        return allocate_within_bounds(self.adapter, self.config, self.total_rank, self._known_shares or self._shares())
+        return allocate_within_bounds(self.adapter, self.config, self.total_rank, self._shares())
 
     def describe_skipped(self) -> str:
         """What to tell of gradients that were read and that no optimiser step followed; empty if there were none.
@@ -346,6 +348,8 @@ class RankAllocator:
         return self.config.reallocate_every is not None and (most is None or self._reallocations < most)
 
     def _shares(self) -> dict[str, float]:
+        if self._known_shares is not None:  # process 0 is deciding alone, so nothing can be gathered
+            return self._known_shares
         config, adapter = self.config, self.adapter
         values = self.norms
         if config.score == "last_singular_value":
@@ -365,8 +369,10 @@ class RankAllocator:
         before, old, diverged = self.parameters, self.ranks, self._diverged()
         # On every process, since what is sharded is gathered by all; only process 0 allocates.
         self._known_shares = None if diverged else self._shares()
-        ranks = self._processes.decide(lambda: self._new_ranks(norms, diverged), list(old))
-        self._known_shares = None
+        try:
+            ranks = self._processes.decide(lambda: self._new_ranks(norms, diverged), list(old))
+        finally:
+            self._known_shares = None
         self._stop_recording()
         if ranks is not None:
             seed = f"{self.config.seed}/{self._reallocations}"  # a matrix that grows twice must not draw the same rows

@@ -14,6 +14,7 @@ differ are those of processes that train apart.
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
@@ -100,14 +101,14 @@ class Processes:
         if self.size == 1:
             chosen = choose()
             return None if chosen is None else dict(chosen)
-        self._refuse_joined()
+        self.refuse_joined()
         message, error = torch.zeros(len(names) + 1, dtype=torch.int64), None
         if self.rank == 0:
             try:
                 chosen = choose()
                 message[0] = _STAY if chosen is None else _CHANGE
                 if chosen is not None:
-                    message[1:] = torch.tensor([chosen[name] for name in names])
+                    message[1:] = torch.tensor([operator.index(chosen[name]) for name in names])
             except Exception as exception:  # the others wait, and must hear of it
                 message[0], error = _FAILED, exception
         message = message.to(self._where(self._device))
@@ -247,11 +248,14 @@ class Processes:
         """Whether this is within DistributedDataParallel.join(), where some processes may have left the loop."""
         return self.wrapper is not None and bool(self.wrapper._join_config.enable)
 
-    def _refuse_joined(self) -> None:
+    def refuse_joined(self) -> None:
         """Within DistributedDataParallel.join(), find out whether a process has run out of batches.
 
         Such a process waits in an all-reduce that counts those which have not. This is the same one, seen from the
-        other side.
+        other side; whatever else was sent, it would take for that.
+
+        Raises:
+            RuntimeError: one has.
         """
         if self.wrapper is None or not self._joining:
             return

@@ -21,6 +21,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
+_USED = ("__setstate__", "_get_active_ddp_module", "_join_config", "_comm_hooks", "_has_rebuilt_buckets")
+
 
 def find_wrapper(model: nn.Module) -> DistributedDataParallel | None:
     """The DistributedDataParallel that this model is, or that its outer wrappers hold."""
@@ -48,12 +50,20 @@ def check_wrapper(wrapper: DistributedDataParallel) -> None:
     """Refuse settings whose state lies in the parameters themselves, which are replaced.
 
     Raises:
-        ValueError: there is one.
+        ValueError: there is one, or a version of PyTorch whose wrapper has not what is used here.
     """
+    if lacking := [name for name in _USED if not hasattr(wrapper, name)]:
+        raise ValueError(
+            f"DistributedDataParallel of PyTorch {torch.__version__} keeps its reducer in a way that this glora does not "
+            f"know ({lacking[0]} is missing); use another version, or glora.suggest_ranks"
+        )
     settings = {
-        "mixed_precision": (wrapper.mixed_precision is not None, "use torch.autocast"),
-        "delay_all_reduce_named_params": (bool(wrapper._delay_all_reduce_params), "leave it out"),
-        'torch._dynamo.config.optimize_ddp="python_reducer"': (wrapper._use_python_reducer, "keep the default"),
+        "mixed_precision": (getattr(wrapper, "mixed_precision", None) is not None, "use torch.autocast"),
+        "delay_all_reduce_named_params": (bool(getattr(wrapper, "_delay_all_reduce_params", ())), "leave it out"),
+        'torch._dynamo.config.optimize_ddp="python_reducer"': (
+            getattr(wrapper, "_use_python_reducer", False),
+            "keep the default",
+        ),
     }
     for setting, (is_set, remedy) in settings.items():
         if is_set:

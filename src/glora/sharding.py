@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any, cast
 
 import torch
@@ -44,6 +45,16 @@ _USED = (
     "_module_info",
     "_param_fqn",
     "_post_load_hook_handle",
+)
+_MADE_OF = (
+    "param",
+    "module_info",
+    "mesh_info",
+    "post_forward_mesh_info",
+    "device",
+    "shard_placement_fn",
+    "mp_policy",
+    "offload_policy",
 )
 
 
@@ -138,15 +149,13 @@ class Shards:
         self._places: dict[torch.Tensor, tuple[Any, Any]] = {}
         for unit in self._units:
             for group in _groups(unit):
+                _check_has(group, "fsdp_params", "offload_policy")
                 for record in group.fsdp_params:
                     self._places[record.sharded_param] = group, record
         if record := next((record for _, record in self._places.values()), None):
-            if lacking := [name for name in _USED if not hasattr(record, name)]:
-                raise ValueError(
-                    f"fully_shard of PyTorch {torch.__version__} keeps its parameters in a way that this glora does "
-                    f"not know ({lacking[0]} is missing); use another version, DistributedDataParallel, or "
-                    "glora.suggest_ranks"
-                )
+            _check_has(record, *_USED)
+            if tuple(signature(type(record)).parameters) != _MADE_OF:
+                raise _unknown(f"{type(record).__name__} is made otherwise")
             if record.offload_to_cpu:
                 raise ValueError(
                     "fully_shard with CPUOffloadPolicy is not supported by glora; leave the offload_policy out"
@@ -229,10 +238,25 @@ def _swap(optimizer: torch.optim.Optimizer | None, old: nn.Parameter, new: nn.Pa
         replace_parameter(optimizer, old, new, carry)
 
 
+def _unknown(what: str) -> ValueError:
+    return ValueError(
+        f"fully_shard of PyTorch {torch.__version__} keeps its parameters in a way that this glora does not know ({what}); "
+        "use another version, DistributedDataParallel, or glora.suggest_ranks"
+    )
+
+
+def _check_has(thing: object, *names: str) -> None:
+    for name in names:
+        if not hasattr(thing, name):
+            raise _unknown(f"{name} is missing")
+
+
 def _groups(unit: nn.Module) -> list[Any]:
+    _check_has(unit, "_get_fsdp_state", "reshard")
     state = cast(Any, unit)._get_fsdp_state()
     if hasattr(state, "_fsdp_param_groups"):
         return list(state._fsdp_param_groups)
+    _check_has(state, "_fsdp_param_group")
     return [group for group in [state._fsdp_param_group] if group is not None]
 
 

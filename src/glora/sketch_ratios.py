@@ -97,7 +97,7 @@ class SketchRatios:
         """Take the ratios from the gradients gathered since `arm`; a matrix that had none keeps its last ratio.
 
         Raises:
-            RuntimeError: the adapter has gradients and no hook saw them come.
+            RuntimeError: the adapter has gradients and no hook saw them come, or some processes have run out of batches.
         """
         if not self._gradients and self._processes is None:
             if all(factors(layer, self._adapter_name)[1].grad is None for layer in self._layers.values()):
@@ -106,6 +106,8 @@ class SketchRatios:
                 'signal="delta_exact" saw none of the forward and backward passes that made these gradients; is the '
                 'model compiled, or the adapter called in another way than by its layers? Use signal="delta"'
             )
+        if self._processes is not None:
+            self._processes.refuse_joined()
         ratios = list(self.ratios.unbind())
         for k, (name, layer) in enumerate(self._layers.items()):
             A, B = factors(layer, self._adapter_name)

@@ -23,10 +23,10 @@ def refuse_engines(model: nn.Module, optimizer: torch.optim.Optimizer | None) ->
     ):
         raise ValueError(
             "DeepSpeed reduces, clips, steps and clears within one call, and accelerate makes that call within "
-            "backward(): its gradient accessors (safe_get_full_grad) see nothing before and nothing after it, and its "
-            "flat partitions of the parameters cannot change shape. Train with DistributedDataParallel, or with FSDP2 "
-            "(fully_shard) where the base model does not fit one device; or get ranks with glora.suggest_ranks and "
-            "give DeepSpeed that rank_pattern"
+            "backward(): there is no moment before a step at which its gradient accessors (safe_get_full_grad) could "
+            "be asked, and its flat partitions of the parameters cannot change shape. Train with "
+            "DistributedDataParallel, or with FSDP2 (fully_shard) where the base model does not fit one device; or "
+            "get ranks with glora.suggest_ranks and give DeepSpeed that rank_pattern"
         )
     if not torch.distributed.is_available():
         return

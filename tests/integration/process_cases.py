@@ -8,6 +8,7 @@ import dataclasses
 import logging
 import os
 import signal
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,15 @@ def own_rule(run: Run) -> None:
     """A rule that gives every process other ranks."""
     names = list(run.allocator.ranks)
     run.allocator.allocate = lambda: dict.fromkeys(names, 2 + world()[0])
+
+
+def rule_by_scores(run: Run) -> None:
+    """A rule that reads the scores, where process 0 alone allocates; under fully_shard some scores have to be gathered."""
+
+    def allocate() -> dict[str, int]:
+        return {name: max(round(16 * score), 1) for name, score in run.allocator.scores.items()}
+
+    run.allocator.allocate = allocate
 
 
 def rule_that_fails(run: Run) -> None:
@@ -330,6 +340,8 @@ def sharded(job: Job) -> Run:
 
 def train_sharded(job: Job) -> dict[str, Any]:
     run = sharded(job)
+    if job.before not in (None, accelerated):
+        job.before(run)
     run.model.eval()
     for step in range(job.steps):
         parts = mine(batch_of(step)).chunk(job.accumulate)
@@ -374,6 +386,15 @@ def refusals() -> list[str]:
         for record in model._get_fsdp_state()._fsdp_param_group.fsdp_params:
             record.__dict__.pop("mp_policy", None)
 
+    def with_other_records(model: nn.Module) -> None:
+        fully_shard(model, mesh=mesh)
+        for record in model._get_fsdp_state()._fsdp_param_group.fsdp_params:
+            record.__class__ = type("FSDPParam", (type(record),), {"__init__": lambda self, param, info: None})
+
+    def with_other_groups(model: nn.Module) -> None:
+        fully_shard(model, mesh=mesh)
+        model._get_fsdp_state = lambda: types.SimpleNamespace(parameter_groups=[])
+
     def grown_again() -> str:
         model = get_peft_model(Net(branch=False, checkpointed=False), LoraConfig(r=4, target_modules=TARGETS))
         fully_shard(model, mesh=mesh)
@@ -401,6 +422,8 @@ def refusals() -> list[str]:
         said(tensor_parallel),
         said(partly),
         said(of_another_version),
+        said(with_other_records),
+        said(with_other_groups),
         grown_again(),
         said(lambda model: fully_shard(model, mesh=mesh)),
     ]

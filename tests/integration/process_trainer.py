@@ -51,7 +51,7 @@ def _arguments(job: Job) -> dict[str, Any]:
 
 def make(job: Job) -> Trainer:
     trainer = make_trainer(dataclasses.replace(job, arguments=_arguments(job) | job.arguments))
-    # PEFT's forward() takes any argument, so Trainer believes that DeBERTa divides its loss by the number of items itself
+    # DeBERTa's forward() takes any argument, so Trainer believes that it divides its loss by the number of items itself
     trainer.model_accepts_loss_kwargs = False
     for module in trainer.model.modules():  # the masks are each process's own
         if isinstance(module, torch.nn.Dropout):

@@ -185,10 +185,11 @@ def test_within_join(tmp_path: Path) -> None:
     """Uneven numbers of batches: who has run out before the reallocation cannot take part, and afterwards it may."""
     results = together(train_within_join, 2, tmp_path / "after", Job(), (STEPS, WARMUP + 2))
     assert not differences(results[0]["weights"], results[1]["weights"])
-    folder = tmp_path / "before"
-    errors = wait(start(train_within_join, 2, folder, Job(), (STEPS, WARMUP - 2)), folder)
-    assert "1 of 2 processes have run out of batches" in errors[0]
-    assert errors[1]
+    for config in (dict(), dict(signal="delta_exact", exact_every=1)):
+        folder = tmp_path / str(len(config))
+        errors = wait(start(train_within_join, 2, folder, Job(config=config), (STEPS, WARMUP - 2)), folder)
+        assert "1 of 2 processes have run out of batches" in errors[0]
+        assert errors[1]
 
 
 def test_accelerate_with_an_uneven_last_batch(tmp_path: Path) -> None:

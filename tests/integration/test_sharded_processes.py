@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from integration.process_cases import Job, accelerated, refusals, resume_sharded, train_sharded
+from integration.process_cases import (
+    Job,
+    accelerated,
+    refusals,
+    resume_sharded,
+    rule_by_scores,
+    train_sharded,
+)
 from integration.process_group import together
 from integration.test_processes import same
 
@@ -16,7 +23,7 @@ JOBS = {
     "accumulation": Job(accumulate=2),
     "ranks that become 0": Job(config=dict(budget="parameters", max_rank=12, total_rank=6)),
     "SVD, again and again": Job(config=dict(keep="svd", reallocate_every=2)),
-    "by what has been learned": Job(config=dict(score="last_singular_value")),
+    "by what has been learned": Job(before=rule_by_scores, config=dict(score="last_singular_value")),
     "with accelerate_lora": Job(before=accelerated),
     "SGD with momentum": Job(optimizer=torch.optim.SGD, learning_rate=1e-2),
     "checkpointing, other scalings": Job(checkpointed=True, config=dict(rank_scaling="inverse_sqrt")),
@@ -40,14 +47,16 @@ def test_replicas_of_shards(tmp_path: Path) -> None:
 
 def test_what_is_refused(tmp_path: Path) -> None:
     for said in together(refusals, 2, tmp_path):
-        exact, relative, offloaded, columns, tensor_parallel, partly, other_version, again, none = said
+        exact, relative, offloaded, columns, tensor_parallel, partly, *other_versions, again, none = said
         assert 'signal="delta_exact" needs whole factors' in exact
         assert 'relative_to="weight" needs whole base weights' in relative
         assert "CPUOffloadPolicy is not supported by glora; leave the offload_policy out" in offloaded
         assert "sharded along another dimension than their first" in columns
         assert "not by fully_shard (FSDP2) on this model" in tensor_parallel
         assert "2 of the adapter's 8 factors are sharded by fully_shard" in partly
-        assert "keeps its parameters in a way that this glora does not know (mp_policy is missing)" in other_version
+        missing = ["mp_policy is missing", "FSDPParam is made otherwise", "_fsdp_param_group is missing"]
+        for what, other_version in zip(missing, other_versions, strict=True):
+            assert f"keeps its parameters in a way that this glora does not know ({what})" in other_version
         assert "second: fully_shard has no place any more for the adapter that was taken out" in again
         assert none == ""
 

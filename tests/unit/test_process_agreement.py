@@ -8,13 +8,15 @@ import types
 import pytest
 import torch
 import torch.distributed as dist
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from glora._logging import get_logger
-from glora.processes import checksum
+from glora.processes import Processes, checksum
+from glora.ranked_adapter import RankedAdapter
 from glora.reducer import check_wrapper, find_wrapper, rebuild_reducer
 
 
@@ -58,6 +60,24 @@ def test_settings_that_lie_in_the_parameters_are_refused() -> None:
     wrapper.mixed_precision, wrapper._delay_all_reduce_params = None, [nn.Parameter(torch.zeros(1))]
     with pytest.raises(ValueError, match="delay_all_reduce_named_params"):
         check_wrapper(wrapper)
+
+
+@pytest.mark.usefixtures("_group_of_two")
+def test_a_wrapper_of_another_version_is_refused_before_training() -> None:
+    wrapper = DistributedDataParallel(nn.Linear(2, 2), init_sync=False)
+    del wrapper._comm_hooks
+    with pytest.raises(ValueError, match=r"in a way that this glora does not know \(_comm_hooks is missing\)"):
+        check_wrapper(wrapper)
+
+
+@pytest.mark.usefixtures("_group_of_two")
+def test_a_rule_of_ones_own_has_to_give_integers() -> None:
+    """As in one process; a tensor would take 2.5 for 2."""
+    model = get_peft_model(nn.Sequential(nn.Linear(4, 4)), LoraConfig(r=2, target_modules=["0"]))
+    processes = Processes(RankedAdapter(model))
+    assert processes.decide(lambda: {"0": 3}, ["0"]) == {"0": 3}
+    with pytest.raises(TypeError, match="'float' object cannot be interpreted as an integer"):
+        processes.decide(lambda: {"0": 2.5}, ["0"])
 
 
 @pytest.mark.usefixtures("_group_of_two")
