@@ -1,4 +1,4 @@
-"""What torchrun starts in tests/integration/test_processes.py: the loop of docs/usage.md with accelerate."""
+"""What torchrun and accelerate start in tests/integration/test_processes.py: the loop of docs/usage.md with accelerate."""
 
 import os
 import sys
@@ -12,5 +12,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     result = train_with_accelerate(int(os.environ["WORLD_SIZE"]))
     if dist.get_rank() == 0:
-        torch.save(result, sys.argv[1])
+        torch.save(result | {"processes": dist.get_world_size()}, sys.argv[1])
     dist.destroy_process_group()

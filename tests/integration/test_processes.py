@@ -202,22 +202,21 @@ def test_accelerate_with_an_uneven_last_batch(tmp_path: Path) -> None:
     assert differences(uneven[0]["weights"], results[0]["weights"])
 
 
+LAUNCHERS = {
+    "torchrun": ["torch.distributed.run", "--standalone", "--nproc_per_node=2"],
+    # on a CPU accelerate starts several processes only if it is told of several GPUs; port 0 is one that is free
+    "accelerate launch": ["accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--main_process_port=0"],
+}
+
+
 @pytest.mark.slow
-def test_started_by_torchrun(tmp_path: Path) -> None:
-    """Processes of their own from the beginning, which find each other by what torchrun tells them."""
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=2",
-        "-m",
-        "integration.launched",
-    ]
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_started_by(launcher: str, tmp_path: Path) -> None:
+    """Processes of their own from the beginning, which find each other by what the launcher tells them."""
     paths = os.pathsep.join([str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, str(tmp_path / "result.pt")],
+        [sys.executable, "-m", *LAUNCHERS[launcher], "-m", "integration.launched", str(tmp_path / "result.pt")],
         check=False,
         env=environment,
         capture_output=True,
@@ -227,4 +226,6 @@ def test_started_by_torchrun(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("glora: step 4:") == 1
     (alone,) = together(train_with_accelerate, 1, tmp_path / "alone", 1)
-    same([torch.load(tmp_path / "result.pt")], alone)
+    result = torch.load(tmp_path / "result.pt")
+    same([result], alone)
+    assert result["processes"] == 2

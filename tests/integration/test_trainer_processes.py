@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import TrainerState
 
 from glora import RankAllocationCallback, last_complete_checkpoint
@@ -102,9 +103,13 @@ def test_sharded(alone: tuple[Job, dict[str, Any]], tiny_deberta: Path, glue_fol
         same(result, alone[1])
         assert result["wrapped"].startswith("FSDP")
     batch = probe_batch(tiny_deberta, glue_folder)
-    plain = stock_logits(tiny_deberta, job.output / "saved", batch, tmp_path)[0]
-    from_one_process = stock_logits(tiny_deberta, alone[0].checkpoint(STEPS), batch, tmp_path)[0]
-    torch.testing.assert_close(plain, from_one_process, rtol=1e-2, atol=1e-3)
+    stock_logits(tiny_deberta, job.output / "saved", batch, tmp_path)
+    saved, of_one = (
+        load_file(d / "adapter_model.safetensors") for d in (job.output / "saved", alone[0].checkpoint(STEPS))
+    )
+    assert saved.keys() == of_one.keys()
+    for name, weight in of_one.items():
+        torch.testing.assert_close(saved[name], weight, rtol=2e-3, atol=1e-4, msg=name)
 
     assert last_complete_checkpoint(job.output) == str(job.checkpoint(STEPS))
     arguments = dict(save_strategy="no")
