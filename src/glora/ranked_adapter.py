@@ -35,7 +35,7 @@ from glora.optimizer_state import group_of, insert_parameter, states_of
 from glora.rank_scaling import RankScaling, scaling_at
 from glora.reducer import rebuild_reducer
 from glora.resize import Keep, resize_lora_layer
-from glora.sharding import Shards, is_unit
+from glora.sharding import Shards, is_sharded, is_unit
 
 # Takes a matrix's name, and tensors that all processes shall have alike.
 Share = Callable[[str, Iterable[torch.Tensor]], None]
@@ -227,6 +227,15 @@ class RankedAdapter:
             return  # other weights than this adapter's
         found = {name: (rows[name] or 0) // experts(layer) for name, layer in self.layers.items()}
         if found != self.ranks:
+            present = (layer for name, layer in self.layers.items() if self.ranks[name] > 0)
+            if any(is_sharded(factor) for layer in present for factor in factors(layer, self.name)):
+                raise ValueError(
+                    "what is being loaded has other ranks than the model, which fully_shard has spread over the processes "
+                    "already. To resume, call callback.take_ranks_from(checkpoint) before "
+                    "trainer.train(resume_from_checkpoint=checkpoint); in a loop of your own, load the allocator's state "
+                    "before the weights. (With load_best_model_at_end the best model is from before the reallocation: "
+                    "load it from its checkpoint, into a new model)"
+                )
             self.set_ranks(found, optimizer=self._optimizer)
 
     def _scaling(self, name: str, rank: int) -> float | None:

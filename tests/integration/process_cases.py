@@ -407,6 +407,20 @@ def refusals() -> list[str]:
             return str(error)
         return ""
 
+    def loaded_too_late() -> str:
+        model, other = (
+            get_peft_model(Net(branch=False, checkpointed=False), LoraConfig(r=r, target_modules=TARGETS))
+            for r in (4, 2)
+        )
+        fully_shard(model, mesh=mesh)
+        adapter = RankedAdapter(model)
+        adapter.follow_loading()
+        try:
+            model.load_state_dict(other.state_dict())
+        except ValueError as error:
+            return str(error)
+        return ""
+
     def partly(model: nn.Module) -> None:
         fully_shard(model.get_base_model().first, mesh=mesh)
 
@@ -425,6 +439,7 @@ def refusals() -> list[str]:
         said(with_other_records),
         said(with_other_groups),
         grown_again(),
+        loaded_too_late(),
         said(lambda model: fully_shard(model, mesh=mesh)),
     ]
 

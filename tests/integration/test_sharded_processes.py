@@ -47,7 +47,7 @@ def test_replicas_of_shards(tmp_path: Path) -> None:
 
 def test_what_is_refused(tmp_path: Path) -> None:
     for said in together(refusals, 2, tmp_path):
-        exact, relative, offloaded, columns, tensor_parallel, partly, *other_versions, again, none = said
+        exact, relative, offloaded, columns, tensor_parallel, partly, *other_versions, again, late, none = said
         assert 'signal="delta_exact" needs whole factors' in exact
         assert 'relative_to="weight" needs whole base weights' in relative
         assert "CPUOffloadPolicy is not supported by glora; leave the offload_policy out" in offloaded
@@ -58,6 +58,8 @@ def test_what_is_refused(tmp_path: Path) -> None:
         for what, other_version in zip(missing, other_versions, strict=True):
             assert f"keeps its parameters in a way that this glora does not know ({what})" in other_version
         assert "second: fully_shard has no place any more for the adapter that was taken out" in again
+        assert "has other ranks than the model, which fully_shard has spread over the processes already" in late
+        assert "callback.take_ranks_from(checkpoint) before trainer.train(resume_from_checkpoint=checkpoint)" in late
         assert none == ""
 
 
