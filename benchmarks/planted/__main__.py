@@ -1,4 +1,4 @@
-"""`python -m benchmarks.planted run` makes the runs that are missing, `report` the table and the picture."""
+"""`python -m benchmarks.planted run` makes the runs that are missing, `confirm` those on unseen seeds, `report` the tables."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ HERE = Path(__file__).parent
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.planted", description=__doc__)
-    parser.add_argument("what", choices=("run", "report"))
+    parser.add_argument("what", choices=("run", "confirm", "report"))
     parser.add_argument("--records", type=Path, default=HERE / "records.jsonl")
     parser.add_argument("--limit", type=int, help="make at most this many runs")
     arguments = parser.parse_args()
-    if arguments.what == "run":
+    if arguments.what in ("run", "confirm"):
         import torch
-        from benchmarks.planted.grid import run_missing, runs
+        from benchmarks.planted.grid import confirmation, run_missing, runs
 
         torch.set_num_threads(1)  # the same bits in every run, and the matrices are too small for more
-        run_missing(arguments.records, runs(), arguments.limit)
+        run_missing(arguments.records, runs() if arguments.what == "run" else confirmation(), arguments.limit)
     else:
         from benchmarks.planted.report import write_report
 

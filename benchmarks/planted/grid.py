@@ -21,6 +21,9 @@ from benchmarks.planted.variants import VARIANTS
 BASE = Setting()
 SEEDS = range(10)
 COMPARED = ("uniform", "planted", "delta", "last_value")
+UNSEEN = range(10, 20)
+"""Seeds that nothing was chosen by: what looks best on the others is confirmed here, or not."""
+CONFIRMED = ("uniform", "delta", "last_value_svd", "planted", "per_weight")
 
 CELLS: dict[str, Setting] = {
     "base": BASE,
@@ -46,6 +49,12 @@ def runs() -> Iterator[tuple[Setting, str, int]]:
         yield from ((BASE, variant, seed) for variant in VARIANTS for seed in seeds)
         for setting in CELLS.values():
             yield from ((setting, variant, seed) for variant in COMPARED for seed in seeds)
+
+
+def confirmation() -> Iterator[tuple[Setting, str, int]]:
+    """The runs on the unseen seeds, at the base setting and at equal parameters."""
+    settings = (BASE, CELLS["parameter budget"])
+    yield from ((setting, variant, seed) for variant in CONFIRMED for setting in settings for seed in UNSEEN)
 
 
 def settings_of(setting: Setting) -> dict[str, Any]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.planted.comparison import TRUTH, Row, compare
-from benchmarks.planted.grid import CELLS, COMPARED, identity, read, settings_of
+from benchmarks.planted.grid import CELLS, COMPARED, SEEDS, UNSEEN, identity, read, settings_of
 from benchmarks.planted.task import Setting
 from benchmarks.planted.variants import VARIANTS
 
@@ -23,18 +23,19 @@ def write_report(records: Path, folder: Path, grid: Mapping[str, Setting] = CELL
     Raises:
         SystemExit: there is no record of the base cell.
     """
-    cells = by_cell(read(records), grid)
+    cells, unseen = (by_cell(read(records), grid, seeds) for seeds in (SEEDS, UNSEEN))
     if not cells.get("base"):
         raise SystemExit(
             f"{records} has no record of the base setting; make some with `python -m benchmarks.planted run`"
         )
     tables = {cell: compare(of) for cell, of in cells.items() if len(of) > 1}
-    (folder / "report.md").write_text(_report(tables), encoding="utf-8")
+    confirmed = {cell: compare(of) for cell, of in unseen.items() if len(of) > 1}
+    (folder / "report.md").write_text(_report(tables, confirmed), encoding="utf-8")
     _draw(tables, folder / "planted.png")
 
 
 def by_cell(
-    records: list[dict[str, Any]], grid: Mapping[str, Setting]
+    records: list[dict[str, Any]], grid: Mapping[str, Setting], seeds: Iterable[int]
 ) -> dict[str, dict[str, dict[int, dict[str, Any]]]]:
     """Cell -> variant -> seed -> record, in the order of the grid; uniform LoRA serves every cell that it cannot tell apart."""
     known = {identity(r["setting"], r["variant"], r["seed"]): r for r in records}
@@ -42,7 +43,7 @@ def by_cell(
     for cell, setting in grid.items():
         found: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
         for variant in VARIANTS:
-            for seed in sorted({r["seed"] for r in records}):
+            for seed in seeds:
                 record = known.get(identity(settings_of(setting), variant, seed))
                 if record is not None:
                     found[variant][seed] = record
@@ -50,7 +51,7 @@ def by_cell(
     return cells
 
 
-def _report(tables: dict[str, list[Row]]) -> str:
+def _report(tables: dict[str, list[Row]], confirmed: dict[str, list[Row]]) -> str:
     base, others = tables["base"], {cell: rows for cell, rows in tables.items() if cell != "base"}
     lines = [
         "# Planted ranks",
@@ -66,14 +67,22 @@ def _report(tables: dict[str, list[Row]]) -> str:
         *_header("ranks by"),
         *(_line(VARIANTS[row.variant].what, row) for row in base),
     ]
-    if others:
-        lines += [
-            "",
-            "## One factor changed at a time",
-            "",
-            *_header("setting", "ranks by"),
-            *(_line(f"{cell} | {VARIANTS[row.variant].what}", row) for cell, rows in others.items() for row in rows),
-        ]
+    for title, of_cells in (
+        ("One factor changed at a time", others),
+        (f"Seeds {UNSEEN.start} to {UNSEEN.stop - 1}, by which nothing was chosen", confirmed),
+    ):
+        if of_cells:
+            lines += [
+                "",
+                f"## {title}",
+                "",
+                *_header("setting", "ranks by"),
+                *(
+                    _line(f"{cell} | {VARIANTS[row.variant].what}", row)
+                    for cell, rows in of_cells.items()
+                    for row in rows
+                ),
+            ]
     return "\n".join(lines) + "\n"
 
 

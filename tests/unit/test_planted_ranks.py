@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -189,9 +191,30 @@ def test_uniform_lora_serves_every_warmup_and_budget() -> None:
     cells = {"base": Setting(), "longer": Setting(warmup=0.5, budget="parameters")}
     record = {"setting": grid.settings_of(Setting()), "variant": "uniform", "seed": 0, "loss": 1.0, "parameters": 1}
     record |= {"ranks": {"a": 2, "b": 2}, "planted": {"a": 0, "b": 8}}
-    found = report.by_cell([record, record | {"variant": "delta", "ranks": {"a": 3, "b": 1}}], cells)
+    found = report.by_cell([record, record | {"variant": "delta", "ranks": {"a": 3, "b": 1}}], cells, grid.SEEDS)
     assert set(found["base"]) == {"uniform", "delta"}
     assert set(found["longer"]) == {"uniform"}
     row, other = compare(found["base"])
     assert row.difference is row.share is row.correlation is None
     assert other.correlation == pytest.approx(-1)
+
+
+def test_unseen_seeds_are_reported_apart_and_change_no_other_figure(tmp_path: Path) -> None:
+    record = {
+        "setting": grid.settings_of(Setting()),
+        "parameters": 1,
+        "planted": {"a": 0, "b": 8},
+        "ranks": {"a": 1, "b": 3},
+    }
+    seen = [record | {"variant": v, "seed": 0, "loss": loss} for v, loss in (("uniform", 1.0), ("delta", 0.9))]
+    unseen = [record | {"variant": v, "seed": 10, "loss": loss} for v, loss in (("uniform", 1.0), ("delta", 1.1))]
+
+    def reported(records: list[dict[str, Any]]) -> str:
+        (tmp_path / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+        report.write_report(tmp_path / "records.jsonl", tmp_path, {"base": Setting()})
+        return (tmp_path / "report.md").read_text()
+
+    alone, both = reported(seen), reported(seen + unseen)
+    assert both.startswith(alone.rstrip())
+    assert "+10.0%" in both.removeprefix(alone.rstrip())
+    assert not set(grid.UNSEEN) & set(grid.SEEDS)
