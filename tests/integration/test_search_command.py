@@ -164,7 +164,7 @@ def test_what_is_wrong_is_one_message(call, source: tuple[str, ...], tmp_path: P
     for arguments, part in (
         (("--trials", 0), "trials=0: a search needs at least 1 trial"),
         (("--range", "beta=0.9-0.8"), "beta: the range '0.9-0.8' has 0.9 below and 0.8 above"),
-        (("--range", "beta"), "--range beta: write NAME=VALUE"),
+        (("--range", "beta"), "--range beta: write NAME=RANGE"),
         (("--range", "lr=1e-4-1e-3"), "--range: lr is given more than once; keep one of them"),
         (("--range", "bta=0-1"), "Nearest: beta"),
         (("--storage", "search.db"), "the storage is no database URL"),
