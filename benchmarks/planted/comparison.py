@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from glora.experiments.statistics import CONFIDENCE, PairedDifference, paired_difference
+from glora.experiments.statistics import SEEDS_FOR_AN_INTERVAL, PairedDifference, paired_difference, ratio_of_means
 
 REFERENCE, TRUTH, PUBLISHED = "uniform", "planted", "delta"
 
@@ -94,27 +94,11 @@ def share_of_gap(
 
     None without any seed, and where there is no gap: the truth is not better, or not clearly so.
     """
-    seeds = sorted(values.keys() & reference.keys() & truth.keys())
-    if not seeds:
+    seeds = values.keys() & reference.keys() & truth.keys()
+    gain, gap = (paired_difference(reference, {s: log[s] for s in seeds}) for log in (values, truth))
+    ratio = ratio_of_means(gain, gap) if gain and gap else None
+    if ratio is None or gap is None or gap.mean <= 0:
         return None
-    n = len(seeds)
-    gains, gaps = [reference[s] - values[s] for s in seeds], [reference[s] - truth[s] for s in seeds]
-    x, y = math.fsum(gains) / n, math.fsum(gaps) / n
-    if y <= 0:
+    if ratio.low is None and len(seeds) >= SEEDS_FOR_AN_INTERVAL:
         return None
-    if n < 3:
-        return Share(x / y, None, None)
-    from scipy.stats import t
-
-    def covariance(a: list[float], b: list[float], mean_a: float, mean_b: float) -> float:
-        """Of the two means."""
-        return math.fsum((p - mean_a) * (q - mean_b) for p, q in zip(a, b)) / (n - 1) / n
-
-    q = float(t.ppf((1 + CONFIDENCE) / 2, n - 1)) ** 2
-    xx, yy, xy = covariance(gains, gains, x, x), covariance(gaps, gaps, y, y), covariance(gains, gaps, x, y)
-    # the shares ρ with (x − ρ·y)² ≤ q·Var(x − ρ·y)
-    a, b, c = y * y - q * yy, x * y - q * xy, x * x - q * xx
-    root = b * b - a * c
-    if a <= 0 or root < 0:
-        return None
-    return Share(x / y, (b - math.sqrt(root)) / a, (b + math.sqrt(root)) / a)
+    return Share(ratio.value, ratio.low, ratio.high)
