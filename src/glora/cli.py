@@ -98,7 +98,14 @@ _RUNS, _TRAINING, _BUDGET = "What is compared", "Training, the same for all meth
 _SHARING = "Many machines"
 
 Methods = Annotated[
-    str | None, _setting("Methods, with commas.", "lora,adalora,glora", "--methods", panel=_RUNS, metavar="NAMES")
+    str | None,
+    _setting(
+        "Methods, with commas; glora:keep=svd is a variant.",
+        "lora,adalora,glora",
+        "--methods",
+        panel=_RUNS,
+        metavar="NAMES",
+    ),
 ]
 Seeds = Annotated[str | None, _setting("Seeds, with commas.", "0,1,2", "--seeds", panel=_RUNS, metavar="NUMBERS")]
 

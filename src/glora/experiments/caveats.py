@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from glora.experiments.method_variants import split_variant
 from glora.experiments.methods import METHODS
 from glora.experiments.statistics import SEEDS_FOR_AN_INTERVAL
 from glora.experiments.summary import REFERENCE, GroupSummary
@@ -75,7 +76,8 @@ def _about_budgets(group: GroupSummary) -> Iterator[str]:
 def _about_learning_rates(group: GroupSummary) -> Iterator[str]:
     """Rates that suit LoRA do not suit every method, and a comparison at one rate may favour one."""
     for method in group.methods:
-        usual = METHODS[method.method].usual_rates if method.method in METHODS else None
+        known = METHODS.get(split_variant(method.method)[0])
+        usual = known.usual_rates if known else None
         rate = method.runs[0].config.learning_rate
         if usual is not None and not usual[0] <= rate <= usual[1]:
             yield (

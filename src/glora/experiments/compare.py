@@ -113,7 +113,8 @@ def check_comparison(
     """
     faults = _folder_faults(output)
     chosen = _chosen_methods(methods, faults)
-    faults += repeated("methods", methods) + repeated("seeds", seeds)
+    faults += repeated("methods", methods) or repeated("methods", [method.name for method in chosen])
+    faults += repeated("seeds", seeds)
     if not seeds:
         faults.append("seeds: there is none; give at least one, such as 0")
     base = _validated(settings or {}, seeds, faults)

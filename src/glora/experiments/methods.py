@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from glora.experiments.method_faults import adalora_faults, allocation_faults, warmup_faults
+from glora.experiments.method_variants import split_variant, variant_of
 
 if TYPE_CHECKING:
     import torch
@@ -117,6 +118,8 @@ class Method:
         aliases: what else it is called in papers and experiment files.
         settings: those of ALLOCATION_SETTINGS that it looks at; the others are left at their defaults in its runs, so
             that changing beta does not make LoRA's runs new ones.
+        variant_settings: those of ALLOCATION_SETTINGS that it looks at only where its name gives them (`lora:total_rank=96`).
+        fixed: the settings that the name of a variant gives.
         own_defaults: settings whose default, where none is given, is another one for this method.
         adapts_experts: whether it can adapt stacks of experts (PEFT's `target_parameters`).
         usual_rates: lowest and highest peak learning rate that its authors used, where they are not LoRA's.
@@ -130,6 +133,8 @@ class Method:
     apply: Callable[[Application], Adaptation]
     aliases: tuple[str, ...] = ()
     settings: frozenset[str] = frozenset()
+    variant_settings: frozenset[str] = frozenset()
+    fixed: Mapping[str, Any] = field(default_factory=dict)
     own_defaults: Mapping[str, Any] = field(default_factory=dict)
     adapts_experts: bool = False
     usual_rates: tuple[float, float] | None = None
@@ -152,22 +157,27 @@ class Method:
     def normalise(self, config: RunConfig, seed: int) -> RunConfig:
         """The configuration of one of this method's runs.
 
-        Settings that it does not look at are at their defaults, and so are those of `own_defaults` that were not given.
+        Settings that it does not look at are at their defaults, and so are those of `own_defaults` that were not given. What
+        a variant's name says holds whatever was given.
         """
         ignored = ALLOCATION_SETTINGS - self.settings
         kept = {name: value for name, value in config if name not in ignored}
         own = {name: value for name, value in self.own_defaults.items() if name not in config.model_fields_set}
-        return type(config).model_validate({**kept, **own, "method": self.name, "seed": seed})
+        return type(config).model_validate({**kept, **own, **self.fixed, "method": self.name, "seed": seed})
 
 
 def find_method(name: str) -> Method:
-    """The method of this name.
+    """The method of this name, or the variant: `glora:budget=parameters` is `glora` with that setting.
 
     Raises:
-        ValueError: if there is none, naming the nearest.
+        ValueError: there is none, naming the nearest; or see `variant_of`.
     """
+    base, settings = split_variant(name)
+    if settings and base in METHODS:
+        return variant_of(METHODS[base], settings)
     if name in METHODS:
         return METHODS[name]
+    name = base
     near = difflib.get_close_matches(name.lower(), METHODS, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
     raise ValueError(f"unknown method {name!r}: {hint}The methods are {', '.join(METHODS)}")
@@ -193,6 +203,7 @@ METHODS: dict[str, Method] = {
             "The same rank in every matrix (Hu et al. 2021).",
             meets=BOTH,
             adapts_experts=True,
+            variant_settings=frozenset({"total_rank"}),
             apply=_in("uniform_lora", "apply_lora"),
         ),
         Method(

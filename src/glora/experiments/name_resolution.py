@@ -16,7 +16,8 @@ from pathlib import Path
 
 from glora.experiments import glue
 from glora.experiments.generative_tasks import GENERATIVE_TASKS, find_generative_task
-from glora.experiments.methods import METHODS
+from glora.experiments.method_variants import split_variant
+from glora.experiments.methods import METHODS, find_method
 from glora.experiments.models import MODELS, ModelEntry, resolve_model
 from glora.experiments.own_data import looks_like_own_data
 from glora.experiments.spelling import plain
@@ -155,15 +156,17 @@ def measured_as(metric: str, measured: Container[str]) -> str | None:
 
 
 def resolve_method_name(text: str) -> str:
-    """A name of `METHODS`.
+    """A name of `METHODS`, or a variant, whose method may be spelled freely: `GLoRA:budget=parameters`.
 
     Raises:
         UnknownNameError: there is none.
+        ValueError: the variant has a setting that it cannot have.
     """
+    text, settings = split_variant(text)
     spelled = _spellings({name: (plain(name), *method.aliases) for name, method in METHODS.items()}, "methods")
     for key in (plain(text.replace("+", "plus")), _key(text, "methods")):  # LoRA+ is not LoRA
         if key in spelled:
-            return spelled[key]
+            return find_method(spelled[key] + settings).name
     raise UnknownNameError(
         f"{text!r} is no known method. {_nearest(_key(text, 'methods'), METHODS)}The methods are {', '.join(METHODS)}"
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from glora.experiments.methods import ALLOCATION_SETTINGS, METHODS
+from glora.experiments.methods import ALLOCATION_SETTINGS, find_method
 from glora.experiments.number_format import counted
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def describe_plan(plan: Plan, sharing: Sharing | None = None, state: SharedState
         ("", optimiser),
         ("adapters", adapters),
     ]
-    allocating = {c.method: c for c in configs if METHODS[c.method].settings >= ALLOCATION_SETTINGS}
+    allocating = {c.method: c for c in configs if find_method(c.method).settings >= ALLOCATION_SETTINGS}
     rows += [
         (
             method,

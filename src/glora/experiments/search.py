@@ -22,7 +22,7 @@ from glora.experiments.failures import has_diverged
 from glora.experiments.number_format import settings_text
 from glora.experiments.progress import RunProgress, RunStopped
 from glora.experiments.search_plan import MethodSearch, PairSearch, SearchPlan
-from glora.experiments.search_sampler import SlotSeededTPE, median_pruner
+from glora.experiments.search_sampler import median_pruner, slot_name
 from glora.experiments.search_space import chosen, config_faults, suggest
 from glora.experiments.shared_trials import (
     ERROR,
@@ -159,15 +159,14 @@ def _tuned(plan: SearchPlan, pair: PairSearch, found: Mapping[int, Mapping[str, 
 
 
 def _open(plan: SearchPlan, search: MethodSearch, storage: SharedStorage) -> Study:
-    trials = plan.options.trials
     study = open_study(
         storage,
         search.study_name(plan.name),
-        [f"trial {number}" for number in range(1, trials + 1)],
+        [slot_name(number) for number in range(search.trials)],
         search.terms,
         direction=search.direction,
-        sampler=SlotSeededTPE(plan.options.seed, trials),
-        pruner=median_pruner(trials),
+        sampler=search.sampler,
+        pruner=median_pruner(search.trials),
     )
     if not any(slot.state == "done" for slot in read_slots(study).values()):
         retry_failed(study)

@@ -15,8 +15,8 @@ from glora.experiments.compare import InvalidComparisonError, check_comparison
 from glora.experiments.methods import Method, Schedule
 from glora.experiments.metrics import higher_is_better
 from glora.experiments.search_ranges import SearchRange
-from glora.experiments.search_sampler import SlotSeededTPE, describe_pruner
-from glora.experiments.search_space import default_ranges, range_faults, searched_by
+from glora.experiments.search_sampler import EveryCombination, SlotSeededTPE, describe_pruner
+from glora.experiments.search_space import combinations, default_ranges, range_faults, searched_by
 from glora.experiments.shared_trials import LONGEST_NAME
 from glora.experiments.spec import RunConfig
 
@@ -29,7 +29,7 @@ class SearchOptions:
     """How is searched.
 
     Attributes:
-        trials: of each study.
+        trials: of each study; one whose ranges are all choices has no more than these have combinations.
         held_out: share of the training examples that trials are judged by.
         seed: of the sampler.
     """
@@ -69,6 +69,19 @@ class MethodSearch:
         return "maximize" if higher_is_better(self.metric) else "minimize"
 
     @property
+    def sampler(self) -> SlotSeededTPE | EveryCombination:
+        """What chooses the settings of trials: where the trials are enough for all combinations, nothing is left to chance."""
+        every = combinations(self.ranges)
+        if every and len(every) <= self.options.trials:
+            return EveryCombination(every)
+        return SlotSeededTPE(self.options.seed, self.options.trials)
+
+    @property
+    def trials(self) -> int:
+        """How many there are."""
+        return min(self.options.trials, len(combinations(self.ranges)) or self.options.trials)
+
+    @property
     def space(self) -> dict[str, str]:
         """Setting -> its range, in words."""
         return {found.setting: str(found).removeprefix(f"{found.setting} ") for found in self.ranges}
@@ -82,9 +95,9 @@ class MethodSearch:
             "model": self.base.model,
             "task": self.base.task,
             "search space": self.space,
-            "trials": self.options.trials,
-            "sampler": SlotSeededTPE(self.options.seed, self.options.trials).description,
-            "pruner": describe_pruner(self.options.trials),
+            "trials": self.trials,
+            "sampler": self.sampler.description,
+            "pruner": describe_pruner(self.trials),
             "judged by": f"{self.metric}, {self.direction}d",
             "held out": self.options.held_out,
             "settings": {name: value for name, value in settings.items() if name not in beside},
@@ -95,6 +108,16 @@ class MethodSearch:
     def study_name(self, search: str) -> str:
         """Its name in a storage that holds several searches."""
         return f"{search} / {self.base.task} / {self.base.model} / {self.method.name}"[-LONGEST_NAME:]
+
+
+def how_chosen(studies: Sequence[MethodSearch]) -> str:
+    """What chose the settings of the studies' trials; a method with fewer settings may have fewer combinations of them."""
+    methods: dict[str, list[str]] = {}
+    for study in studies:
+        methods.setdefault(study.sampler.description, []).append(study.method.name)
+    if len(methods) == 1:
+        return next(iter(methods))
+    return "; ".join(f"{', '.join(dict.fromkeys(names))}: {how}" for how, names in methods.items())
 
 
 @dataclass(frozen=True)

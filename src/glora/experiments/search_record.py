@@ -56,7 +56,7 @@ class SearchRecord(_Part):
 
     schema_version: int = Field(SCHEMA_VERSION, description="Version of this schema.")
     name: str = Field(description="Name of the search; the studies' names in the storage begin with it.")
-    trials: int = Field(description="Trials of each study.")
+    trials: int = Field(description="Most trials of a study.")
     sampler: str = Field(description="What chose the settings of trials.")
     pruner: str = Field(description="What ended trials early.")
     held_out: float = Field(description="Share of the training examples that trials were judged by.")
@@ -67,12 +67,14 @@ class SearchRecord(_Part):
 
 def search_record(plan: SearchPlan, outcomes: Sequence[StudyOutcome]) -> SearchRecord:
     """The record of a search whose trials are over."""
+    from glora.experiments.search_plan import how_chosen  # Optuna, which reading a record does without
+
     terms = outcomes[0].search.terms
     return SearchRecord(
         schema_version=SCHEMA_VERSION,
         name=plan.name,
         trials=plan.options.trials,
-        sampler=terms["sampler"],
+        sampler=how_chosen([outcome.search for outcome in outcomes]),
         pruner=terms["pruner"],
         held_out=plan.options.held_out,
         trial_seed=outcomes[0].search.base.seed,

@@ -40,8 +40,8 @@ def default_ranges(matrices: int, rank: int) -> tuple[SearchRange, ...]:
 
 
 def searched_by(method: Method, ranges: Sequence[SearchRange]) -> tuple[SearchRange, ...]:
-    """The ranges of the settings that a method looks at."""
-    ignored = ALLOCATION_SETTINGS - method.settings
+    """The ranges of the settings that a method looks at, and does not have of its own."""
+    ignored = {*(ALLOCATION_SETTINGS - method.settings), *method.fixed}
     return tuple(found for found in ranges if found.setting not in ignored)
 
 
@@ -65,6 +65,16 @@ def chosen(params: Mapping[str, Any], ranges: Sequence[SearchRange]) -> dict[str
         texts = {_choice(choice): choice for choice in found.choices}
         values[found.setting] = texts[value] if found.kind == "categorical" else value
     return values
+
+
+def combinations(ranges: Sequence[SearchRange]) -> list[dict[str, Any]]:
+    """Every combination of the choices, as Optuna keeps the values; none where a range is an interval."""
+    if not ranges or any(found.kind != "categorical" for found in ranges):
+        return []
+    names = [found.setting for found in ranges]
+    return [
+        dict(zip(names, values)) for values in itertools.product(*(map(_choice, found.choices) for found in ranges))
+    ]
 
 
 def _choice(value: Any) -> Any:

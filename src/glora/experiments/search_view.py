@@ -10,7 +10,7 @@ from rich.table import Table
 
 from glora.experiments.number_format import MISSING, counted, metric_header, settings_text, short_name, value_text
 from glora.experiments.search import StudyOutcome
-from glora.experiments.search_plan import SearchPlan
+from glora.experiments.search_plan import SearchPlan, how_chosen
 
 BETTER = {"maximize": "the higher the better", "minimize": "the lower the better"}
 
@@ -22,7 +22,7 @@ def describe_search(plan: SearchPlan, storage: str) -> RenderableType:
         plan: the search.
         storage: the database, without its password.
     """
-    options, studies = plan.options, plan.studies
+    studies = plan.studies
     rows = [("search", plan.name)]
     for study in {(s.base.task, s.base.model): s for s in studies}.values():
         train, tuning = study.examples["train"], study.examples["tuning"]
@@ -35,14 +35,16 @@ def describe_search(plan: SearchPlan, storage: str) -> RenderableType:
             )
         )
     terms = studies[0].terms
+    numbers = [study.trials for study in studies]
     studied = "1 study" if len(studies) == 1 else f"{len(studies)} studies"
+    each = f" = {studied} × {numbers[0]}" if len(set(numbers)) == 1 else f" in {studied}"
     runs = len(plan.pairs) * len(plan.methods) * len(plan.seeds)
     rows += [
         (
             "trials",
-            f"{len(studies) * options.trials} = {studied} × {options.trials}",
+            f"{sum(numbers)}{each}",
         ),
-        ("", f"{terms['sampler']}; {terms['pruner']}; trained with seed {terms['seed of the trials']}"),
+        ("", f"{how_chosen(studies)}; {terms['pruner']}; trained with seed {terms['seed of the trials']}"),
         (
             "runs",
             f"then {counted(runs, 'run')} with the best settings: {', '.join(plan.methods)} with "

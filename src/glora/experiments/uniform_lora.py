@@ -6,6 +6,7 @@ Each starts at the function of the pretrained model. What a method changes besid
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +15,7 @@ from peft.optimizers import create_loraplus_optimizer
 from transformers import Trainer, TrainingArguments
 
 from glora.experiments.adaptation import Adaptation
+from glora.lora_layers import exact_pattern
 
 if TYPE_CHECKING:
     from glora.experiments.methods import Application
@@ -33,8 +35,36 @@ def uniform_lora(to: Application, **more: Any) -> Any:
 
 
 def apply_lora(to: Application) -> Adaptation:
-    """Δ = s·B·A with s = alpha / rank."""
-    return Adaptation(uniform_lora(to))
+    """Δ = s·B·A with s = alpha / rank; with a total_rank, the ranks are as even as it allows.
+
+    Raises:
+        ValueError: total_rank is less than one for each matrix, or experts are adapted, which share their rank.
+    """
+    if to.config.total_rank is None:
+        return Adaptation(uniform_lora(to))
+    if to.target_parameters:
+        raise ValueError(
+            f"lora:total_rank={to.config.total_rank} cannot adapt stacked experts, such as {to.target_parameters[0]}; leave "
+            "total_rank out"
+        )
+    ranks = {exact_pattern(name): rank for name, rank in even_ranks(to.target_modules, to.config.total_rank).items()}
+    alphas = {pattern: to.scaling * rank for pattern, rank in ranks.items()}
+    return Adaptation(uniform_lora(to, rank_pattern=ranks, alpha_pattern=alphas))
+
+
+def even_ranks(names: Sequence[str], total: int) -> dict[str, int]:
+    """Ranks that sum to `total`, none more than one above another; the higher ones are spread evenly over the model.
+
+    Of n matrices the i-th gets ⌊(i + 1)·total / n⌋ − ⌊i·total / n⌋.
+
+    Raises:
+        ValueError: there is not one for each matrix.
+    """
+    if total < len(names):
+        raise ValueError(
+            f"lora:total_rank={total} is below 1 for each of the {len(names)} matrices; give {len(names)} or more"
+        )
+    return {name: (i + 1) * total // len(names) - i * total // len(names) for i, name in enumerate(names)}
 
 
 def apply_rslora(to: Application) -> Adaptation:

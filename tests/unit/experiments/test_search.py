@@ -490,3 +490,16 @@ def test_a_terminal_of_80_columns_shows_the_best_settings_in_full(plan, storage:
         for name, value in outcome.values.items():
             assert f"{name}={value:.4g}" in shown
     assert "…" not in shown
+
+
+def test_choices_that_are_no_more_than_trials_are_each_tried_once(plan, storage) -> None:
+    searched = plan(
+        methods=("lora", "glora"), ranges={"learning_rate": "1e-4,1e-3,1e-2,2e-2", "beta": "0.8,0.9"}, trials=7
+    )
+    runs = FakeRuns()
+    search(searched, storage, runs)
+    rates = [config.learning_rate for config in runs.made if config.method == "lora"]
+    assert sorted(rates) == [1e-4, 1e-3, 1e-2, 2e-2]  # 7 trials, but lora has only 4 combinations
+    assert len([config for config in runs.made if config.method == "glora"]) == 7  # of 8 combinations: TPE's choice
+    lora, glora = searched.studies
+    assert (lora.terms["sampler"], glora.terms["sampler"][:3]) == ("each of the 4 combinations once", "TPE")

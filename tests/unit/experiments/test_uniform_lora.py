@@ -104,3 +104,13 @@ def test_lora_plus_decays_weights_as_the_others_do(tiny_deberta: Path, tmp_path:
 def test_only_lora_plus_brings_an_optimiser(tiny_deberta: Path, tmp_path: Path) -> None:
     arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
     assert adapt(tiny_deberta, "lora").make_optimizer(arguments) is None
+
+
+def test_lora_with_a_total_rank_is_even_and_scales_every_matrix_alike(tiny_deberta: Path) -> None:
+    reference = adapt(tiny_deberta, "lora")
+    total = sum(reference.ranks().values()) + 5
+    adaptation = adapt(tiny_deberta, "lora", total_rank=total)
+    ranks = adaptation.ranks()
+    assert sum(ranks.values()) == total and sorted(set(ranks.values())) == [4, 5]
+    assert {layer.scaling["default"] for layer in adapted_layers(adaptation.model).values()} == {12 / 4}
+    assert torch.equal(logits(adaptation.model), logits(reference.model))
