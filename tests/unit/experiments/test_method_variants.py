@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -56,9 +57,8 @@ def test_a_variant_has_another_key_than_its_method() -> None:
     ],
 )
 def test_what_a_variant_cannot_be_is_refused(name: str, told: str) -> None:
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=re.escape(told)):
         find_method(name)
-    assert told in str(error.value)
 
 
 def test_a_variants_settings_are_checked_with_those_of_all(glue_folder: Path, tmp_path: Path) -> None:
@@ -106,7 +106,8 @@ def test_lora_ignores_the_budget_of_others_but_not_its_own() -> None:
 @pytest.mark.parametrize(("matrices", "total"), [(4, 4), (4, 7), (37, 97), (5, 14)])
 def test_even_ranks_are_even_and_spend_the_total(matrices: int, total: int) -> None:
     ranks = list(even_ranks([f"m{i}" for i in range(matrices)], total).values())
-    assert sum(ranks) == total and max(ranks) - min(ranks) <= 1
+    assert sum(ranks) == total
+    assert max(ranks) - min(ranks) <= 1
     halves = sum(ranks[: matrices // 2]) / (matrices // 2), total / matrices
     assert abs(halves[0] - halves[1]) <= 0.5 + 1e-9  # spread over the model, not heaped at one end
 
