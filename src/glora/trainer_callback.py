@@ -89,7 +89,7 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
     ) -> None:
         """Start a warm-up with a new allocator, or go on where the checkpoint was taken."""
         _refuse_data_parallel(args)
-        _refuse_a_second(state, type(self).__name__)
+        _refuse_a_second(state, self)
         if optimizer is None:
             raise ValueError("RankAllocationCallback needs Trainer's optimizer in on_train_begin")
         if model is not None:
@@ -283,11 +283,14 @@ def _warmup_steps(
     return steps
 
 
-def _refuse_a_second(state: TrainerState, name: str) -> None:
-    if isinstance(state.stateful_callbacks.get(name), list):
+def _refuse_a_second(state: TrainerState, callback: RankAllocationCallback) -> None:
+    """Both hear of one training with one state, the only thing in which either can find the other."""
+    first = vars(state).setdefault("_rank_allocation_callback", callback)
+    if first is not callback:
+        names = f"a {type(first).__name__} and a {type(callback).__name__}"
         raise ValueError(
-            f"there are several {name}s among Trainer's callbacks, and a checkpoint could not tell them apart; give "
-            "one. To allocate the ranks of two adapters, train one after the other"
+            f"there are two callbacks among Trainer's that allocate ranks, {names}, and each would resize the model under "
+            "the other; give one. To allocate the ranks of two adapters, train one after the other"
         )
 
 

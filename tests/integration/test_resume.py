@@ -118,11 +118,18 @@ def test_a_callback_of_another_class_is_refused(finished: Job, tmp_path: Path) -
         trainer.train(resume_from_checkpoint=str(finished.checkpoint(WARMUP - 1)))
 
 
-def test_two_callbacks_are_refused(finished: Job, tmp_path: Path) -> None:
+@pytest.mark.parametrize("resumed", [False, True], ids=["anew", "resumed"])
+@pytest.mark.parametrize("second", [RankAllocationCallback, AnotherCallback])
+def test_two_callbacks_are_refused(
+    finished: Job, tmp_path: Path, second: type[RankAllocationCallback], resumed: bool
+) -> None:
+    """Of one class or of two: Trainer's state tells only the first, and of a resumed run neither."""
     trainer = make_trainer(dataclasses.replace(finished, output=tmp_path))
-    trainer.add_callback(RankAllocationCallback())
-    with pytest.raises(ValueError, match="several RankAllocationCallbacks among Trainer's callbacks"):
-        trainer.train()
+    trainer.add_callback(second())
+    with pytest.raises(
+        ValueError, match=f"two callbacks .* a RankAllocationCallback and a {second.__name__}, and each .*; give one"
+    ):
+        trainer.train(resume_from_checkpoint=str(finished.checkpoint(WARMUP)) if resumed else None)
 
 
 def test_a_half_written_checkpoint_is_never_used_silently(
