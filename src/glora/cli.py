@@ -484,6 +484,9 @@ def export(
     adapter: Annotated[str, typer.Argument(help="Folder or hub id of a LoRA adapter.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the exported adapter.")],
     uniform: Annotated[bool, typer.Option("--uniform", help="Pad every layer to the largest rank.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an adapter that the output folder already holds.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Write an adapter in another form: --uniform for servers that read one rank for all layers."""
@@ -495,7 +498,7 @@ def export(
     with log_messages_on(console):
         from glora.uniform_export import export_saved_adapter
 
-        path = export_saved_adapter(adapter, output)
+        path = export_saved_adapter(adapter, output, overwrite=overwrite)
     console.print(f"The padded adapter: {path}", markup=False, highlight=False, soft_wrap=True)
 
 

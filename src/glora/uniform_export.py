@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftConfig, PeftModel
-from peft.utils import SAFETENSORS_WEIGHTS_NAME, get_peft_model_state_dict, load_peft_weights
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, get_peft_model_state_dict, load_peft_weights
 from peft.utils.other import get_pattern_key
 from safetensors.torch import save_file
 from torch import nn
@@ -56,22 +56,29 @@ def export_uniform(model: nn.Module, directory: str | Path, adapter_name: str = 
     return _write(config, rank, widest.lora_alpha[adapter_name], tensors, Path(directory))
 
 
-def export_saved_adapter(adapter: str | Path, directory: str | Path) -> Path:
+def export_saved_adapter(adapter: str | Path, directory: str | Path, *, overwrite: bool = False) -> Path:
     """Do the same to an adapter that lies in a folder or on the hub; its base model is not needed.
 
     Args:
         adapter: The folder with adapter_config.json, or the hub's id.
         directory: Where the padded adapter is written; made if it does not exist.
+        overwrite: Whether an adapter that is there already may be replaced. Other files in the folder stay as they are.
 
     Returns:
         The directory.
 
     Raises:
         ValueError: there is none, it is not a LoRA adapter, or it adapts parameters of experts, whose layout only the model
-            knows.
+            knows; or the directory holds an adapter.
     """
     if Path(directory).resolve() == Path(adapter).resolve():
         raise ValueError(f"{directory} is the adapter itself; give another folder for the padded one")
+    present = [name for name in (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME) if (Path(directory) / name).exists()]
+    if present and not overwrite:
+        raise ValueError(
+            f"{directory} already holds an adapter ({' and '.join(present)}), which would be overwritten; give another folder, "
+            "or say that it may be: --overwrite, in Python overwrite=True"
+        )
     try:
         config = PeftConfig.from_pretrained(str(adapter))
     except ValueError as error:

@@ -87,15 +87,34 @@ def test_export_pads_what_lies_in_a_folder(tiny_deberta: Path, tmp_path: Path) -
             if "lora_B" in name:
                 parameter.normal_()
     model.save_pretrained(tmp_path / "adapter")
-    result = CliRunner().invoke(
-        app,
-        ["export", str(tmp_path / "adapter"), "--uniform", "--output", str(tmp_path / "out")],
-        catch_exceptions=False,
-    )
+    arguments = ["export", str(tmp_path / "adapter"), "--uniform", "--output", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     assert str(tmp_path / "out") in result.stdout.replace("\n", "")
     tensors = load_file(tmp_path / "out" / "adapter_model.safetensors")
     assert {len(t) for key, t in tensors.items() if "lora_A" in key} == {4}
+
+
+@pytest.mark.parametrize("present", ["adapter_config.json", "adapter_model.safetensors"])
+def test_export_replaces_an_adapter_only_where_it_is_told_to(present: str, tiny_deberta: Path, tmp_path: Path) -> None:
+    peft_model(tiny_deberta).save_pretrained(tmp_path / "adapter")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "README.md").write_text("mine")  # no reason to refuse, and none to touch it
+    arguments = ["export", str(tmp_path / "adapter"), "--uniform", "--output", str(out)]
+    assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
+    written = {path.name for path in out.iterdir()}
+    (out / present).write_text("old")
+    for name in written - {present, "README.md"}:
+        (out / name).unlink()
+    with pytest.raises(
+        ValueError, match=rf"out already holds an adapter \({present}\).*give another folder.*--overwrite"
+    ):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert (out / present).read_text() == "old"
+    assert CliRunner().invoke(app, [*arguments, "--overwrite"], catch_exceptions=False).exit_code == 0
+    assert load_file(out / "adapter_model.safetensors")
+    assert (out / "README.md").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
