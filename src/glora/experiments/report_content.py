@@ -42,7 +42,7 @@ class ReportContent:
 
     Attributes:
         summary: how many runs there are, and where they come from.
-        overview: the verdicts on the study's claims side by side; None where there is one comparison at most.
+        overview: the verdicts on the claims for GLoRA side by side; None where there is one comparison at most.
         sections: one a group.
         provenance: machines, versions, commits, data, and the settings that were compared or differ: one line each.
         shared_settings: the settings that are the same in all runs, with their meaning.

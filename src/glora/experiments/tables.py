@@ -1,6 +1,6 @@
 """The report's tables as text, made once and shown in the terminal and in markdown alike.
 
-Five tables a group: what was reached, by how much it differs from lora, what became of the study's claims, what was
+Five tables a group: what was reached, by how much it differs from lora, what became of the claims for GLoRA, what was
 spent and what it cost. The budget table always has both budgets, total rank and parameters, because runs that
 are equal in one need not be equal in the other.
 """
@@ -94,10 +94,10 @@ def differences_table(group: GroupSummary) -> TextTable:
 
 
 def claims_table(group: GroupSummary) -> TextTable:
-    """A row a claim of the study; no rows without the method that it proposed."""
+    """A row a claim that GLoRA was proposed with; no rows where GLoRA is not compared."""
     rows = findings(group)
     return TextTable(
-        "The study's claims",
+        "What is claimed for GLoRA",
         ("claim", "expected", "measured", "verdict"),
         tuple(
             (
@@ -109,11 +109,11 @@ def claims_table(group: GroupSummary) -> TextTable:
             for row in rows
             for found in row
         ),
-        "A verdict is about the 95 % interval, not the mean. It holds if the whole interval lies in the expected range, "
-        "it does not hold if the whole interval lies outside (in brackets: on which side), and otherwise it is not shown. "
-        "The share of AdaLoRA's gain has Fieller's interval, and exists only where that gain has an interval above zero. "
-        "Parameters are counted and need no interval (in brackets: fewest, most): equal means within one rank of the "
-        "largest matrix in every seed.",
+        "GLoRA was proposed with these four numbers. A verdict is about the 95 % interval, not the mean. It holds if the "
+        "whole interval lies in the expected range, it does not hold if the whole interval lies outside (in brackets: "
+        "on which side), and otherwise it is not shown. The share of AdaLoRA's gain has Fieller's interval, and exists only "
+        "where that gain has an interval above zero. Parameters are counted and need no interval (in brackets: fewest, most): "
+        "equal means within one rank of the largest matrix in every seed.",
         words=("claim", "expected", "measured", "verdict"),
     )
 
@@ -128,7 +128,7 @@ def claims_overview(groups: Sequence[tuple[str, GroupSummary]]) -> TextTable:
             name = f"{heading} · {row.label}" if len(found) > 1 else heading
             rows.append((name, *(_verdict_text(finding, why=False) for finding in row)))
     return TextTable(
-        "The study's claims in every comparison",
+        "What is claimed for GLoRA, in every comparison",
         ("comparison", *columns),
         tuple(rows),
         "Each comparison below has the numbers and the rule. Verdicts are not added up: comparisons are not draws from one "

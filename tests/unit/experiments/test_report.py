@@ -137,13 +137,16 @@ def test_several_tasks_have_a_section_each(tmp_path: Path) -> None:
 
 def test_with_several_comparisons_their_verdicts_stand_first(tmp_path: Path) -> None:
     one = study(METHODS, (0, 1, 2), task="rte")
-    title = "The study's claims in every comparison"
+    title = "What is claimed for GLoRA, in every comparison"
     markdown, printed = report_of(tmp_path / "two", [*one, *study(METHODS, (0, 1, 2), task="cola")])
     assert markdown.index(title) < markdown.index("## cola")
     assert re.search(r"^\| rte · all-MiniLM-L6-v2 · rank 8 \| .*(holds|shown)", markdown, flags=re.MULTILINE)
     assert title in printed
     assert title in (tmp_path / "two" / "report.html").read_text(encoding="utf-8").replace("&#39;", "'")
-    assert title not in report_of(tmp_path / "one", one)[0]
+    alone = report_of(tmp_path / "one", one)[0]
+    assert title not in alone
+    assert "**What is claimed for GLoRA**" in alone
+    assert "study" not in alone, "the runs are the user's own"
 
 
 def test_an_empty_folder_says_which_command_makes_runs(tmp_path: Path) -> None:
