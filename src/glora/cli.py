@@ -182,6 +182,10 @@ SETTINGS: dict[str, Any] = {
         int | None,
         _setting("Tokens an example.", "128; 1024 for written answers", "--max-length", panel=_TRAINING),
     ],
+    "group_by_length": Annotated[
+        bool | None,
+        _setting("Batches of examples of one length.", "at random", "--group-by-length", panel=_TRAINING),
+    ],
     "max_new_tokens": Annotated[
         int | None, _setting("Tokens that a written answer may have.", "512", "--max-new-tokens", panel=_TRAINING)
     ],

@@ -50,6 +50,11 @@ class EpochMetrics(_Part):
     train_loss: float | None = Field(
         None, description="Mean training loss since the evaluation before; None if nothing was trained."
     )
+    loss: float | None = Field(
+        None,
+        description="Mean loss over the split, by batches; where answers are written it is among the values. None in records "
+        "from before this field.",
+    )
     values: dict[str, float] = Field(description="Metric name -> value, as scikit-learn scales it (not in percent).")
 
 

@@ -59,6 +59,11 @@ class RunConfig(BaseModel):
         ge=8,
         description="Tokens per example; longer ones are truncated. Where answers are written, 1024 by default.",
     )
+    group_by_length: bool | None = Field(
+        None,
+        description="Whether a batch has examples of about one length, so that less is padding. Default: batches are drawn "
+        "at random.",
+    )
     train_limit: int | None = Field(
         None, ge=1, description="Use at most this many training examples, the same ones for every seed."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,7 @@ def training_arguments(
             "dataloader_pin_memory": not on_cpu,
             "seed": config.seed,
             "data_seed": config.seed * DATA_SEED_STRIDE,
+            **_order(config, arguments_class),
             "eval_strategy": "epoch",
             "logging_nan_inf_filter": False,  # the filter would hide from the journal that training has diverged
             "save_strategy": "no",
@@ -56,3 +58,11 @@ def training_arguments(
     # batch_size is examples per optimiser step; Trainer would multiply it by the number of GPUs in the machine.
     arguments._n_gpu = min(1, arguments.n_gpu)
     return arguments
+
+
+def _order(config: RunConfig, arguments_class: type[TrainingArguments]) -> dict[str, Any]:
+    """Nothing where batches are drawn at random, Trainer's default; the option has changed its name within transformers 5."""
+    if not config.group_by_length:
+        return {}
+    named = "train_sampling_strategy" in {field.name for field in dataclasses.fields(arguments_class)}
+    return {"train_sampling_strategy": "group_by_length"} if named else {"group_by_length": True}

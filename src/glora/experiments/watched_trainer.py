@@ -106,14 +106,15 @@ class Journal(TrainerCallback):
         if split == self._primary_split:
             self.answers = answers
 
-    def evaluation_ends(self, split: str, epoch: float, values: dict[str, float]) -> None:
-        """Keep a split's metrics; those of the last evaluation are the run's result."""
+    def evaluation_ends(self, split: str, epoch: float, values: dict[str, float], loss: float | None = None) -> None:
+        """Keep a split's metrics, and its loss where that is none; those of the last evaluation are the run's result."""
         evaluated = EpochMetrics(
             epoch=epoch,
             step=self.steps,
             split=split,
             train_seconds=self.clock.seconds,
             train_loss=self._mean_loss(),
+            loss=loss,
             values=values,
         )
         self.metrics.append(evaluated)
@@ -161,6 +162,7 @@ class Watched(Trainer):
                 eval_dataset,
                 float(self.state.epoch or 0.0),
                 {name: float(value) for name, value in values.items() if name not in self.not_metrics},
+                loss=float(values["loss"]) if "loss" in self.not_metrics and "loss" in values else None,
             )
             return metrics
 

@@ -107,6 +107,7 @@ def test_a_run_learns_and_says_all_about_it(config: RunConfig, method: str) -> N
     assert set(record.final) == {"accuracy", "matthews_correlation"}
     losses = [m.train_loss for m in record.metrics]
     assert losses[-1] < losses[0]
+    assert all(0 < m.loss < 2 for m in record.metrics)
     seconds = [m.train_seconds for m in record.metrics]
     assert 0 < seconds[0] < seconds[1] < seconds[2] <= record.train_seconds
     assert 0 < record.seconds_per_step < record.train_seconds
@@ -242,6 +243,20 @@ def test_bfloat16_trains_under_autocast(config: RunConfig) -> None:
     losses = [[m.train_loss for m in record.metrics] for record in (single, half)]
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], abs=0.05)
+
+
+def test_batches_of_one_length_have_less_padding(config: RunConfig, tmp_path: Path) -> None:
+    lines = [f"{'a ' * (1 + i % 20)},{i % 2}" for i in range(160)]
+    for name in ("train.csv", "dev.csv"):
+        (tmp_path / name).write_text("\n".join(["text,label", *lines]) + "\n", encoding="utf-8")
+    padded = {}
+    for grouped in (None, True):
+        with pytest.MonkeyPatch.context() as patch:
+            spy = Spy(patch)
+            own = of(config, "lora", task=str(tmp_path / "train.csv"), data_dir=None, epochs=1, batch_size=4)
+            ok(run(own.model_copy(update={"group_by_length": grouped})))
+        padded[grouped] = sum(len(row) for batch in spy.batches for row in batch)
+    assert padded[True] < 0.85 * padded[None]
 
 
 # The same for every method
