@@ -10,7 +10,8 @@ from pathlib import Path
 import glora
 
 PACKAGE = Path(glora.__file__).parent
-CORE = sorted(p for p in PACKAGE.glob("*.py") if p.name not in ("cli.py", "__main__.py"))
+COMMAND_LINE = {PACKAGE / "__main__.py", PACKAGE / "cli.py", *PACKAGE.glob("cli_*.py")}
+CORE = sorted(set(PACKAGE.glob("*.py")) - COMMAND_LINE)
 ALLOWED = {"torch", "transformers", "peft", "accelerate", "safetensors", "glora"} | set(sys.stdlib_module_names)
 STRANGERS = {"gradient_norms", "rank_allocation", "resize"}
 
