@@ -73,6 +73,7 @@ def apply_lora_ga(to: Application) -> Adaptation:
     )
     with _preparing(to) as clock:
         preprocess_loraga(to.model, config, lambda: _accumulate_gradients(to))
+        to.preparing("singular vectors of the gradients")
         adaptation = Adaptation(get_peft_model(to.model, config))
         adaptation.preparation_seconds = clock.seconds
     return adaptation
@@ -80,7 +81,9 @@ def apply_lora_ga(to: Application) -> Adaptation:
 
 def _accumulate_gradients(to: Application) -> None:
     """PEFT divides by the number of backward passes."""
-    for batch in itertools.islice(_on_device(to), math.ceil(GRADIENT_EXAMPLES / to.config.batch_size)):
+    batches = math.ceil(GRADIENT_EXAMPLES / to.config.batch_size)
+    for number, batch in enumerate(itertools.islice(_on_device(to), batches), start=1):
+        to.preparing("gradients of the weights", f"batch {number} of {batches}")
         to.model(**batch).loss.backward()
 
 
@@ -94,7 +97,9 @@ class _Batches:
         return EVA_BATCHES
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        yield from itertools.islice(_on_device(self._to), EVA_BATCHES)
+        for number, batch in enumerate(itertools.islice(_on_device(self._to), EVA_BATCHES), start=1):
+            self._to.preparing("principal components of the inputs", f"batch {number}, until they settle")
+            yield batch
         raise NotSettledError(
             f"EVA's principal components have not settled after {EVA_BATCHES} batches of {self._to.config.batch_size}; use "
             "larger batches, or a smaller rank"

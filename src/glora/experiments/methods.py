@@ -67,6 +67,10 @@ class Schedule:
         return int(setting) if setting >= 1 else math.ceil(setting * self.total_steps)
 
 
+def _unheard(what: str, how_far: str = "") -> None:
+    """Where nobody looks on."""
+
+
 @dataclass(frozen=True)
 class Application:
     """What a method is applied to."""
@@ -84,6 +88,8 @@ class Application:
     """PEFT's name for the kind of task."""
     target_parameters: Sequence[str] = ()
     """Full names of adapted parameters that are stacks of experts, each with one rank for all of its experts."""
+    preparing: Callable[..., None] = _unheard
+    """To be told, as `RunProgress.preparing` is, of what takes its time before the first step."""
 
     @property
     def total_rank(self) -> int:

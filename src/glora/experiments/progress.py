@@ -53,6 +53,9 @@ class RunProgress:
     def run_begins(self, config: RunConfig, steps: int, *, name: str | None = None) -> None:
         """A run of so many steps begins, by loading its model."""
 
+    def preparing(self, what: str, how_far: str = "") -> None:
+        """The run's method is at this, before the first step; told again as it gets on."""
+
     def step(self) -> None:
         """An optimiser step has been made."""
 
@@ -107,6 +110,7 @@ class BarProgress(RunProgress):
         )
         self._runs = self._done = self._run_steps = 0
         self._steps_a_run, self._noun = 0.0, "run"
+        self._prepares = False
         self._everything: TaskID | None = None
         self._run: TaskID | None = None
         self._evaluation: TaskID | None = None
@@ -139,11 +143,20 @@ class BarProgress(RunProgress):
 
     @override
     def run_begins(self, config: RunConfig, steps: int, *, name: str | None = None) -> None:
-        self._run_steps = steps
+        self._run_steps, self._prepares = steps, False
         self._run = self._bars.add_task(escape(name or _name(config)), total=steps, unit="steps", timed=True, note="")
 
     @override
+    def preparing(self, what: str, how_far: str = "") -> None:
+        self._prepares = True
+        if self._run is not None:
+            self._bars.update(self._run, note=escape(f"{what}, {how_far}" if how_far else what))
+
+    @override
     def step(self) -> None:
+        if self._prepares and self._run is not None:
+            self._bars.update(self._run, note="")
+        self._prepares = False
         for task in (self._everything, self._run):
             if task is not None:
                 self._bars.advance(task)
@@ -197,7 +210,7 @@ class LineProgress(RunProgress):
         self._runs = self._done = 0
         self._steps = self._all_steps = self._all_done = 0
         self._began = 0.0
-        self._waiting_for = ""
+        self._waiting_for = self._prepares = ""
 
     @override
     def waiting(self, message: str) -> None:
@@ -217,8 +230,14 @@ class LineProgress(RunProgress):
 
     @override
     def run_begins(self, config: RunConfig, steps: int, *, name: str | None = None) -> None:
-        self._steps = 0
+        self._steps, self._prepares = 0, ""
         self.say(f"[{self._done + 1}/{self._runs}] {name or _name(config)}: {steps} steps")
+
+    @override
+    def preparing(self, what: str, how_far: str = "") -> None:
+        if what != self._prepares:
+            self.say(f"[{self._done + 1}/{self._runs}] before the first step: {what}")
+        self._prepares = what
 
     @override
     def step(self) -> None:

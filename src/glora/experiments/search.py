@@ -236,6 +236,10 @@ class _TrialWatch(RunProgress):
         self._shown.run_begins(config, steps, name=self._name)
 
     @override
+    def preparing(self, what: str, how_far: str = "") -> None:
+        self._shown.preparing(what, how_far)
+
+    @override
     def step(self) -> None:
         self.steps += 1
         self._shown.step()

@@ -163,6 +163,7 @@ def _run(config: RunConfig, progress: RunProgress, measured: Measurements, logs:
             head_modules=kind.head_modules(model),
             task_type=kind.adapter_task_type,
             batches=functools.partial(training_batches, tokens.train, collate, config.batch_size, config.seed),
+            preparing=progress.preparing,
         )
     )
     measured.fields |= {

@@ -84,6 +84,7 @@ def apply_pissa(to: Application) -> Adaptation:
     into one for the pretrained model.
     """
     begun = time.perf_counter()
+    to.preparing("singular vectors of the weights")
     adaptation = Adaptation(uniform_lora(to, init_lora_weights=PISSA))
     adaptation.preparation_seconds = time.perf_counter() - begun
     return adaptation

@@ -56,6 +56,11 @@ def play(progress: RunProgress, look: Callable[[str], None] = lambda _: None) ->
         progress.begin(2, 16)
         config = RunConfig(method="lora", seed=5)
         progress.run_begins(config, 8)
+        for batch in (1, 2):
+            progress.preparing("gradients of [all] weights", f"batch {batch} of 2")
+        look("preparing")
+        progress.preparing("their singular vectors")
+        look("prepared")
         for epoch in (1, 2):
             for _ in range(4):
                 progress.step()
@@ -88,6 +93,8 @@ def test_a_log_has_a_line_for_what_matters() -> None:
     lines = written(console).splitlines()
     assert [re.sub(r"about .* left", "about N left", line) for line in lines] == [
         "[1/2] lora, seed 5: 8 steps",
+        "[1/2] before the first step: gradients of [all] weights",
+        "[1/2] before the first step: their singular vectors",
         "[1/2] epoch 1, step 4, validation: accuracy 0.6250 (2 s of training; about N left in all)",
         "[1/2] epoch 2, step 8, validation: accuracy 0.7500 (4 s of training; about N left in all)",
         "glora: 3 of [4] matrices changed rank",
@@ -141,6 +148,10 @@ def test_bars_show_runs_steps_evaluation_and_values() -> None:
         seen[moment] = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
 
     play(progress, look)
+    assert "gradients of [all] weights, batch 2 of 2" in seen["preparing"]
+    assert "their singular vectors" in seen["prepared"]
+    assert "batch 2" not in seen["prepared"]
+    assert "singular" not in seen["evaluating 1"]
     assert "run 1 of 2" in seen["evaluating 1"]
     assert "4/16" in seen["evaluating 1"]
     assert "lora, seed 5" in seen["evaluating 1"]

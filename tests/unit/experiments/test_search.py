@@ -18,7 +18,7 @@ from rich.console import Console
 from glora.experiments import train
 from glora.experiments.compare import InvalidComparisonError
 from glora.experiments.progress import RunProgress
-from glora.experiments.records import RecordError, read_records, write_record
+from glora.experiments.records import EpochMetrics, RecordError, RunRecord, read_records, write_record
 from glora.experiments.search import SearchFailedError, StudyOutcome, plan_tuned_runs, run_trials
 from glora.experiments.search_plan import SearchOptions, SearchPlan, plan_search
 from glora.experiments.search_ranges import parse_range
@@ -187,6 +187,40 @@ def test_of_equal_trials_the_first_is_the_best_for_every_process(plan, storage) 
     (outcome,) = search(plan(methods=("lora",)), storage, FakeRuns(lambda _config: 0.5))
     assert outcome.best is not None
     assert outcome.best.number == 0
+
+
+def test_a_trial_is_shown_as_a_run_is(plan, storage) -> None:
+    """What it tells while it is made reaches whoever looks on."""
+    told: list[str] = []
+
+    class Shown(RunProgress):
+        def __getattribute__(self, name: str) -> Any:
+            told.append(name)
+            return super().__getattribute__(name)
+
+    def make_run(config: RunConfig, *, progress: RunProgress) -> RunRecord:
+        progress.run_begins(config, 1)
+        progress.preparing("singular vectors")
+        progress.step()
+        progress.evaluation_begins("tuning", 1)
+        progress.evaluation_batch()
+        values = {"accuracy": 0.5}
+        progress.evaluated(EpochMetrics(epoch=1, step=1, split="tuning", train_seconds=1.0, values=values))
+        progress.say("ranks changed")
+        return made_record(config, 0.5)
+
+    run_trials(plan(methods=("lora",)), storage, Shown(), make_run=make_run, look_after=LOOK)
+    events = [
+        "run_begins",
+        "preparing",
+        "step",
+        "evaluation_begins",
+        "evaluation_batch",
+        "evaluated",
+        "say",
+        "run_over",
+    ]
+    assert [name for name in told if name in events][: len(events)] == events
 
 
 def test_a_bad_trial_is_stopped_early_but_not_before_the_ranks_are_allocated(plan, storage) -> None:

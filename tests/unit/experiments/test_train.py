@@ -7,11 +7,12 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from transformers import Trainer
+from typing_extensions import override
 
 from glora.experiments import train
 from glora.experiments.adaptation import Adaptation, adapted_layers
@@ -343,6 +344,37 @@ def test_ctrl_c_is_not_an_outcome(config: RunConfig, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(train, "rehearse", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(config)
+
+
+@pytest.mark.parametrize(
+    ("method", "told"),
+    [
+        ("eva", [f"principal components of the inputs, batch {n}, until they settle" for n in (1, 1, 2)]),
+        (
+            "lora_ga",
+            [*(f"gradients of the weights, batch {n} of 4" for n in (1, 2, 3, 4)), "singular vectors of the gradients"],
+        ),
+        ("pissa", ["singular vectors of the weights"]),
+    ],
+)
+def test_progress_hears_what_a_method_does_before_the_first_step(
+    config: RunConfig, method: str, told: list[str]
+) -> None:
+    class Heard(RunProgress):
+        events: ClassVar[list[str]] = []
+
+        @override
+        def preparing(self, what: str, how_far: str = "") -> None:
+            self.events.append(f"{what}, {how_far}" if how_far else what)
+
+        @override
+        def step(self) -> None:
+            self.events.append("step")
+
+    ok(run(of(config, method), progress=Heard()))
+    before = Heard.events[: Heard.events.index("step")]
+    assert before[: len(told)] == told
+    assert set(Heard.events[len(before) :]) == {"step"}
 
 
 def test_progress_hears_of_everything_in_order(config: RunConfig) -> None:
