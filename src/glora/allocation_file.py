@@ -11,6 +11,7 @@ import re
 from importlib.metadata import version
 from pathlib import Path
 
+from glora._counting import counted
 from glora._version import __version__
 from glora.allocator import RankAllocator
 
@@ -68,12 +69,13 @@ def _section(allocator: RankAllocator, parameters_before: int) -> str:
     if not allocator.allocated:
         happened = f"The warm-up has {allocator.steps} of {config.warmup_steps} steps; the ranks are still uniform."
     else:
+        steps = allocator.steps if allocator.reallocation is None else allocator.reallocation.step
         by = f"gradient norm (signal `{config.signal}`)"
         if config.score == "last_singular_value":
             by = "the last singular value of each matrix's learned update"
         happened = (
-            f"After {allocator.steps if allocator.reallocation is None else allocator.reallocation.step} steps of warm-up the "
-            f"{sum(ranks.values())} ranks of {len(ranks)} matrices were shared out by {by}, under the {config.budget} budget: "
+            f"After {counted(steps, 'step')} of warm-up the ranks of {counted(len(ranks), 'matrix')}, "
+            f"{sum(ranks.values()):,} in all, were shared out by {by}, under the {config.budget} budget: "
             f"{min(ranks.values())} to {max(ranks.values())} a matrix, "
             f"{sum(r == 0 for r in ranks.values())} without an adapter; {parameters_before:,} adapter parameters became "
             f"{allocator.parameters:,}."

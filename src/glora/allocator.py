@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from glora._counting import counted
 from glora._logging import get_logger
 from glora.configuration import RankAllocationConfig, as_config
 from glora.first_step import FirstStep
@@ -212,7 +213,7 @@ class RankAllocator:
         where = (
             f"; a gradient scaler skips steps with inf or NaN, which were found in {_listing(found)}" if found else ""
         )
-        return f"{skipped} times the gradients were read and optimizer.step() did not follow{where}"
+        return f"the gradients were read {counted(skipped, 'time')}, and optimizer.step() did not follow{where}"
 
     def detach(self) -> None:
         """Stop listening: to the optimiser, and to the layers. The ranks stay as they are."""
@@ -410,13 +411,13 @@ class RankAllocator:
             )
         if diverged:
             logger.warning(
-                "the weights of %d matrices hold inf or NaN; the ranks stay as they are: %s",
-                len(diverged),
+                "the weights of %s hold inf or NaN; the ranks stay as they are: %s",
+                counted(len(diverged), "matrix"),
                 _listing(diverged),
             )
         elif any(norms.values()):
             if silent := [name for name, norm in norms.items() if norm == 0]:
-                logger.warning("%d matrices never got a gradient: %s", len(silent), _listing(silent))
+                logger.warning("%s never got a gradient: %s", counted(len(silent), "matrix"), _listing(silent))
             if self._known_shares is None or any(self._known_shares.values()):
                 return self.allocate()
             logger.warning(
@@ -427,9 +428,9 @@ class RankAllocator:
             )
         elif left_out < recorded:
             logger.warning(
-                "no gradient reached any of the %d matrices during the warm-up; the ranks stay as they are and "
+                "no gradient reached the %s during the warm-up; the ranks stay as they are and "
                 "training goes on as plain LoRA: %s",
-                len(norms),
+                counted(len(norms), "matrix"),
                 _listing(list(norms)),
             )
         else:
@@ -509,7 +510,7 @@ def check_same_matrices(names: Iterable[str], adapter: RankedAdapter) -> None:
     """
     if odd := sorted(set(names) ^ set(adapter.layers)):
         raise ValueError(
-            f"the allocator's state is of another model or other target_modules: {len(odd)} names differ, e.g. "
+            f"the allocator's state is of another model or other target_modules, by {counted(len(odd), 'name')}, e.g. "
             f"{odd[0]!r}. Make the model as the run began, with the same LoraConfig: loading gives it its ranks"
         )
 

@@ -14,6 +14,7 @@ try:
 except ModuleNotFoundError as error:  # the core needs no typer, but the command is installed with it
     raise SystemExit(f"glora's command line needs {error.name}: pip install 'glora[experiments]'") from error
 
+from glora._counting import counted
 from glora._version import __version__
 from glora.cli_console import complain, open_console, running
 from glora.cli_options import (
@@ -249,7 +250,7 @@ def ranks(
     from rich.console import Console
 
     console = Console(stderr=True)  # what is printed on stdout can be piped on
-    with console.status(f"Reading the gradients of {batches} batches ..."):
+    with console.status(f"Reading the gradients of {counted(batches, 'batch')} ..."):
         from glora.experiments.calibration import FORMATS, suggest
         from glora.experiments.messages import log_messages_on
 

@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from fractions import Fraction
 from numbers import Integral
 
+from glora._counting import counted
+
 Bound = int | Mapping[str, int] | None
 
 
@@ -74,12 +76,12 @@ def _check_scores(scores: Mapping[str, float]) -> None:
     if bad:
         name, value = next(iter(bad.items()))
         raise ValueError(
-            f"scores must be finite and not negative; {len(bad)} of {len(scores)} are not, the first is "
-            f"{name!r}: {value}. A gradient overflowed or a norm was computed in too small a dtype"
+            f"scores must be finite and not negative; {len(bad)} of {len(scores)} {'is' if len(bad) == 1 else 'are'} not, "
+            f"the first is {name!r}: {value}. A gradient overflowed or a norm was computed in too small a dtype"
         )
     if not any(scores.values()):
         raise ValueError(
-            f"all {len(scores)} scores are zero, so they say nothing about where ranks belong; "
+            f"of {counted(len(scores), 'score')} none is above zero, so nothing says where ranks belong; "
             "check that the adapter receives gradients, or keep the uniform ranks"
         )
 
@@ -121,14 +123,14 @@ def _check_bounds(
     for what, bound in (("min_rank", min_rank), ("max_rank", max_rank)):
         unknown = sorted(set(bound) - set(names)) if isinstance(bound, Mapping) else []
         if unknown:
-            raise ValueError(f"{what} names {unknown[0]!r}, which is not among the {len(names)} scores")
+            raise ValueError(f"{what} names {unknown[0]!r}, which is not among the {counted(len(names), 'score')}")
     n = len(names)
     least = sum(low[name] * price[name] for name in names)
     if least > budget:
         needed = math.ceil(Fraction(least * n, sum(price.values()))) if in_parameters else least
         raise ValueError(
-            f"total_rank={total_rank} cannot give {n} matrices their min_rank{_of(min_rank, ' of ')}; "
-            f"raise total_rank to at least {needed} or lower min_rank"
+            f"total_rank={total_rank} cannot give {counted(n, 'matrix')} {'its' if n == 1 else 'their'} "
+            f"min_rank{_of(min_rank, ' of ')}; raise total_rank to at least {needed} or lower min_rank"
         )
     # A matrix that was not bounded by the user can always take more; one that was must not be bounded below its
     # minimum.
@@ -142,7 +144,7 @@ def _check_bounds(
     if bounded and most < budget:
         limit = math.floor(Fraction(most * n, sum(price.values()))) if in_parameters else most
         raise ValueError(
-            f"total_rank={total_rank} is more than {n} matrices can hold with max_rank{_of(max_rank, '=')}; "
+            f"total_rank={total_rank} is more than {counted(n, 'matrix')} can hold with max_rank{_of(max_rank, '=')}; "
             f"lower total_rank to at most {limit} or raise max_rank"
         )
 

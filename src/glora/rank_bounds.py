@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 
+from glora._counting import counted
 from glora.configuration import RankAllocationConfig
 from glora.rank_allocation import allocate_ranks
 from glora.ranked_adapter import RankedAdapter
@@ -33,7 +34,7 @@ def allocate_within_bounds(
             near = difflib.get_close_matches(unknown[0], adapter.layers, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(
-                f"{what} names {unknown[0]!r}, which is not among the {len(adapter.layers)} matrices{hint}"
+                f"{what} names {unknown[0]!r}, which is not among the {counted(len(adapter.layers), 'matrix')}{hint}"
             )
 
     def bounds_of(name: str) -> tuple[float, int, int]:
@@ -53,8 +54,8 @@ def allocate_within_bounds(
     room = sum(min(adapter.shapes[name]) for name, rank in adapter.ranks.items() if rank > 0)
     if config.budget == "rank" and total_rank > room:
         raise ValueError(
-            f"total_rank={total_rank} is more than {len(scored)} matrices can hold: no rank exceeds min(d_in, d_out), "
-            f"and those add up to {room}; lower total_rank to at most {room}"
+            f"total_rank={total_rank} is more than {counted(len(scored), 'matrix')} can hold: no rank exceeds "
+            f"min(d_in, d_out), and those add up to {room}; lower total_rank to at most {room}"
         )
     ranks = allocate_ranks(
         {name: score for name, (score, _, _) in scored.items()},

@@ -14,6 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from glora._counting import counted
 from glora._logging import get_logger
 from glora.allocation_file import save_allocation
 from glora.allocator import RankAllocator, check_same_matrices
@@ -277,8 +278,8 @@ def _warmup_steps(
     left = state.max_steps - (state.global_step if fresh else 0)
     if steps >= left:
         raise ValueError(
-            f"the warm-up ({meaning}{steps} steps) must be shorter than the training ({left} steps), or the "
-            "new ranks are never trained; lower it with RankAllocationConfig(warmup_steps=0.1), or train for longer"
+            f"the warm-up ({meaning}{counted(steps, 'step')}) must be shorter than the training ({counted(left, 'step')}), or "
+            "the new ranks are never trained; lower it with RankAllocationConfig(warmup_steps=0.1), or train for longer"
         )
     return steps
 

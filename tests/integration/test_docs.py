@@ -153,8 +153,8 @@ def test_quoted_messages_are_those_of_the_code() -> None:
     code = texts_of_the_code()
     wrong = []
     for message in quoted:
-        # what stands for a value in the docs: dots, a single letter, or the value of an example
-        fragments = re.split(r"\.\.\.|\b[kmn]\b|'default'|'pissa'|\bADALORA\b", message)
+        # what stands for a value in the docs: dots, a single letter with what it counts, or the value of an example
+        fragments = re.split(r"\.\.\.|\b[kmn]\b(?: (?:matrices|steps|times)\b)?|'default'|'pissa'|\bADALORA\b", message)
         wrong += [
             f"{fragment!r} of {message!r}"
             for fragment in map(str.strip, fragments)

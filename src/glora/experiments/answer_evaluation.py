@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from glora._counting import counted
 from glora.experiments.answer_scoring import SCORINGS
 from glora.experiments.generation import generate_answers
 from glora.experiments.records import WrittenAnswer
@@ -85,7 +86,7 @@ def _room(max_new_tokens: int | None, longest_prompt: int, limit: int) -> int:
     room = limit - longest_prompt
     if room < (max_new_tokens or 1):
         raise ValueError(
-            f"the longest prompt has {longest_prompt} tokens, and this model reads {limit}: there is no room for "
+            f"the longest prompt has {counted(longest_prompt, 'token')}, and this model reads {limit}: there is no room for "
             + (f"max_new_tokens={max_new_tokens}; lower it to {room} or less" if room > 0 else "an answer")
         )
     return max_new_tokens or min(DEFAULT_MAX_NEW_TOKENS, room)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, FineGrainedFP8Config, Mxfp4Config
 
+from glora._counting import counted
 from glora.experiments.model_fit import why_it_writes_no_text
 from glora.experiments.models import (
     ModelNotFoundError,
@@ -58,7 +59,7 @@ def _what_is_missing(found: dict[str, Any]) -> str | None:
     missing = sorted(found["missing_keys"])
     if not missing:
         return None
-    more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
+    more = f" and {counted(len(missing) - 1, 'other')}" if len(missing) > 1 else ""
     return (
         f"has no weights for {missing[0]}{more}; without them it writes at random. Give a whole causal language model"
     )

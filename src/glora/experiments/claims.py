@@ -23,8 +23,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from glora._counting import counted
 from glora.experiments.metrics import higher_is_better
-from glora.experiments.number_format import counted, difference_text, metric_name, metric_scale
+from glora.experiments.number_format import difference_text, metric_name, metric_scale
 from glora.experiments.records import RunRecord
 from glora.experiments.statistics import SEEDS_FOR_AN_INTERVAL, PairedDifference, ratio_of_means
 from glora.experiments.summary import REFERENCE, GroupSummary, MethodSummary, counterpart

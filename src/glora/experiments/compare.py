@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from glora._counting import counted
 from glora.experiments.faults import FaultsError, attempt, repeated
 from glora.experiments.methods import Method, Schedule, find_method
 from glora.experiments.model_fit import misfits
@@ -215,7 +216,7 @@ def _other_data(records: Sequence[RunRecord], fingerprint: str, output: Path) ->
         return []
     key, found = odd[0]
     return [
-        f"output={str(output)!r}: {len(odd)} of its finished runs have these settings, but saw other data (fingerprint "
+        f"output={str(output)!r}: {counted(len(odd), 'finished run')} there with these settings saw other data (fingerprint "
         f"{str(found)[:8]} in {key}, now {fingerprint[:8]}); name another folder, or move those records away"
     ]
 

@@ -16,6 +16,7 @@ import torch
 from peft import EvaConfig, LoraConfig, get_peft_model, initialize_lora_eva_weights
 from peft.tuners.lora import LoraGAConfig, eva, preprocess_loraga
 
+from glora._counting import counted
 from glora.experiments.adaptation import Adaptation
 from glora.experiments.measurement import TrainingClock
 from glora.experiments.uniform_lora import uniform_lora
@@ -101,8 +102,8 @@ class _Batches:
             self._to.preparing("principal components of the inputs", f"batch {number}, until they settle")
             yield batch
         raise NotSettledError(
-            f"EVA's principal components have not settled after {EVA_BATCHES} batches of {self._to.config.batch_size}; use "
-            "larger batches, or a smaller rank"
+            f"EVA's principal components have not settled after {counted(EVA_BATCHES, 'batch')} of "
+            f"{self._to.config.batch_size}; use larger batches, or a smaller rank"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from glora._counting import counted
 from glora.experiments.experiment import PROPOSED, REFERENCE, ResolvedExperiment
 from glora.experiments.experiment_plan import ExpectedRun, Outlook
 from glora.experiments.generative_tasks import GENERATIVE_TASKS
@@ -86,14 +87,11 @@ def _not_searched(ranges: Sequence[SearchRange], config: RunConfig) -> str:
 
 
 def _count(experiment: ResolvedExperiment, outlook: Outlook) -> str:
-    def counted(values: Collection[object], noun: str) -> str:
-        return f"{len(values)} {noun}{'' if len(values) == 1 else 's'}"
-
     factors = (
-        counted(experiment.models, "model"),
-        counted(experiment.datasets, "data set"),
-        counted(experiment.methods, "method"),
-        counted(experiment.seeds, "seed"),
+        counted(len(experiment.models), "model"),
+        counted(len(experiment.datasets), "data set"),
+        counted(len(experiment.methods), "method"),
+        counted(len(experiment.seeds), "seed"),
     )
     finished = len(outlook.runs) - len(outlook.to_make)
     left = "" if not finished else f"; {finished} already finished, {len(outlook.to_make) or 'nothing is'} left"
@@ -106,7 +104,7 @@ def _time(outlook: Outlook, output: Path) -> str:
     unknown = sum(run.seconds is None for run in outlook.to_make)
     if outlook.seconds is None:
         return f"unknown: no finished run in {output} is of the same model and data"
-    rest = f"; unknown for {unknown} of the {len(outlook.to_make)} runs" if unknown else ""
+    rest = f"; unknown for {unknown} of {counted(len(outlook.to_make), 'run')}" if unknown else ""
     return f"about {duration(outlook.seconds)}, judging by the finished runs in {output}{rest}"
 
 

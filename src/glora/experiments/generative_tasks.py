@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from glora._counting import counted
 from glora.experiments.answer_scoring import SCORINGS
 from glora.experiments.data_files import MISSING, READERS, read_table
 from glora.experiments.exchanges import Columns, Exchanges, read_exchanges, split_by_prompt
@@ -250,7 +251,8 @@ def _with_held_out(entry: GenerativeTask, splits: dict[str, Exchanges], *, only_
     train, held_out = split_by_prompt(splits["train"], HELD_OUT_SHARE)
     if not len(train) or not len(held_out):
         raise DataError(
-            f"{entry.task.name}: of {len(splits['train'])} examples {len(held_out)} would be held out; there are too few."
+            f"{entry.task.name}: of {counted(len(splits['train']), 'example')} {len(held_out)} would be held out; there are "
+            "too few."
         )
     return {"train": train} if only_train else {"train": train, entry.task.evaluation_splits[0]: held_out}
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from glora._counting import counted
+
 if TYPE_CHECKING:
     from glora.experiments.methods import Schedule
     from glora.experiments.spec import RunConfig
@@ -47,6 +49,7 @@ def warmup_faults(config: RunConfig, schedule: Schedule) -> list[str]:
         return []
     default = " (the default is one epoch)" if config.warmup_steps is None else ""
     return [
-        f"a warm-up of {warmup} steps{default} is not shorter than the training of {schedule.total_steps} steps, so "
+        f"a warm-up of {counted(warmup, 'step')}{default} is not shorter than the training of "
+        f"{counted(schedule.total_steps, 'step')}, so "
         "the ranks would never be allocated; use more epochs, or a smaller warmup_steps (steps, or a share such as 0.3)"
     ]

@@ -13,6 +13,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from glora._counting import counted
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
@@ -120,7 +122,7 @@ def compute(metrics: Sequence[str], predictions: ArrayLike, labels: ArrayLike) -
 def _classes(logits: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.integer[Any]]:
     if logits.ndim != 2 or len(logits) != len(labels):
         raise ValueError(
-            f"predictions of shape {logits.shape} are no logits (examples, classes) for {len(labels)} labels."
+            f"predictions of shape {logits.shape} are no logits (examples, classes) for {counted(len(labels), 'label')}."
         )
     _refuse_broken(logits)
     return logits.argmax(axis=1)
@@ -128,7 +130,9 @@ def _classes(logits: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.integer[A
 
 def _values(output: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.floating[Any]]:
     if output.size != len(labels):
-        raise ValueError(f"predictions of shape {output.shape} do not fit {len(labels)} labels, one value each.")
+        raise ValueError(
+            f"predictions of shape {output.shape} do not fit {counted(len(labels), 'label')}, one value each."
+        )
     _refuse_broken(output)
     return output.reshape(-1)
 
@@ -139,6 +143,6 @@ def _refuse_broken(output: NDArray[Any]) -> None:
     broken = int((~np.isfinite(output)).reshape(len(output), -1).any(axis=1).sum())
     if broken:
         raise BrokenPredictionsError(
-            f"{broken} of {len(output)} predictions are NaN or infinite: training has diverged. Lower the learning "
-            "rate, or train in float32."
+            f"{broken} of {len(output)} predictions {'is' if broken == 1 else 'are'} NaN or infinite: training has diverged. "
+            "Lower the learning rate, or train in float32."
         )

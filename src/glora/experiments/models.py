@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from glora._counting import counted
 from glora.experiments.causal_models import CAUSAL_MODELS
 from glora.experiments.encoder_and_head import find_head_modules, find_target_modules
 from glora.experiments.tokenization import TokenizedTask, tokenize
@@ -258,7 +259,7 @@ def load_classifier(
     if regression and num_labels != 1:
         raise ValueError(f"regression has one output: num_labels must be 1, not {num_labels}.")
     if label_names is not None and len(label_names) != num_labels:
-        raise ValueError(f"num_labels={num_labels} does not match {len(label_names)} names: {label_names}.")
+        raise ValueError(f"num_labels={num_labels} does not match {counted(len(label_names), 'name')}: {label_names}.")
 
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer

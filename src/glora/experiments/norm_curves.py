@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from glora._counting import counted
 from glora.experiments import picture_style as style
 from glora.experiments.module_grid import ModuleGrid, module_grid, module_map
 from glora.experiments.records import RunRecord
@@ -209,7 +210,7 @@ def _merged_lines(grid: ModuleGrid, modules: list[str], norms: Any) -> tuple[lis
 
     position = {name: i for i, name in enumerate(modules)}
     cells = sorted(grid.cells.items())
-    names = [there[0] if len(there) == 1 else f"{len(there)} matrices from {there[0]}" for _, there in cells]
+    names = [there[0] if len(there) == 1 else f"{counted(len(there), 'matrix')} from {there[0]}" for _, there in cells]
     values = np.stack([norms[:, [position[name] for name in there]].mean(axis=1) for _, there in cells], axis=1)
     by_column: list[list[int]] = [[] for _ in grid.columns]
     for line, ((_, column), _) in enumerate(cells):

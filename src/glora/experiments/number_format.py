@@ -159,11 +159,6 @@ def sort_number(cell: str) -> float | None:
     return float(found[1].replace(",", "")) * _UNITS.get(unit[1] if unit else "", 1.0)
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 run`, `1,200 runs`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
 def settings_text(values: Mapping[str, Any]) -> str:
     """`learning_rate=0.000312, beta=0.91`: four digits are as many as a search finds out."""
     return ", ".join(f"{n}={v:.4g}" if isinstance(v, float) else f"{n}={v}" for n, v in values.items())

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
+from glora._counting import counted
 from glora.experiments.methods import ALLOCATION_SETTINGS, find_method
-from glora.experiments.number_format import counted
 
 if TYPE_CHECKING:
     from glora.experiments.compare import Plan
@@ -32,7 +32,7 @@ def describe_plan(plan: Plan, sharing: Sharing | None = None, state: SharedState
     per_epoch, total = counted(schedule.steps_per_epoch, "step"), counted(schedule.total_steps, "step")
     training = (
         f"{config.epochs:g} {'epoch' if config.epochs == 1 else 'epochs'} of {per_epoch} = {total}, "
-        f"{counted(config.batch_size, 'example')} each, at most {config.max_length} tokens"
+        f"{counted(config.batch_size, 'example')} each, at most {counted(config.max_length, 'token')}"
     )
     optimiser = (
         f"AdamW, {config.lr_scheduler} learning rate up to {config.learning_rate:g}, "

@@ -17,6 +17,8 @@ from rich.table import Column
 from rich.text import Text
 from typing_extensions import Self, override
 
+from glora._counting import counted
+
 if TYPE_CHECKING:
     from rich.progress import Task
 
@@ -231,7 +233,7 @@ class LineProgress(RunProgress):
     @override
     def run_begins(self, config: RunConfig, steps: int, *, name: str | None = None) -> None:
         self._steps, self._prepares = 0, ""
-        self.say(f"[{self._done + 1}/{self._runs}] {name or _name(config)}: {steps} steps")
+        self.say(f"[{self._done + 1}/{self._runs}] {name or _name(config)}: {counted(steps, 'step')}")
 
     @override
     def preparing(self, what: str, how_far: str = "") -> None:

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from glora._counting import counted
 from glora.experiments.html_report import report_html
-from glora.experiments.number_format import counted
 from glora.experiments.pictures import Picture, draw_pictures
 from glora.experiments.records import RunRecord, read_records
 from glora.experiments.report_content import (
@@ -114,7 +114,7 @@ def _require_finished(directory: Path, records: Sequence[RunRecord]) -> None:
     if any(record.status == "finished" for record in records):
         return
     failed = "".join(f"\n  {record.key}: {first_line(record.error)}" for record in records)
-    found = f"all {counted(len(records), 'run')} failed:{failed}\nMend that and" if records else "To make some,"
+    found = f"{counted(len(records), 'run')} failed:{failed}\nMend that and" if records else "To make some,"
     raise NoFinishedRunsError(
         f"no finished run under {str(directory)!r}: {found} run `glora compare --output {directory}`; "
         "`glora report` only reads what has been run."

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from glora._counting import counted
 from glora.experiments.caveats import caveats
-from glora.experiments.number_format import bytes_text, counted, short_name
+from glora.experiments.number_format import bytes_text, short_name
 from glora.experiments.pictures import Charts, charts
 from glora.experiments.records import RunRecord
 from glora.experiments.search_record import SearchRecord, tuning_table

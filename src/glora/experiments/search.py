@@ -17,6 +17,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 from typing_extensions import override
 
+from glora._counting import counted
 from glora.experiments.compare import Plan, plan_comparison
 from glora.experiments.failures import has_diverged
 from glora.experiments.number_format import settings_text
@@ -124,7 +125,7 @@ def run_trials(
     jobs = [Job(study, _objective(search, make_run, progress, left)) for study, search in zip(studies, plan.studies)]
     work(
         jobs,
-        waiting=lambda running: progress.waiting(f"{running} of the trials are being made by other processes"),
+        waiting=lambda running: progress.waiting(f"other processes are making {counted(running, 'trial')}"),
         look_after=look_after,
     )
     outcomes = tuple(_outcome(study, search) for study, search in zip(studies, plan.studies))
@@ -289,7 +290,7 @@ def _refuse_hopeless(search: MethodSearch, study: Study) -> None:
     errors = [slot.last.user_attrs.get(ERROR) for slot in slots if slot.state == "failed"]
     if len(errors) >= HOPELESS and len(set(errors)) == 1 and not any(slot.state == "done" for slot in slots):
         raise SearchFailedError(
-            f"the first {len(errors)} trials of {_named(search)} failed alike: {_remedied(errors[0])}"
+            f"the first {counted(len(errors), 'trial')} of {_named(search)} failed alike: {_remedied(errors[0])}"
         )
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from glora._counting import counted
 from glora.experiments.number_format import metric_header, settings_text, value_text
 from glora.experiments.records import RecordError
 from glora.experiments.tables import TextTable
@@ -162,7 +163,8 @@ def tuning_table(record: SearchRecord, task: str, model: str) -> TextTable | Non
             for method in methods
         ),
         f"{record.sampler}; {record.pruner}; the same for every method. Trials were trained on {examples['train']:,} of the "
-        f"training examples with seed {record.trial_seed} and judged by {examples['tuning']:,} others; the splits that are "
-        "reported here were not read. Of many trials the best is partly luck, so the value in tuning is not one to report.",
+        f"training examples with seed {record.trial_seed} and judged by {counted(examples['tuning'], 'other')}; the splits "
+        "that are reported here were not read. Of many trials the best is partly luck, so the value in tuning is not one to "
+        "report.",
         words=("method", "settings found"),
     )

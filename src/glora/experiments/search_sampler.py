@@ -16,6 +16,7 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 from typing_extensions import override
 
+from glora._counting import counted
 from glora.experiments.shared_trials import SLOT
 
 RANDOM_TRIALS = 10
@@ -138,7 +139,7 @@ def median_pruner(trials: int) -> MedianPruner:
 
 def describe_pruner(trials: int) -> str:
     """For the report and the study's terms."""
-    return f"median rule after {_trials_before_pruning(trials)} trials"
+    return f"median rule after {counted(_trials_before_pruning(trials), 'trial')}"
 
 
 def _trials_before_pruning(trials: int) -> int:

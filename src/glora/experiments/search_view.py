@@ -8,7 +8,8 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from glora.experiments.number_format import MISSING, counted, metric_header, settings_text, short_name, value_text
+from glora._counting import counted
+from glora.experiments.number_format import MISSING, metric_header, settings_text, short_name, value_text
 from glora.experiments.search import StudyOutcome
 from glora.experiments.search_plan import SearchPlan, how_chosen
 
@@ -30,13 +31,13 @@ def describe_search(plan: SearchPlan, storage: str) -> RenderableType:
             (
                 "tuned on",
                 f"{short_name(study.base.task)} with {short_name(study.base.model)}: {train:,} of the training examples to "
-                f"train on, {tuning:,} others to judge by ({study.metric}, {BETTER[study.direction]}); "
+                f"train on, {counted(tuning, 'other')} to judge by ({study.metric}, {BETTER[study.direction]}); "
                 f"{counted(study.schedule.total_steps, 'step')} a trial",
             )
         )
     terms = studies[0].terms
     numbers = [study.trials for study in studies]
-    studied = "1 study" if len(studies) == 1 else f"{len(studies)} studies"
+    studied = counted(len(studies), "study")
     each = f" = {studied} × {numbers[0]}" if len(set(numbers)) == 1 else f" in {studied}"
     runs = len(plan.pairs) * len(plan.methods) * len(plan.seeds)
     rows += [

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import optuna
 from optuna import Trial
 
+from glora._counting import counted
 from glora.experiments.compare import Plan, PlannedRun
 from glora.experiments.record_keeping import keep_record
 from glora.experiments.records import RunRecord, finished_records
@@ -78,7 +79,7 @@ def make_shared_runs(
     def waiting(_slots: int) -> None:
         for each in shared:
             each.gather()
-        progress.waiting(f"{len(left())} of the runs are being made by other processes")
+        progress.waiting(f"other processes are making {counted(len(left()), 'run')}")
 
     claims = sorted(  # seed by seed, all models and data sets alike
         ((position, each) for each in shared for position in range(len(each.studies))), key=lambda claim: claim[0]

@@ -15,6 +15,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from glora._counting import counted
+
 SEEDS_FOR_AN_INTERVAL = 3
 CONFIDENCE = 0.95
 
@@ -50,8 +52,7 @@ class PairedDifference:
     def verdict(self) -> str:
         """What the interval allows to be said, in words."""
         if self.low is None or self.high is None:
-            seeds = "1 seed" if len(self.seeds) == 1 else f"{len(self.seeds)} seeds"
-            return f"nothing can be concluded from {seeds}"
+            return f"nothing can be concluded from {counted(len(self.seeds), 'seed')}"
         if math.isnan(self.mean):
             return "not comparable: a run's value is not a number"
         if self.low > 0:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from glora._counting import counted
 from glora.experiments import number_format as text
 from glora.experiments.claims import Finding, findings
 from glora.experiments.metrics import higher_is_better
@@ -253,7 +254,7 @@ def _measured_text(found: Finding) -> str:
         interval = (
             f" [{found.low:+.2f}, {found.high:+.2f}]" if found.signed else f" [{found.low:.1f}, {found.high:.1f}]"
         )
-    return f"{number}{interval} {found.unit} ({text.counted(found.seeds, 'seed')})"
+    return f"{number}{interval} {found.unit} ({counted(found.seeds, 'seed')})"
 
 
 def _verdict_text(found: Finding, *, why: bool = True) -> str:

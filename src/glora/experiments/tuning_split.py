@@ -14,6 +14,7 @@ from __future__ import annotations
 import random
 from collections.abc import Hashable, Sequence
 
+from glora._counting import counted
 from glora.experiments.task_data import DataError, E, Rows
 
 TUNING_SPLIT = "tuning"
@@ -40,7 +41,8 @@ def hold_out(examples: E, share: float) -> tuple[E, E]:
     labels = examples.labels if isinstance(examples, Rows) else [0] * len(examples)
     held = set(_by_classes(labels, share) if groups is None else _by_groups(groups, share))
     if not 0 < len(held) < len(examples):
-        count = f"{len(examples)} training examples" if groups is None else f"{len(set(groups))} groups of examples"
+        parts = (examples, "training example") if groups is None else (set(groups), "group of examples")
+        count = counted(len(parts[0]), parts[1])
         raise DataError(
             f"held_out={share:g} of {count} leaves none to {'train on' if held else 'judge by'}; use more examples or "
             "another share"

@@ -233,7 +233,7 @@ def test_runs_on_other_data_are_not_taken_for_finished(plan, glue_folder: Path, 
     train = other / "RTE" / "train.tsv"
     train.write_text("\n".join(train.read_text().splitlines()[:-1]) + "\n")
     (fault,) = faults(plan, methods=("lora", "glora"), seeds=(0,), settings={"data_dir": str(other)})
-    assert "2 of its finished runs have these settings, but saw other data" in fault
+    assert "2 finished runs there with these settings saw other data" in fault
     assert "name another folder" in fault
     moved = shutil.copytree(glue_folder, tmp_path / "moved")
     assert plan(methods=("lora", "glora"), seeds=(0,), settings={"data_dir": str(moved)}).to_make == ()

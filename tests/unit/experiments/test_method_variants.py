@@ -68,7 +68,7 @@ def test_a_variants_settings_are_checked_with_those_of_all(glue_folder: Path, tm
     assert [fault.split(":")[:2] for fault in error.value.faults] == [["glora", "min_rank=5"]]
     with pytest.raises(InvalidComparisonError) as error:
         plan_comparison(tmp_path, methods=("lora", "glora:warmup_steps=5000"), seeds=(0,), settings=settings)
-    assert "glora:warmup_steps=5000: a warm-up of 5000 steps" in str(error.value)
+    assert "glora:warmup_steps=5000: a warm-up of 5,000 steps" in str(error.value)
 
 
 def test_a_variant_that_is_named_twice_is_refused(glue_folder: Path, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_the_same_answer_to_everything_scores_zero_and_warns_of_nothing() -> Non
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
 def test_diverged_predictions_are_refused(broken: float) -> None:
-    with pytest.raises(ValueError, match="1 of 2 predictions are NaN or infinite: training has diverged"):
+    with pytest.raises(ValueError, match="1 of 2 predictions is NaN or infinite: training has diverged"):
         compute(("accuracy",), [[0.0, broken], [1.0, 0.0]], [0, 0])
     with pytest.raises(ValueError, match="1 of 2 predictions"):
         compute(("pearson",), [0.0, broken], [0.0, 1.0])
@@ -73,7 +73,7 @@ def test_diverged_predictions_are_refused(broken: float) -> None:
         (("accuracy", "pearson"), [[0.0, 1.0]], [1], "cannot be scored together"),
         (("accuracy",), [1.0, 0.0], [1, 0], r"shape \(2,\) are no logits"),
         (("accuracy",), [[1.0, 0.0]], [1, 0], "for 2 labels"),
-        (("pearson",), [[1.0, 0.0]], [1], "do not fit 1 labels"),
+        (("pearson",), [[1.0, 0.0]], [1], "do not fit 1 label, one"),
         (("accuracy",), np.zeros((0, 2)), [], "no example"),
     ],
 )

@@ -178,8 +178,8 @@ def search_shared(progress: RunProgress) -> None:
         progress.step()
     progress.run_over("glora, trial 1: accuracy 0.7 [beta=0.9]", 8)
     progress.left(1)
-    progress.waiting("1 of the trials is being made by other processes")
-    progress.waiting("1 of the trials is being made by other processes")
+    progress.waiting("other processes are making 1 trial")
+    progress.waiting("other processes are making 1 trial")
 
 
 def test_a_log_of_a_shared_search_counts_what_others_make_and_waits_once() -> None:
@@ -188,7 +188,7 @@ def test_a_log_of_a_shared_search_counts_what_others_make_and_waits_once() -> No
     assert written(console).splitlines() == [
         "[1/4] glora, trial 1: 8 steps",
         "[1/4] glora, trial 1: accuracy 0.7 [beta=0.9]",
-        "1 of the trials is being made by other processes",
+        "other processes are making 1 trial",
     ]
 
 
@@ -201,9 +201,9 @@ def test_bars_of_a_shared_search_count_what_others_make() -> None:
         progress._bars.refresh()
         assert "trial 4 of 4" in written(console)
         assert "24/32" in written(console)
-        progress.waiting("1 of the trials is being made by other processes")
+        progress.waiting("other processes are making 1 trial")
         progress._bars.refresh()
-    assert "1 of the trials is being made by other processes" in written(console)
+    assert "other processes are making 1 trial" in written(console)
 
 
 @pytest.mark.parametrize(

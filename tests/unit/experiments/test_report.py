@@ -158,7 +158,7 @@ def test_an_empty_folder_says_which_command_makes_runs(tmp_path: Path) -> None:
 def test_failures_alone_are_named_in_the_error(tmp_path: Path) -> None:
     record = failed_run("FileNotFoundError: no train.tsv")
     write_record(tmp_path, record)
-    with pytest.raises(NoFinishedRunsError, match="all 1 run failed") as caught:
+    with pytest.raises(NoFinishedRunsError, match=": 1 run failed") as caught:
         write_report(tmp_path)
     assert f"{record.key}: FileNotFoundError: no train.tsv" in str(caught.value)
 
