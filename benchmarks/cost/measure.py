@@ -3,6 +3,9 @@
     python benchmarks/cost/measure.py                      everything; about 13 minutes on two quiet cores
     python benchmarks/cost/measure.py --only minilm --ranks 8 --rounds 5
 
+Each record is made in a process of its own: a process keeps what it has freed, in pieces, and a model of DeBERTa's size at
+three ranks one after the other would not fit into 24 GiB.
+
 On a GPU (`--device cuda`, chosen where there is one) models are in bfloat16 with 32 sequences of 128 tokens, there is a 0.6 B
 decoder as well, and a wait for the device between the loss and zero_grad is an error. `table.py` makes the tables of
 docs/cost.md from the records.
@@ -11,10 +14,11 @@ docs/cost.md from the records.
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import logging
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +83,9 @@ def measure_steps(key: str, rank: int, rounds: int, device: torch.device, clock:
         for name in PROFILED:
             measured[name]["profile_ms"] = {k: round(v, 3) for k, v in profile(variants[name], batch, rank).items()}
     tokens = batch["input_ids"].shape
+    for variant in variants.values():
+        if variant.allocator is not None:
+            variant.allocator.detach()
     return {
         "kind": "steps",
         "model": key,
@@ -105,6 +112,23 @@ def write(record: dict[str, Any], name: str, folder: Path) -> None:
     print(f"{folder / name}.json")
 
 
+def measure_other(what: str, device: torch.device, clock: str) -> tuple[dict[str, Any], str]:
+    """A record that is of no model, and its name."""
+    if what == "shared-input":
+        cases = measure_shared_input(200, CLOCKS[clock])
+        return {"kind": "shared input", "device": "cpu", "clock": clock, "cases": cases}, "cpu-shared-input"
+    if what == "growth":
+        cases = [grow(*case, device, CLOCKS[clock]) for case in CASES]
+        return {"kind": "growth", "device": device.type, "clock": clock, "cases": cases}, f"{device.type}-growth"
+    return {"kind": "startup", "clock": clock, "commands": start_up(3, clock)}, "startup"
+
+
+def in_its_own_process(only: str, rank: int, arguments: argparse.Namespace) -> None:
+    options: dict[str, Any] = {**vars(arguments), "only": only, "ranks": rank}
+    given = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
+    subprocess.run([sys.executable, __file__, *given], check=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -127,28 +151,23 @@ def main() -> None:
     device = torch.device(arguments.device)
 
     wanted = arguments.only or [*WORKLOADS, *OTHERS]
-    for key, workload in WORKLOADS.items():
-        if key in wanted and device.type in workload.devices:
-            for rank in arguments.ranks:
-                record = measure_steps(key, rank, arguments.rounds or ROUNDS[key], device, clock)
-                write(record, f"{device.type}-{key}-rank-{rank}", arguments.output)
-                gc.collect()
-    if "shared-input" in wanted and device.type == "cpu":
-        cases = measure_shared_input(200, CLOCKS[clock])
-        write(
-            {"kind": "shared input", "device": "cpu", "clock": clock, "cases": cases},
-            "cpu-shared-input",
-            arguments.output,
-        )
-    if "growth" in wanted:
-        cases = [grow(*case, device, CLOCKS[clock]) for case in CASES]
-        write(
-            {"kind": "growth", "device": device.type, "clock": clock, "cases": cases},
-            f"{device.type}-growth",
-            arguments.output,
-        )
-    if "startup" in wanted:
-        write({"kind": "startup", "clock": clock, "commands": start_up(3, clock)}, "startup", arguments.output)
+    cells = [
+        (key, rank)
+        for key, workload in WORKLOADS.items()
+        for rank in arguments.ranks
+        if key in wanted and device.type in workload.devices
+    ]
+    others = [other for other in OTHERS if other in wanted and (other != "shared-input" or device.type == "cpu")]
+    if len(cells) + len(others) > 1:
+        for name, rank in [*cells, *((other, RANKS[0]) for other in others)]:
+            in_its_own_process(name, rank, arguments)
+        return
+    for key, rank in cells:
+        record = measure_steps(key, rank, arguments.rounds or ROUNDS[key], device, clock)
+        write(record, f"{device.type}-{key}-rank-{rank}", arguments.output)
+    for other in others:
+        record, name = measure_other(other, device, clock)
+        write(record, name, arguments.output)
 
 
 if __name__ == "__main__":
