@@ -204,13 +204,14 @@ def _make(console: Console, plans: Sequence[Plan], sharing: Sharing | None) -> i
             return sum(len(each.runs) for each in plans) - sum(record.status == "finished" for record in records)
         from glora.experiments.compare import compare
 
-        return sum(record.status == "failed" for each in plans for record in compare(each, progress))
+        made = [record for each in plans for record in compare(each, progress)]
+        return sum(len(each.to_make) for each in plans) - sum(record.status == "finished" for record in made)
 
 
 def _admit(console: Console, failed: int, runs: int, output: Path) -> None:
-    """Say that runs failed, and end with an exit code that says so."""
+    """Say that runs are not finished, and end with an exit code that says so."""
     if failed:
-        console.print(f"{failed} of {runs} runs failed", end="", style="red", highlight=False)
+        console.print(f"{failed} of {runs} runs did not finish", end="", style="red", highlight=False)
         console.print(
             f": see above, and the tracebacks in {output / 'runs'}. The same command tries them again.",
             markup=False,

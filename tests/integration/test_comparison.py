@@ -115,7 +115,7 @@ def test_a_broken_run_is_recorded_and_the_others_go_on(tiny_deberta: Path, glue_
     assert "train.py" in records["glora"].traceback
     assert "ValueError: total_rank=1000" in records["glora"].traceback
     assert "glora, seed 0 failed" in done.stdout
-    assert "1 of 2 runs failed" in done.stdout
+    assert "1 of 2 runs did not finish" in done.stdout
     assert (tmp_path / "report.md").is_file()
 
 

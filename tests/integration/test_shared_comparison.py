@@ -76,7 +76,7 @@ class Machine:
 def test_three_machines_make_each_run_once_although_one_of_them_is_killed(
     server: str, tmp_path: Path, tiny_deberta: Path, glue_folder: Path, call: Callable[..., str]
 ) -> None:
-    source, log = ("--model", tiny_deberta, "--data-dir", glue_folder), tmp_path / "log"
+    source, log = ("--model", tiny_deberta, "--data-dir", glue_folder, "--max-length", 32), tmp_path / "log"
 
     def machine(name: str, dies_in: str = "") -> Machine:
         folder = tmp_path / name / "shared"  # the name of the last folder names the work
@@ -148,6 +148,7 @@ def test_an_experiment_file_is_shared_by_runs(
         "datasets_to_use": ["RTE", "SST-2"],
         "seeds": [0, 1],
         "data_dir": str(glue_folder),
+        "settings": {"max_length": 32},
     }
     file.write_text(json.dumps(content))
     shared = ("--storage", sqlite_url(tmp_path), "--study", "ours", "--claim", "runs")
@@ -174,7 +175,7 @@ def test_ctrl_c_says_how_to_go_on_and_gives_the_seed_back(
     def interrupted(config: RunConfig, **_given: object) -> RunRecord:
         raise KeyboardInterrupt
 
-    options = ("--task", "rte", "--seeds", "0", "--model", tiny_deberta, "--data-dir", glue_folder)
+    options = ("--task", "rte", "--seeds", "0", "--model", tiny_deberta, "--data-dir", glue_folder, "--max-length", 32)
     shared = ("--storage", sqlite_url(tmp_path), "--study", "ours")
     with monkeypatch.context() as patch:
         patch.setattr(train, "run", interrupted)

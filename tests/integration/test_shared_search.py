@@ -81,7 +81,7 @@ class Machine:
 def test_three_machines_make_exactly_the_trials_and_the_runs_of_one(
     server: str, tmp_path: Path, tiny_deberta: Path, glue_folder: Path
 ) -> None:
-    settings = {"model": str(tiny_deberta), "task": "rte", "data_dir": str(glue_folder), "rank": 4}
+    settings = {"model": str(tiny_deberta), "task": "rte", "data_dir": str(glue_folder), "rank": 4, "max_length": 32}
     machines = [
         Machine(server, tmp_path / name, settings, tmp_path / "log", dies_in)
         for name, dies_in in (("one", ""), ("two", "tuning"), ("three", "reporting"))

@@ -16,7 +16,7 @@ from glora import cli
 from glora.experiments import train
 from glora.experiments.methods import METHODS
 from glora.experiments.model_fit import WRITTEN_ANSWERS_ONLY
-from glora.experiments.models import MODELS
+from glora.experiments.models import MODELS, ModelNotFoundError
 from glora.experiments.presets import PRESETS
 from glora.experiments.progress import RunProgress
 from glora.experiments.provenance import collect_provenance
@@ -77,7 +77,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
 
 @pytest.fixture
 def source(tiny_deberta: Path, glue_folder: Path) -> tuple[str, ...]:
-    return ("--model", str(tiny_deberta), "--task", "rte", "--data-dir", str(glue_folder))
+    return ("--model", str(tiny_deberta), "--task", "rte", "--data-dir", str(glue_folder), "--max-length", "32")
 
 
 # Start-up
@@ -207,7 +207,7 @@ def test_a_failed_run_is_told_and_the_others_are_reported(call, made, source, tm
     assert result.code == 1
     assert [config.method for config in made] == ["lora", "adalora", "glora"]
     assert "adalora, seed 0 failed: ValueError: broken on purpose" in result.out
-    assert "1 of 3 runs failed" in result.out
+    assert "1 of 3 runs did not finish" in result.out
     assert (tmp_path / "report.md").is_file()
     assert {record.status for record in read_records(tmp_path)} == {"finished", "failed"}
 
@@ -216,7 +216,7 @@ def test_when_every_run_fails_there_is_no_report_and_no_traceback(call, made, so
     folder = tmp_path / "rte[/]"  # rich would read it as markup
     result = call("compare", *source, "-o", folder, "--methods", "adalora", "--seeds", "0")
     assert result.code == 1
-    assert f"1 of 1 runs failed: see above, and the tracebacks in {folder / 'runs'}. The same" in result.out
+    assert f"1 of 1 runs did not finish: see above, and the tracebacks in {folder / 'runs'}. The same" in result.out
     assert not (folder / "report.md").exists()
     assert result.err == ""
 
@@ -266,6 +266,27 @@ def test_faults_are_one_message_without_a_traceback(call, source, tmp_path: Path
     assert "beta=1.0: input should be less than 1" in result.err
     assert "Traceback" not in result.err
     assert "--debug" not in result.err
+
+
+def test_a_plan_tells_what_the_model_cannot_take(call, source, tmp_path: Path) -> None:
+    result = call("compare", *source, "-o", tmp_path, "--max-length", 65, "--plan")
+    assert result.code == 2
+    assert "max_length=65 is more than the 64 tokens that" in result.err
+    result = call("compare", *source, "-o", tmp_path, "--model", "someone/some-model", "--plan")
+    assert result.code == 2
+    assert "cannot load the model 'someone/some-model'" in result.err
+
+
+def test_runs_that_were_not_made_for_want_of_a_model_are_counted(call, source, tmp_path: Path, monkeypatch) -> None:
+    def load_classifier(*_: object, **__: object) -> None:
+        raise ModelNotFoundError("cannot load the model: the disk is full")
+
+    monkeypatch.setattr("glora.experiments.classification.load_classifier", load_classifier)
+    result = call("compare", *source, "-o", tmp_path, "--methods", "lora,glora", "--seeds", "0,1")
+    assert result.code == 1
+    assert "lora, seed 0 failed: ModelNotFoundError: cannot load the model: the disk is full" in result.out
+    assert "3 runs more would need the same model: not made" in result.out
+    assert "4 of 4 runs did not finish: see above" in result.out
 
 
 def test_seeds_must_be_numbers(call, source, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def load_causal_lm(name: str, *, dtype: Any) -> tuple[PreTrainedModel, PreTraine
                     source, dtype=dtype, output_loading_info=True, **_dequantised(config)
                 )
                 reason = _what_is_missing(found)
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # a broken file of weights is no OSError
         raise ModelNotFoundError(why_not_loaded(name, source, error, "causal language model")) from error
     if reason is not None:
         raise ModelNotFoundError(f"the model {name!r} {reason}.")

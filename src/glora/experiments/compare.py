@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glora._counting import counted
+from glora.experiments.failures import cannot_load_model
 from glora.experiments.faults import FaultsError, attempt, repeated
 from glora.experiments.methods import Method, Schedule, find_method
-from glora.experiments.model_fit import misfits
+from glora.experiments.model_fit import comes_from_hub, length_faults, misfits
 from glora.experiments.models import resolve_model
 from glora.experiments.record_keeping import keep_record
 from glora.experiments.records import RUNS_FOLDER, RunRecord, finished_records
@@ -75,6 +76,8 @@ def plan_comparison(
 ) -> Plan:
     """Check a comparison and see what is left to do. Loads the task's data, to know how long a run is, but no model.
 
+    Of a model of the hub the configuration is fetched, so that one which cannot be had is told before the first run.
+
     Args:
         output: folder of the records; need not exist.
         methods: names of `METHODS`.
@@ -88,6 +91,14 @@ def plan_comparison(
     output = Path(output)
     base, chosen = check_comparison(output, methods=methods, seeds=seeds, settings=settings)
 
+    configs = [method.normalise(base, seed) for seed in seeds for method in chosen]
+    done = finished_records(output)
+    if any(config.key not in done for config in configs) and comes_from_hub(base.model):
+        unfit: list[str] = []
+        unfit += attempt(functools.partial(length_faults, base), unfit) or []
+        if unfit:
+            raise InvalidComparisonError(unfit)
+
     from glora.experiments.train import data_fingerprint, example_counts
 
     examples = example_counts(base)
@@ -95,8 +106,6 @@ def plan_comparison(
     late = [f"{m.name}: {fault}" for m in chosen for fault in m.schedule_faults(base, schedule)]
     if late:
         raise InvalidComparisonError(late)
-    configs = [method.normalise(base, seed) for seed in seeds for method in chosen]
-    done = finished_records(output)
     on_other_data = _other_data([done[c.key] for c in configs if c.key in done], data_fingerprint(base), output)
     if on_other_data:
         raise InvalidComparisonError(on_other_data)
@@ -147,7 +156,8 @@ def compare(
 ) -> tuple[RunRecord, ...]:
     """Make the runs of a plan that are not finished, and write the record of each as soon as it ends.
 
-    A run that fails is recorded like another and the next one begins. Ctrl-C ends the comparison; what was finished is
+    A run that fails is recorded like another and the next one begins; but if the first cannot load its model, neither can
+    the others, and none of them is made. Ctrl-C ends the comparison; what was finished is
     on the disk, and planning the same comparison again leaves only the rest.
 
     Args:
@@ -175,6 +185,10 @@ def compare(
         record = make_run(planned.config, progress=progress)
         keep_record(plan.output, record)
         records.append(record)
+        if len(records) == 1 and cannot_load_model(record.error or ""):
+            if others := len(plan.to_make) - 1:
+                progress.say(f"{counted(others, 'run')} more would need the same model: not made")
+            break
     return tuple(records)
 
 
@@ -201,10 +215,10 @@ def _found(config: RunConfig, faults: list[str]) -> RunConfig:
     if task is None:
         return config
     named = config.model_copy(update={"task": task.name})
-    if model is not None:
-        faults += misfits(named, task.kind)
     if task.kind == "generation" and "max_length" not in config.model_fields_set:
-        return named.model_copy(update={"max_length": GENERATIVE_MAX_LENGTH})
+        named = named.model_copy(update={"max_length": GENERATIVE_MAX_LENGTH})
+    if model is not None:
+        faults += attempt(functools.partial(misfits, named, task.kind), faults) or []
     return named
 
 

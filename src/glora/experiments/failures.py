@@ -30,6 +30,11 @@ def has_diverged(error: str) -> bool:
     return error.split(":", 1)[0] in DIVERGED
 
 
+def cannot_load_model(error: str) -> bool:
+    """Whether `RunRecord.error` says that the run had no model, as no run of the same model will have."""
+    return error.split(":", 1)[0] == "ModelNotFoundError"
+
+
 def describe_failure(error: BaseException) -> tuple[str, str]:
     """What `RunRecord.error` and `RunRecord.traceback` say about an exception.
 

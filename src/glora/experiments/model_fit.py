@@ -1,4 +1,4 @@
-"""Whether a model can do a kind of task, as far as its name or its config.json tells: known before anything is loaded."""
+"""Whether a model can do what a run asks of it, as far as its name or its configuration tells: known before it is loaded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from glora.experiments.models import MODELS, find_entry, resolve_model
+from glora.experiments.input_length import longest_input
+from glora.experiments.models import MODELS, ModelNotFoundError, find_entry, resolve_model, why_not_loaded
 from glora.experiments.spec import RunConfig
 from glora.experiments.task_data import Kind
 
@@ -16,7 +17,7 @@ WRITTEN_ANSWERS_ONLY = ("max_new_tokens", "temperature")
 
 
 def misfits(config: RunConfig, kind: Kind) -> list[str]:
-    """What a run's settings ask of a model or a task that it cannot do, as sentences.
+    """What a run's settings ask of a model or a task that it cannot do, as sentences. Nothing is fetched from the hub.
 
     Args:
         config: the run's settings.
@@ -25,6 +26,37 @@ def misfits(config: RunConfig, kind: Kind) -> list[str]:
     Raises:
         ModelNotFoundError: there is no such model.
     """
+    return _unfit_kind(config, kind) or ([] if comes_from_hub(config.model) else length_faults(config))
+
+
+def comes_from_hub(model: str) -> bool:
+    """Whether nothing of a model is on this machine but what the hub's cache has.
+
+    Raises:
+        ModelNotFoundError: there is no such folder.
+    """
+    return not Path(resolve_model(model)).is_dir()
+
+
+def length_faults(config: RunConfig) -> list[str]:
+    """Whether `max_length` is more than the model reads, as a sentence.
+
+    Raises:
+        ModelNotFoundError: its configuration cannot be had, so neither can the model.
+    """
+    source = resolve_model(config.model)
+    try:
+        limit = longest_input(source)
+    except Exception as error:
+        raise ModelNotFoundError(why_not_loaded(config.model, source, error, "model")) from error
+    if limit is None or config.max_length <= limit:
+        return []
+    return [
+        f"max_length={config.max_length} is more than the {limit} tokens that {config.model} reads; lower it to {limit} or less"
+    ]
+
+
+def _unfit_kind(config: RunConfig, kind: Kind) -> list[str]:
     if kind == "classification":
         given = [name for name in WRITTEN_ANSWERS_ONLY if getattr(config, name) is not None]
         return [

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from glora._counting import counted
 from glora.experiments.causal_models import CAUSAL_MODELS
 from glora.experiments.encoder_and_head import find_head_modules, find_target_modules
+from glora.experiments.input_length import UNLIMITED, positions
 from glora.experiments.tokenization import TokenizedTask, tokenize
 
 if TYPE_CHECKING:
@@ -38,9 +39,6 @@ __all__ = [
 
 SENTENCEPIECE = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}
 """Package -> module. DeBERTa-v3 has its vocabulary as a SentencePiece model; both are needed to read one."""
-
-UNLIMITED = 1_000_000
-"""A tokenizer that knows no limit says 10^30 tokens."""
 
 
 class ModelNotFoundError(FileNotFoundError):
@@ -281,7 +279,7 @@ def load_classifier(
                 ignore_mismatched_sizes=True,
                 **labels,
             )
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # a broken file of weights is no OSError
         raise ModelNotFoundError(why_not_loaded(name, source, error)) from error
     complete_tokenizer(model, tokenizer)
     return model, tokenizer
@@ -292,7 +290,7 @@ def complete_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
     if tokenizer.pad_token_id is None:
         # Causal models often have no padding token; the attention mask hides whatever stands in for it.
         tokenizer.pad_token = tokenizer.eos_token
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if positions and tokenizer.model_max_length > UNLIMITED:
-        tokenizer.model_max_length = positions
+    limit = positions(model.config)
+    if limit and tokenizer.model_max_length > UNLIMITED:
+        tokenizer.model_max_length = limit
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id

@@ -57,7 +57,13 @@ class FakeRuns:
 @pytest.fixture
 def plan(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> Callable[..., Plan]:
     def make(**arguments: Any) -> Plan:
-        settings = {"model": str(tiny_deberta), "task": "rte", "data_dir": str(glue_folder), "epochs": 3}
+        settings = {
+            "model": str(tiny_deberta),
+            "task": "rte",
+            "data_dir": str(glue_folder),
+            "epochs": 3,
+            "max_length": 32,
+        }
         output = arguments.pop("output", tmp_path / "out")
         return plan_comparison(output, **{**arguments, "settings": {**settings, **arguments.get("settings", {})}})
 
@@ -238,6 +244,47 @@ def test_runs_on_other_data_are_not_taken_for_finished(plan, glue_folder: Path, 
     moved = shutil.copytree(glue_folder, tmp_path / "moved")
     assert plan(methods=("lora", "glora"), seeds=(0,), settings={"data_dir": str(moved)}).to_make == ()
     assert len(plan(methods=("lora",), seeds=(1,), settings={"data_dir": str(other)}).to_make) == 1
+
+
+def without_model(config: RunConfig, *, progress: RunProgress) -> RunRecord:
+    return finished(config).model_copy(
+        update={"status": "failed", "error": "ModelNotFoundError: cannot load the model 'someone/x': no network"}
+    )
+
+
+def test_if_the_first_run_has_no_model_no_other_is_made(plan, tmp_path: Path) -> None:
+    said: list[str] = []
+
+    class Said(RunProgress):
+        def say(self, message: str) -> None:
+            said.append(message)
+
+    arguments = {"methods": ("lora", "glora"), "seeds": (0, 1)}
+    compare(plan(methods=("lora",), seeds=(0,)), RunProgress(), make_run=FakeRuns())
+    (record,) = compare(plan(**arguments), Said(), make_run=without_model)
+    assert said == ["2 runs more would need the same model: not made"]
+    assert {r.key: r.status for r in read_records(tmp_path / "out")}[record.key] == "failed"
+    assert len(plan(**arguments).to_make) == 3, "what was finished before still is"
+
+    broken = FakeRuns()
+
+    def later(config: RunConfig, *, progress: RunProgress) -> RunRecord:
+        first = not broken.made
+        record = broken(config, progress=progress)
+        return record if first else without_model(config, progress=progress)
+
+    assert len(compare(plan(**arguments), RunProgress(), make_run=later)) == 3, "a model that was there may be again"
+
+
+def test_what_is_finished_needs_no_model(plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub is asked only where there is a run to make."""
+    arguments = {"methods": ("lora",), "seeds": (0,), "settings": {"model": "someone/some-model"}}
+    with monkeypatch.context() as patch:
+        patch.setattr("glora.experiments.compare.length_faults", lambda _config: [])
+        compare(plan(**arguments), RunProgress(), make_run=FakeRuns())
+    assert plan(**arguments).to_make == ()
+    (told,) = faults(plan, **{**arguments, "seeds": (0, 1)})
+    assert "cannot load the model 'someone/some-model'" in told
 
 
 def test_changing_glora_leaves_lora_finished(plan) -> None:

@@ -161,7 +161,7 @@ def test_settings_and_overrides(file: Callable[..., Path], glue_folder: Path, ti
         datasets_to_use=["GLUE MNLI", "stdlib-docs"],
         model_overrides={"deberta-v3-base": str(tiny_deberta)},
         data_dir=str(glue_folder),
-        settings={"epochs": 1, "warmup_steps": 0.3},
+        settings={"epochs": 1, "warmup_steps": 0.3, "max_length": 32},
     )
     found = load_experiment(path)
     assert {config.model for config in found.configs} == {str(tiny_deberta)}
@@ -177,7 +177,8 @@ def test_what_is_given_beside_the_file_wins(file: Callable[..., Path]) -> None:
 
 
 def test_an_override_may_stand_for_a_model_that_nobody_knows(file: Callable[..., Path], tiny_deberta: Path) -> None:
-    found = load_experiment(file(models_to_use=["our model"], model_overrides={"our model": str(tiny_deberta)}))
+    ours = {"models_to_use": ["our model"], "model_overrides": {"our model": str(tiny_deberta)}}
+    found = load_experiment(file(**ours, settings={"max_length": 32}))
     assert found.models == {"our model": str(tiny_deberta)}
 
 

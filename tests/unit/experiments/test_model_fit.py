@@ -38,8 +38,30 @@ def test_encoders_write_no_answers(tmp_path: Path, tiny_deberta: Path, sums_fold
 def test_causal_models_and_models_of_the_hub_pass(tiny_writer: Path, sums_folder: Path) -> None:
     data = {"task": "gsm8k", "data_dir": str(sums_folder)}
     for model in ("Qwen3-0.6B", "someone/some-model", str(tiny_writer)):
-        assert check_settings({"model": model, **data}).model == model
+        assert check_settings({"model": model, "max_length": 40, **data}).model == model
     assert check_settings({"model": "Qwen3-0.6B", "task": "rte"}).task == "rte", "causal models classify, too"
+
+
+def test_more_tokens_than_a_model_reads_are_refused_at_once(
+    tmp_path: Path, tiny_deberta: Path, tiny_writer: Path, glue_folder: Path, sums_folder: Path
+) -> None:
+    found = fault(model=str(tiny_deberta), task="rte", data_dir=str(glue_folder), max_length=65)
+    assert found == f"max_length=65 is more than the 64 tokens that {tiny_deberta} reads; lower it to 64 or less"
+    assert check_settings({"model": str(tiny_deberta), "task": "rte", "max_length": 64}).max_length == 64
+    found = fault(model=str(tiny_writer), task="gsm8k", data_dir=str(sums_folder))
+    assert found.startswith("max_length=1024 is more than the 48 tokens"), (
+        "by default it is 1024 where answers are written"
+    )
+    (tmp_path / "config.json").write_text('{"model_type": "roberta", "max_position_embeddings": 34, "pad_token_id": 1}')
+    assert "lower it to 32 or less" in fault(model=str(tmp_path), task="rte", max_length=33), "no tokenizer says more"
+
+
+def test_a_model_that_cannot_be_had_is_told_before_the_first_run(tmp_path: Path, glue_folder: Path) -> None:
+    settings = {"model": "someone/some-model", "task": "rte", "data_dir": str(glue_folder)}
+    with pytest.raises(InvalidComparisonError, match=r"cannot load the model 'someone/some-model'.*glora list models"):
+        plan_comparison(tmp_path / "out", methods=("lora",), seeds=(0,), settings=settings)
+    (tmp_path / "config.json").write_text('{"model_type": "no such model"}')
+    assert "cannot load a model from the folder" in fault(model=str(tmp_path), task="rte")
 
 
 def test_without_trl_written_answers_are_refused_at_once(monkeypatch: pytest.MonkeyPatch, sums_folder: Path) -> None:

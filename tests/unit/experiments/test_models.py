@@ -172,6 +172,15 @@ def test_a_causal_model_pads_with_its_end_token(tiny_deberta: Path, tmp_path: Pa
     assert model(**loaded(["a", "a red fox"], padding=True, return_tensors="pt")).logits.shape == (2, 2)
 
 
+def test_a_broken_file_of_weights_is_named(tiny_deberta: Path, tmp_path: Path) -> None:
+    """safetensors has an exception of its own, which is no OSError."""
+    folder = shutil.copytree(tiny_deberta, tmp_path / "cut")
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(ModelNotFoundError, match=f"from the folder '{folder}': .*"):
+        load_classifier(str(folder), num_labels=2)
+
+
 def test_contradictory_numbers_of_labels(tiny_deberta: Path) -> None:
     with pytest.raises(ValueError, match="num_labels must be 1, not 2"):
         load_classifier(str(tiny_deberta), num_labels=2, regression=True)

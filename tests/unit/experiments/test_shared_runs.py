@@ -34,7 +34,7 @@ def storage(tmp_path: Path) -> SharedStorage:
 @pytest.fixture
 def plan(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> Callable[..., Plan]:
     def make(folder: str = "one", seeds: tuple[int, ...] = (0, 1), methods=METHODS, **settings: Any) -> Plan:
-        source = {"model": str(tiny_deberta), "task": "rte", "data_dir": str(glue_folder)}
+        source = {"model": str(tiny_deberta), "task": "rte", "data_dir": str(glue_folder), "max_length": 32}
         return plan_comparison(tmp_path / folder, methods=methods, seeds=seeds, settings={**source, **settings})
 
     return make
