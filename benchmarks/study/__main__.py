@@ -1,4 +1,4 @@
-"""`python -m benchmarks.study best-case --data-dir GLUE` searches among allocations, `report` makes the tables and the picture."""
+"""`python -m benchmarks.study best-case --data-dir GLUE` searches among allocations, `report` makes tables and a picture."""
 
 from __future__ import annotations
 

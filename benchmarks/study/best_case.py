@@ -105,7 +105,7 @@ def last_loss(record: RunRecord) -> float:
 
 
 def search(folder: Path, data_dir: str, make_run: Callable[[RunConfig], RunRecord]) -> int:
-    """The number of the allocation whose mean loss over all search seeds is least; runs that are finished are not made again."""
+    """The number of the allocation whose mean loss over the search seeds is least; finished runs are not made again."""
     register()
 
     def mean_loss(number: int, seeds: tuple[int, ...]) -> float:

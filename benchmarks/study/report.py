@@ -1,0 +1,237 @@
+"""The study's tables over all tasks and its picture, from the records alone."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.study import best_case
+from benchmarks.study.comparison import (
+    Comparison,
+    Runs,
+    agreement_of_seeds,
+    agreement_of_tasks,
+    by_task,
+    compare,
+    log_loss,
+    metric,
+    ranks_by_kind,
+    ranks_by_layer,
+)
+
+from glora.experiments.picture_style import FAINT, INK, OKABE_ITO, picture, plain_axes
+from glora.experiments.records import RunRecord, read_records
+from glora.experiments.statistics import PairedDifference, estimate, paired_difference
+
+TASKS = ("cola", "rte", "sst-2")
+"""Folders of the records, in the order of the tables."""
+
+AGAINST_LORA = (
+    "lora:total_rank=93",
+    "adalora",
+    "glora",
+    "shuffled",
+    "glora:signal=lora_b",
+    "glora:budget=parameters",
+    "glora:budget=parameters:relative_to=weight",
+)
+QUESTIONS = (
+    ("Is it the matrices that the norm chose, or only unequal ranks?", "glora", "shuffled"),
+    ("Is it the ranks, or the parameters that they cost?", "glora", "lora:total_rank=93"),
+    ("Does the raw norm of B's gradient do as well?", "glora:signal=lora_b", "glora"),
+    ("Norms relative to the weights?", "glora:budget=parameters:relative_to=weight", "glora:budget=parameters"),
+    ("AdaLoRA or GLoRA?", "glora", "adalora"),
+)
+
+
+def write_report(folder: Path) -> None:
+    """Write report.md and study.png into the folder of the records.
+
+    Raises:
+        SystemExit: there are no records.
+    """
+    records = [record for task in TASKS if (folder / task).is_dir() for record in read_records(folder / task)]
+    runs = by_task(records)
+    if not runs:
+        raise SystemExit(f"{folder} has no records; README.md says how to make them")
+    lines = [
+        "# The study on real tasks",
+        "",
+        "Made from the records by `python -m benchmarks.study report`. Each method has the learning rate found for it.",
+        "Metric: accuracy, for CoLA Matthews correlation, times 100. Loss: on the evaluation split after the last step.",
+        "Differences are paired by seed, with 95 % intervals (Student's t); over all tasks, pairs are of one task and seed.",
+        "",
+        "## Each method",
+        "",
+        *_results(runs),
+        "",
+        "## Against uniform LoRA",
+        "",
+        *_comparisons([(method, compare(runs, method, "lora")) for method in AGAINST_LORA]),
+    ]
+    for question, method, other in QUESTIONS:
+        rows = compare(runs, method, other)
+        if rows:
+            lines += ["", f"## {question}", "", *_comparisons([(f"{method} against {other}", rows)])]
+    lines += ["", "## Where the ranks go", "", *_where(runs)]
+    if (folder / "best-case" / "best.json").is_file():
+        lines += ["", "## The best allocation that a search finds", "", *_best_case(folder / "best-case")]
+    (folder / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    _draw(runs, folder / "study.png")
+
+
+def _results(runs: Runs) -> list[str]:
+    lines = _header("task", "method", "learning rate", "metric", "loss", "training loss", "parameters", "seeds")
+    for task, methods in runs.items():
+        for method in ("lora", *AGAINST_LORA):
+            if method in methods:
+                of = list(methods[method].values())
+                lines.append(_line(task, f"`{method}`", *_result(of), str(len(of))))
+    return lines
+
+
+def _result(runs: Sequence[RunRecord]) -> tuple[str, ...]:
+    rates = sorted({record.config.learning_rate for record in runs})
+    of_metric = estimate([metric(record) for record in runs])
+    spread = "" if of_metric.sd is None else f" ± {of_metric.sd:.1f}"
+    last = [record.metrics[-1] for record in runs]
+    return (
+        ", ".join(f"{rate:g}" for rate in rates),
+        f"{of_metric.mean:.1f}{spread}",
+        f"{estimate([m.loss or math.nan for m in last]).mean:.3f}",
+        f"{estimate([m.train_loss or math.nan for m in last]).mean:.3f}",
+        f"{estimate([float(record.adapter_parameters_after or 0) for record in runs]).mean:,.0f}",
+    )
+
+
+def _comparisons(rows: Sequence[tuple[str, Sequence[Comparison]]]) -> list[str]:
+    lines = _header("", "task", "metric", "loss", "training loss", "parameters", "pairs")
+    for name, comparisons in rows:
+        for each in comparisons:
+            lines.append(
+                _line(
+                    name,
+                    each.task or "all",
+                    _points(each.metric),
+                    _percent(each.loss),
+                    _percent(each.training_loss),
+                    f"{each.parameters:.2f}",
+                    str(len(each.metric.seeds)),
+                )
+            )
+    return lines
+
+
+def _where(runs: Runs) -> list[str]:
+    methods = [m for m in AGAINST_LORA if m.startswith("glora") and any(m in of for of in runs.values())]
+    kinds = list(dict.fromkeys(kind for of in runs.values() if "glora" in of for kind in ranks_by_kind(of["glora"])))
+    layers = sorted({layer for of in runs.values() if "glora" in of for layer in ranks_by_layer(of["glora"])})
+    columns = [f"`{kind}`" for kind in kinds] + [f"layer {layer}" for layer in layers]
+    lines = _header("task", "method", *columns, "seeds agree")
+    for task, of in runs.items():
+        for method in [m for m in methods if m in of]:
+            by_kind, by_layer = ranks_by_kind(of[method]), ranks_by_layer(of[method])
+            agree = agreement_of_seeds(of[method])
+            cells = [f"{by_kind[kind]:.1f}" for kind in kinds] + [f"{by_layer[layer]:.1f}" for layer in layers]
+            lines.append(_line(task, f"`{method}`", *cells, "" if agree is None else f"{agree:.2f}"))
+    lines += [
+        "",
+        "Mean ranks over layers or kinds, and seeds; uniform LoRA has 2 everywhere. Seeds agree: mean Spearman correlation of",
+        "the ranks of two seeds.",
+    ]
+    for method in methods:
+        found = agreement_of_tasks(runs, method)
+        if found:
+            texts = [f"{a} and {b} {value:.2f}" for (a, b), value in found.items()]
+            lines += ["", f"The ranks of two tasks, `{method}`, Spearman: {', '.join(texts)}."]
+    return lines
+
+
+def _best_case(folder: Path) -> list[str]:
+    best = json.loads((folder / "best.json").read_text(encoding="utf-8"))["best"]
+    records = [record for record in read_records(folder) if record.status == "finished"]
+    searched = {r.config.method: r for r in records if r.config.held_out and r.config.seed in best_case.SEARCH_SEEDS}
+    order = sorted(searched, key=lambda method: log_loss(searched[method]))
+    final: dict[str, dict[int, RunRecord]] = {"uniform": {}, best: {}}
+    for record in records:
+        if not record.config.held_out and record.config.method in final:
+            final[record.config.method][record.config.seed] = record
+    differences = [
+        paired_difference(*({seed: of(run) for seed, run in final[method].items()} for method in (best, "uniform")))
+        for of in (metric, log_loss)
+    ]
+    losses = [math.exp(log_loss(run)) for run in searched.values()]
+    uniform = order.index("uniform") + 1
+    points, percent = _points(differences[0]), _percent(differences[1])
+    return [
+        f"{len(searched) - 1} drawn allocations of equal parameters, SST-2, one epoch of 1,500 examples, judged by the loss on",
+        f"1,000 others. Of the {len(searched)} with one seed, uniform LoRA is number {uniform} by its loss; they reach from",
+        f"{min(losses):.3f} to {max(losses):.3f}.",
+        "",
+        f"The best after three seeds, `{best}`, against uniform LoRA with {len(final[best])} new seeds, on 2,500 examples and the",
+        f"task's own split: metric {points} points, loss {percent}.",
+    ]
+
+
+def _header(*columns: str) -> list[str]:
+    return [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _points(d: PairedDifference | None) -> str:
+    if d is None:
+        return ""
+    return f"{d.mean:+.1f}" + ("" if d.low is None else f" [{d.low:+.1f}, {d.high:+.1f}]")
+
+
+def _percent(d: PairedDifference | None) -> str:
+    if d is None:
+        return ""
+    interval = ""
+    if d.low is not None and d.high is not None:
+        interval = f" [{math.expm1(d.low):+.1%}, {math.expm1(d.high):+.1%}]"
+    return f"{math.expm1(d.mean):+.1%}{interval}"
+
+
+def _draw(runs: Runs, path: Path) -> None:
+    methods = [m for m in AGAINST_LORA if any(m in of for of in runs.values())]
+    rows: Mapping[str, dict[str | None, Comparison]] = {
+        method: {each.task: each for each in compare(runs, method, "lora")} for method in methods
+    }
+    tasks: list[str | None] = [*runs, *([None] if len(runs) > 1 else [])]
+    detail = (
+        "Each method against uniform LoRA, paired by seed, with 95 % intervals. In the left half, right of zero is better; in "
+        "the right half, left of it."
+    )
+    size = (10.0, 1.6 + 0.5 * len(methods))
+    with picture(path, what="Real tasks: what an allocation is worth", detail=detail, size=size) as figure:
+        left, right = figure.subplots(1, 2, sharey=True)
+        for axes in (left, right):
+            plain_axes(axes)
+            axes.axvline(0, color=FAINT, linewidth=2, zorder=0)
+        for place, task in enumerate(tasks):
+            colour = INK if task is None else OKABE_ITO[place % len(OKABE_ITO)]
+            for y, method in enumerate(methods):
+                found = rows[method].get(task)
+                if found is not None:
+                    at = y + (place - (len(tasks) - 1) / 2) * 0.18
+                    _mark(left, at, found.metric, colour, lambda value: value)
+                    _mark(right, at, found.loss, colour, lambda value: 100 * math.expm1(value))
+            left.plot([], [], "o", color=colour, label=task or "all")
+        left.set_yticks(range(len(methods)), methods)
+        left.set_ylim(len(methods) - 0.5, -0.5)
+        left.legend(fontsize=8, frameon=False)
+        left.set_xlabel("metric (points)", color=INK)
+        right.set_xlabel("loss (%)", color=INK)
+
+
+def _mark(axes: Any, y: float, d: PairedDifference, colour: str, scale: Any) -> None:
+    if d.low is not None and d.high is not None:
+        axes.plot([scale(d.low), scale(d.high)], [y, y], color=colour, linewidth=2)
+    axes.plot(scale(d.mean), y, "o", color=colour, markersize=5)
