@@ -171,8 +171,8 @@ def _best_case(folder: Path) -> list[str]:
         f"1,000 others. Of the {len(searched)} with one seed, uniform LoRA is number {uniform} by its loss; they reach from",
         f"{min(losses):.3f} to {max(losses):.3f}.",
         "",
-        f"The best after three seeds, `{best}`, against uniform LoRA with {len(final[best])} new seeds, on 2,500 examples and the",
-        f"task's own split: metric {points} points, loss {percent}.",
+        f"The best after three seeds, `{best}`, against uniform LoRA with {len(final[best])} new seeds, on 2,500 examples and",
+        f"the task's own split: metric {points} points, loss {percent}.",
     ]
 
 
