@@ -29,6 +29,9 @@ from glora.experiments.statistics import PairedDifference, estimate, paired_diff
 TASKS = ("cola", "rte", "sst-2")
 """Folders of the records, in the order of the tables."""
 
+ONE_RATE = 1.5e-3
+"""Of the runs that are compared at one learning rate."""
+
 AGAINST_LORA = (
     "lora:total_rank=93",
     "adalora",
@@ -53,8 +56,8 @@ def write_report(folder: Path) -> None:
     Raises:
         SystemExit: there are no records.
     """
-    records = [record for task in TASKS if (folder / task).is_dir() for record in read_records(folder / task)]
-    runs = by_task(records)
+    tuned = [record for task in TASKS for record in _records(folder / task)]
+    runs = by_task(tuned)
     if not runs:
         raise SystemExit(f"{folder} has no records; README.md says how to make them")
     lines = [
@@ -72,15 +75,40 @@ def write_report(folder: Path) -> None:
         "",
         *_comparisons([(method, compare(runs, method, "lora")) for method in AGAINST_LORA]),
     ]
-    for question, method, other in QUESTIONS:
-        rows = compare(runs, method, other)
-        if rows:
-            lines += ["", f"## {question}", "", *_comparisons([(f"{method} against {other}", rows)])]
+    lines += _questions(runs)
+    more = [record for task in TASKS for record in _records(folder / f"{task}-one-rate")]
+    at_one_rate = by_task([record for record in (*tuned, *more) if record.config.learning_rate == ONE_RATE])
+    if more:
+        lines += [
+            "",
+            f"## At one learning rate, {ONE_RATE:g}",
+            "",
+            "What a search finds with one seed is partly luck, and two methods with two rates differ by the rates too. Here",
+            "all have the same one; runs that the search had not made with it were made besides.",
+            "",
+            *_results(at_one_rate),
+            "",
+            *_comparisons([(method, compare(at_one_rate, method, "lora")) for method in AGAINST_LORA]),
+            *_questions(at_one_rate, "###"),
+        ]
     lines += ["", "## Where the ranks go", "", *_where(runs)]
     if (folder / "best-case" / "best.json").is_file():
         lines += ["", "## The best allocation that a search finds", "", *_best_case(folder / "best-case")]
     (folder / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     _draw(runs, folder / "study.png")
+
+
+def _records(folder: Path) -> list[RunRecord]:
+    return read_records(folder) if folder.is_dir() else []
+
+
+def _questions(runs: Runs, heading: str = "##") -> list[str]:
+    lines = []
+    for question, method, other in QUESTIONS:
+        rows = compare(runs, method, other)
+        if rows:
+            lines += ["", f"{heading} {question}", "", *_comparisons([(f"{method} against {other}", rows)])]
+    return lines
 
 
 def _results(runs: Runs) -> list[str]:

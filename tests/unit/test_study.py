@@ -92,6 +92,16 @@ def test_the_report_says_what_there_is(tmp_path: Path) -> None:
     assert "| glora | all | +2.0 [+2.0, +2.0] | -10.0% [-10.0%, -10.0%] |" in text
     assert "adalora" not in text
     assert (tmp_path / "study.png").stat().st_size > 10_000
+    assert "At one learning rate" not in text
+
+    for each in some_records():
+        rate = each.config.model_copy(update={"learning_rate": 1.5e-3, "task": "rte"})
+        if each.config.task == "rte":
+            write_record(tmp_path / "rte-one-rate", each.model_copy(update={"config": rate, "key": rate.key}))
+    write_report(tmp_path)
+    at_one_rate = (tmp_path / "report.md").read_text(encoding="utf-8").split("## At one learning rate, 0.0015")[1]
+    assert "| glora | rte | +2.0 [+2.0, +2.0] |" in at_one_rate
+    assert "cola" not in at_one_rate.split("##")[0]
     with pytest.raises(SystemExit, match="no records"):
         write_report(tmp_path / "cola")
 
