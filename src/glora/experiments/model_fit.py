@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from glora._counting import counted
 from glora.experiments.input_length import longest_input
 from glora.experiments.models import MODELS, ModelNotFoundError, find_entry, resolve_model, why_not_loaded
 from glora.experiments.spec import RunConfig
@@ -52,7 +53,8 @@ def length_faults(config: RunConfig) -> list[str]:
     if limit is None or config.max_length <= limit:
         return []
     return [
-        f"max_length={config.max_length} is more than the {limit} tokens that {config.model} reads; lower it to {limit} or less"
+        f"max_length={config.max_length} is more than the {counted(limit, 'token')} that {config.model} reads; lower it to "
+        f"{limit} or less"
     ]
 
 
