@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ def write_report(folder: Path) -> None:
     if (folder / "best-case" / "best.json").is_file():
         lines += ["", "## The best allocation that a search finds", "", *_best_case(folder / "best-case")]
     (folder / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    _draw(runs, folder / "study.png")
+    _draw(runs, at_one_rate if more else {}, folder / "study.png")
 
 
 def _records(folder: Path) -> list[RunRecord]:
@@ -227,39 +227,50 @@ def _percent(d: PairedDifference | None) -> str:
     return f"{math.expm1(d.mean):+.1%}{interval}"
 
 
-def _draw(runs: Runs, path: Path) -> None:
-    methods = [m for m in AGAINST_LORA if any(m in of for of in runs.values())]
-    rows: Mapping[str, dict[str | None, Comparison]] = {
-        method: {each.task: each for each in compare(runs, method, "lora")} for method in methods
-    }
-    tasks: list[str | None] = [*runs, *([None] if len(runs) > 1 else [])]
+def _draw(tuned: Runs, at_one_rate: Runs, path: Path) -> None:
+    panels: list[tuple[str, Runs, Callable[[Comparison], PairedDifference], Callable[[float], float]]] = [
+        ("metric (points), rates as found", tuned, lambda each: each.metric, lambda value: value)
+    ]
+    if at_one_rate:
+        panels += [
+            ("metric (points), one rate", at_one_rate, lambda each: each.metric, lambda value: value),
+            ("training loss (%), one rate", at_one_rate, lambda each: each.training_loss, _in_percent),
+        ]
+    methods = [m for m in AGAINST_LORA if any(m in of for of in tuned.values())]
+    tasks: list[str | None] = [*tuned, *([None] if len(tuned) > 1 else [])]
     detail = (
-        "Each method against uniform LoRA, paired by seed, with 95 % intervals. In the left half, right of zero is better; in "
-        "the right half, left of it."
+        "Each method against uniform LoRA of rank 2, paired by seed, with 95 % intervals. Of a metric, right of zero is "
+        f"better; of a loss, left of it. One rate: {ONE_RATE:g} for all."
     )
-    size = (10.0, 1.6 + 0.5 * len(methods))
+    size = (4.0 + 3.2 * len(panels), 1.6 + 0.5 * len(methods))
     with picture(path, what="Real tasks: what an allocation is worth", detail=detail, size=size) as figure:
-        left, right = figure.subplots(1, 2, sharey=True)
-        for axes in (left, right):
+        shown = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axes, (title, runs, of, scale) in zip(shown, panels):
             plain_axes(axes)
             axes.axvline(0, color=FAINT, linewidth=2, zorder=0)
-        for place, task in enumerate(tasks):
-            colour = INK if task is None else OKABE_ITO[place % len(OKABE_ITO)]
+            axes.set_xlabel(title, color=INK)
             for y, method in enumerate(methods):
-                found = rows[method].get(task)
-                if found is not None:
-                    at = y + (place - (len(tasks) - 1) / 2) * 0.18
-                    _mark(left, at, found.metric, colour, lambda value: value)
-                    _mark(right, at, found.loss, colour, lambda value: 100 * math.expm1(value))
-            left.plot([], [], "o", color=colour, label=task or "all")
-        left.set_yticks(range(len(methods)), methods)
-        left.set_ylim(len(methods) - 0.5, -0.5)
-        left.legend(fontsize=8, frameon=False)
-        left.set_xlabel("metric (points)", color=INK)
-        right.set_xlabel("loss (%)", color=INK)
+                found = {each.task: each for each in compare(runs, method, "lora")}
+                for place, task in enumerate(tasks):
+                    if task in found:
+                        at = y + (place - (len(tasks) - 1) / 2) * 0.18
+                        _mark(axes, at, of(found[task]), _colour(task, place), scale)
+        for place, task in enumerate(tasks):
+            shown[0].plot([], [], "o", color=_colour(task, place), label=task or "all")
+        shown[0].set_yticks(range(len(methods)), [method.replace(":", "\n", 1) for method in methods])
+        shown[0].set_ylim(len(methods) - 0.5, -0.5)
+        shown[0].legend(fontsize=8, frameon=False)
 
 
-def _mark(axes: Any, y: float, d: PairedDifference, colour: str, scale: Any) -> None:
+def _colour(task: str | None, place: int) -> str:
+    return INK if task is None else OKABE_ITO[place % len(OKABE_ITO)]
+
+
+def _in_percent(log_ratio: float) -> float:
+    return 100 * math.expm1(log_ratio)
+
+
+def _mark(axes: Any, y: float, d: PairedDifference, colour: str, scale: Callable[[float], float]) -> None:
     if d.low is not None and d.high is not None:
         axes.plot([scale(d.low), scale(d.high)], [y, y], color=colour, linewidth=2)
     axes.plot(scale(d.mean), y, "o", color=colour, markersize=5)
