@@ -45,6 +45,7 @@ AT_EVERY_RANK = (
     "GLoRA records, delta",
     "GLoRA reallocated",
     "LoRA, accelerated",
+    "LoRA, accelerated, by MKL",
     "GLoRA reallocated, accelerated",
 )
 PROFILED = (
@@ -52,6 +53,7 @@ PROFILED = (
     "frozen, with LoRA's backward pass",
     "LoRA",
     "LoRA, accelerated",
+    "LoRA, accelerated, by MKL",
     "AdaLoRA",
     "AdaLoRA without its penalty",
 )

@@ -99,7 +99,7 @@ def profile(variant: Variant, batch: dict[str, Any], rank: int, steps: int = 4) 
     for _ in range(steps):
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profiled:
             variant.step(batch)
-        events = [e for e in profiled.events() if e.name.startswith("aten::")]
+        events = [e for e in profiled.events() if e.name.startswith(("aten::", "mkldnn::"))]
         events.sort(key=lambda event: event.time_range.start)
         runs.append([(_kind(e.name, e.input_shapes, ranks), e.self_cpu_time_total / 1e3) for e in events])
     times: dict[str, float] = defaultdict(float)
@@ -110,7 +110,7 @@ def profile(variant: Variant, batch: dict[str, Any], rank: int, steps: int = 4) 
 
 
 def _kind(name: str, shapes: list[list[int]], ranks: set[int]) -> str:
-    if name in ("aten::mm", "aten::addmm", "aten::addmm_"):
+    if name in ("aten::mm", "aten::addmm", "aten::addmm_", "mkldnn::_linear_pointwise"):
         return "thin products" if any(set(shape) & ranks for shape in shapes if len(shape) == 2) else "products with W"
     if name in ("aten::add", "aten::add_", "aten::mul", "aten::mul_"):
         return "additions and scalings"

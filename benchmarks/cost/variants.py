@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
+from unittest import mock
 
 import torch
 from peft import AdaLoraConfig, LoraConfig, get_peft_model
@@ -31,6 +32,7 @@ class Variant:
         allocator: The RankAllocator that records, or that has reallocated.
         after_step: What comes between the optimiser's step and zero_grad.
         forward: The forward pass, where it is not the model's own.
+        within: What its step is made in.
         notes: What was measured while the variant was made.
         seconds: What parts of a step took.
         clock: Measures them.
@@ -41,11 +43,16 @@ class Variant:
     allocator: RankAllocator | None = None
     after_step: Callable[[], None] | None = None
     forward: Callable[..., Any] | None = None
+    within: Callable[[], AbstractContextManager[object]] = nullcontext
     notes: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, list[float]] = field(default_factory=dict)
     clock: ClassVar[Callable[[], float]] = time.perf_counter
 
     def step(self, batch: dict[str, Any]) -> None:
+        with self.within():
+            self._step(batch)
+
+    def _step(self, batch: dict[str, Any]) -> None:
         loss = (self.forward or self.model)(**batch).loss
         with no_waiting(loss.device):
             loss.backward()
@@ -129,6 +136,7 @@ class Factory:
             ),
             "GLoRA reallocated, last third only": self.last_third,
             "LoRA, accelerated": lambda: accelerated(self.lora()),
+            "LoRA, accelerated, by MKL": lambda: by_mkl(accelerated(self.lora())),
             "GLoRA reallocated, accelerated": lambda: accelerated(self.reallocated()),
             "GLoRA reallocated, last third only, accelerated": lambda: accelerated(self.last_third()),
         }
@@ -225,6 +233,12 @@ def ask_for_gradients(module: nn.Module, inputs: Any, output: torch.Tensor) -> N
 
 def accelerated(variant: Variant) -> Variant:
     accelerate_lora(variant.model)
+    return variant
+
+
+def by_mkl(variant: Variant) -> Variant:
+    """With the library that PEFT's forward multiplies with: what accelerate_lora gains on every processor."""
+    variant.within = lambda: mock.patch("glora.fast_product.onednn_is_faster", lambda: False)
     return variant
 
 

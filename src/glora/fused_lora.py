@@ -8,7 +8,7 @@ Written with PyTorch's own operations, as PEFT does, the branch costs far more t
 full activations that are made, scaled and added in passes of their own, and two of the six thin products run several times
 slower in the layout that autograd gives them. Here both sums are joins by addmm into the base layer's product, s rides
 along as its alpha, and the products have the rank first, (r, T) and not (T, r): the layout in which they are fast on a CPU
-(docs/cost.md has the measurements).
+(docs/cost.md has the measurements). Which library multiplies is glora.fast_product's part.
 
 Between the passes x, W, A, B and h are kept, and the mask of dropout. The dropped input is made again, so matrices that share
 an input keep it once, and nothing as large as an activation is kept that PEFT does not keep.
@@ -19,7 +19,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+
+from glora.fast_product import product, scaled_product
 
 
 def fused_lora(
@@ -106,8 +107,8 @@ def _forward(
     seen, mask = x.to(A.dtype), None
     if dropout:
         seen, mask = _drop(seen, dropout)
-    h = torch.mm(A, _rows(seen).t())
-    y = F.linear(x, W, b)  # just before it is added to, while a cache still has it
+    h = product(A, _rows(seen))
+    y = product(x, W, b)  # just before it is added to, while a cache still has it
     if y.dtype == A.dtype:
         y.view(-1, y.shape[-1]).addmm_(h.t(), B.t(), alpha=scaling)
     else:
@@ -122,15 +123,11 @@ def _backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ..
     gradient = _rows(gradient)
     g = gradient.to(B.dtype)
     of_input = of_bias = of_down = of_up = None
-    g_h = torch.mm(B.t(), g.t())  # (r, T)
-    # With beta=0 addmm is a product that is scaled as it is written; its first argument only lends the shape.
+    g_h = product(B.t(), g)  # (r, T)
     if of_B:
-        if g.is_cuda:
-            of_up = torch.addmm(B, g.t(), h.t(), beta=0, alpha=s)
-        else:
-            of_up = torch.addmm(B.t(), h, g, beta=0, alpha=s).t()
+        of_up = scaled_product(g.t(), h, s) if g.is_cuda else scaled_product(h, g.t(), s).t()
     if of_x:
-        of_input = torch.mm(gradient, W)
+        of_input = product(gradient, W.t())
         if mask is None and A.dtype == W.dtype:
             of_input.addmm_(g_h.t(), A, alpha=s)
             of_input = of_input.view(ctx.shape)
@@ -144,7 +141,7 @@ def _backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ..
         seen = x.to(A.dtype)
         if mask is not None:
             seen = _drop_again(seen, mask, ctx.dropout)
-        of_down = torch.addmm(A, g_h, _rows(seen), beta=0, alpha=s)
+        of_down = scaled_product(g_h, _rows(seen).t(), s)
     if of_b:
         of_bias = gradient.sum(0)
     return of_input, None, of_bias, of_down, of_up, None, None

@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from glora import accelerate_lora
+from glora import accelerate_lora, fast_product
 
 D_IN, D_OUT, TOKENS = 24, 40, 18
 PAIRS = {  # dtype of the base, dtype of the adapter, relative error of one rounding
@@ -108,6 +108,46 @@ def test_same_numbers(pair: str, dropout: float, shape: str, fused: list) -> Non
     model, x = layer(pair, dropout=dropout), SHAPES[shape](PAIRS[pair][0])
     assert_same(run(accelerated(model), x), run(model, x), 4 * rounding)
     assert fused == [tuple(x.shape)]
+
+
+@pytest.fixture
+def by_onednn(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Which products were oneDNN's, on a processor where it is the faster one at every size."""
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("PyTorch was built without oneDNN")
+    taken: list[bool] = []
+    rule = fast_product._by_onednn
+    monkeypatch.setattr(fast_product, "WORTH_IT", 1)
+    monkeypatch.setattr(fast_product, "onednn_is_faster", lambda: True)
+    monkeypatch.setattr(fast_product, "_by_onednn", lambda x, W: taken.append(rule(x, W)) or taken[-1])
+    return taken
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("rank", "dropout", "biased"), [(4, 0.0, True), (1, 0.0, False), (24, 0.4, True)])
+def test_same_numbers_by_onednn(
+    shape: str, rank: int, dropout: float, biased: bool, by_onednn: list[bool], fused: list
+) -> None:
+    model, x = layer(rank=rank, dropout=dropout, biased=biased), SHAPES[shape](torch.float32)
+    assert_same(run(accelerated(model), x), run(model, x), 1e-5)
+    assert any(by_onednn) == (shape != "empty")
+    assert all(by_onednn) or shape in ("empty", "one row", "strided"), "whose first product is on a weight with gaps"
+    assert fused
+
+
+def test_an_expanded_gradient_by_onednn(by_onednn: list[bool]) -> None:
+    """That of a sum has one number in its storage, which oneDNN would read past."""
+    model, x = layer(), SHAPES["3-D"](torch.float32).requires_grad_()
+    twin = accelerated(model)
+    twin(x).sum().backward()
+    ours = x.grad
+    x.grad = None
+    model(x).sum().backward()
+    torch.testing.assert_close(ours, x.grad)
+    for (name, parameter), other in zip(model.named_parameters(), twin.parameters()):
+        assert parameter.grad is None or torch.allclose(other.grad, parameter.grad, atol=1e-5), name
+    assert True in by_onednn
+    assert False in by_onednn
 
 
 @pytest.mark.parametrize("rank", [1, 3, 24])
