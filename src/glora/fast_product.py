@@ -57,7 +57,7 @@ def _by_onednn(x: torch.Tensor, W: torch.Tensor) -> bool:
         and x.is_cpu
         and x.numel() * W.shape[0] >= WORTH_IT
         and onednn_is_faster()
-        and torch.backends.mkldnn.enabled
+        and bool(torch.backends.mkldnn.enabled)
         and x.dim() > 1
         and (
             W.is_contiguous() or W.t().is_contiguous()
