@@ -10,6 +10,7 @@ Which library it is follows from the processor, not from a trial, so that the sa
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -45,10 +46,9 @@ def scaled_product(x: torch.Tensor, W: torch.Tensor, scale: float) -> torch.Tens
 @lru_cache
 def onednn_is_faster() -> bool:
     """Whether this processor has AVX-512 and is AMD's. No, where PyTorch cannot tell or has not both libraries."""
-    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
-        return False
-    found = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(found.get("avx512_f")) and str(found.get("cpu_name", "")).startswith("AMD")
+    both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(both and found.get("avx512_f")) and str(found.get("cpu_name", "")).startswith("AMD")
 
 
 def _by_onednn(x: torch.Tensor, W: torch.Tensor) -> bool:
