@@ -30,10 +30,10 @@ from glora.experiments.statistics import estimate
 from glora.experiments.uniform_lora import uniform_lora
 from glora.lora_layers import exact_pattern
 
-ALLOCATIONS = 16
-FINALISTS = 4
+ALLOCATIONS = 10
+FINALISTS = 3
 SEARCH_SEEDS, MORE_SEEDS = (100,), (101, 102)
-NEW_SEEDS = tuple(range(6))
+NEW_SEEDS = tuple(range(5))
 SETTINGS = {
     "task": "sst2",
     "rank": 2,
