@@ -188,7 +188,7 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
                 "training ended after %d of %d warm-up steps: the ranks were not reallocated, this is plain LoRA%s",
                 allocator.steps,
                 warmup,
-                skipped and f". {skipped}",
+                skipped and f": {skipped}",
             )
         allocator.detach()
 

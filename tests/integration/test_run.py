@@ -32,7 +32,7 @@ LOADING_IS_AN_ERROR = """
 import socket, sys
 import datasets, transformers
 def refuse(*_, **__): raise AssertionError("something is loaded")
-for name in ("PreTrainedModel", "AutoModelForSequenceClassification", "AutoTokenizer", "AutoConfig"):
+for name in ("PreTrainedModel", "AutoModelForSequenceClassification", "AutoTokenizer"):  # a folder's config.json is read
     getattr(transformers, name).from_pretrained = refuse
 datasets.load_dataset = socket.socket.connect = refuse
 from glora.experiments import stdlib_docs, data_files
@@ -140,7 +140,8 @@ def test_without_a_network_the_study_is_refused_before_anything_is_run(tmp_path:
     path.write_text(json.dumps(EXPERIMENT | {"datasets_to_use": ["stdlib-docs", "GLUE MNLI", "GLUE QNLI"]}))
     done = call(path, "--output", tmp_path)
     assert done.returncode == 2
-    assert f"{path}: 2 things are wrong:" in done.stderr
+    assert f"{path}: 3 things are wrong:" in done.stderr
+    assert "- stdlib-docs: cannot load" in done.stderr  # its data are there, the model is not
     assert "- mnli: " in done.stderr
     assert "- qnli: " in done.stderr
     assert not (tmp_path / "runs").exists()

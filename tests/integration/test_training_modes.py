@@ -165,9 +165,9 @@ def test_a_scaler_that_skips_every_step_is_told(trainer_for, caplog: pytest.LogC
     assert trainer.allocation.allocator.steps == 0
     (message,) = glora_messages(caplog)
     assert message.startswith(
-        "training ended after 0 of 4 warm-up steps: the ranks were not reallocated, this is plain LoRA. 7 times the "
-        "gradients were read and optimizer.step() did not follow; a gradient scaler skips steps with inf or NaN, which "
-        "were found in deberta.encoder.layer.0.attention.self.query_proj, "
+        "training ended after 0 of 4 warm-up steps: the ranks were not reallocated, this is plain LoRA: the "
+        "gradients were read 7 times, and optimizer.step() did not follow; a gradient scaler skips steps with inf or NaN, "
+        "which were found in deberta.encoder.layer.0.attention.self.query_proj, "
     )
 
 
