@@ -92,7 +92,8 @@ def _validated(setting: str, value: str, where: str) -> Any:
 
 
 def _written(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    """Read again, it is the same value."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _example(method: Method) -> str:

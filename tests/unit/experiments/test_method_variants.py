@@ -34,6 +34,15 @@ def test_two_spellings_of_a_variant_are_one_method() -> None:
     assert len({find_method(name).normalise(RunConfig(), 0).key for name in names}) == 1
 
 
+@pytest.mark.parametrize(
+    "settings", ["beta=0.9999999", "warmup_steps=200", "learning_rate=1.5e-3", "learning_rate=1e-5", "keep=svd"]
+)
+def test_a_variants_name_is_the_variant(settings: str) -> None:
+    variant = find_method(f"glora:{settings}")
+    assert find_method(variant.name).fixed == variant.fixed
+    assert find_method(variant.name).name == variant.name
+
+
 def test_a_variant_has_another_key_than_its_method() -> None:
     keys = {
         find_method(name).normalise(RunConfig(), 0).key for name in ("glora", "glora:budget=rank", "glora:beta=0.9")
