@@ -1,8 +1,8 @@
 """x·Wᵀ by the faster of the two libraries that PyTorch has for it on a CPU.
 
 PyTorch multiplies float32 matrices with Intel's MKL, and those of bfloat16 with oneDNN. On a processor that is not Intel's, MKL
-leaves AVX-512 unused; oneDNN uses it, and on AMD's a product of the size of a layer then takes less than half of the time
-(docs/cost.md has the measurements). Both add float32 in float32, in another order. oneDNN copies W for neither of its layouts.
+leaves AVX-512 unused; oneDNN uses it, and is faster on AMD's (docs/cost.md has what that is of a step).
+Both add float32 in float32, in another order. oneDNN copies W for neither of its layouts.
 
 Which library it is follows from the processor, not from a trial, so that the same machine gives the same bits each time.
 """
