@@ -32,7 +32,7 @@ def main() -> None:
     else:
         from benchmarks.study.report import write_report
 
-        write_report(HERE)
+        write_report(HERE, HERE.parents[1] / "docs" / "study.md")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,21 @@ QUESTIONS = (
 )
 
 
-def write_report(folder: Path) -> None:
-    """Write report.md and study.png into the folder of the records.
+NAMES = {
+    "lora": "uniform LoRA",
+    "lora:total_rank=93": "uniform LoRA, 93 ranks",
+    "adalora": "AdaLoRA",
+    "glora": "GLoRA as published",
+    "shuffled": "its ranks shuffled",
+    "glora:signal=lora_b": 'GLoRA, `signal="lora_b"`',
+    "glora:budget=parameters": 'GLoRA, `budget="parameters"`',
+    "glora:budget=parameters:relative_to=weight": 'the same, `relative_to="weight"`',
+}
+MADE, UNTIL = "<!-- made by benchmarks/study/report.py -->", "<!-- until here -->"
+
+
+def write_report(folder: Path, page: Path | None = None) -> None:
+    """Write report.md and study.png into the folder of the records, and the tables of docs/study.md between its marks.
 
     Raises:
         SystemExit: there are no records.
@@ -96,6 +109,51 @@ def write_report(folder: Path) -> None:
         lines += ["", "## The best allocation that a search finds", "", *_best_case(folder / "best-case")]
     (folder / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     _draw(runs, at_one_rate if more else {}, folder / "study.png")
+    if page is not None:
+        before, rest = page.read_text(encoding="utf-8").split(MADE)
+        made = "\n\n".join((MADE, summary(runs, at_one_rate), UNTIL))
+        page.write_text(before + made + rest.split(UNTIL, 1)[1], encoding="utf-8")
+
+
+def summary(tuned: Runs, at_one_rate: Runs) -> str:
+    """The two tables of docs/study.md."""
+    one = [
+        f"At one learning rate, {ONE_RATE * 1e3:g}e-3: accuracy, for CoLA Matthews correlation, times 100; behind it the difference to "
+        "uniform LoRA.",
+        "",
+        *_header("", "parameters", *tuned, "all: metric", "all: training loss"),
+    ]
+    found = ["Each at the rate that its tuning found:", "", *_header("", "parameters", *tuned)]
+    for method, name in NAMES.items():
+        rows = compare(at_one_rate, method, "lora") if method != "lora" else []
+        over_all = ("", "")
+        if rows:
+            last = rows[-1]
+            over_all = (f"{_points(last.metric)}, {len(last.metric.seeds)} pairs", _percent(last.training_loss))
+        one.append(_minus(_line(name, *_cells(at_one_rate, method, tuned), *over_all)))
+        found.append(_minus(_line(name, *_cells(tuned, method, tuned, rate=True))))
+    return "\n".join([*one, "", *found])
+
+
+def _cells(runs: Runs, method: str, tasks: Iterable[str], *, rate: bool = False) -> list[str]:
+    """The adapter's parameters, LoRA's = 1, and for each task the metric and its difference to LoRA's."""
+    sizes = [
+        (record.adapter_parameters_after or 0) / (uniform.adapter_parameters_after or 1)
+        for of in runs.values()
+        for record, uniform in zip(of.get(method, {}).values(), of["lora"].values())
+    ]
+    cells = [f"{estimate(sizes).mean:.2f}" if sizes else ""]
+    for task in tasks:
+        of = list(runs.get(task, {}).get(method, {}).values())
+        value = _result(of)[1] if of else ""
+        rows = compare({task: runs[task]}, method, "lora") if of and method != "lora" else []
+        value += f"; {_points(rows[0].metric)}" if rows else ""
+        cells.append(value + (f" at {of[0].config.learning_rate * 1e3:g}e~3" if rate and of else ""))
+    return cells
+
+
+def _minus(line: str) -> str:
+    return line.replace("-", "−").replace("e~3", "e-3")
 
 
 def _records(folder: Path) -> list[RunRecord]:

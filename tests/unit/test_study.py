@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -149,3 +150,14 @@ def test_the_best_allocation_is_the_best_over_all_seeds_and_is_confirmed_on_new_
     finally:
         for name in [name for name in METHODS if name.startswith(("drawn-", "uniform"))]:
             del METHODS[name]
+
+
+def test_the_pages_belong_to_the_committed_records(tmp_path: Path) -> None:
+    root = Path(best_case.__file__).parents[2]
+    study = root / "benchmarks" / "study"
+    for folder in (path.parent for path in study.glob("*/runs")):
+        shutil.copytree(folder, tmp_path / folder.name, ignore=shutil.ignore_patterns("pictures", "*.html"))
+    page = shutil.copy(root / "docs" / "study.md", tmp_path)
+    write_report(tmp_path, Path(page))
+    assert (tmp_path / "report.md").read_text(encoding="utf-8") == (study / "report.md").read_text(encoding="utf-8")
+    assert Path(page).read_text(encoding="utf-8") == (root / "docs" / "study.md").read_text(encoding="utf-8")
