@@ -118,8 +118,8 @@ def write_report(folder: Path, page: Path | None = None) -> None:
 def summary(tuned: Runs, at_one_rate: Runs) -> str:
     """The two tables of docs/study.md."""
     one = [
-        f"At one learning rate, {ONE_RATE * 1e3:g}e-3: accuracy, for CoLA Matthews correlation, times 100; behind it the difference to "
-        "uniform LoRA.",
+        f"At one learning rate, {ONE_RATE * 1e3:g}e-3: accuracy, for CoLA Matthews correlation, times 100; behind it the "
+        "difference to uniform LoRA.",
         "",
         *_header("", "parameters", *tuned, "all: metric", "all: training loss"),
     ]
