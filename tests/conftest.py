@@ -48,7 +48,7 @@ def _seeded_torch() -> None:
 
 def pytest_unconfigure() -> None:
     """Many tests end within a warm-up; at the end of the process that is no news."""
-    if (module := sys.modules.get("glora.unfinished_warmup")) is not None:
+    if (module := sys.modules.get("glora.guards.unfinished_warmup")) is not None:
         module._unfinished.clear()
 
 

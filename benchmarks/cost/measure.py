@@ -30,7 +30,7 @@ from steps import CLOCKS, SETTLING, interleave, memory, profile
 from variants import Factory, Variant
 from workloads import WORKLOADS, make_batch
 
-from glora.experiments.provenance import collect_provenance, utc_now
+from glora.experiments.records.provenance import collect_provenance, utc_now
 
 RECORDS = Path(__file__).parent / "records"
 RANKS = (8, 2, 64)

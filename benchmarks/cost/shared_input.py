@@ -16,14 +16,14 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from glora import accelerate_lora
-from glora.adapter_discovery import find_lora_layers
-from glora.lora_layers import factors
+from glora.lora.discovery import find_lora_layers
+from glora.lora.matrix import factors
 
 CASES = [(512, 384, 8), (256, 768, 8), (256, 768, 64)]  # tokens, d, r
 
 
 class Stacked(torch.autograd.Function):
-    """As glora.fused_lora, for all at once: h and ∂A are one product each, and the gradients of x are added within products."""
+    """Fused LoRA for several matrices that share x: h and ∂A are one product each, the gradients of x are added in place."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, scaling: float, *parameters: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -15,8 +15,8 @@ from peft import AdaLoraConfig, LoraConfig, get_peft_model
 from torch import nn
 
 from glora import RankAllocationConfig, RankAllocator, accelerate_lora
-from glora.experiments.adalora import INITIAL_BUDGET, ORTHOGONALITY_WEIGHT, AdaLoraSchedule
-from glora.ranked_adapter import RankedAdapter
+from glora.experiments.methods.adalora import INITIAL_BUDGET, ORTHOGONALITY_WEIGHT, AdaLoraSchedule
+from glora.lora.adapter import RankedAdapter
 
 WARMUP = 4  # steps before a reallocation
 ADALORA_STEPS = 1000  # AdaLoRA masks between its first 120 and its last 500 of these, and that phase is measured
@@ -238,7 +238,7 @@ def accelerated(variant: Variant) -> Variant:
 
 def by_mkl(variant: Variant) -> Variant:
     """With the library that PEFT's forward multiplies with: what accelerate_lora gains on every processor."""
-    variant.within = lambda: mock.patch("glora.fast_product.onednn_is_faster", return_value=False)
+    variant.within = lambda: mock.patch("glora.acceleration.products.onednn_is_faster", return_value=False)
     return variant
 
 

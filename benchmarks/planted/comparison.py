@@ -14,7 +14,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from glora.experiments.statistics import SEEDS_FOR_AN_INTERVAL, PairedDifference, paired_difference, ratio_of_means
+from glora.experiments.report.statistics import (
+    SEEDS_FOR_AN_INTERVAL,
+    PairedDifference,
+    paired_difference,
+    ratio_of_means,
+)
 
 REFERENCE, TRUTH, PUBLISHED = "uniform", "planted", "delta"
 

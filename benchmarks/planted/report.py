@@ -13,8 +13,8 @@ from benchmarks.planted.grid import CELLS, COMPARED, SEEDS, UNSEEN, identity, re
 from benchmarks.planted.task import Setting
 from benchmarks.planted.variants import VARIANTS
 
-from glora.experiments.picture_style import FAINT, INK, OKABE_ITO, picture, plain_axes
-from glora.experiments.statistics import SEEDS_FOR_AN_INTERVAL, PairedDifference
+from glora.experiments.report.picture_style import FAINT, INK, OKABE_ITO, picture, plain_axes
+from glora.experiments.report.statistics import SEEDS_FOR_AN_INTERVAL, PairedDifference
 
 
 def write_report(records: Path, folder: Path, grid: Mapping[str, Setting] = CELLS) -> None:

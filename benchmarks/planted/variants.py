@@ -16,9 +16,9 @@ from benchmarks.planted.global_cut import global_cut
 from benchmarks.planted.task import PlantedTask
 
 from glora import RankAllocationConfig, RankAllocator
-from glora.experiments.allocation import ShuffledRankAllocator
-from glora.lora_layers import factors
-from glora.rank_bounds import allocate_within_bounds
+from glora.allocation.bounds import allocate_within_bounds
+from glora.experiments.methods.glora import ShuffledRankAllocator
+from glora.lora.matrix import factors
 
 
 class PlantedAllocator(RankAllocator):

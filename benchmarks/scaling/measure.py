@@ -103,7 +103,7 @@ def reducer(n: int) -> dict[str, float]:
     model = model_of(n, 16, 4)
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
     wrapper = DistributedDataParallel(model, init_sync=False)
-    seconds = cpu_seconds(lambda: glora.reducer.rebuild_reducer(wrapper))
+    seconds = cpu_seconds(lambda: glora.distributed.ddp.rebuild_reducer(wrapper))
     dist.destroy_process_group()
     return {"n": n, "seconds": seconds}
 

@@ -24,7 +24,7 @@ def main() -> None:
         import torch
         from benchmarks.study.best_case import confirm, search
 
-        from glora.experiments.train import run
+        from glora.experiments.training.run import run
 
         torch.set_num_threads(1)
         folder = HERE / "best-case"

@@ -21,14 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from glora import allocate_ranks
-from glora.experiments.adaptation import Adaptation
-from glora.experiments.methods import METHODS, Application, Method
-from glora.experiments.record_keeping import keep_record
-from glora.experiments.records import RunRecord, finished_records
-from glora.experiments.spec import RunConfig
-from glora.experiments.statistics import estimate
-from glora.experiments.uniform_lora import uniform_lora
-from glora.lora_layers import exact_pattern
+from glora.experiments.config import RunConfig
+from glora.experiments.methods.adapted_model import AdaptedModel
+from glora.experiments.methods.base import METHODS, Method, MethodContext
+from glora.experiments.methods.uniform_lora import uniform_lora
+from glora.experiments.records.schema import RunRecord, finished_records
+from glora.experiments.records.store import keep_record
+from glora.experiments.report.statistics import estimate
+from glora.lora.matrix import exact_pattern
 
 ALLOCATIONS = 10
 FINALISTS = 3
@@ -77,7 +77,7 @@ def kind_of(name: str) -> str:
     return name.split(f".{layer_of(name)}.", 1)[1]
 
 
-def apply_drawn(to: Application, number: int) -> Adaptation:
+def apply_drawn(to: MethodContext, number: int) -> AdaptedModel:
     """LoRA with these ranks from the first step on; a matrix of rank 0 has no adapter."""
     modules = {name: to.model.get_submodule(name) for name in to.target_modules}
     shapes = {name: (module.out_features, module.in_features) for name, module in modules.items()}
@@ -85,7 +85,7 @@ def apply_drawn(to: Application, number: int) -> Adaptation:
     patterns = {exact_pattern(name): r for name, r in ranks.items()}
     alphas = {pattern: to.scaling * r for pattern, r in patterns.items()}
     adapted = dataclasses.replace(to, target_modules=list(ranks))
-    return Adaptation(uniform_lora(adapted, rank_pattern=patterns, alpha_pattern=alphas))
+    return AdaptedModel(uniform_lora(adapted, rank_pattern=patterns, alpha_pattern=alphas))
 
 
 def register() -> None:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from benchmarks.study.best_case import kind_of, layer_of
 from scipy.stats import spearmanr
 
-from glora.experiments.records import RunRecord
-from glora.experiments.statistics import PairedDifference, estimate, paired_difference
+from glora.experiments.records.schema import RunRecord
+from glora.experiments.report.statistics import PairedDifference, estimate, paired_difference
 
 Runs = Mapping[str, Mapping[str, Mapping[int, RunRecord]]]
 """Task -> method -> seed -> record."""

@@ -22,9 +22,9 @@ from benchmarks.study.comparison import (
     ranks_by_layer,
 )
 
-from glora.experiments.picture_style import FAINT, INK, OKABE_ITO, picture, plain_axes
-from glora.experiments.records import RunRecord, read_records
-from glora.experiments.statistics import PairedDifference, estimate, paired_difference
+from glora.experiments.records.schema import RunRecord, read_records
+from glora.experiments.report.picture_style import FAINT, INK, OKABE_ITO, picture, plain_axes
+from glora.experiments.report.statistics import PairedDifference, estimate, paired_difference
 
 TASKS = ("cola", "rte", "sst-2")
 """Folders of the records, in the order of the tables."""

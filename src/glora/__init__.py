@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 from glora._version import __version__
 
 if TYPE_CHECKING:
+    from glora.acceleration.accelerate import accelerate_lora
+    from glora.allocation.shares import allocate_ranks
     from glora.allocation_file import save_allocation
     from glora.allocator import RankAllocator
     from glora.checkpoints import last_complete_checkpoint
-    from glora.configuration import RankAllocationConfig
-    from glora.lora_acceleration import accelerate_lora
-    from glora.probe import suggest_ranks
-    from glora.rank_allocation import allocate_ranks
+    from glora.config import RankAllocationConfig
+    from glora.export import export_uniform
+    from glora.lora.resize import resize_lora_layer
     from glora.rank_log import RankLogCallback
-    from glora.resize import resize_lora_layer
+    from glora.suggest import suggest_ranks
     from glora.trainer_callback import RankAllocationCallback
-    from glora.uniform_export import export_uniform
 
 __all__ = [
     "RankAllocationCallback",
@@ -39,16 +39,16 @@ __all__ = [
 
 _HOMES = {
     "RankAllocationCallback": "trainer_callback",
-    "RankAllocationConfig": "configuration",
+    "RankAllocationConfig": "config",
     "RankAllocator": "allocator",
     "RankLogCallback": "rank_log",
-    "accelerate_lora": "lora_acceleration",
-    "allocate_ranks": "rank_allocation",
-    "export_uniform": "uniform_export",
+    "accelerate_lora": "acceleration.accelerate",
+    "allocate_ranks": "allocation.shares",
+    "export_uniform": "export",
     "last_complete_checkpoint": "checkpoints",
-    "resize_lora_layer": "resize",
+    "resize_lora_layer": "lora.resize",
     "save_allocation": "allocation_file",
-    "suggest_ranks": "probe",
+    "suggest_ranks": "suggest",
 }
 
 

@@ -11,9 +11,9 @@ import re
 from importlib.metadata import version
 from pathlib import Path
 
-from glora._counting import counted
 from glora._version import __version__
 from glora.allocator import RankAllocator
+from glora.messages import pluralize
 
 FILE_NAME = "allocation.json"
 MODEL_CARD = "README.md"
@@ -74,7 +74,7 @@ def _section(allocator: RankAllocator, parameters_before: int) -> str:
         if config.score == "last_singular_value":
             by = "the last singular value of each matrix's learned update"
         happened = (
-            f"After {counted(steps, 'step')} of warm-up the ranks of {counted(len(ranks), 'matrix')}, "
+            f"After {pluralize(steps, 'step')} of warm-up the ranks of {pluralize(len(ranks), 'matrix')}, "
             f"{sum(ranks.values()):,} in all, were shared out by {by}, under the {config.budget} budget: "
             f"{min(ranks.values())} to {max(ranks.values())} a matrix, "
             f"{sum(r == 0 for r in ranks.values())} without an adapter; {parameters_before:,} adapter parameters became "

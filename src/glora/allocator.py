@@ -7,7 +7,7 @@ gives them to the layers. Here lie the moving average, the warm-up and the momen
     s_k = g_k / Σ_j g_j              after the last of them
     r_k = round(R_total·s_k)         with Σ r_k = R_total
 
-A step is counted, and its norms enter the average, when the optimiser has really made it: what a gradient scaler skips,
+A step is pluralize, and its norms enter the average, when the optimiser has really made it: what a gradient scaler skips,
 or a micro-batch that is only accumulated, never does.
 """
 
@@ -22,25 +22,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from glora._counting import counted
-from glora._logging import get_logger
-from glora.configuration import RankAllocationConfig, as_config
-from glora.first_step import FirstStep
-from glora.gradient_norms import GradientNorms
-from glora.input_gradients import release_input_gradients
-from glora.learned_update import last_singular_values
-from glora.lora_layers import drawn_factor, experts, factors
-from glora.norm_average import NormAverage
-from glora.optimizer_state import check_optimizer, holds, skipped_its_step, unwrap_optimizer
-from glora.processes import Processes, SameGradients
-from glora.rank_bounds import allocate_within_bounds
-from glora.ranked_adapter import RankedAdapter
-from glora.reallocation import Reallocation
-from glora.scores import shares
-from glora.sharding import is_sharded, local
-from glora.sketch_ratios import SketchRatios, refuse_compiled
-from glora.training_engines import refuse_engines
-from glora.unfinished_warmup import watch
+from glora.allocation.bounds import allocate_within_bounds
+from glora.allocation.reallocation import Reallocation
+from glora.config import RankAllocationConfig, as_config
+from glora.distributed.agreement import Processes, SameGradients
+from glora.distributed.fsdp import is_sharded, local
+from glora.distributed.unsupported import refuse_engines
+from glora.guards.first_step import FirstStep
+from glora.guards.unfinished_warmup import watch
+from glora.lora.adapter import RankedAdapter
+from glora.lora.input_gradients import release_input_gradients
+from glora.lora.matrix import experts, factors, random_factor
+from glora.lora.optimizer_state import check_optimizer, holds, skipped_its_step, unwrap_optimizer
+from glora.messages import get_logger, pluralize
+from glora.scoring.gradient_norms import GradientNorms
+from glora.scoring.norm_average import NormAverage
+from glora.scoring.scores import shares
+from glora.scoring.sketch_ratios import SketchRatios, refuse_compiled
+from glora.scoring.spectrum import last_singular_values
 
 logger = get_logger()
 STATE_VERSION = 1
@@ -213,7 +212,7 @@ class RankAllocator:
         where = (
             f"; a gradient scaler skips steps with inf or NaN, which were found in {_listing(found)}" if found else ""
         )
-        return f"the gradients were read {counted(skipped, 'time')}, and optimizer.step() did not follow{where}"
+        return f"the gradients were read {pluralize(skipped, 'time')}, and optimizer.step() did not follow{where}"
 
     def detach(self) -> None:
         """Stop listening: to the optimiser, and to the layers. The ranks stay as they are."""
@@ -412,12 +411,12 @@ class RankAllocator:
         if diverged:
             logger.warning(
                 "the weights of %s hold inf or NaN; the ranks stay as they are: %s",
-                counted(len(diverged), "matrix"),
+                pluralize(len(diverged), "matrix"),
                 _listing(diverged),
             )
         elif any(norms.values()):
             if silent := [name for name, norm in norms.items() if norm == 0]:
-                logger.warning("%s never got a gradient: %s", counted(len(silent), "matrix"), _listing(silent))
+                logger.warning("%s never got a gradient: %s", pluralize(len(silent), "matrix"), _listing(silent))
             if self._known_shares is None or any(self._known_shares.values()):
                 return self.allocate()
             logger.warning(
@@ -430,7 +429,7 @@ class RankAllocator:
             logger.warning(
                 "no gradient reached the %s during the warm-up; the ranks stay as they are and "
                 "training goes on as plain LoRA: %s",
-                counted(len(norms), "matrix"),
+                pluralize(len(norms), "matrix"),
                 _listing(list(norms)),
             )
         else:
@@ -484,7 +483,7 @@ class RankAllocator:
         frozen, unknown = [], []
         for name, layer in self.adapter.layers.items():
             A, B = factors(layer, self.adapter.name) if self.adapter.ranks[name] else (None, None)
-            trained = B if drawn_factor(layer, self.adapter.name) == "A" else A
+            trained = B if random_factor(layer, self.adapter.name) == "A" else A
             if trained is not None and not trained.requires_grad:
                 frozen.append(name)
             elif trained is not None and not holds(self._optimizer, trained):
@@ -510,7 +509,7 @@ def check_same_matrices(names: Iterable[str], adapter: RankedAdapter) -> None:
     """
     if odd := sorted(set(names) ^ set(adapter.layers)):
         raise ValueError(
-            f"the allocator's state is of another model or other target_modules, by {counted(len(odd), 'name')}, e.g. "
+            f"the allocator's state is of another model or other target_modules, by {pluralize(len(odd), 'name')}, e.g. "
             f"{odd[0]!r}. Make the model as the run began, with the same LoraConfig: loading gives it its ranks"
         )
 

@@ -13,7 +13,7 @@ from typing import Any
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import INTEGRATION_TO_CALLBACK
 
-from glora._logging import get_logger
+from glora.messages import get_logger
 from glora.trainer_callback import RankAllocationCallback
 
 logger = get_logger()

@@ -14,14 +14,13 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from glora._counting import counted
-from glora._logging import get_logger
 from glora.allocation_file import save_allocation
 from glora.allocator import RankAllocator, check_same_matrices
-from glora.configuration import RankAllocationConfig, as_config
-from glora.ranked_adapter import RankedAdapter
-from glora.sketch_ratios import refuse_compiled
-from glora.training_engines import refuse_engines
+from glora.config import RankAllocationConfig, as_config
+from glora.distributed.unsupported import refuse_engines
+from glora.lora.adapter import RankedAdapter
+from glora.messages import get_logger, pluralize
+from glora.scoring.sketch_ratios import refuse_compiled
 
 logger = get_logger()
 
@@ -278,7 +277,7 @@ def _warmup_steps(
     left = state.max_steps - (state.global_step if fresh else 0)
     if steps >= left:
         raise ValueError(
-            f"the warm-up ({meaning}{counted(steps, 'step')}) must be shorter than the training ({counted(left, 'step')}), or "
+            f"the warm-up ({meaning}{pluralize(steps, 'step')}) must be shorter than training ({pluralize(left, 'step')}), or "
             "the new ranks are never trained; lower it with RankAllocationConfig(warmup_steps=0.1), or train for longer"
         )
     return steps

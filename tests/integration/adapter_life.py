@@ -18,9 +18,9 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from torch import nn
 
 from glora import RankAllocationConfig, RankAllocator, export_uniform
-from glora.adapter_discovery import find_lora_layers
-from glora.lora_layers import factors
-from glora.ranked_adapter import RankedAdapter
+from glora.lora.adapter import RankedAdapter
+from glora.lora.discovery import find_lora_layers
+from glora.lora.matrix import factors
 
 WARMUP, AFTER = 2, 2
 
@@ -104,7 +104,7 @@ def steering(adapter: RankedAdapter) -> dict[str, dict[str, int]]:
     for kind in {type(layer) for layer in adapter.layers.values()}:
         names = [name for name, layer in adapter.layers.items() if type(layer) is kind]
         if len(names) > 1:
-            high[names[0]] = adapter.floors[names[0]][0]
+            high[names[0]] = adapter.min_supported_ranks[names[0]][0]
         if len(names) > 2:
             low[names[1]] = high[names[1]] = 1
         room = [n for n in names if n not in high and min(adapter.shapes[n]) >= adapter.initial_ranks[n] + 2]
@@ -143,7 +143,9 @@ def live_through(setup: Setup, folder: Path) -> Life:
     assert sum(ranks.values()) == sum(initial.values())
     assert any(ranks[name] > initial[name] for name in ranks)
     assert any(0 < ranks[name] < initial[name] for name in ranks)
-    assert any(rank == 0 for rank in ranks.values()) == any(floor == 0 for floor, _ in adapter.floors.values())
+    assert any(rank == 0 for rank in ranks.values()) == any(
+        floor == 0 for floor, _ in adapter.min_supported_ranks.values()
+    )
     assert all(norm > 0 for norm in allocator.norms.values())
     trainable = {id(p) for p in model.parameters() if p.requires_grad}
     held = [id(p) for group in optimizer.param_groups for p in group["params"]]

@@ -27,7 +27,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 
 from glora import RankAllocationConfig, RankAllocator, accelerate_lora
-from glora.ranked_adapter import RankedAdapter
+from glora.lora.adapter import RankedAdapter
 
 WARMUP, STEPS = 4, 9
 TARGETS = ["first", "second", "aside", "third"]

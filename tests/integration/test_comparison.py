@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from glora.experiments.methods import METHODS as METHODS_BY_NAME
-from glora.experiments.records import RunRecord, read_records
-from glora.experiments.spec import RunConfig
-from glora.experiments.train import run
+from glora.experiments.config import RunConfig
+from glora.experiments.methods.base import METHODS as METHODS_BY_NAME
+from glora.experiments.records.schema import RunRecord, read_records
+from glora.experiments.training.run import run
 
 METHODS = ("lora", "adalora", "glora", "shuffled")
 EVERY_METHOD = tuple(METHODS_BY_NAME)

@@ -18,7 +18,7 @@ import glora
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-SOURCES = sorted((ROOT / "src" / "glora").glob("*.py"))
+SOURCES = sorted((ROOT / "src" / "glora").rglob("*.py"))
 
 
 def blocks(page: Path, *languages: str) -> list[tuple[int, str]]:

@@ -12,20 +12,20 @@ from typing import Any
 
 import pytest
 import torch
-from model_families import FAMILIES
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from glora.experiments import answer_evaluation
-from glora.experiments.answer_evaluation import perplexity
 from glora.experiments.calibration import suggest
-from glora.experiments.chat_format import ChatFormat
-from glora.experiments.generative_tuning import Generation
-from glora.experiments.methods import METHODS, Application, Schedule
-from glora.experiments.progress import RunProgress
-from glora.experiments.records import EpochMetrics, RunRecord, read_records
-from glora.experiments.spec import RunConfig
-from glora.experiments.tasks import load_task
-from glora.experiments.train import run
+from glora.experiments.config import RunConfig
+from glora.experiments.data.registry import load_task
+from glora.experiments.methods.base import METHODS, MethodContext, Schedule
+from glora.experiments.models.chat_format import ChatFormat
+from glora.experiments.records.schema import EpochMetrics, RunRecord, read_records
+from glora.experiments.training import answer_evaluation
+from glora.experiments.training.answer_evaluation import perplexity
+from glora.experiments.training.generative import Generation
+from glora.experiments.training.progress import RunProgress
+from glora.experiments.training.run import run
+from integration.model_families import FAMILIES
 from tiny_writer import build_tiny_writer, build_tokenizer, sums, write_lines
 
 SETTINGS = {"learning_rate": 1e-2, "epochs": 4, "max_length": 48, "batch_size": 32}
@@ -235,7 +235,7 @@ def test_every_matrix_that_is_adapted_learns(family) -> None:
     layers, stacks = kind.target_modules(model, None), kind.target_parameters(model, None)
     assert not [name for name in layers if "lm_head" in name or "router" in name or "vision" in name]
     assert bool(stacks) == (family.name in ("Qwen3-MoE", "Llama 4", "DeepSeek-V3", "DeepSeek-V3.2", "gpt-oss"))
-    to = Application(
+    to = MethodContext(
         model=model,
         config=RunConfig(rank=2),
         schedule=Schedule(4, 2),
@@ -247,8 +247,8 @@ def test_every_matrix_that_is_adapted_learns(family) -> None:
     )
     if stacks:
         with pytest.raises(ValueError, match="adalora cannot adapt stacked experts, such as model.layers"):
-            METHODS["adalora"].put_on(to)
-    adaptation = METHODS["lora"].put_on(to)
+            METHODS["adalora"].apply_to(to)
+    adaptation = METHODS["lora"].apply_to(to)
     assert set(adaptation.ranks()) == {*layers, *stacks}
     assert set(adaptation.ranks().values()) == {2}
     factors = {name: p for name, p in adaptation.model.named_parameters() if "lora_" in name}

@@ -13,8 +13,9 @@ from peft import LoraGAConfig, PeftModel, get_peft_model, prepare_model_for_kbit
 from torch import nn
 from transformers import BitsAndBytesConfig, LlamaForCausalLM
 
-from glora import RankAllocationConfig, RankAllocator, adapter_discovery, export_uniform
-from glora.ranked_adapter import RankedAdapter
+from glora import RankAllocationConfig, RankAllocator, export_uniform
+from glora.lora import discovery as adapter_discovery
+from glora.lora.adapter import RankedAdapter
 from integration.adapter_life import Setup, adamw, live_through, logits_of, train
 from integration.layer_kinds import TARGETS, WIDTH, Attention, causal, linear, llama, lora, of, text, with_lora_ga
 from integration.support_cases import ADAPTERS, INITIALISATIONS, LAYERS, Refused, Works

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification
 
 from glora import RankAllocationConfig, RankAllocator
-from glora.unfinished_warmup import tell_unfinished
+from glora.guards.unfinished_warmup import tell_unfinished
 from integration.resume_case import differences
 from integration.trainer_case import lora_config, probe_batch
 

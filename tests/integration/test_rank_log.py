@@ -14,10 +14,10 @@ import pytest
 from transformers import TrainerCallback
 
 from glora import RankAllocationCallback, RankAllocationConfig, RankAllocator, RankLogCallback
-from glora.experiments.methods import METHODS
-from glora.experiments.reporting import reporters
-from glora.experiments.spec import RunConfig
-from glora.experiments.train import run
+from glora.experiments.config import RunConfig
+from glora.experiments.methods.base import METHODS
+from glora.experiments.training.reporting import reporters
+from glora.experiments.training.run import run
 from integration.trainer_case import make_trainer, peft_model
 
 pytest.importorskip("tensorboard")

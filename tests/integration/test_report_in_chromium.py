@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from chromium import Browser, Page, chromium, page
-from glora.experiments.html_report import report_html
-from glora.experiments.records import RunRecord, read_records
-from glora.experiments.report_content import report_content
-from glora.experiments.summary import summarise
+from glora.experiments.records.schema import RunRecord, read_records
+from glora.experiments.report.content import report_content
+from glora.experiments.report.page import report_html
+from glora.experiments.report.summary import summarise
 
 RECORDS = Path(__file__).resolve().parents[2] / "benchmarks" / "rte"
 PHONE = {"width": 390, "height": 844, "phone": True}

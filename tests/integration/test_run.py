@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from glora import cli
-from glora.experiments.records import read_records
+from glora.experiments.records.schema import read_records
 
 EXPERIMENT = {
     "experiment_summary": "A tiny model on tiny data.",
@@ -35,10 +35,12 @@ def refuse(*_, **__): raise AssertionError("something is loaded")
 for name in ("PreTrainedModel", "AutoModelForSequenceClassification", "AutoTokenizer"):  # a folder's config.json is read
     getattr(transformers, name).from_pretrained = refuse
 datasets.load_dataset = socket.socket.connect = refuse
-from glora.experiments import stdlib_docs, data_files
+from glora.experiments.data import stdlib_docs
+from glora.experiments.data import table_files as data_files
 stdlib_docs.load_splits = data_files.read_table = refuse
-from glora.experiments import glue, own_data
-glue.read_table = own_data.read_table = refuse
+from glora.experiments.data import glue
+from glora.experiments.data import custom_tables as custom_data
+glue.read_table = custom_data.read_table = refuse
 from glora.cli import main
 sys.argv[0] = "glora"
 main()

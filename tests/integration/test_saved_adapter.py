@@ -13,7 +13,7 @@ from peft import LoHaConfig, LoraConfig
 from safetensors.torch import load_file
 
 from glora import RankAllocationCallback, RankAllocationConfig, export_uniform
-from glora.uniform_export import export_saved_adapter
+from glora.export import export_saved_adapter
 from integration.trainer_case import base_model, lora_config, make_trainer, peft_model, probe_batch
 
 STOCK = textwrap.dedent(

@@ -16,11 +16,11 @@ from typing import NamedTuple
 import pytest
 
 from glora import cli
-from glora.experiments import train
-from glora.experiments.records import read_records
-from glora.experiments.search_record import read_search_record
-from glora.experiments.study_storage import sqlite_url
-from unit.experiments.search_case import FakeRuns, read_trials
+from glora.experiments.records.schema import read_records
+from glora.experiments.search.record import read_search_record
+from glora.experiments.search.storage import sqlite_url
+from glora.experiments.training import run as train
+from unit.experiments.search.search_case import FakeRuns, read_trials
 
 TRIALS = 3
 TAKES_CTRL_C = """

@@ -18,15 +18,18 @@ from pathlib import Path
 import pytest
 
 from glora import cli
-from glora.experiments import provenance, report, shared_plan, train
-from glora.experiments.progress import RunProgress
-from glora.experiments.records import RunRecord, read_records
-from glora.experiments.spec import RunConfig
-from glora.experiments.study_storage import open_storage, sqlite_url
-from glora.experiments.summary import side_by_side
+from glora.experiments.config import RunConfig
+from glora.experiments.records import provenance
+from glora.experiments.records.schema import RunRecord, read_records
+from glora.experiments.report import write as report
+from glora.experiments.report.summary import side_by_side
+from glora.experiments.search import sharing as shared_plan
+from glora.experiments.search.storage import open_storage, sqlite_url
+from glora.experiments.training import run as train
+from glora.experiments.training.progress import RunProgress
 from postgresql_server import PASSWORD, postgresql_server
-from unit.experiments import search_case
-from unit.experiments.search_case import FakeRuns, together
+from unit.experiments.search import search_case
+from unit.experiments.search.search_case import FakeRuns, together
 
 SEEDS, METHODS = (0, 1, 2, 3), ("lora", "adalora", "glora")
 OPTIONS = ("--task", "rte", "--methods", ",".join(METHODS), "--seeds", ",".join(map(str, SEEDS)))

@@ -13,17 +13,17 @@ from typing import Any
 
 import pytest
 
-from glora.experiments.progress import RunProgress
-from glora.experiments.records import read_records
-from glora.experiments.search import plan_tuned_runs, run_trials
-from glora.experiments.search_plan import SearchOptions, plan_search
-from glora.experiments.search_ranges import parse_range
-from glora.experiments.shared_plan import Sharing
-from glora.experiments.shared_runs import make_shared_runs
-from glora.experiments.spec import RunConfig
-from glora.experiments.study_storage import StorageError, open_storage
+from glora.experiments.config import RunConfig
+from glora.experiments.records.schema import read_records
+from glora.experiments.search.plan import SearchOptions, plan_search
+from glora.experiments.search.ranges import parse_range
+from glora.experiments.search.run import plan_tuned_runs, run_trials
+from glora.experiments.search.shared_runs import make_shared_runs
+from glora.experiments.search.sharing import Sharing
+from glora.experiments.search.storage import StorageError, open_storage
+from glora.experiments.training.progress import RunProgress
 from postgresql_server import PASSWORD, postgresql_server
-from unit.experiments.search_case import FakeRuns, Worker, read_trials, together
+from unit.experiments.search.search_case import FakeRuns, Worker, read_trials, together
 
 TRIALS, SEEDS = 4, (0, 1)
 

@@ -148,13 +148,13 @@ TRAINING = [
     ),
     Shown(
         "PEFT's LoRA-FA optimiser",
-        "unit/test_first_step.py::test_state_under_names_is_refused_at_the_first_step",
+        "unit/guards/test_first_step.py::test_state_under_names_is_refused_at_the_first_step",
         f"keeps its state under names: {USE_ANOTHER}",
         "refused",
     ),
     Shown(
         "an optimiser that steps by another, with groups of its own (`ZeroRedundancyOptimizer`)",
-        "unit/test_first_step.py::test_another_optimiser_within_must_have_the_same_groups",
+        "unit/guards/test_first_step.py::test_another_optimiser_within_must_have_the_same_groups",
         USE_ANOTHER,
         "refused",
     ),
@@ -186,7 +186,7 @@ PROCESSES = [
     Shown("an uneven last batch", LOOPS + "accelerate_with_an_uneven_last_batch"),
     Shown(
         "its `mixed_precision`, `delay_all_reduce_named_params`, the Python reducer",
-        "unit/test_process_agreement.py::test_settings_that_lie_in_the_parameters_are_refused",
+        "unit/distributed/test_agreement.py::test_settings_that_lie_in_the_parameters_are_refused",
         "use autocast; leave the others out",
         "refused",
     ),

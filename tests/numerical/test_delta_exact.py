@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from glora import RankAllocationConfig, RankAllocator
-from glora.lora_layers import factors
+from glora.lora.matrix import factors
 
 SIZES = {"first": (6, 10), "second": (10, 14), "third": (14, 5)}
 DROPOUT = 0.3

@@ -13,8 +13,8 @@ from scipy.stats import spearmanr
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from glora.adapter_discovery import find_lora_layers
-from glora.gradient_norms import GradientNorms
+from glora.lora.discovery import find_lora_layers
+from glora.scoring.gradient_norms import GradientNorms
 
 
 class TwoLinears(nn.Module):

@@ -18,10 +18,10 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from glora import resize_lora_layer
-from glora.adapter_discovery import find_lora_layers
-from glora.gradient_norms import GradientNorms
-from glora.lora_layers import factors
-from glora.sketch_ratios import SketchRatios
+from glora.lora.discovery import find_lora_layers
+from glora.lora.matrix import factors
+from glora.scoring.gradient_norms import GradientNorms
+from glora.scoring.sketch_ratios import SketchRatios
 from integration.layer_kinds import (
     WIDTH,
     Mixture,

@@ -10,8 +10,8 @@ import torch
 from peft.tuners.lora.layer import ParamWrapper
 
 from glora import RankAllocator
-from glora.learned_update import last_singular_values, singular_values
-from glora.lora_layers import dimensions, experts, factors
+from glora.lora.matrix import dimensions, experts, factors
+from glora.scoring.spectrum import last_singular_values, singular_values
 from numerical.test_kinds_of_layers import RANK, kinds, trained
 from unit.test_allocator import config, lora, train
 

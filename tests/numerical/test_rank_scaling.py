@@ -12,8 +12,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from glora import RankAllocationConfig, RankAllocator, resize_lora_layer
-from glora.optimizer_state import POWERS_OF_THE_GRADIENT, STATE_KINDS
-from glora.ranked_adapter import RankedAdapter
+from glora.lora.adapter import RankedAdapter
+from glora.lora.optimizer_state import POWERS_OF_THE_GRADIENT, STATE_KINDS
 from numerical.test_optimizer_state import OPTIMIZERS, factors, give_gradients, make, trained
 from numerical.test_resize import D_IN, lora_model
 

@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from glora import resize_lora_layer
-from glora.adapter_discovery import find_lora_layers
+from glora.lora.discovery import find_lora_layers
 
 D_IN, D_OUT, RANK = 12, 9, 4
 

@@ -13,8 +13,8 @@ from transformers import Trainer, TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from glora import RankAllocationCallback, RankAllocationConfig, RankAllocator
-from glora.lora_layers import factors
-from glora.optimizer_state import BITSANDBYTES_BLOCK, MEAN_OVER, _known_name, _per_element, _plain_state
+from glora.lora.matrix import factors
+from glora.lora.optimizer_state import BITSANDBYTES_BLOCK, MEAN_OVER, _known_name, _per_element, _plain_state
 from integration.training_cases import OPTIMIZERS
 
 WARMUP, STEPS, RANK = 3, 5, 4
@@ -38,7 +38,7 @@ class Net(nn.Module):
         return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
 
 
-class Watched(RankAllocator):
+class Timed(RankAllocator):
     """Compares what the optimiser keeps before and after the reallocation."""
 
     compared = 0
@@ -60,7 +60,7 @@ class Watched(RankAllocator):
                     count = old[key].shape[place] if over_ranks else kept
                     one, other = (t.narrow(place, 0, count) for t in (old[key], new[key]))
                     assert torch.equal(one, other), (name, key)
-                    Watched.compared += 1
+                    Timed.compared += 1
                     if over_ranks or rank <= kept:
                         continue
                     born = new[key].narrow(place, kept, rank - kept)
@@ -80,7 +80,7 @@ class Watched(RankAllocator):
 
 
 class Callback(RankAllocationCallback):
-    allocator_class = Watched
+    allocator_class = Timed
 
 
 def trainer_with(optim: str, output: Path, callback: RankAllocationCallback, **fields: object) -> Trainer:
@@ -121,7 +121,7 @@ def test_carried_or_refused_at_once(optim: str, tmp_path: Path) -> None:
         RankAllocationConfig(warmup_steps=WARMUP, keep="first", min_rank={"narrow": 2}, max_rank={"narrow": 2})
     )
     trainer = trainer_with(optim, tmp_path, callback)
-    Watched.compared = 0
+    Timed.compared = 0
     with torch.compiler.set_stance("force_eager"):  # torchao would compile its steps, for longer than they take
         if case.error:
             with pytest.raises((ValueError, ImportError, AssertionError), match=case.error):
@@ -130,7 +130,7 @@ def test_carried_or_refused_at_once(optim: str, tmp_path: Path) -> None:
             return
         trainer.train()
     assert callback.allocator.ranks == {"wide": 6, "narrow": 2}
-    assert Watched.compared or optim == "sgd", "SGD without momentum keeps nothing"
+    assert Timed.compared or optim == "sgd", "SGD without momentum keeps nothing"
     for parameter in trainer.model.parameters():
         assert torch.isfinite(parameter).all()
     grown = trainer.model.base_model.model.wide.lora_B.default.weight[:, RANK:]

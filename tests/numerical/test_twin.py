@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from glora import RankAllocationConfig, RankAllocator
-from glora.ranked_adapter import _generator
+from glora.lora.adapter import _generator
 
 RANK, ALPHA, LR, BETA1, BETA2, EPS = 3, 6, 2e-2, 0.9, 0.999, 1e-8
 WARMUP, STEPS = 12, 30

@@ -13,7 +13,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from glora import RankAllocator, accelerate_lora
-from glora.ranked_adapter import RankedAdapter
+from glora.lora.adapter import RankedAdapter
 
 WARMUP = 3
 CASES: dict[str, tuple[dict[str, Any], int]] = {  # settings, and steps before the model is dropped

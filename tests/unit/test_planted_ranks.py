@@ -17,7 +17,7 @@ from benchmarks.planted.task import PLANTED_RANKS, PlantedTask, Setting
 from benchmarks.planted.variants import VARIANTS, GradientColumnsAllocator, ZeroMomentAllocator
 
 from glora import RankAllocationConfig, RankAllocator
-from glora.lora_layers import factors
+from glora.lora.matrix import factors
 
 TINY = Setting(width=16, layers=1, rank=2, steps=8, warmup=0.5)
 

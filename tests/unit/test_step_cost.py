@@ -11,7 +11,8 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from glora import RankAllocationConfig, RankAllocator, accelerate_lora, optimizer_state
+from glora import RankAllocationConfig, RankAllocator, accelerate_lora
+from glora.lora import optimizer_state
 
 WAITS = ("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "unique", "_unique2")
 READS = ("item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__", "__len__")
@@ -111,7 +112,7 @@ def test_a_reallocation_looks_at_each_state_once(monkeypatch: pytest.MonkeyPatch
         count = 0
         fault = optimizer_state._fault
 
-        def counted(*arguments: object) -> str:
+        def pluralize(*arguments: object) -> str:
             nonlocal count
             count += 1
             return fault(*arguments)
@@ -120,7 +121,7 @@ def test_a_reallocation_looks_at_each_state_once(monkeypatch: pytest.MonkeyPatch
             model(torch.ones(2, 8)).square().mean().backward()
             allocator.step()
             with monkeypatch.context() as patched:
-                patched.setattr(optimizer_state, "_fault", counted)
+                patched.setattr(optimizer_state, "_fault", pluralize)
                 count = 0
                 optimizer.step()
             optimizer.zero_grad()

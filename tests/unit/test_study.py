@@ -11,10 +11,10 @@ from benchmarks.study import best_case
 from benchmarks.study.comparison import agreement_of_seeds, by_task, compare, ranks_by_kind, ranks_by_layer
 from benchmarks.study.report import write_report
 
-from glora.experiments.methods import METHODS, find_method
-from glora.experiments.records import EpochMetrics, RunRecord, write_record
-from glora.experiments.spec import RunConfig
-from unit.experiments.search_case import made_record
+from glora.experiments.config import RunConfig
+from glora.experiments.methods.base import METHODS, find_method
+from glora.experiments.records.schema import EpochMetrics, RunRecord, write_record
+from unit.experiments.search.search_case import made_record
 from unit.experiments.synthetic_records import bert_shapes
 
 SHAPES = bert_shapes(6)

@@ -1,1 +1,1 @@
-"""The experiments: one run, many runs, their records and their report."""
+"""Experiments: one run, many runs, their records and their report. Imported by the command line only."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from glora.experiments.spec import RunConfig
+from glora.experiments.config import RunConfig
 
 FORMATS = ("json", "yaml", "python")
 
@@ -74,9 +74,9 @@ def suggest(config: RunConfig, batches: int) -> SuggestedRanks:
     import torch
     from peft import LoraConfig
 
-    from glora.experiments.task_kinds import find_kind
-    from glora.experiments.tasks import load_task
-    from glora.probe import suggest_ranks
+    from glora.experiments.data.registry import load_task
+    from glora.experiments.training.task_kinds import find_kind
+    from glora.suggest import suggest_ranks
 
     limit = min(batches * config.batch_size, config.train_limit or batches * config.batch_size)
     task = load_task(config.task, data_dir=config.data_dir, train_limit=limit, eval_limit=1)

@@ -1,7 +1,7 @@
 """From an experiment file to the runs that it asks for, with everything that is wrong with it at once.
 
 Nothing is loaded here, neither a model nor data: names are found in the registries, folders are looked for, settings are
-checked. So a file can be checked, and its runs be counted, where neither a network nor the data is.
+checked. So a file can be checked, and its runs be pluralize, where neither a network nor the data is.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from glora.experiments.compare import InvalidComparisonError, check_settings
+from glora.experiments.comparison import InvalidComparisonError, check_settings
+from glora.experiments.config import DEFAULT_MODEL, DEFAULT_TASK, RunConfig
+from glora.experiments.data.registry import TASKS
+from glora.experiments.errors import attempt, repeated
 from glora.experiments.experiment_file import (
     NOT_SETTINGS,
     Experiment,
     InvalidExperimentError,
     read_experiment,
 )
-from glora.experiments.faults import attempt, repeated
-from glora.experiments.methods import find_method
+from glora.experiments.methods.base import find_method
 from glora.experiments.name_resolution import (
     METRICS,
     ResolvedMetric,
@@ -32,9 +34,7 @@ from glora.experiments.name_resolution import (
     resolve_metric_name,
     resolve_model_name,
 )
-from glora.experiments.search_ranges import SearchRange, find_range
-from glora.experiments.spec import DEFAULT_MODEL, DEFAULT_TASK, RunConfig
-from glora.experiments.tasks import TASKS
+from glora.experiments.search.ranges import SearchRange, find_range
 
 REFERENCE = "lora"
 PROPOSED = "glora"

@@ -14,10 +14,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from glora.experiments.compare import DEFAULT_SEEDS
-from glora.experiments.faults import FaultsError
-from glora.experiments.spec import RunConfig
-from glora.experiments.structured_text import read_mapping
+from glora.experiments.comparison import DEFAULT_SEEDS
+from glora.experiments.config import RunConfig
+from glora.experiments.data.structured_text import read_mapping
+from glora.experiments.errors import ConfigurationError
 
 NOT_SETTINGS = {
     "model": "write it into models_to_use",
@@ -32,7 +32,7 @@ NOT_SETTINGS = {
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
-class InvalidExperimentError(FaultsError):
+class InvalidExperimentError(ConfigurationError):
     """What is wrong with an experiment file.
 
     Attributes:

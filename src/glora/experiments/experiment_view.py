@@ -10,16 +10,16 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from glora._counting import counted
+from glora.experiments.config import RunConfig
+from glora.experiments.data.generative_tasks import GENERATIVE_TASKS
+from glora.experiments.estimate import ExpectedRun, Outlook
 from glora.experiments.experiment import PROPOSED, REFERENCE, ResolvedExperiment
-from glora.experiments.experiment_plan import ExpectedRun, Outlook
-from glora.experiments.generative_tasks import GENERATIVE_TASKS
-from glora.experiments.models import MODELS
+from glora.experiments.models.registry import MODELS
 from glora.experiments.name_resolution import reads_data_dir
-from glora.experiments.number_format import short_name
-from glora.experiments.progress import duration
-from glora.experiments.search_ranges import SearchRange
-from glora.experiments.spec import RunConfig
+from glora.experiments.report.number_format import short_name
+from glora.experiments.search.ranges import SearchRange
+from glora.experiments.training.progress import duration
+from glora.messages import pluralize
 
 FOLLOWS = {"total_rank": "matrices * rank", "warmup_steps": "one epoch", "lora_alpha": "2 * rank"}
 """Defaults that depend on the model or the data."""
@@ -88,10 +88,10 @@ def _not_searched(ranges: Sequence[SearchRange], config: RunConfig) -> str:
 
 def _count(experiment: ResolvedExperiment, outlook: Outlook) -> str:
     factors = (
-        counted(len(experiment.models), "model"),
-        counted(len(experiment.datasets), "data set"),
-        counted(len(experiment.methods), "method"),
-        counted(len(experiment.seeds), "seed"),
+        pluralize(len(experiment.models), "model"),
+        pluralize(len(experiment.datasets), "data set"),
+        pluralize(len(experiment.methods), "method"),
+        pluralize(len(experiment.seeds), "seed"),
     )
     finished = len(outlook.runs) - len(outlook.to_make)
     left = "" if not finished else f"; {finished} already finished, {len(outlook.to_make) or 'nothing is'} left"
@@ -104,7 +104,7 @@ def _time(outlook: Outlook, output: Path) -> str:
     unknown = sum(run.seconds is None for run in outlook.to_make)
     if outlook.seconds is None:
         return f"unknown: no finished run in {output} is of the same model and data"
-    rest = f"; unknown for {unknown} of {counted(len(outlook.to_make), 'run')}" if unknown else ""
+    rest = f"; unknown for {unknown} of {pluralize(len(outlook.to_make), 'run')}" if unknown else ""
     return f"about {duration(outlook.seconds)}, judging by the finished runs in {output}{rest}"
 
 

@@ -14,14 +14,14 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from glora.experiments import glue
-from glora.experiments.generative_tasks import GENERATIVE_TASKS, find_generative_task
-from glora.experiments.method_variants import split_variant
-from glora.experiments.methods import METHODS, find_method
-from glora.experiments.models import MODELS, ModelEntry, resolve_model
-from glora.experiments.own_data import looks_like_own_data
-from glora.experiments.spelling import plain
-from glora.experiments.tasks import TASKS, resolve_task
+from glora.experiments.data import glue
+from glora.experiments.data.custom_tables import looks_like_own_data
+from glora.experiments.data.generative_tasks import GENERATIVE_TASKS, find_generative_task
+from glora.experiments.data.registry import TASKS, resolve_task
+from glora.experiments.methods.base import METHODS, find_method
+from glora.experiments.methods.variants import split_variant
+from glora.experiments.models.registry import MODELS, ModelEntry, resolve_model
+from glora.experiments.names import plain
 
 METRICS: dict[str, tuple[str, ...]] = {
     "accuracy": ("acc",),
@@ -44,7 +44,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }
 """What the report shows of every run, whatever the task -> its other names."""
 
-SAYS_NOTHING: dict[str, tuple[str, ...]] = {
+QUIET: dict[str, tuple[str, ...]] = {
     "metrics": ("dev", "development", "validation", "val", "set", "wall", "clock", "score", "coefficient", "percent"),
     "datasets": ("the", "dataset", "data", "set", "benchmark", "task", "corpus"),
     "methods": ("the", "method", "baseline", "vanilla", "plain", "standard", "ordinary", "uniform", "fixed", "rank"),
@@ -179,7 +179,7 @@ def _without_remarks(text: str) -> str:
 def _key(text: str, kind: str) -> str:
     """What is left of a name: letters and digits, without brackets and words that say nothing. `LoRA+` is `loraplus`."""
     words = re.findall(r"[a-z0-9]+", _without_remarks(text).lower().replace("+", " plus "))
-    return "".join([word for word in words if word not in SAYS_NOTHING[kind]]) or "".join(words)
+    return "".join([word for word in words if word not in QUIET[kind]]) or "".join(words)
 
 
 def _spellings(names: Mapping[str, tuple[str, ...]], kind: str) -> dict[str, str]:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from glora._counting import counted
-from glora.experiments.methods import ALLOCATION_SETTINGS, find_method
+from glora.experiments.methods.base import ALLOCATION_SETTINGS, find_method
+from glora.messages import pluralize
 
 if TYPE_CHECKING:
-    from glora.experiments.compare import Plan
-    from glora.experiments.shared_plan import Sharing
-    from glora.experiments.shared_state import SharedState
-    from glora.experiments.spec import RunConfig
+    from glora.experiments.comparison import Plan
+    from glora.experiments.config import RunConfig
+    from glora.experiments.search.shared_state import SharedState
+    from glora.experiments.search.sharing import Sharing
 
 
 def describe_plan(plan: Plan, sharing: Sharing | None = None, state: SharedState | None = None) -> Table:
@@ -29,10 +29,10 @@ def describe_plan(plan: Plan, sharing: Sharing | None = None, state: SharedState
     config, schedule = configs[0], plan.runs[0].schedule
     examples = [f"{count:,} for {'training' if split == 'train' else split}" for split, count in plan.examples.items()]
     limited = " (limited)" if config.train_limit or config.eval_limit else ""
-    per_epoch, total = counted(schedule.steps_per_epoch, "step"), counted(schedule.total_steps, "step")
+    per_epoch, total = pluralize(schedule.steps_per_epoch, "step"), pluralize(schedule.total_steps, "step")
     training = (
         f"{config.epochs:g} {'epoch' if config.epochs == 1 else 'epochs'} of {per_epoch} = {total}, "
-        f"{counted(config.batch_size, 'example')} each, at most {counted(config.max_length, 'token')}"
+        f"{pluralize(config.batch_size, 'example')} each, at most {pluralize(config.max_length, 'token')}"
     )
     optimiser = (
         f"AdamW, {config.lr_scheduler} learning rate up to {config.learning_rate:g}, "
@@ -52,7 +52,7 @@ def describe_plan(plan: Plan, sharing: Sharing | None = None, state: SharedState
     rows += [
         (
             method,
-            f"warm-up {counted(schedule.warmup_steps(c.warmup_steps), 'step')}, beta {c.beta:g}, signal {c.signal}, "
+            f"warm-up {pluralize(schedule.warmup_steps(c.warmup_steps), 'step')}, beta {c.beta:g}, signal {c.signal}, "
             f"{c.budget} budget, keeps columns by {c.keep}{_unpublished(c)}",
         )
         for method, c in allocating.items()
@@ -61,8 +61,8 @@ def describe_plan(plan: Plan, sharing: Sharing | None = None, state: SharedState
     seeds = list(dict.fromkeys(c.seed for c in configs))
     finished = len(plan.runs) - len(plan.to_make)
     runs = (
-        f"{len(plan.runs)} = {counted(len(methods), 'method')} ({', '.join(methods)}) × "
-        f"{counted(len(seeds), 'seed')} ({', '.join(map(str, seeds))})"
+        f"{len(plan.runs)} = {pluralize(len(methods), 'method')} ({', '.join(methods)}) × "
+        f"{pluralize(len(seeds), 'seed')} ({', '.join(map(str, seeds))})"
     )
     if finished:
         left = "nothing is left to run" if not plan.to_make else f"{len(plan.to_make)} left"

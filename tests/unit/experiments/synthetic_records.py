@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import random
 
-from glora.experiments.records import EpochMetrics, Machine, NormSample, Provenance, RunRecord
-from glora.experiments.spec import RunConfig
+from glora.experiments.config import RunConfig
+from glora.experiments.records.schema import EpochMetrics, Machine, NormSample, Provenance, RunRecord
 
 WIDTH = 384
 TYPES = {

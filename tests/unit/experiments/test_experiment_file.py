@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from glora.experiments import compare as comparison
-from glora.experiments import models, train
+from glora.experiments import comparison
+from glora.experiments.config import RunConfig
 from glora.experiments.experiment import load_experiment
 from glora.experiments.experiment_file import NOT_SETTINGS, Experiment, InvalidExperimentError
-from glora.experiments.search_ranges import SearchRange
-from glora.experiments.spec import RunConfig
+from glora.experiments.models import registry as models
+from glora.experiments.search.ranges import SearchRange
+from glora.experiments.training import run as train
 
 ROOT = Path(__file__).resolve().parents[3]
 SEED_FILE = ROOT.parent / "shared" / "seed" / "experiment.json"

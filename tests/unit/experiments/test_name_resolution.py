@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from glora.experiments import metrics
-from glora.experiments.generative_tasks import EXACT_MATCH_METRICS, LOSS_METRICS
-from glora.experiments.methods import METHODS
-from glora.experiments.models import MODELS, ModelNotFoundError, resolve_model
+from glora.experiments.data.generative_tasks import EXACT_MATCH_METRICS, LOSS_METRICS
+from glora.experiments.data.registry import TASKS, resolve_task
+from glora.experiments.data.task import DataNotFoundError
+from glora.experiments.methods.base import METHODS
+from glora.experiments.models.registry import MODELS, ModelNotFoundError, resolve_model
 from glora.experiments.name_resolution import (
     COLUMNS,
     METRICS,
@@ -21,8 +22,7 @@ from glora.experiments.name_resolution import (
     resolve_metric_name,
     resolve_model_name,
 )
-from glora.experiments.task_data import DataNotFoundError
-from glora.experiments.tasks import TASKS, resolve_task
+from glora.experiments.training import metrics
 
 CAUSAL = {
     "Llama-4-Scout-17B-16E": "meta-llama/Llama-4-Scout-17B-16E",

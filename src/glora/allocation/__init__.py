@@ -1,0 +1,1 @@
+"""Allocation: scores and a budget become one integer rank per matrix. Pure of any training loop; imports `lora` only."""

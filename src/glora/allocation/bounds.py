@@ -1,0 +1,79 @@
+"""Scores to ranks under the bounds that hold for an adapter: the user's, the shapes', and those of each kind of layer."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+
+from glora.allocation.shares import allocate_ranks
+from glora.config import RankAllocationConfig
+from glora.lora.adapter import RankedAdapter
+from glora.messages import pluralize
+
+
+def allocate_within_bounds(
+    adapter: RankedAdapter, config: RankAllocationConfig, total_rank: int, scores: Mapping[str, float]
+) -> dict[str, int]:
+    """The ranks of all matrices of an adapter.
+
+    A matrix without an adapter has no score and stays without, but counts for what R_total ranks spread evenly would cost: so
+    the budget is the same at every reallocation.
+
+    Args:
+        adapter: The adapter as it is.
+        config: Its `budget`, `min_rank` and `max_rank` are used.
+        total_rank: R_total.
+        scores: s_k, or anything in proportion to it, of each matrix that has an adapter.
+
+    Raises:
+        ValueError: a bound names no matrix, or the bounds, the kinds of layers, the shapes and the budget do not go together.
+    """
+    low, high = _by_name(config.min_rank), _by_name(config.max_rank)
+    for bounds, what in ((low, "min_rank"), (high, "max_rank")):
+        if unknown := sorted(set(bounds) - set(adapter.layers) - {""}):
+            near = difflib.get_close_matches(unknown[0], adapter.layers, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(
+                f"{what} names {unknown[0]!r}, which is not among the {pluralize(len(adapter.layers), 'matrix')}{hint}"
+            )
+
+    def bounds_of(name: str) -> tuple[float, int, int]:
+        if adapter.ranks[name] == 0:
+            return 0.0, 0, 0
+        full = min(adapter.shapes[name])
+        least = max(low.get(name, low.get("", 0)), adapter.min_supported_ranks[name][0])
+        return scores[name], least, min(high.get(name, high.get("", full)), full)
+
+    scored = {name: bounds_of(name) for name in adapter.layers}
+    for name, (_, least, most) in scored.items():
+        if (floor := adapter.min_supported_ranks[name][0]) > most and least == floor:
+            raise ValueError(
+                f"max_rank={most} for {name!r} is below {floor}, and {adapter.min_supported_ranks[name][1]} needs it; raise it "
+                f"to {floor}, or leave the matrix out of target_modules"
+            )
+    room = sum(min(adapter.shapes[name]) for name, rank in adapter.ranks.items() if rank > 0)
+    if config.budget == "rank" and total_rank > room:
+        raise ValueError(
+            f"total_rank={total_rank} is more than {pluralize(len(scored), 'matrix')} can hold: no rank exceeds "
+            f"min(d_in, d_out), and those add up to {room}; lower total_rank to at most {room}"
+        )
+    ranks = allocate_ranks(
+        {name: score for name, (score, _, _) in scored.items()},
+        total_rank,
+        min_rank={name: least for name, (_, least, _) in scored.items()},
+        max_rank={name: most for name, (_, _, most) in scored.items()},
+        costs=adapter.costs if config.budget == "parameters" else None,
+    )
+    if not any(ranks.values()):
+        raise ValueError(
+            f"total_rank={total_rank} with budget={config.budget!r} and these bounds pays for no rank of any matrix; raise "
+            "total_rank, or max_rank where it is 0"
+        )
+    return ranks
+
+
+def _by_name(bound: int | Mapping[str, int] | None) -> Mapping[str, int]:
+    """A bound for all matrices stands under the empty name."""
+    if bound is None:
+        return {}
+    return bound if isinstance(bound, Mapping) else {"": bound}

@@ -1,0 +1,1 @@
+"""Several processes: agreement on ranks, DistributedDataParallel, FSDP2, and what is not supported."""

@@ -1,0 +1,123 @@
+"""How much an experiment has still to do: by its files alone (`outlook`), or with the data read, ready to run.
+
+An outlook loads nothing. How long a run is, it knows from records of earlier runs on the same data; how long a step takes, from
+records of the same model: seconds of training are scaled by the number of steps, and what a run took beside its training
+(loading, evaluation) is added.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from statistics import fmean
+
+from glora.experiments.comparison import Plan, plan_comparison
+from glora.experiments.config import RunConfig
+from glora.experiments.errors import attempt
+from glora.experiments.experiment import ResolvedExperiment
+from glora.experiments.experiment_file import InvalidExperimentError
+from glora.experiments.methods.base import Schedule
+from glora.experiments.records.schema import RunRecord, read_records
+
+SAME_EXAMPLES = ("task", "train_limit")
+SAME_STEP = ("task", "model", "rank", "target_modules", "batch_size", "max_length", "precision")
+
+
+@dataclass(frozen=True)
+class ExpectedRun:
+    """What is known of a run before its data is read."""
+
+    config: RunConfig
+    finished: bool
+    """Whether its record is there already."""
+    steps: int | None
+    """Optimiser steps, if earlier runs tell how many examples there are."""
+    seconds: float | None
+    """From start to end, if earlier runs tell how long a step takes."""
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """The runs of an experiment, in the order in which they are made."""
+
+    runs: tuple[ExpectedRun, ...]
+
+    @property
+    def to_make(self) -> tuple[ExpectedRun, ...]:
+        """The runs that are not finished."""
+        return tuple(run for run in self.runs if not run.finished)
+
+    @property
+    def seconds(self) -> float | None:
+        """Of the runs that are not finished, as far as they are known; None if none is."""
+        known = [run.seconds for run in self.to_make if run.seconds is not None]
+        return sum(known) if known else None
+
+
+def outlook(experiment: ResolvedExperiment, output: Path) -> Outlook:
+    """What there is to do, from the experiment file and the records in the output folder; nothing is loaded.
+
+    Raises:
+        RecordError: a record in the folder cannot be read.
+    """
+    finished = [record for record in read_records(output) if record.status == "finished"]
+    keys = {record.key for record in finished}
+    runs = []
+    for config in experiment.configs:
+        steps = _expected_steps(config, finished)
+        seconds = None if steps is None else _expected_seconds(config, steps, finished)
+        runs.append(ExpectedRun(config, config.key in keys, steps, seconds))
+    return Outlook(tuple(runs))
+
+
+def plan_experiment(experiment: ResolvedExperiment, output: Path) -> tuple[Plan, ...]:
+    """One plan for each model and data set. Reads the data of all, so that nothing is run if some of it is missing.
+
+    Raises:
+        InvalidExperimentError: naming every fault of every pair.
+        RecordError: a record in the folder cannot be read.
+    """
+    read_records(output)
+    faults: list[str] = []
+    plans = [
+        attempt(
+            functools.partial(
+                plan_comparison,
+                output,
+                methods=experiment.methods,
+                seeds=experiment.seeds,
+                settings=pair.settings,
+            ),
+            faults,
+            field=pair.task,
+        )
+        for pair in experiment.pairs
+    ]
+    if faults:
+        raise InvalidExperimentError(experiment.path, faults)
+    return tuple(plan for plan in plans if plan is not None)
+
+
+def _expected_steps(config: RunConfig, records: Sequence[RunRecord]) -> int | None:
+    counts = [r.examples["train"] for r in records if "train" in r.examples and _alike(r.config, config, SAME_EXAMPLES)]
+    return Schedule.of(counts[-1], config.batch_size, config.epochs).total_steps if counts else None
+
+
+def _expected_seconds(config: RunConfig, steps: int, records: Sequence[RunRecord]) -> float | None:
+    """By the runs of the same method, else by those of the others, whose steps cost about the same."""
+    alike = [record for record in records if record.steps and _alike(record.config, config, SAME_STEP)]
+    nearest = [record for record in alike if record.config.method == config.method] or alike
+    return fmean(_scaled_seconds(record, steps) for record in nearest) if nearest else None
+
+
+def _scaled_seconds(record: RunRecord, steps: int) -> float:
+    training = record.train_seconds or 0.0
+    whole = (datetime.fromisoformat(record.finished_at) - datetime.fromisoformat(record.started_at)).total_seconds()
+    return training * steps / (record.steps or steps) + max(whole - training, 0.0)
+
+
+def _alike(one: RunConfig, other: RunConfig, settings: Sequence[str]) -> bool:
+    return all(getattr(one, name) == getattr(other, name) for name in settings)

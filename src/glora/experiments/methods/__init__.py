@@ -1,0 +1,1 @@
+"""Methods: LoRA, AdaLoRA, GLoRA and the others, each applied to a model through one interface (`base`)."""

@@ -1,0 +1,1 @@
+"""Records: what one run leaves behind, and writing it so that nothing is lost."""

@@ -1,0 +1,1 @@
+"""Report: tables, charts and a page from records. Reads records and never trains."""

@@ -1,0 +1,132 @@
+"""What limits a comparison, said in sentences beside the numbers: seeds, budgets, data, machines, versions.
+
+A table of means invites more belief than it earns; each check here looks for one way in which it would
+mislead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from glora.experiments.methods.base import METHODS
+from glora.experiments.methods.variants import split_variant
+from glora.experiments.report.statistics import SEEDS_FOR_AN_INTERVAL
+from glora.experiments.report.summary import REFERENCE, GroupSummary
+
+UNEQUAL_PARAMETERS = 0.01
+"""Share of lora's adapter parameters from which a difference is pointed out."""
+
+
+def caveats(group: GroupSummary) -> list[str]:
+    """What the reader must know before believing a difference in this group; markdown sentences."""
+    if not group.methods:
+        return []
+    return [
+        *_about_seeds(group),
+        *_about_budgets(group),
+        *_about_learning_rates(group),
+        *_about_sameness(group),
+        *_about_values(group),
+    ]
+
+
+def _about_seeds(group: GroupSummary) -> Iterator[str]:
+    fewest = min(len(method.seeds) for method in group.methods)
+    if fewest < SEEDS_FOR_AN_INTERVAL:
+        yield (
+            f"Fewest seeds of a method: {fewest}. Below {SEEDS_FOR_AN_INTERVAL} nothing can be concluded "
+            "about a difference between methods."
+        )
+    else:
+        yield (
+            f"Fewest seeds of a method: {fewest}. A seed changes initialisation and data order, not the "
+            "data, so spreads and intervals say nothing about other data. Each interval stands alone, none "
+            "is corrected for the number of comparisons."
+        )
+    if len({method.seeds for method in group.methods}) > 1:
+        listed = "; ".join(f"{method.label}: {', '.join(map(str, method.seeds))}" for method in group.methods)
+        yield (
+            f"The methods have different seeds ({listed}): their means are over different runs. Differences "
+            "and time ratios use the common seeds only."
+        )
+
+
+def _about_budgets(group: GroupSummary) -> Iterator[str]:
+    reference = next((method for method in group.methods if method.is_reference), None)
+    if reference is None:
+        yield f"There is no finished run of `{REFERENCE}`, so nothing is relative to it."
+        return
+    if reference.adapter_parameters is None:
+        return
+    for method in group.methods:
+        if method.is_reference or method.adapter_parameters is None:
+            continue
+        if not method.adapter_parameters.mean:
+            yield f"{method.label} has no adapter: what it trains is compared with {reference.label} in all parameters."
+            continue
+        excess = method.adapter_parameters.mean / reference.adapter_parameters.mean - 1
+        if abs(excess) >= UNEQUAL_PARAMETERS:
+            yield (
+                f"The sizes differ: {method.label} ends with {abs(excess):.0%} "
+                f"{'more' if excess > 0 else 'fewer'} adapter parameters than {reference.label}."
+            )
+
+
+def _about_learning_rates(group: GroupSummary) -> Iterator[str]:
+    """Rates that suit LoRA do not suit every method, and a comparison at one rate may favour one."""
+    for method in group.methods:
+        known = METHODS.get(split_variant(method.method)[0])
+        usual = known.usual_rates if known else None
+        rate = method.runs[0].config.learning_rate
+        if usual is not None and not usual[0] <= rate <= usual[1]:
+            yield (
+                f"{method.label} was trained with a learning rate of {rate:g}; usual for it are {usual[0]:g} to {usual[1]:g}. "
+                "Compare methods at rates that were tuned for each, as `glora search` does."
+            )
+
+
+def _about_sameness(group: GroupSummary) -> Iterator[str]:
+    for method in group.methods:
+        if method.other_settings:
+            yield (
+                f"{method.label} is compared with {REFERENCE} under other settings ({', '.join(method.other_settings)}): "
+                "its differences and its relative time are those of the settings as well."
+            )
+    runs = group.finished
+    if len({run.provenance.data_fingerprint for run in runs} - {None}) > 1:
+        yield "The runs did not all see the same data; they are paired only where they did."
+    if len({run.provenance.machine for run in runs}) > 1:
+        yield "The runs were made on different machines; time ratios pair runs of one machine only."
+    commands = {run.provenance.process_started_at for run in runs}
+    if len(commands) > 1:
+        yield (
+            "The runs were not all made by one command; time ratios pair runs of one command only, where one follows "
+            "the other on the same machine."
+        )
+    if None in commands:
+        yield "Some records are too old to say which command made them; their times may not have been taken side by side."
+    versions = [run.provenance.versions for run in runs]
+    changed = sorted({name for found in versions for name in found if len({other.get(name) for other in versions}) > 1})
+    if changed:
+        yield f"The runs were made with different versions of {', '.join(changed)}."
+    commits = {run.provenance.git.commit for run in runs if run.provenance.git}
+    if len(commits) > 1:
+        yield f"The runs were made from {len(commits)} different commits of glora."
+    if any(run.provenance.git and run.provenance.git.dirty for run in runs):
+        yield "At least one run was made from a checkout of glora with uncommitted changes."
+
+
+def _about_values(group: GroupSummary) -> Iterator[str]:
+    broken = [
+        f"{method.label} seed {run.config.seed}: {name}"
+        for method in group.methods
+        for run in method.runs
+        for name, value in run.final.items()
+        if not math.isfinite(value)
+    ]
+    if broken:
+        yield (
+            f"Not a finite number: {'; '.join(broken)}. Either the training diverged or the metric is "
+            "undefined there; a mean that contains it is shown as nan."
+        )

@@ -1,0 +1,200 @@
+"""The claims of the study that GLoRA was proposed for, held against what was measured. Pure: a summary in, verdicts out.
+
+Four numbers were claimed: +0.5 to +1.0 points of accuracy over LoRA, 90 to 95 % of AdaLoRA's gain, a training time within
+±2 % of LoRA's, and LoRA's number of parameters. A verdict is about an interval, never about a mean alone:
+
+- "holds" only if the whole 95 % interval lies in the claimed range;
+- "does not hold" only if the whole interval lies outside it, and then on which side;
+- "not shown" in every other case: the interval reaches over an end of the range, there are fewer than three seeds, a
+  run has diverged, or the number does not exist.
+
+The share of AdaLoRA's gain is mean(glora - lora) / mean(adalora - lora), a ratio of two uncertain numbers, with Fieller's
+interval (`statistics.ratio_of_means`). It exists only where AdaLoRA's own gain is shown to be positive, by an interval
+above zero over the same seeds; there Fieller's interval is bounded, too.
+
+Parameters are pluralize, not estimated, so they need no interval and no third seed: they are equal if in every seed they are
+within one rank of the largest matrix, the closest that whole ranks can promise to come to a budget.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from glora.experiments.records.schema import RunRecord
+from glora.experiments.report.number_format import difference_text, metric_name, metric_scale
+from glora.experiments.report.statistics import SEEDS_FOR_AN_INTERVAL, PairedDifference, ratio_of_means
+from glora.experiments.report.summary import REFERENCE, GroupSummary, MethodSummary, counterpart
+from glora.experiments.training.metrics import higher_is_better
+from glora.messages import pluralize
+
+PROPOSED, RIVAL = "glora", "adalora"
+GAIN_IN_POINTS = (0.5, 1.0)
+SHARE_IN_PERCENT = (90.0, 95.0)
+TIME_IN_PERCENT = (-2.0, 2.0)
+
+Verdict = Literal["holds", "does not hold", "not shown"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One claim and what was measured.
+
+    Attributes:
+        claim: what is claimed, without the number.
+        expected: the claimed range, in words.
+        verdict: what the interval allows to be said.
+        unit: of the numbers below: "points" or "%".
+        signed: whether they are differences, to be shown with their sign.
+        mean: what was measured, mean over the seeds; None if there is no such number.
+        low: lower end of the 95 % interval, or the smallest count; None if there is none.
+        high: upper end of the interval, or the largest count.
+        seeds: how many seeds it is from.
+        remark: on which side of the range it lies, or why nothing is shown; may be empty.
+    """
+
+    claim: str
+    expected: str
+    verdict: Verdict
+    unit: str
+    signed: bool = True
+    mean: float | None = None
+    low: float | None = None
+    high: float | None = None
+    seeds: int = 0
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What became of the claims for one row of the proposed method."""
+
+    label: str
+    gain: Finding
+    share: Finding
+    time: Finding
+    parameters: Finding
+
+    def __iter__(self) -> Iterator[Finding]:
+        return iter((self.gain, self.share, self.time, self.parameters))
+
+
+def findings(group: GroupSummary) -> list[Findings]:
+    """The claims for every row of the proposed method that can be compared with lora; none without such a row."""
+    return [
+        Findings(row.label, _gain(group, row), _share(group, row), _time(row), _parameters(group, row))
+        for row in group.methods
+        if row.method == PROPOSED and row.differences
+    ]
+
+
+def judged(low: float, high: float, expected: tuple[float, float]) -> tuple[Verdict, str]:
+    """The verdict on an interval, and on which side of the expected range it lies if it is outside."""
+    if expected[0] <= low and high <= expected[1]:
+        return "holds", ""
+    if low > expected[1]:
+        return "does not hold", "more"
+    if high < expected[0]:
+        return "does not hold", "less"
+    return "not shown", ""
+
+
+def _metric(group: GroupSummary) -> str:
+    """The metric the study's claims are about: accuracy, or what the task is judged by where there is none."""
+    return "accuracy" if "accuracy" in group.metric_names else group.primary_metric or ""
+
+
+def _gain(group: GroupSummary, row: MethodSummary) -> Finding:
+    metric = _metric(group)
+    scale, in_points = metric_scale(metric)
+    empty = Finding(f"gain over {REFERENCE}, {metric_name(metric)}", "+0.5 to +1.0 points", "not shown", "points")
+    if not in_points:
+        return replace(empty, remark="the task is not measured in points")
+    difference = row.differences.get(metric)
+    if difference is None:
+        return replace(empty, remark=f"no seed with the data of {REFERENCE}")
+    values = difference.mean, difference.low, difference.high
+    return _from_interval(empty, values, scale, len(difference.seeds), GAIN_IN_POINTS)
+
+
+def _share(group: GroupSummary, row: MethodSummary) -> Finding:
+    metric = _metric(group)
+    empty = Finding(f"share of {RIVAL}'s gain, {metric_name(metric)}", "90 to 95 %", "not shown", "%", signed=False)
+    rows = [method.runs for method in group.methods]
+    runs = counterpart(row.runs, rows, RIVAL)
+    rival = next((method for method in group.methods if method.runs == runs), None)
+    if rival is None:
+        there = any(method.method == RIVAL for method in group.methods)
+        return replace(empty, remark=f"no {RIVAL} {'with the same settings' if there else 'to compare with'}")
+    ours, theirs = row.differences.get(metric), rival.differences.get(metric)
+    ratio = ratio_of_means(ours, theirs) if ours and theirs else None
+    if ours is None or theirs is None or ratio is None:
+        return replace(empty, remark=f"no seed in common with {RIVAL}")
+    if len(ratio.seeds) < SEEDS_FOR_AN_INTERVAL:
+        return replace(empty, seeds=len(ratio.seeds), remark=_too_few(len(ratio.seeds)))
+    if not _shown_to_be_better(theirs, metric) or ratio.low is None:
+        gain = f"{RIVAL}'s own gain is not shown to be positive: {difference_text(metric, theirs)}"
+        return replace(empty, seeds=len(ratio.seeds), remark=gain)
+    return _from_interval(empty, (ratio.value, ratio.low, ratio.high), 100, len(ratio.seeds), SHARE_IN_PERCENT)
+
+
+def _time(row: MethodSummary) -> Finding:
+    empty = Finding(f"training time against {REFERENCE}", "within ±2 %", "not shown", "%")
+    ratio = row.time_ratio
+    if ratio is None:
+        return replace(empty, remark=f"never measured side by side with {REFERENCE}")
+    values = [None if value is None else value - 1 for value in (ratio.mean, ratio.low, ratio.high)]
+    return _from_interval(empty, values, 100, ratio.n, TIME_IN_PERCENT)
+
+
+def _parameters(group: GroupSummary, row: MethodSummary) -> Finding:
+    empty = Finding(f"adapter parameters against {REFERENCE}", "equal", "not shown", "%")
+    references = {run.config.seed: run for run in counterpart(row.runs, [method.runs for method in group.methods])}
+    excess, equal = [], True
+    for run in row.runs:
+        reference = references.get(run.config.seed)
+        ours, theirs = run.adapter_parameters_after, reference.adapter_parameters_after if reference else None
+        if ours is not None and theirs:
+            excess.append(100 * (ours / theirs - 1))
+            equal = equal and abs(ours - theirs) <= _largest_column(run)
+    if not excess:
+        return replace(empty, remark="not counted")
+    return replace(
+        empty,
+        verdict="holds" if equal else "does not hold",
+        mean=math.fsum(excess) / len(excess),
+        low=min(excess),
+        high=max(excess),
+        seeds=len(excess),
+        remark="" if equal else "more" if min(excess) >= 0 else "less" if max(excess) <= 0 else "more or less",
+    )
+
+
+def _from_interval(
+    empty: Finding, values: Sequence[float | None], scale: float, seeds: int, expected: tuple[float, float]
+) -> Finding:
+    """A finding from a mean and its interval (None below three seeds), in the unit of the claim."""
+    mean, low, high = (None if value is None else value * scale for value in values)
+    if mean is not None and math.isnan(mean):
+        return replace(empty, mean=mean, seeds=seeds, remark="a run's value is not a number")
+    if low is None or high is None:
+        return replace(empty, mean=mean, seeds=seeds, remark=_too_few(seeds))
+    verdict, side = judged(low, high, expected)
+    return replace(empty, mean=mean, low=low, high=high, seeds=seeds, verdict=verdict, remark=side)
+
+
+def _shown_to_be_better(difference: PairedDifference, metric: str) -> bool:
+    if difference.low is None or difference.high is None:
+        return False
+    return difference.low > 0 if higher_is_better(metric) else difference.high < 0
+
+
+def _too_few(seeds: int) -> str:
+    return f"nothing can be concluded from {pluralize(seeds, 'seed')}"
+
+
+def _largest_column(run: RunRecord) -> int:
+    """Parameters of one rank of the largest matrix, d_out + d_in."""
+    return max((sum(shape) for shape in run.module_shapes.values()), default=0)

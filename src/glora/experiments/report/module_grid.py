@@ -1,0 +1,116 @@
+"""Where a matrix stands in its model, read from its name: the layer, and which matrix of the layer it is.
+
+`encoder.layer.3.attention.self.query` is layer 3, matrix type `attention.self.query`. The first number in a
+name is the layer; what stands before it is the stack (`encoder` and `decoder` of a T5 are two stacks), what
+stands after it the type. Names without a number (`pooler.dense`, or every name of a small multilayer
+perceptron) have no layer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+MAX_TYPES = 16
+"""More matrix types than this (the experts of a mixture, say) are merged over the inner numbers of the names."""
+MAX_ROWS = 100
+MAX_COLUMNS = 24
+"""What can still be looked at: a map with more rows or columns is condensed."""
+ALL_MATRICES = "all matrices"
+
+
+class Place(NamedTuple):
+    """The place of a matrix: `stack` before the layer's number, `layer` (None without one), `matrix_type` after."""
+
+    stack: str
+    layer: int | None
+    matrix_type: str
+
+
+@dataclass(frozen=True)
+class ModuleGrid:
+    """The matrices of a model as layers × matrix types, in the order in which the model has them.
+
+    Attributes:
+        row_title: what a row is, "layer" or "matrix".
+        row_labels: the layer's number, with the stack where there are several; "–" for no layer.
+        columns: the matrix types.
+        cells: (row, column) -> the modules there; more than one only where types or layers were merged.
+    """
+
+    row_title: str
+    row_labels: tuple[str, ...]
+    columns: tuple[str, ...]
+    cells: dict[tuple[int, int], tuple[str, ...]]
+
+    @property
+    def merged(self) -> bool:
+        """Whether any cell stands for several matrices."""
+        return any(len(modules) > 1 for modules in self.cells.values())
+
+    def column_modules(self, column: int) -> list[str]:
+        """The modules of one matrix type, from the first layer to the last."""
+        return [name for row in range(len(self.row_labels)) for name in self.cells.get((row, column), ())]
+
+
+def place_of(module: str) -> Place:
+    """Layer and matrix type of a module by its name."""
+    parts = module.split(".")
+    for position, part in enumerate(parts[:-1]):
+        if part.isdecimal():
+            return Place(".".join(parts[:position]), int(part), ".".join(parts[position + 1 :]))
+    return Place("", None, module)
+
+
+def module_grid(modules: Iterable[str]) -> ModuleGrid:
+    """Lay the modules out as layers × matrix types.
+
+    Rows follow the model's order of stacks and the layers' numbers, with the matrices outside any layer last;
+    columns follow the model's order.
+    """
+    places = {module: place_of(module) for module in modules}
+    if len({place.matrix_type for place in places.values()}) > MAX_TYPES:
+        places = {module: _merged(place) for module, place in places.items()}
+    stacks = list(dict.fromkeys(place.stack for place in places.values()))
+    rows = sorted(
+        {(place.stack, place.layer) for place in places.values()},
+        key=lambda row: (row[1] is None, stacks.index(row[0]), row[1] or 0),
+    )
+    columns = list(dict.fromkeys(place.matrix_type for place in places.values()))
+    row_of, column_of = ({key: i for i, key in enumerate(keys)} for keys in (rows, columns))
+    cells: dict[tuple[int, int], list[str]] = {}
+    for module, place in places.items():
+        cells.setdefault((row_of[place.stack, place.layer], column_of[place.matrix_type]), []).append(module)
+    layered = {stack for stack, layer in rows if layer is not None}
+    labels = ("–" if layer is None else f"{stack} {layer}" if len(layered) > 1 else str(layer) for stack, layer in rows)
+    return ModuleGrid("layer", tuple(labels), tuple(columns), {cell: tuple(names) for cell, names in cells.items()})
+
+
+def module_map(modules: Iterable[str]) -> ModuleGrid:
+    """The grid as it can be looked at whole, whatever the model.
+
+    Matrices without a layer stand under each other. Beyond MAX_ROWS, neighbouring rows share one, beyond MAX_COLUMNS,
+    the last columns do; so 10,000 matrices are at most 2,400 cells.
+    """
+    grid = module_grid(modules)
+    if set(grid.row_labels) <= {"–"}:
+        names = [name for cell in grid.cells.values() for name in cell]
+        grid = ModuleGrid("matrix", tuple(names), (ALL_MATRICES,), {(i, 0): (name,) for i, name in enumerate(names)})
+    a_row = math.ceil(len(grid.row_labels) / MAX_ROWS) or 1
+    columns = grid.columns
+    if len(columns) > MAX_COLUMNS:
+        columns = (*columns[: MAX_COLUMNS - 1], f"{len(columns) - MAX_COLUMNS + 1} other types")
+    cells: dict[tuple[int, int], list[str]] = {}
+    for (row, column), names_there in sorted(grid.cells.items()):
+        cells.setdefault((row // a_row, min(column, len(columns) - 1)), []).extend(names_there)
+    groups = [grid.row_labels[first : first + a_row] for first in range(0, len(grid.row_labels), a_row)]
+    labels = tuple(group[0] if len(group) == 1 else f"{group[0]} to {group[-1]}" for group in groups)
+    return ModuleGrid(grid.row_title, labels, columns, {cell: tuple(names) for cell, names in cells.items()})
+
+
+def _merged(place: Place) -> Place:
+    """Numbers inside the matrix type left open: `experts.3.up_proj` -> `experts.*.up_proj`."""
+    parts = place.matrix_type.split(".")
+    return place._replace(matrix_type=".".join("*" if part.isdecimal() else part for part in parts))

@@ -1,0 +1,270 @@
+"""From records to what is compared: one group a (task, model, rank), one row a method with its settings.
+
+Pure: records in, numbers out; how they are shown is the business of `tables` and `pictures`.
+
+Two runs belong to the same row if nothing but the seed differs. So a folder in which a method was run with
+two learning rates has two rows for it, and no mean is ever taken over different settings. Every row is
+compared with the row of `lora` that shares its schedule, or with the only one there is, and then the settings in
+which they differ are named; seed by seed, where the data were the same; times only where machine and
+command were, so that the two runs stood side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from glora.experiments.config import RunConfig
+from glora.experiments.methods.base import ALLOCATION_SETTINGS
+from glora.experiments.records.schema import RunRecord
+from glora.experiments.report.statistics import (
+    Estimate,
+    PairedDifference,
+    PairedRatio,
+    estimate,
+    paired_difference,
+    paired_ratio,
+)
+
+REFERENCE = "lora"
+
+NAMED_BY_GROUP = ("task", "model", "rank")
+NAMED_BY_ROW = ("method", "seed")
+BESIDE_THE_SCHEDULE = (*NAMED_BY_ROW, *ALLOCATION_SETTINGS)
+
+
+@dataclass(frozen=True)
+class MethodSummary:
+    """One row: the finished runs of a method that differ in nothing but the seed.
+
+    Attributes:
+        method: the method's name.
+        label: the method's name, with the settings that tell its rows apart if it has several.
+        runs: the finished records, by seed.
+        metrics: metric -> mean and spread over seeds, as recorded (not in percent).
+        total_rank: sum of the ranks at the end.
+        total_rank_before: sum of the ranks at the start.
+        adapter_parameters: parameters of the adapters at the end.
+        adapter_parameters_before: parameters of the adapters at the start.
+        trainable_parameters: all parameters that were trained at the end, head included.
+        adapter_share: adapter parameters at the end over the reference's (1.3 is 30 % more); 0 without adapters.
+        trainable_share: the same of all trained parameters.
+        train_seconds: seconds of training, preparation included, without evaluation.
+        preparation_seconds: what of them passed before the first step.
+        seconds_per_step: median seconds of a step.
+        peak_memory_bytes: peak memory of a run.
+        time_ratio: training time divided by the reference's of the same seed, on one machine by one command.
+        differences: metric -> difference to the reference over the seeds with the same data.
+        is_reference: whether this row is a row of `lora`, which the others are compared with.
+        other_settings: settings, beside those of allocation alone, in which the reference is not like this row.
+    """
+
+    method: str
+    label: str
+    runs: tuple[RunRecord, ...]
+    metrics: dict[str, Estimate]
+    total_rank: Estimate | None
+    total_rank_before: Estimate | None
+    adapter_parameters: Estimate | None
+    adapter_parameters_before: Estimate | None
+    trainable_parameters: Estimate | None
+    adapter_share: float | None
+    trainable_share: float | None
+    train_seconds: Estimate | None
+    preparation_seconds: Estimate | None
+    seconds_per_step: Estimate | None
+    peak_memory_bytes: Estimate | None
+    time_ratio: PairedRatio | None
+    differences: dict[str, PairedDifference]
+    is_reference: bool
+    other_settings: tuple[str, ...]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of the finished runs."""
+        return tuple(run.config.seed for run in self.runs)
+
+
+@dataclass(frozen=True)
+class GroupSummary:
+    """All methods on one task with one model and one nominal rank.
+
+    Attributes:
+        task: the task, as configured.
+        model: the model, as configured.
+        rank: rank of uniform LoRA, from which every method's budget follows.
+        primary_metric: the metric the task is judged by; None if no run finished.
+        metric_names: every metric of the group, the primary one first.
+        methods: one row a method and setting, `lora` first, then by name.
+        failures: the runs that failed.
+    """
+
+    task: str
+    model: str
+    rank: int
+    primary_metric: str | None
+    metric_names: tuple[str, ...]
+    methods: tuple[MethodSummary, ...]
+    failures: tuple[RunRecord, ...]
+
+    @property
+    def finished(self) -> tuple[RunRecord, ...]:
+        """The finished runs of all rows."""
+        return tuple(run for method in self.methods for run in method.runs)
+
+
+def summarise(records: Sequence[RunRecord]) -> list[GroupSummary]:
+    """Group records by task, model and rank, and compare the methods of each group.
+
+    Args:
+        records: finished and failed runs in any order.
+
+    Returns:
+        The groups, by task, model and rank.
+    """
+    groups: dict[tuple[str, str, int], list[RunRecord]] = {}
+    for record in records:
+        groups.setdefault((record.config.task, record.config.model, record.config.rank), []).append(record)
+    return [_summarise_group(groups[name]) for name in sorted(groups)]
+
+
+def differing_settings(configs: Sequence[RunConfig], ignored: Sequence[str] = ()) -> list[str]:
+    """Names of the settings that are not the same in all `configs`, in the order of the schema."""
+    names = [name for name in RunConfig.model_fields if name not in ignored]
+    return [name for name in names if len({getattr(config, name) for config in configs}) > 1]
+
+
+def _summarise_group(records: list[RunRecord]) -> GroupSummary:
+    finished = [record for record in records if record.status == "finished"]
+    failures = sorted(
+        (record for record in records if record.status == "failed"),
+        key=lambda record: (record.config.method, record.config.seed, record.key),
+    )
+    rows = _rows(finished)
+    labels = _labels(rows)
+    methods = tuple(_summarise_method(runs, label, counterpart(runs, rows)) for runs, label in zip(rows, labels))
+    config = records[0].config
+    primary = finished[0].primary_metric if finished else None
+    names = {name for record in finished for name in record.final}
+    return GroupSummary(
+        task=config.task,
+        model=config.model,
+        rank=config.rank,
+        primary_metric=primary,
+        metric_names=tuple(sorted(names, key=lambda name: (name != primary, "/" in name, name))),
+        methods=methods,
+        failures=tuple(failures),
+    )
+
+
+def _rows(finished: Sequence[RunRecord]) -> list[tuple[RunRecord, ...]]:
+    """Runs that differ in nothing but the seed, `lora` first; of two runs of a seed the later one counts."""
+    rows: dict[str, dict[int, RunRecord]] = {}
+    for record in sorted(finished, key=lambda record: record.finished_at):
+        settings = record.config.model_copy(update={"seed": 0}).model_dump_json()
+        rows.setdefault(settings, {})[record.config.seed] = record
+    ordered = sorted(rows.items(), key=lambda row: (_method_order(next(iter(row[1].values()))), row[0]))
+    return [tuple(runs[seed] for seed in sorted(runs)) for _, runs in ordered]
+
+
+def _method_order(record: RunRecord) -> tuple[bool, str]:
+    return record.config.method != REFERENCE, record.config.method
+
+
+def _labels(rows: Sequence[tuple[RunRecord, ...]]) -> list[str]:
+    """The method's name; where a method has several rows, with the settings that differ among them."""
+    labels = []
+    for runs in rows:
+        config = runs[0].config
+        siblings = [other[0].config for other in rows if other[0].config.method == config.method]
+        different = differing_settings(siblings, ignored=NAMED_BY_ROW)
+        settings = ", ".join(f"{name}={getattr(config, name)}" for name in different)
+        labels.append(f"{config.method} ({settings})" if settings else config.method)
+    return labels
+
+
+def counterpart(
+    runs: tuple[RunRecord, ...], rows: Sequence[tuple[RunRecord, ...]], method: str = REFERENCE
+) -> tuple[RunRecord, ...]:
+    """The row of `method` to compare `runs` with: all settings equal, else the schedule equal, else the only row."""
+    candidates = [row for row in rows if row[0].config.method == method]
+    for ignored in (NAMED_BY_ROW, BESIDE_THE_SCHEDULE):
+        for candidate in candidates:
+            if not differing_settings([runs[0].config, candidate[0].config], ignored):
+                return candidate
+    return candidates[0] if len(candidates) == 1 else ()
+
+
+def _summarise_method(runs: tuple[RunRecord, ...], label: str, reference: tuple[RunRecord, ...]) -> MethodSummary:
+    def over_seeds(value: Callable[[RunRecord], float | None]) -> Estimate | None:
+        values = [found for run in runs if (found := value(run)) is not None]
+        return estimate(values) if values else None
+
+    same_seed = {run.config.seed: run for run in reference}
+    pairs = [(run, same_seed[run.config.seed]) for run in runs if run.config.seed in same_seed]
+    comparable = [(run, other) for run, other in pairs if _same_data(run, other)]
+    timed = [(run, other) for run, other in comparable if side_by_side(run, other)]
+    names = sorted({name for run in runs for name in run.final})
+    differences = {
+        name: paired_difference(
+            {run.config.seed: run.final[name] for run, _ in comparable if name in run.final},
+            {other.config.seed: other.final[name] for _, other in comparable if name in other.final},
+        )
+        for name in names
+    }
+    is_reference = runs[0].config.method == REFERENCE
+    return MethodSummary(
+        method=runs[0].config.method,
+        label=label,
+        runs=runs,
+        metrics={name: estimate([run.final[name] for run in runs if name in run.final]) for name in names},
+        total_rank=over_seeds(lambda run: sum(run.ranks.values()) if run.ranks else None),
+        total_rank_before=over_seeds(lambda run: sum(run.initial_ranks.values()) if run.initial_ranks else None),
+        adapter_parameters=over_seeds(lambda run: run.adapter_parameters_after),
+        adapter_parameters_before=over_seeds(lambda run: run.adapter_parameters_before),
+        trainable_parameters=over_seeds(lambda run: run.trainable_parameters_after),
+        adapter_share=_share(runs, reference, lambda run: run.adapter_parameters_after),
+        trainable_share=_share(runs, reference, lambda run: run.trainable_parameters_after),
+        train_seconds=over_seeds(lambda run: run.train_seconds),
+        preparation_seconds=over_seeds(lambda run: run.preparation_seconds),
+        seconds_per_step=over_seeds(lambda run: run.seconds_per_step),
+        peak_memory_bytes=over_seeds(lambda run: run.peak_memory_bytes),
+        time_ratio=paired_ratio(
+            {run.config.seed: run.train_seconds for run, _ in timed if run.train_seconds is not None},
+            {run.config.seed: run.train_seconds for _, run in timed if run.train_seconds is not None},
+        ),
+        differences=(
+            {}
+            if is_reference
+            else {name: difference for name, difference in differences.items() if difference is not None}
+        ),
+        is_reference=is_reference,
+        other_settings=tuple(
+            f"{name}={getattr(runs[0].config, name)} against {getattr(reference[0].config, name)}"
+            for name in differing_settings([runs[0].config, reference[0].config], BESIDE_THE_SCHEDULE)
+        )
+        if reference and not is_reference
+        else (),
+    )
+
+
+def side_by_side(run: RunRecord, other: RunRecord) -> bool:
+    """Whether two times can be divided: one machine, and one command, as far as the records say which."""
+    ours, theirs = run.provenance, other.provenance
+    return ours.machine == theirs.machine and ours.process_started_at == theirs.process_started_at
+
+
+def _share(
+    runs: Sequence[RunRecord], reference: Sequence[RunRecord], value: Callable[[RunRecord], float | None]
+) -> float | None:
+    """The mean over all seeds, divided by the reference's."""
+    mine, others = ([found for run in row if (found := value(run)) is not None] for row in (runs, reference))
+    if not mine or not any(others):
+        return None
+    return estimate(mine).mean / estimate(others).mean
+
+
+def _same_data(run: RunRecord, other: RunRecord) -> bool:
+    """Whether both saw the same examples, as far as both say what they saw."""
+    fingerprints = {run.provenance.data_fingerprint, other.provenance.data_fingerprint} - {None}
+    return len(fingerprints) <= 1

@@ -1,0 +1,1 @@
+"""Search: tuning every method alike, and sharing runs between processes, by Optuna."""

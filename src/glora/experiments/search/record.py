@@ -1,0 +1,170 @@
+"""What a search leaves behind, beside the records of its runs: `search.json`, how each method's settings were found.
+
+It is written when the trials are over, whole or not at all, and holds what a reader needs to judge the tuning: how many
+trials, by which sampler, on which examples, and how good the best was. All trials are in the storage, which Optuna's own tools
+read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from glora.experiments.records.schema import RecordError
+from glora.experiments.records.whole_files import write_whole
+from glora.experiments.report.number_format import metric_header, settings_text, value_text
+from glora.experiments.report.tables import TextTable
+from glora.messages import pluralize
+
+if TYPE_CHECKING:
+    from glora.experiments.search.plan import SearchPlan
+    from glora.experiments.search.run import StudyOutcome
+
+SEARCH_FILE = "search.json"
+SCHEMA_VERSION = 1
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class TunedMethod(_Part):
+    """One study."""
+
+    task: str = Field(description="The task, as configured.")
+    model: str = Field(description="The model, as configured.")
+    rank: int = Field(description="Rank of uniform LoRA.")
+    method: str = Field(description="The method that was tuned.")
+    searched: dict[str, str] = Field(description="Setting -> the values that were searched, in words.")
+    best: dict[str, Any] = Field(description="Setting -> the value that the reported runs have.")
+    best_value: float = Field(description="The metric on the tuning split with these values, after the last step.")
+    best_trial: str = Field(description="The trial that had them.")
+    metric: str = Field(description="What trials were judged by.")
+    direction: Literal["maximize", "minimize"] = Field(description="Whether more or less of it is better.")
+    trials: dict[str, int] = Field(description='How trials ended: "complete", "stopped early", "failed".')
+    examples: dict[str, int] = Field(
+        description="Split -> examples of a trial; `tuning` is held out of the training data."
+    )
+    data_fingerprint: str = Field(description="Hash of these examples, in order.")
+
+
+class SearchRecord(_Part):
+    """A search."""
+
+    schema_version: int = Field(SCHEMA_VERSION, description="Version of this schema.")
+    name: str = Field(description="Name of the search; the studies' names in the storage begin with it.")
+    trials: int = Field(description="Most trials of a study.")
+    sampler: str = Field(description="What chose the settings of trials.")
+    pruner: str = Field(description="What ended trials early.")
+    held_out: float = Field(description="Share of the training examples that trials were judged by.")
+    trial_seed: int = Field(description="Seed with which all trials were trained; none of `seeds`.")
+    seeds: list[int] = Field(description="Seeds of the reported runs.")
+    methods: list[TunedMethod] = Field(description="What was found.")
+
+
+def search_record(plan: SearchPlan, outcomes: Sequence[StudyOutcome]) -> SearchRecord:
+    """The record of a search whose trials are over."""
+    from glora.experiments.search.plan import how_chosen  # Optuna, which reading a record does without
+
+    terms = outcomes[0].search.terms
+    return SearchRecord(
+        schema_version=SCHEMA_VERSION,
+        name=plan.name,
+        trials=plan.options.trials,
+        sampler=how_chosen([outcome.search for outcome in outcomes]),
+        pruner=terms["pruner"],
+        held_out=plan.options.held_out,
+        trial_seed=outcomes[0].search.base.seed,
+        seeds=list(plan.seeds),
+        methods=[_tuned(outcome) for outcome in outcomes],
+    )
+
+
+def _tuned(outcome: StudyOutcome) -> TunedMethod:
+    search, best = outcome.search, outcome.best
+    assert best is not None
+    return TunedMethod.model_validate(
+        {
+            "task": search.base.task,
+            "model": search.base.model,
+            "rank": search.base.rank,
+            "method": search.method.name,
+            "searched": search.space,
+            "best": outcome.values,
+            "best_value": best.value,
+            "best_trial": best.user_attrs["slot"],
+            "metric": search.metric,
+            "direction": search.direction,
+            "trials": outcome.counts,
+            "examples": dict(search.examples),
+            "data_fingerprint": search.fingerprint,
+        }
+    )
+
+
+def write_search_record(directory: str | os.PathLike[str], record: SearchRecord) -> Path:
+    """Write `<directory>/search.json`, whole or not at all.
+
+    Raises:
+        NotWrittenError: the file system refuses; what stood there before is untouched.
+    """
+    path = Path(directory) / SEARCH_FILE
+    write_whole(path, record.model_dump_json(indent=1) + "\n")
+    return path
+
+
+def read_search_record(directory: str | os.PathLike[str]) -> SearchRecord | None:
+    """The search that a folder's runs were tuned by; None if there was none.
+
+    Raises:
+        RecordError: the file cannot be read.
+    """
+    path = Path(directory) / SEARCH_FILE
+    if not path.is_file():
+        return None
+    try:
+        return SearchRecord.model_validate_json(path.read_text(encoding="utf-8"))
+    except (ValidationError, UnicodeDecodeError) as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise RecordError(
+            f"{path}: {'; '.join(lines[1:3]) or lines[0]}. Move it away, and `glora search` writes it again."
+        ) from error
+
+
+def tuning_table(record: SearchRecord, task: str, model: str) -> TextTable | None:
+    """How the methods of one model and data set were tuned; None if the search was not about it."""
+    methods = [method for method in record.methods if (method.task, method.model) == (task, model)]
+    if not methods:
+        return None
+    examples = methods[0].examples
+    return TextTable(
+        "How the settings were tuned",
+        (
+            "method",
+            "settings found",
+            f"{metric_header(methods[0].metric)} in tuning",
+            "trials",
+            "stopped early",
+            "failed",
+        ),
+        tuple(
+            (
+                method.method,
+                settings_text(method.best),
+                value_text(method.metric, method.best_value),
+                str(sum(method.trials.values())),
+                str(method.trials.get("stopped early", 0)),
+                str(method.trials.get("failed", 0)),
+            )
+            for method in methods
+        ),
+        f"{record.sampler}; {record.pruner}; the same for every method. Trials were trained on {examples['train']:,} of the "
+        f"training examples with seed {record.trial_seed} and judged by {pluralize(examples['tuning'], 'other')}; the splits "
+        "that are reported here were not read. Of many trials the best is partly luck, so the value in tuning is not one to "
+        "report.",
+        words=("method", "settings found"),
+    )

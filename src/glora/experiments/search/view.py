@@ -1,0 +1,89 @@
+"""A search, as the user sees it before it begins and when its trials are over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from glora.experiments.report.number_format import MISSING, metric_header, settings_text, short_name, value_text
+from glora.experiments.search.plan import SearchPlan, how_chosen
+from glora.experiments.search.run import StudyOutcome
+from glora.messages import pluralize
+
+BETTER = {"maximize": "the higher the better", "minimize": "the lower the better"}
+
+
+def describe_search(plan: SearchPlan, storage: str) -> RenderableType:
+    """What is searched for which method, on which examples, how often, and what is run in the end.
+
+    Args:
+        plan: the search.
+        storage: the database, without its password.
+    """
+    studies = plan.studies
+    rows = [("search", plan.name)]
+    for study in {(s.base.task, s.base.model): s for s in studies}.values():
+        train, tuning = study.examples["train"], study.examples["tuning"]
+        rows.append(
+            (
+                "tuned on",
+                f"{short_name(study.base.task)} with {short_name(study.base.model)}: {train:,} of the training examples to "
+                f"train on, {pluralize(tuning, 'other')} to judge by ({study.metric}, {BETTER[study.direction]}); "
+                f"{pluralize(study.schedule.total_steps, 'step')} a trial",
+            )
+        )
+    terms = studies[0].terms
+    numbers = [study.trials for study in studies]
+    studied = pluralize(len(studies), "study")
+    each = f" = {studied} × {numbers[0]}" if len(set(numbers)) == 1 else f" in {studied}"
+    runs = len(plan.pairs) * len(plan.methods) * len(plan.seeds)
+    rows += [
+        (
+            "trials",
+            f"{sum(numbers)}{each}",
+        ),
+        ("", f"{how_chosen(studies)}; {terms['pruner']}; trained with seed {terms['seed of the trials']}"),
+        (
+            "runs",
+            f"then {pluralize(runs, 'run')} with the best settings: {', '.join(plan.methods)} with "
+            f"{'seed' if len(plan.seeds) == 1 else 'seeds'} {', '.join(map(str, plan.seeds))} on the whole training data, "
+            "evaluated on the task's own splits",
+        ),
+        ("storage", storage),
+        ("output", str(plan.output)),
+    ]
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold")
+    for name, text in rows:
+        grid.add_row(name, escape(text))
+    return Group(grid, "", _spaces(plan))
+
+
+def _spaces(plan: SearchPlan) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for header in ("model", "data set", "method", "searched"):
+        table.add_column(header, overflow="fold")
+    for pair in plan.pairs:
+        for study in pair.studies:
+            space = "; ".join(map(str, study.ranges)) or "nothing: it looks at none of these settings"
+            names = short_name(study.base.model), short_name(study.base.task), study.method.name
+            table.add_row(*map(escape, (*names, space)))
+    return table
+
+
+def describe_outcomes(outcomes: Sequence[StudyOutcome]) -> Table:
+    """What each study has found."""
+    table = Table(box=None, pad_edge=False, header_style="bold", title="Best settings", title_justify="left")
+    for header in ("model", "data set", "method", "settings", "in tuning", "trials"):
+        table.add_column(header, overflow="fold", no_wrap=header in ("method", "settings"))
+    for outcome in outcomes:
+        search = outcome.search
+        value = value_text(search.metric, outcome.best.value) if outcome.best else MISSING
+        trials = ", ".join(f"{count} {how}" for how, count in outcome.counts.items() if count)
+        cells = (short_name(search.base.model), short_name(search.base.task), search.method.name)
+        settings = settings_text(outcome.values).replace(", ", "\n")  # a line each: not to be cut in a narrow terminal
+        table.add_row(*map(escape, (*cells, settings, f"{metric_header(search.metric)}: {value}", trials)))
+    return table

@@ -1,0 +1,234 @@
+"""Supervised fine-tuning of a causal language model on written answers, by TRL's `SFTTrainer`; see `TaskKind`.
+
+The loss is that of the answers' tokens alone. After each epoch, with the clock stopped, the held-out answers' loss is taken,
+and where the task says how an answer is scored, the model writes its own.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers.trainer_utils import EvalLoopOutput
+from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from glora.experiments.models.causal_loading import load_causal_lm
+from glora.experiments.models.causal_modules import find_expert_parameters, find_linear_layers
+from glora.experiments.models.chat_format import IGNORED, ChatFormat, Encoded
+from glora.experiments.models.module_names import choose_modules
+from glora.experiments.models.tokenization import TokenizedTask
+from glora.experiments.training.answer_evaluation import ANSWERS_KEPT, AnswerEvaluation, perplexity
+from glora.experiments.training.timed_trainer import RunRecorder, Timed
+from glora.experiments.training.training_arguments import training_arguments
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from glora.experiments.config import RunConfig
+    from glora.experiments.data.task import TaskData
+    from glora.experiments.methods.adapted_model import AdaptedModel
+
+logger = logging.getLogger(__name__)
+
+
+class Generation:
+    """A written answer is learned."""
+
+    adapter_task_type = "CAUSAL_LM"
+
+    def load_model(self, config: RunConfig, task: TaskData) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """As the checkpoint has it: nothing is drawn."""
+        return load_causal_lm(config.model, dtype=torch.bfloat16 if config.precision == "bfloat16" else torch.float32)
+
+    def tokenize(
+        self, config: RunConfig, task: TaskData, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> TokenizedTask:
+        """Columns `input_ids` and `labels`; to evaluate on, also `prompt_ids`, `asked` and `answer`."""
+        limit = tokenizer.model_max_length
+        if config.max_length > limit:
+            raise ValueError(
+                f"max_length={config.max_length} is more than this model reads; lower it to {limit} or less."
+            )
+        chat = ChatFormat(tokenizer, model)
+        return TokenizedTask(
+            train=_encoded(chat, task.train, "training", config.max_length, to_evaluate=False),
+            evaluation={
+                name: _encoded(chat, split, name, config.max_length, to_evaluate=True)
+                for name, split in task.evaluation.items()
+            },
+        )
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+        """TRL's: pads on the right, and labels with -100."""
+        pad = DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id)
+        return lambda rows: pad([{name: row[name] for name in ("input_ids", "labels")} for row in rows])
+
+    def target_modules(self, model: PreTrainedModel, wanted: Sequence[str] | None) -> list[str]:
+        """Of the decoder's linear layers."""
+        return self._chosen(model, wanted)[0]
+
+    def target_parameters(self, model: PreTrainedModel, wanted: Sequence[str] | None) -> list[str]:
+        """Of the decoder's stacked experts."""
+        return self._chosen(model, wanted)[1]
+
+    @staticmethod
+    def _chosen(model: PreTrainedModel, wanted: Sequence[str] | None) -> tuple[list[str], list[str]]:
+        linear, experts = find_linear_layers(model), find_expert_parameters(model)
+        what = f"linear layer or stack of experts of the decoder of {type(model).__name__}"
+        chosen = set(choose_modules([*linear, *experts], wanted, what=what))
+        return [name for name in linear if name in chosen], [name for name in experts if name in chosen]
+
+    def head_modules(self, model: PreTrainedModel) -> list[str]:
+        """None: a causal model's head is what it was pretrained with."""
+        return []
+
+    def trainer(
+        self,
+        config: RunConfig,
+        adaptation: AdaptedModel,
+        tokens: TokenizedTask,
+        tokenizer: PreTrainedTokenizerBase,
+        task: TaskData,
+        recorder: RunRecorder,
+        scratch: Path,
+    ) -> TimedSFTTrainer:
+        """TRL's trainer on tokens that are ready."""
+        return TimedSFTTrainer(
+            model=adaptation.model,
+            args=training_arguments(
+                config,
+                scratch,
+                SFTConfig,
+                max_length=None,  # they are cut off already; TRL would drop what has no answer left, and the steps be fewer
+                dataset_kwargs={"skip_prepare_dataset": True},
+                gradient_checkpointing=False,
+                router_aux_loss_coef=0.0,  # routers are not trained, and the loss is to be that of the answers alone
+            ),
+            train_dataset=tokens.train,
+            eval_dataset=tokens.evaluation,
+            processing_class=tokenizer,
+            callbacks=list(adaptation.callbacks),
+            recorder=recorder,
+            answers=AnswerEvaluation(config, task, tokens, ChatFormat(tokenizer, adaptation.model), tokenizer),
+        )
+
+
+class TimedSFTTrainer(Timed, SFTTrainer):
+    """TRL's trainer for supervised fine-tuning, telling the recorder when a split is evaluated."""
+
+    not_metrics = Timed.not_metrics - {"loss"}
+
+    def __init__(self, *args: Any, answers: AnswerEvaluation, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._answers = answers
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The loss that the model's forward returns, through TRL's fused head.
+
+        TRL itself sums the log-probabilities that are returned beside it, and so would lose what PEFT's AdaLoRA adds to the
+        loss: its orthogonality penalty.
+        """
+        outputs = model(**self._fused(inputs), num_items_in_batch=num_items_in_batch)
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def evaluation_batches(self, split: str) -> int:
+        """Those of the loss, and those that are generated."""
+        return super().evaluation_batches(split) + self._answers.batches(self.eval_dataset[split])
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """The held-out loss, its perplexity, and the score of the answers that the model writes."""
+        name = metric_key_prefix.removeprefix("eval_")
+        split = self.eval_dataset[name]
+        model = self.model
+        model.eval()
+        written = self._answers.write(model, split, self._after_batch)
+        loss = self._held_out_loss(model, dataloader)
+        metrics = {"loss": loss, "perplexity": perplexity(loss)}
+        if written:
+            metrics = {"exact_match": sum(answer.right for answer in written) / len(written), **metrics}
+            self._recorder.answers_written(name, written[:ANSWERS_KEPT])
+        named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=named, num_samples=len(split))
+
+    @torch.no_grad()
+    def _held_out_loss(self, model: Any, dataloader: Any) -> float:
+        """-Σ log p / number of the answers' tokens, over the whole split: a long answer counts by its length.
+
+        Raises:
+            ValueError: no answer has a token left.
+        """
+        total, count = 0.0, 0
+        for inputs in dataloader:
+            with self.compute_loss_context_manager():
+                outputs = model(**self._fused(self._prepare_inputs(inputs)))
+            total -= float(outputs.log_probs.double().sum())
+            count += int(outputs.label_mask.sum())
+            self._after_batch()
+        if not count:
+            raise ValueError("max_length leaves no token of any answer to be evaluated on; raise it")
+        return total / count
+
+    @staticmethod
+    def _fused(inputs: dict[str, Any]) -> dict[str, Any]:
+        return {**inputs, "use_cache": False, "fused_lm_head": True}
+
+    def _after_batch(self) -> None:
+        self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+
+
+def _encoded(chat: ChatFormat, examples: Dataset, name: str, max_length: int, *, to_evaluate: bool) -> Dataset:
+    """A split's examples as token ids; says how many were cut off.
+
+    Raises:
+        ValueError: no answer has a token left.
+    """
+    from datasets import Dataset
+
+    encoded = chat.encode(list(examples["prompt"]), list(examples["answer"]))
+    inputs = [example.inputs(max_length) for example in encoded]
+    _report_cuts(encoded, inputs, name, max_length)
+    columns: dict[str, list[Any]] = {key: [row[key] for row in inputs] for key in ("input_ids", "labels")}
+    if to_evaluate:
+        columns |= {
+            "prompt_ids": [example.prompt for example in encoded],
+            "asked": [prompt[-1]["content"] for prompt in examples["prompt"]],
+            "answer": list(examples["answer"]),
+        }
+    return Dataset.from_dict(columns)
+
+
+def _report_cuts(
+    encoded: Sequence[Encoded], inputs: Sequence[dict[str, list[int]]], name: str, max_length: int
+) -> None:
+    cut = sum(len(example.prompt) + len(example.answer) > max_length for example in encoded)
+    empty = sum(all(label == IGNORED for label in row["labels"]) for row in inputs)
+    longest = max(len(example.prompt) + len(example.answer) for example in encoded)
+    if empty == len(encoded):
+        raise ValueError(
+            f"max_length={max_length} leaves no token of any answer of the {name} examples; the longest example has {longest}"
+        )
+    if cut:
+        logger.warning(
+            "%s of %s %s examples are longer than max_length=%s and cut off, so that their answers do not end%s; the longest "
+            "has %s tokens",
+            f"{cut:,}",
+            f"{len(encoded):,}",
+            name,
+            max_length,
+            f" ({empty:,} have no answer left)" if empty else "",
+            f"{longest:,}",
+        )

@@ -1,0 +1,1 @@
+"""Guards: mistakes in a training loop that only its first step, or its end, can show."""

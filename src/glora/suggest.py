@@ -1,0 +1,177 @@
+"""Ranks from a few calibration batches, without training: a rank_pattern to begin with.
+
+The same norms as during a warm-up, at the very start of one: LoRA's B is zero, so ∂L/∂B = s·G·Aᵀ sketches the gradient of the
+pretrained model, and the mean norm over the batches takes the place of the moving average. The model is left as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import nn
+
+from glora.allocation.shares import allocate_ranks
+from glora.lora.adapter import RankedAdapter
+from glora.lora.matrix import adapted_model, base_model, exact_pattern, factors, peft_configs
+from glora.lora.peft_config import excluding
+from glora.scoring.gradient_norms import GradientNorms
+
+Loss = Callable[[nn.Module, Any], torch.Tensor]
+PROBE = "glora_probe"
+# What get_peft_model adds to modules_to_save for a task.
+HEADS = {"SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",)}
+
+
+def suggest_ranks(
+    model: nn.Module,
+    batches: Iterable[Any],
+    config: LoraConfig | None = None,
+    *,
+    total_rank: int | None = None,
+    budget: str = "rank",
+    min_rank: int = 1,
+    max_rank: int | None = None,
+    loss: Loss | None = None,
+    seed: int = 0,
+) -> dict[str, int]:
+    """Suggest a rank for each matrix from the gradients of a few batches.
+
+        ranks = suggest_ranks(model, batches, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear"))
+        config = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", rank_pattern=ranks,
+                            alpha_pattern={name: 2 * rank for name, rank in ranks.items()})
+
+    With a rank_pattern alone PEFT would scale each matrix by lora_alpha/r_k; the alpha_pattern keeps one scaling, here 2.
+
+    Args:
+        model: A model without an adapter (give `config`), or one with a LoRA adapter that has not been trained.
+        batches: What `loss` takes; by default dictionaries for `model(**batch).loss`, moved to the model's device. About
+            8 to 32 batches of the size you train with; each costs one forward and one backward pass.
+        config: The LoRA configuration that you are going to use; its own rank_pattern and initialisation are not.
+        total_rank: The sum of the ranks. Default: n·r for the n matrices of the configuration.
+        budget: "rank", Σ r_k = total_rank, or "parameters", no more parameters than total_rank ranks spread evenly.
+        min_rank: No matrix gets a smaller rank; at least 1, since a rank_pattern cannot leave a matrix out.
+        max_rank: No matrix gets a larger rank; min(d_in, d_out) always bounds it.
+        loss: What to differentiate: loss(model, batch) -> scalar. Default: `model(**batch).loss`.
+        seed: Seeds the random A. The global generators are not touched.
+
+    Returns:
+        PEFT's exact patterns ("^" and the escaped module name) with their ranks, for LoraConfig(rank_pattern=...).
+
+    Raises:
+        ValueError: no batch, no configuration for a model without LoRA, a configuration for one that has an adapter, or with
+            layer_replication; a loss that is missing or not finite; bounds that cannot be met.
+    """
+    if isinstance(min_rank, bool) or not isinstance(min_rank, int) or min_rank < 1:
+        raise ValueError(
+            f"min_rank={min_rank!r} must be an int of at least 1: a rank_pattern cannot leave a matrix out; "
+            "name it in LoraConfig(exclude_modules=...) instead"
+        )
+    if budget not in ("rank", "parameters"):
+        raise ValueError(f"budget={budget!r} must be one of rank, parameters")
+    with _untouched(model), _probed(model, config, seed) as adapter:
+        norms = _mean_norms(model, adapter, batches, loss or _own_loss)
+        if not any(norms.values()):
+            raise ValueError("no gradient reached any matrix; check that the loss depends on the adapted layers")
+        ranks = allocate_ranks(
+            norms,
+            sum(adapter.ranks.values()) if total_rank is None else total_rank,
+            min_rank=min_rank,
+            max_rank={name: min(*shape, max_rank or min(shape)) for name, shape in adapter.shapes.items()},
+            costs=adapter.costs if budget == "parameters" else None,
+        )
+    return {exact_pattern(name): rank for name, rank in ranks.items()}
+
+
+def _mean_norms(model: nn.Module, adapter: RankedAdapter, batches: Iterable[Any], loss: Loss) -> dict[str, float]:
+    reader = GradientNorms(adapter.layers, adapter.name, "delta")
+    total, count = torch.zeros(len(reader.names), device=reader.device), 0
+    for batch in batches:
+        value = loss(model, batch)
+        if not torch.is_tensor(value) or value.dim() > 0:
+            raise ValueError(f"the loss of batch {count} is {value!r}; it must be a scalar tensor (are there labels?)")
+        value.backward()  # type: ignore[no-untyped-call]
+        norms = reader.read()
+        if not torch.isfinite(norms).all():
+            raise ValueError(f"batch {count} has gradients with inf or NaN (its loss is {value.item()}); leave it out")
+        total += norms
+        count += 1
+        for layer in adapter.layers.values():
+            for factor in factors(layer, adapter.name):
+                factor.grad = None
+    if count == 0:
+        raise ValueError("batches is empty; give at least one batch (8 to 32 are better)")
+    return dict(zip(reader.names, (total / count).tolist()))
+
+
+def _own_loss(model: nn.Module, batch: Mapping[str, Any]) -> torch.Tensor:
+    device = next(model.parameters()).device
+    outputs = model(**{k: v.to(device) if torch.is_tensor(v) else v for k, v in batch.items()})
+    return cast(torch.Tensor, outputs["loss"] if isinstance(outputs, Mapping) else outputs[0])
+
+
+@contextmanager
+def _probed(model: nn.Module, config: LoraConfig | None, seed: int) -> Iterator[RankedAdapter]:
+    """The model with an adapter to read from: its own, or one that is there only for the time being."""
+    root = base_model(model)
+    if config is None:
+        try:
+            adapter = RankedAdapter(model)
+        except ValueError as error:
+            raise ValueError(f"{error}; or give the LoraConfig that is to be used") from None
+    else:
+        if adapters := list(peft_configs(adapted_model(model))):
+            raise ValueError(
+                f"the model has an adapter already ({', '.join(adapters)}); leave out `config` to get ranks for that one, or "
+                "give the model without it (model.unload())"
+            )
+        if config.layer_replication:
+            raise ValueError(
+                "layer_replication makes another model of this one; make it with get_peft_model(model, config), and give "
+                "that, without `config`"
+            )
+        plain = {"rank_pattern": {}, "alpha_pattern": {}, "init_lora_weights": True, "modules_to_save": None}
+        exclude = {"exclude_modules": _without_heads(config)}
+        fields = {**config.to_dict(), **plain, **exclude, "use_dora": False, "inference_mode": False}
+        fields = {k: v for k, v in fields.items() if k in LoraConfig.__dataclass_fields__}
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            inject_adapter_in_model(LoraConfig(**fields), root, PROBE)
+        adapter = RankedAdapter(root, PROBE)
+    root.requires_grad_(False)
+    for layer in adapter.layers.values():
+        for factor in factors(layer, adapter.name):
+            factor.requires_grad_(True)
+    yield adapter
+
+
+def _without_heads(config: LoraConfig) -> Any:
+    """What the configuration excludes, and the modules that training will train whole, which PEFT gives no adapter."""
+    heads = {*(config.modules_to_save or ()), *HEADS.get(config.task_type or "", ())}
+    return excluding([rf"(?:.*\.)?(?:{'|'.join(sorted(heads))})(?:\..*)?"] if heads else [], config.exclude_modules)
+
+
+@contextmanager
+def _untouched(model: nn.Module) -> Iterator[None]:
+    """Put back, whatever happens, the module tree, attributes, gradients, and flags, and keep dropout off meanwhile."""
+    modules = list(model.modules())
+    children = [(module, dict(module._modules), set(vars(module)), module.training) for module in modules]
+    parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+    for parameter, _, _ in parameters:
+        parameter.grad = None
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, submodules, attributes, training in children:
+            module._modules.clear()
+            module._modules.update(submodules)
+            for added in set(vars(module)) - attributes:
+                delattr(module, added)
+            module.training = training
+        for parameter, requires_grad, grad in parameters:
+            parameter.requires_grad_(requires_grad)
+            parameter.grad = grad

@@ -1,0 +1,328 @@
+"""The command line: what it parses, prints and returns. Training is done by a stand-in."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import glora
+from glora import cli
+from glora.experiments.config import RunConfig
+from glora.experiments.data.registry import TASKS
+from glora.experiments.methods.base import METHODS
+from glora.experiments.models.model_fit import WRITTEN_ANSWERS_ONLY
+from glora.experiments.models.registry import MODELS, ModelNotFoundError
+from glora.experiments.presets import PRESETS
+from glora.experiments.records.provenance import collect_provenance
+from glora.experiments.records.schema import RunRecord, read_records
+from glora.experiments.training import run as train
+from glora.experiments.training.progress import RunProgress
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """Call `glora ...` in this process."""
+
+    def run_command(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["glora", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        return Result(ended.value.code or 0, captured.out, captured.err)
+
+    return run_command
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
+    """The runs that were made, by a stand-in that fails for the method `adalora`."""
+    configs: list[RunConfig] = []
+
+    def make_run(config: RunConfig, *, progress: RunProgress, logs: Path | None = None) -> RunRecord:
+        configs.append(config)
+        broken = config.method == "adalora"
+        record = RunRecord(
+            config=config,
+            key=config.key,
+            status="failed" if broken else "finished",
+            error="ValueError: broken on purpose" if broken else None,
+            started_at="2026-01-01T00:00:00+00:00",
+            finished_at="2026-01-01T00:01:00+00:00",
+            primary_metric="accuracy",
+            final={"accuracy": 0.5, "matthews_correlation": 0.0},
+            train_seconds=1.0,
+            steps=18,
+            examples={"train": 192, "validation": 48},
+            provenance=collect_provenance(),
+        )
+        progress.run_ends(record)
+        return record
+
+    monkeypatch.setattr(train, "run", make_run)
+    return configs
+
+
+@pytest.fixture
+def source(tiny_deberta: Path, glue_folder: Path) -> tuple[str, ...]:
+    return ("--model", str(tiny_deberta), "--task", "rte", "--data-dir", str(glue_folder), "--max-length", "32")
+
+
+# Start-up
+
+
+def test_help_loads_nothing_heavy() -> None:
+    """`glora --help` must come at once; on a quiet machine it takes 0.15 s, with torch it would take seconds."""
+    probe = (
+        "import sys; sys.argv = ['glora', 'compare', '--help']\n"
+        "from glora.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'peft', 'datasets', 'sklearn', 'matplotlib', 'optuna', 'numpy'}\n"
+        "print('loaded:', sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, timeout=120)
+    assert "loaded: []" in done.stdout
+
+
+def test_version(call) -> None:
+    assert call("--version") == (0, f"glora {glora.__version__}\n", "")
+
+
+def test_the_module_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "glora", "--version"], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout == f"glora {glora.__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["compare", "search"])
+def test_every_setting_of_a_run_has_an_option(call, command: str) -> None:
+    shown = call(command, "--help").out
+    named = {"learning_rate": "lr", "seed": "seeds", "method": "methods"}
+    for field in RunConfig.model_fields.keys() - ({"held_out"} if command == "compare" else set()):
+        assert f"--{named.get(field, field).replace('_', '-')} " in shown, field
+
+
+def test_the_defaults_that_are_shown_are_those_that_are_used(call) -> None:
+    shown = call("compare", "--help").out
+    for option, field in (("--lr", "learning_rate"), ("--rank", "rank"), ("--beta", "beta"), ("--epochs", "epochs")):
+        default = re.search(rf"{option} .*?\[default: \((.*?)\)\]", shown, re.DOTALL)
+        assert default, option
+        assert float(default[1]) == RunConfig.model_fields[field].default
+
+
+# Lists
+
+
+@pytest.mark.parametrize(("what", "names"), [("methods", METHODS), ("models", MODELS), ("tasks", TASKS)])
+def test_lists_show_every_name_with_what_it_is(call, what: str, names: dict[str, Any]) -> None:
+    result = call("list", what)
+    assert result.code == 0
+    for name, entry in names.items():
+        (line,) = [line for line in result.out.splitlines() if line.split()[:1] == [name]]
+        assert entry.summary.split()[0] in line
+
+
+def test_listing_something_else_names_what_there_is(call) -> None:
+    result = call("list", "method")
+    assert result.code == 2
+    assert "cannot list 'method': did you mean 'methods'? There are models, tasks, methods" in result.err
+
+
+# compare
+
+
+def test_a_plan_is_shown_and_nothing_is_run(call, made, source, tmp_path: Path) -> None:
+    result = call("compare", *source, "-o", tmp_path / "out", "--seeds", "0,1", "--epochs", 4, "--plan")
+    assert result.code == 0
+    assert made == []
+    assert not (tmp_path / "out").exists()
+    for part in (
+        "192 for training, 48 for validation",
+        "4 epochs of 6 steps = 24 steps, 32 examples each",
+        "warm-up 6 steps, beta 0.9, signal delta, rank budget",
+        "6 = 3 methods (lora, adalora, glora) × 2 seeds (0, 1)",
+    ):
+        assert part in result.out
+
+
+def test_a_plan_of_one_of_each_is_in_the_singular(call, made, source, tmp_path: Path) -> None:
+    options = ("--methods", "glora", "--seeds", "0", "--epochs", 2, "--batch-size", 192, "--warmup-steps", 1)
+    result = call("compare", *source, "-o", tmp_path / "out", *options, "--plan")
+    for part in ("2 epochs of 1 step = 2 steps", "warm-up 1 step, beta", "1 = 1 method (glora) × 1 seed (0)"):
+        assert part in result.out
+
+
+def test_options_reach_the_runs(call, made, source, tmp_path: Path) -> None:
+    options = (
+        "--methods=lora,glora --seeds=4 --rank=4 --lora-alpha=12 --lora-dropout=0.1 --target-modules=query_proj,dense "
+        "--lr=1e-3 --epochs=5 --batch-size=16 --group-by-length --max-length=32 --lr-scheduler=cosine --lr-warmup=0.1 "
+        "--weight-decay=0.01 "
+        "--train-limit=64 --eval-limit=32 --precision=bfloat16 --total-rank=20 --warmup-steps=0.5 --beta=0.8 "
+        "--signal=lora_b --budget=parameters --min-rank=1 --max-rank=9 --keep=svd --score-exponent=0.5 "
+        "--score=last_singular_value --relative-to=weight --rank-scaling=inverse --reallocate-every=4 --max-reallocations=2"
+    )
+    assert call("compare", *source, "-o", tmp_path, *options.split()).code == 0
+    lora, glora_run = made
+    assert (lora.method, glora_run.method, glora_run.seed) == ("lora", "glora", 4)
+    untouched = {"model", "task", "method", "seed", "data_dir", "held_out"}  # the last is for searches
+    for field, default in RunConfig().model_dump(exclude=untouched).items():
+        if field not in WRITTEN_ANSWERS_ONLY:  # which a classification refuses
+            assert getattr(glora_run, field) != default, f"{field} did not arrive"
+    assert glora_run.target_modules == ("query_proj", "dense")
+    assert lora.beta == RunConfig().beta
+
+
+def test_a_comparison_runs_reports_and_goes_on(call, made, source, tmp_path: Path) -> None:
+    command = ("compare", *source, "-o", tmp_path, "--methods", "lora,glora", "--seeds", "0")
+    first = call(*command)
+    assert first.code == 0
+    assert (tmp_path / "report.md").is_file()
+    assert f"The report: {tmp_path / 'report.md'}" in first.out
+    assert f"As a page: {tmp_path / 'report.html'}" in first.out
+    assert (tmp_path / "report.html").is_file()
+    assert len(made) == 2
+    again = call(*command)
+    assert again.code == 0
+    assert len(made) == 2
+    assert "2 already finished, nothing is left to run" in again.out
+    assert f"The report: {tmp_path / 'report.md'}" in again.out
+
+
+def test_a_failed_run_is_told_and_the_others_are_reported(call, made, source, tmp_path: Path) -> None:
+    result = call("compare", *source, "-o", tmp_path, "--seeds", "0")
+    assert result.code == 1
+    assert [config.method for config in made] == ["lora", "adalora", "glora"]
+    assert "adalora, seed 0 failed: ValueError: broken on purpose" in result.out
+    assert "1 of 3 runs did not finish" in result.out
+    assert (tmp_path / "report.md").is_file()
+    assert {record.status for record in read_records(tmp_path)} == {"finished", "failed"}
+
+
+def test_when_every_run_fails_there_is_no_report_and_no_traceback(call, made, source, tmp_path: Path) -> None:
+    folder = tmp_path / "rte[/]"  # rich would read it as markup
+    result = call("compare", *source, "-o", folder, "--methods", "adalora", "--seeds", "0")
+    assert result.code == 1
+    assert f"1 of 1 runs did not finish: see above, and the tracebacks in {folder / 'runs'}. The same" in result.out
+    assert not (folder / "report.md").exists()
+    assert result.err == ""
+
+
+def test_ctrl_c_says_how_to_go_on(call, made, source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in = train.run
+
+    def interrupted(config: RunConfig, *, progress: RunProgress, logs: Path | None = None) -> RunRecord:
+        if config.method == "glora":
+            raise KeyboardInterrupt
+        return stand_in(config, progress=progress)
+
+    monkeypatch.setattr(train, "run", interrupted)
+    result = call("compare", *source, "-o", tmp_path, "--methods", "lora,glora", "--seeds", "0")
+    assert result.code == 130
+    assert f"Finished runs are kept in {tmp_path}; the same command goes on with the rest." in result.out
+    assert [record.config.method for record in read_records(tmp_path)] == ["lora"]
+
+
+# Presets
+
+
+def test_a_preset_is_a_start_and_what_is_given_wins(call, made, source, tmp_path: Path) -> None:
+    result = call(
+        "compare", *source, "-o", tmp_path, "--preset", "demo", "--lr", "0.5", "--methods", "lora", "--seeds", 7
+    )
+    assert result.code == 0
+    (config,) = made
+    assert (config.method, config.seed, config.learning_rate) == ("lora", 7, 0.5)
+    assert config.batch_size == PRESETS["demo"].settings["batch_size"] != RunConfig().batch_size
+
+
+def test_an_unknown_preset_is_refused(call, tmp_path: Path) -> None:
+    result = call("compare", "-o", tmp_path, "--preset", "demmo")
+    assert result.code == 2
+    assert "unknown preset 'demmo': did you mean 'demo'?" in result.err
+
+
+# Bad input
+
+
+def test_faults_are_one_message_without_a_traceback(call, source, tmp_path: Path) -> None:
+    result = call("compare", *source, "-o", tmp_path, "--methods", "lora,gloria", "--beta", 1)
+    assert result.code == 2
+    assert result.err.startswith("error: 2 things are wrong:")
+    assert "unknown method 'gloria': did you mean 'glora'" in result.err
+    assert "beta=1.0: input should be less than 1" in result.err
+    assert "Traceback" not in result.err
+    assert "--debug" not in result.err
+
+
+def test_a_plan_tells_what_the_model_cannot_take(call, source, tmp_path: Path) -> None:
+    result = call("compare", *source, "-o", tmp_path, "--max-length", 65, "--plan")
+    assert result.code == 2
+    assert "max_length=65 is more than the 64 tokens that" in result.err
+    result = call("compare", *source, "-o", tmp_path, "--model", "someone/some-model", "--plan")
+    assert result.code == 2
+    assert "cannot load the model 'someone/some-model'" in result.err
+
+
+def test_runs_that_were_not_made_for_want_of_a_model_are_counted(call, source, tmp_path: Path, monkeypatch) -> None:
+    def load_classifier(*_: object, **__: object) -> None:
+        raise ModelNotFoundError("cannot load the model: the disk is full")
+
+    monkeypatch.setattr("glora.experiments.training.classification.load_classifier", load_classifier)
+    result = call("compare", *source, "-o", tmp_path, "--methods", "lora,glora", "--seeds", "0,1")
+    assert result.code == 1
+    assert "lora, seed 0 failed: ModelNotFoundError: cannot load the model: the disk is full" in result.out
+    assert "3 runs more would need the same model: not made" in result.out
+    assert "4 of 4 runs did not finish: see above" in result.out
+
+
+def test_seeds_must_be_numbers(call, source, tmp_path: Path) -> None:
+    result = call("compare", *source, "-o", tmp_path, "--seeds", "0,one")
+    assert result.code == 2
+    assert "seeds='0,one': seeds are whole numbers" in result.err
+    assert "--debug" not in result.err, "that line is for what may be a fault of the program"
+
+
+def test_an_adapter_that_is_not_there_is_named(call, tmp_path: Path) -> None:
+    result = call("export", tmp_path / "nowhere", "--uniform", "-o", tmp_path / "out")
+    assert result.code == 2
+    assert f"there is no adapter at '{tmp_path / 'nowhere'}'" in result.err
+    assert "save_pretrained" in result.err
+
+
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "argv", ["glora", "report", str(tmp_path), "--debug"])
+    with pytest.raises(ValueError, match="no finished run"):
+        cli.main()
+
+
+def test_a_report_on_nothing_is_refused(call, tmp_path: Path) -> None:
+    result = call("report", tmp_path / "nowhere")
+    assert result.code == 2
+    assert "no finished run" in result.err
+
+
+def test_a_broken_record_is_named(call, source, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "rte.json").write_text('{"schema_version": ')
+    result = call("compare", *source, "-o", tmp_path)
+    assert result.code == 2
+    assert "rte.json: malformed JSON at line 1" in result.err
+
+
+@pytest.mark.parametrize("arguments", [("compare",), ("compare", "--rank", "eight", "-o", "x"), ("comparre",)])
+def test_wrong_usage_is_refused_by_the_parser(call, arguments: tuple[str, ...]) -> None:
+    assert call(*arguments).code == 2

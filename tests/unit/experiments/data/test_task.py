@@ -1,0 +1,76 @@
+"""Limits and fingerprints: what makes two runs use the same examples, and shows that they did."""
+
+from __future__ import annotations
+
+import pytest
+
+from glora.experiments.data.task import Rows, Task, build_task_data, limited
+
+TASK = Task("t", "", ("accuracy",), "accuracy", ("no", "yes"))
+
+
+def rows(n: int, *, pairs: bool = True) -> Rows:
+    return Rows([f"a{i}" for i in range(n)], [f"b{i}" for i in range(n)] if pairs else None, [i % 2 for i in range(n)])
+
+
+def test_a_limit_draws_whole_rows_at_random_the_same_every_time() -> None:
+    kept = limited(rows(100), 20)
+    numbers = [int(text[1:]) for text in kept.text_a]
+    assert kept == limited(rows(100), 20)
+    assert numbers == sorted(set(numbers))
+    assert numbers != list(range(20))
+    assert kept.text_b == [f"b{i}" for i in numbers]
+    assert kept.labels == [i % 2 for i in numbers]
+
+
+def test_a_smaller_limit_draws_a_part_of_a_larger_one() -> None:
+    assert set(limited(rows(100), 10).text_a) < set(limited(rows(100), 40).text_a)
+
+
+def test_no_limit_and_a_large_one_keep_everything() -> None:
+    assert limited(rows(5), None) == limited(rows(5), 5) == limited(rows(5), 9) == rows(5)
+
+
+def test_data_sets_have_the_same_columns_for_every_task() -> None:
+    data = build_task_data(TASK, rows(8), {"validation": rows(6)}, train_limit=4, eval_limit=2)
+    assert data.train.column_names == ["text_a", "text_b", "label"]
+    assert (len(data.train), len(data.evaluation["validation"])) == (4, 2)
+    assert (data.num_labels, data.regression, data.text_columns) == (2, False, ("text_a", "text_b"))
+    scored = Task("t", "", ("pearson",), "pearson", None)
+    single = build_task_data(scored, Rows(["a", "b"], None, [0.5, 3]), {"validation": Rows(["c"], None, [1.0])})
+    assert single.train.column_names == ["text_a", "label"]
+    assert single.train[1] == {"text_a": "b", "label": 3.0}
+    assert isinstance(single.train[1]["label"], float)
+    assert (single.num_labels, single.regression, single.text_columns) == (1, True, ("text_a",))
+
+
+def fingerprint(train: Rows, validation: Rows, task: Task = TASK) -> str:
+    return build_task_data(task, train, {"validation": validation}).fingerprint
+
+
+def test_fingerprint_is_that_of_the_examples() -> None:
+    assert fingerprint(rows(4), rows(2)) == fingerprint(rows(4), rows(2))
+    assert fingerprint(limited(rows(100), 4), rows(2)) == (
+        build_task_data(TASK, rows(100), {"validation": rows(2)}, train_limit=4).fingerprint
+    )
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Rows(["a0", "a1"], ["b0", "b1"], [0, 0]),  # a label
+        Rows(["a0", "a1"], ["b0", "b2"], [0, 1]),  # a text
+        Rows(["a0", "a1b0"], ["", "b1"], [0, 1]),  # a boundary
+        Rows(["a1", "a0"], ["b1", "b0"], [1, 0]),  # the order
+        Rows(["a0", "a1"], None, [0, 1]),  # a column
+        rows(3),
+    ],
+)
+def test_fingerprint_tells_different_examples_apart(other: Rows) -> None:
+    assert fingerprint(other, rows(2)) != fingerprint(rows(2), rows(2))
+
+
+def test_fingerprint_tells_splits_and_class_names_apart() -> None:
+    assert fingerprint(rows(2), rows(4)) != fingerprint(rows(4), rows(2))
+    turned = Task("t", "", ("accuracy",), "accuracy", ("yes", "no"))
+    assert fingerprint(rows(2), rows(2), turned) != fingerprint(rows(2), rows(2))

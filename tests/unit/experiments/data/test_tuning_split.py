@@ -1,0 +1,102 @@
+"""The split that settings are tuned on: out of the training examples, the same for every seed, and nothing else is read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from glora.experiments.config import RunConfig
+from glora.experiments.data import custom_tables as custom_data
+from glora.experiments.data import glue, stdlib_docs
+from glora.experiments.data import table_files as data_files
+from glora.experiments.data.registry import load_task
+from glora.experiments.data.task import DataError, Rows
+from glora.experiments.data.tuning_split import hold_out
+from glora.experiments.training.run import data_fingerprint, example_counts
+
+
+def rows(labels: list, groups: list[str] | None = None) -> Rows:
+    return Rows([f"text {i}" for i in range(len(labels))], None, labels, groups)
+
+
+def test_every_example_is_in_one_part_and_classes_keep_their_shares() -> None:
+    every = rows([0] * 70 + [1] * 25 + [2] * 5)
+    train, tuning = hold_out(every, 0.2)
+    assert sorted(train.text_a + tuning.text_a) == sorted(every.text_a)
+    assert Counter(tuning.labels) == {0: 14, 1: 5, 2: 1}
+    assert train.text_a == [text for text in every.text_a if text in set(train.text_a)], "in their order"
+    assert len({int(text.split()[1]) // 10 for text in tuning.text_a}) > 6, (
+        "drawn from all over, and not the first ones"
+    )
+
+
+def test_the_same_examples_are_held_out_every_time() -> None:
+    first, second = (hold_out(rows([i % 2 for i in range(50)]), 0.2)[1].text_a for _ in range(2))
+    assert first == second
+
+
+def test_a_regression_is_divided_as_one() -> None:
+    train, tuning = hold_out(rows([i / 7 for i in range(40)]), 0.25)
+    assert (len(train), len(tuning)) == (30, 10)
+
+
+def test_groups_stay_whole() -> None:
+    groups = [f"module {i // 7}" for i in range(140)]
+    train, tuning = hold_out(rows([i % 2 for i in range(140)], groups), 0.2)
+    assert not set(train.groups or ()) & set(tuning.groups or ())
+    assert len(tuning) == 28
+
+
+@pytest.mark.parametrize(("count", "groups"), [(1, None), (2, None), (6, ["one"] * 6)])
+def test_a_part_that_would_be_empty_is_refused(count: int, groups: list[str] | None) -> None:
+    with pytest.raises(DataError, match=r"held_out=0\.2 of .* leaves none to judge by"):
+        hold_out(rows(list(range(count)), groups), 0.2)
+
+
+def test_modules_of_the_standard_library_are_in_one_part_only() -> None:
+    data = load_task("stdlib-docs", held_out=0.2)
+    whole = stdlib_docs.load_splits()["train"]
+    module = dict(zip(whole.text_b or (), whole.groups or ()))  # a docstring occurs in one module only
+    parts = [{module[text] for text in split["text_b"]} for split in (data.train, data.evaluation["tuning"])]
+    assert not parts[0] & parts[1]
+    assert len(data.train) + len(data.evaluation["tuning"]) == len(whole)
+    assert 0.15 < len(data.evaluation["tuning"]) / len(whole) < 0.25
+
+
+def test_the_limit_comes_first(glue_folder: Path) -> None:
+    """What is held out is a part of what the reported runs train on, and they never see more."""
+    limited = set(load_task("rte", data_dir=str(glue_folder), train_limit=60).train["text_b"])
+    data = load_task("rte", data_dir=str(glue_folder), train_limit=60, held_out=0.2, eval_limit=10)
+    assert len(data.train) == 48
+    assert len(data.evaluation["tuning"]) == 10
+    assert {*data.train["text_b"], *data.evaluation["tuning"]["text_b"]} <= limited
+
+
+def test_the_dev_split_is_not_read(glue_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def recording(path: Path, *arguments: object, **options: object) -> object:
+        read.append(Path(path).name)
+        return data_files.read_tsv(path, *arguments, **options) if options else data_files.read_table(path)
+
+    monkeypatch.setattr(glue, "read_tsv", recording)
+    monkeypatch.setattr(custom_data, "read_table", recording)
+    for name in ("train", "validation"):
+        (tmp_path / f"{name}.csv").write_text("text,label\n" + "".join(f"{name} {i},{i % 2}\n" for i in range(20)))
+    assert set(load_task("mnli", data_dir=str(glue_folder), held_out=0.25).evaluation) == {"tuning"}
+    assert set(load_task(str(tmp_path / "train.csv"), held_out=0.25).evaluation) == {"tuning"}
+    assert read == ["train.tsv", "train.csv"]
+    load_task(str(tmp_path / "train.csv"))
+    assert "validation.csv" in read
+
+
+def test_a_run_of_a_tuning_configuration_sees_other_data_than_a_reported_one(glue_folder: Path) -> None:
+    reported = RunConfig(task="rte", data_dir=str(glue_folder))
+    tuning = reported.model_copy(update={"held_out": 0.25})
+    assert example_counts(tuning) == {"train": 144, "tuning": 48}
+    assert example_counts(reported) == {"train": 192, "validation": 48}
+    assert data_fingerprint(tuning) != data_fingerprint(reported)
+    assert data_fingerprint(tuning) == data_fingerprint(tuning.model_copy(update={"seed": 7}))
+    assert tuning.key != reported.key

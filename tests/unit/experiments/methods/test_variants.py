@@ -1,0 +1,126 @@
+"""A variant is a method with settings of its own: told apart, recorded, tuned and refused like any other."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from glora.experiments.comparison import InvalidComparisonError, plan_comparison
+from glora.experiments.config import RunConfig
+from glora.experiments.methods.base import find_method
+from glora.experiments.methods.uniform_lora import even_ranks
+from glora.experiments.name_resolution import resolve_method_name
+from glora.experiments.search.ranges import parse_range
+from glora.experiments.search.space import searched_by
+
+
+def test_a_variants_settings_hold_whatever_all_methods_are_given() -> None:
+    variant = find_method("glora:budget=parameters:learning_rate=2e-3")
+    config = variant.normalise(RunConfig(learning_rate=1e-4, budget="rank", beta=0.5), seed=3)
+    assert (config.method, config.budget, config.learning_rate, config.beta, config.seed) == (
+        "glora:learning_rate=0.002:budget=parameters",
+        "parameters",
+        2e-3,
+        0.5,
+        3,
+    )
+
+
+def test_two_spellings_of_a_variant_are_one_method() -> None:
+    names = ("glora:keep=svd:warmup_steps=0.30", "glora : warmup_steps = 0.3 : keep = svd")
+    assert len({find_method(name).name for name in names}) == 1
+    assert len({find_method(name).normalise(RunConfig(), 0).key for name in names}) == 1
+
+
+@pytest.mark.parametrize(
+    "settings", ["beta=0.9999999", "warmup_steps=200", "learning_rate=1.5e-3", "learning_rate=1e-5", "keep=svd"]
+)
+def test_a_variants_name_is_the_variant(settings: str) -> None:
+    variant = find_method(f"glora:{settings}")
+    assert find_method(variant.name).fixed == variant.fixed
+    assert find_method(variant.name).name == variant.name
+
+
+def test_a_variant_has_another_key_than_its_method() -> None:
+    keys = {
+        find_method(name).normalise(RunConfig(), 0).key for name in ("glora", "glora:budget=rank", "glora:beta=0.9")
+    }
+    assert len(keys) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("glora:", "'' is no setting; write glora:NAME=VALUE, such as glora:budget=parameters"),
+        ("glora:svd", "'svd' is no setting"),
+        ("glora:keep=", "'keep=' is no setting"),
+        ("glora:kep=svd", "did you mean 'keep'"),
+        ("glora:rank=4", "'rank' is no setting of glora's own"),
+        ("lora:beta=0.5", "'beta' is no setting of lora's own"),
+        ("glora:keep=svd:keep=norm", "keep is given twice"),
+        ("glora:beta=2", "beta='2': input should be less than 1"),
+        ("lora:", "such as lora:learning_rate=1e-3"),
+        ("glore:keep=svd", "unknown method 'glore': did you mean 'glora'"),
+    ],
+)
+def test_what_a_variant_cannot_be_is_refused(name: str, told: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(told)):
+        find_method(name)
+
+
+def test_a_variants_settings_are_checked_with_those_of_all(glue_folder: Path, tmp_path: Path) -> None:
+    settings = {"task": "rte", "data_dir": str(glue_folder), "batch_size": 2, "epochs": 3, "rank": 4, "max_rank": 4}
+    with pytest.raises(InvalidComparisonError) as error:
+        plan_comparison(tmp_path, methods=("lora", "glora:min_rank=5", "glora"), seeds=(0,), settings=settings)
+    assert [fault.split(":")[:2] for fault in error.value.faults] == [["glora", "min_rank=5"]]
+    with pytest.raises(InvalidComparisonError) as error:
+        plan_comparison(tmp_path, methods=("lora", "glora:warmup_steps=5000"), seeds=(0,), settings=settings)
+    assert "glora:warmup_steps=5000: a warm-up of 5,000 steps" in str(error.value)
+
+
+def test_a_variant_that_is_named_twice_is_refused(glue_folder: Path, tmp_path: Path) -> None:
+    settings = {"task": "rte", "data_dir": str(glue_folder)}
+    methods = ("lora", "glora:beta=0.50", "glora:beta=0.5")
+    with pytest.raises(InvalidComparisonError, match="glora:beta=0.5 is given more than once"):
+        plan_comparison(tmp_path, methods=methods, seeds=(0,), settings=settings)
+
+
+def test_what_a_variant_fixes_is_not_searched() -> None:
+    ranges = [parse_range("learning_rate", "1e-4-1e-2"), parse_range("beta", "0.8-0.99")]
+    searched = {name: [found.setting for found in searched_by(find_method(name), ranges)] for name in _NAMES}
+    assert searched == {
+        "glora": ["learning_rate", "beta"],
+        "glora:beta=0.9": ["learning_rate"],
+        "lora:total_rank=9": ["learning_rate"],
+    }
+
+
+_NAMES = ("glora", "glora:beta=0.9", "lora:total_rank=9")
+
+
+def test_an_experiment_file_spells_a_variants_method_freely() -> None:
+    assert resolve_method_name("Vanilla LoRA:total_rank=96") == "lora:total_rank=96"
+    with pytest.raises(ValueError, match="no setting of adalora's own"):
+        resolve_method_name("AdaLoRA:beta=0.5")
+
+
+def test_lora_ignores_the_budget_of_others_but_not_its_own() -> None:
+    base = RunConfig(total_rank=50)
+    assert find_method("lora").normalise(base, 0).total_rank is None
+    assert find_method("lora:total_rank=96").normalise(base, 0).total_rank == 96
+
+
+@pytest.mark.parametrize(("matrices", "total"), [(4, 4), (4, 7), (37, 97), (5, 14)])
+def test_even_ranks_are_even_and_spend_the_total(matrices: int, total: int) -> None:
+    ranks = list(even_ranks([f"m{i}" for i in range(matrices)], total).values())
+    assert sum(ranks) == total
+    assert max(ranks) - min(ranks) <= 1
+    halves = sum(ranks[: matrices // 2]) / (matrices // 2), total / matrices
+    assert abs(halves[0] - halves[1]) <= 0.5 + 1e-9  # spread over the model, not heaped at one end
+
+
+def test_too_few_ranks_for_each_matrix_are_refused() -> None:
+    with pytest.raises(ValueError, match="lora:total_rank=3 is below 1 for each of the 4 matrices; give 4 or more"):
+        even_ranks("abcd", 3)

@@ -1,0 +1,247 @@
+"""report.html as text: it says what report.md says, needs nothing from outside, and no name in a record can do harm."""
+
+from __future__ import annotations
+
+import html
+import io
+import json
+import re
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from glora.experiments.records.schema import RunRecord, write_record
+from glora.experiments.report.content import ReportContent, report_content
+from glora.experiments.report.page import json_for_script, report_html
+from glora.experiments.report.summary import summarise
+from glora.experiments.report.write import write_report
+from unit.experiments.synthetic_records import bert_shapes, failed_run, finished_run, study
+
+METHODS = ("lora", "adalora", "glora")
+NASTY = '<script>alert("x")</script>'
+
+
+class Read(HTMLParser):
+    """The elements of a page, its text without scripts and styles, and what the scripts hold."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.scripts: list[str] = []
+        self._inside = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._inside = tag if tag in ("script", "style") else ""
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "script":
+            self.scripts.append(data)
+        elif not self._inside:
+            self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+    @property
+    def data(self) -> Any:
+        return json.loads(self.scripts[0])
+
+    def count(self, tag: str) -> int:
+        return sum(name == tag for name, _ in self.elements)
+
+
+def content_of(records: list[RunRecord]) -> ReportContent:
+    return report_content(summarise(records))
+
+
+def page_of(records: list[RunRecord]) -> Read:
+    return Read(report_html(content_of(records)))
+
+
+def test_it_says_everything_that_the_markdown_says(tmp_path: Path) -> None:
+    records = [*study(METHODS, (0, 1, 2)), failed_run("ValueError: out of cheese", method="shuffled")]
+    for record in records:
+        write_record(tmp_path, record)
+    write_report(tmp_path, console=Console(file=io.StringIO()))
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
+    text = "".join(Read((tmp_path / "report.html").read_text(encoding="utf-8")).text.split())
+    said = [
+        cell
+        for line in markdown.splitlines()
+        if not line.startswith(("![", "| ---"))
+        for cell in line.strip("#*-| ").split(" | ")
+    ]
+    plain = [re.sub(r"\\(.)", r"\1", cell).replace("`", "") for cell in said if cell]
+    assert len(plain) > 150
+    for cell in plain:
+        assert "".join(cell.split()) in text, cell
+
+
+def test_the_same_tables_with_the_same_cells() -> None:
+    content = content_of(study(METHODS, (0, 1, 2)))
+    tables = [*content.sections[0].tables, content.shared_settings]
+    page = Read(report_html(content))
+    assert page.count("table") == len(tables)
+    assert page.count("td") == sum((len(table.columns) - 1) * len(table.rows) for table in tables)
+
+
+def test_nothing_is_fetched_from_anywhere() -> None:
+    page = report_html(content_of(study(METHODS, (0, 1))))
+    read = Read(page)
+    addresses = [v for _, attributes in read.elements for k, v in attributes.items() if k in ("src", "href", "srcset")]
+    assert [a for a in addresses if not (a or "").startswith(("#", "data:"))] == []
+    urls = re.findall(r"(?:https?:)?//[\w.]+|@import|url\(", page)
+    assert [url for url in urls if url != "http://www.w3.org"] == [], "the SVG namespace is a name, not an address"
+    assert "default-src 'none'" in page
+    assert "unsafe" not in page
+
+
+def test_a_name_from_a_record_is_text_wherever_it_stands() -> None:
+    records = [
+        finished_run(
+            method=method,
+            model=f"org/{NASTY}",
+            task=f"{NASTY}.csv",
+            shapes={f"layer.{i}.{NASTY}": (8, 8) for i in range(3)},
+            target_modules=(NASTY,),
+            final={f"<img src=x onerror=alert(1)>{NASTY}": 0.5},
+        )
+        for method in ("lora", "glora", NASTY)
+    ]
+    records.append(failed_run(f"ValueError: {NASTY}", method="adalora", model=f"org/{NASTY}", task=f"{NASTY}.csv"))
+    content = content_of(records)
+    page = Read(report_html(content))
+    honest = page_of(study(("lora", "glora"), (0,)))
+    assert page.count("script") == honest.count("script") == 2
+    assert page.count("img") == 0
+    assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
+    assert NASTY in page.text, "what it is called is still shown"
+    assert any(NASTY in column for column in page.data[0]["ranks"][0]["columns"])
+
+
+def test_json_cannot_end_its_script() -> None:
+    text = json_for_script({"a": "</script><script>", "b": "<!--", "c": "\u2028&amp;"})
+    assert not set("<>&\u2028") & set(text)
+    assert json.loads(text) == {"a": "</script><script>", "b": "<!--", "c": "\u2028&amp;"}
+
+
+def test_numbers_that_are_none_are_null_and_not_nan() -> None:
+    records = [
+        finished_run(method="lora", seed=0, final={"accuracy": float("nan")}),
+        finished_run(method="glora", seed=0, final={"accuracy": float("inf")}),
+    ]
+    page = page_of(records)
+    last = [curve["stages"][-1]["points"][0][2] for curve in page.data[0]["metric"]["curves"]]
+    assert last == [None, None]
+
+
+def test_cells_of_numbers_carry_what_they_sort_by() -> None:
+    page = page_of(study(METHODS, (0, 1, 2)))
+    keys = [attributes["data-sort"] for tag, attributes in page.elements if tag == "td" and "data-sort" in attributes]
+    assert len(keys) > 30
+    assert all(key == "" or float(key or "x") is not None for key in keys)
+    assert "" in keys, "lora's interval of the time against itself is missing"
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        pytest.param([finished_run(method="lora")], id="one run"),
+        pytest.param(
+            [*study(("lora", "glora"), (0, 1, 2)), *(failed_run(method="adalora", seed=s) for s in (0, 1, 2))],
+            id="failed runs in one method only",
+        ),
+        pytest.param(
+            [
+                *study(("lora", "glora"), (0, 1, 2)),
+                *(
+                    finished_run(method="full", seed=seed).model_copy(
+                        update={
+                            "ranks": {},
+                            "initial_ranks": {},
+                            "module_shapes": {},
+                            "adapter_parameters_before": None,
+                            "adapter_parameters_after": None,
+                        }
+                    )
+                    for seed in (0, 1, 2)
+                ),
+            ],
+            id="a method without adapters",
+        ),
+        pytest.param([run.model_copy(update={"norms": []}) for run in study(METHODS, (0, 1))], id="no norms"),
+        pytest.param([run.model_copy(update={"metrics": []}) for run in study(METHODS, (0, 1))], id="no evaluations"),
+        pytest.param(
+            [*study(METHODS, (0,), task="rte"), *study(METHODS, (0,), task="cola"), failed_run(task="mnli")],
+            id="several groups, one of failures alone",
+        ),
+        pytest.param(study(("lora", "glora"), (0,), shapes={"fc": (4, 4), "out": (2, 4)}), id="no layers"),
+    ],
+)
+def test_every_kind_of_study_has_its_page(records: list[RunRecord]) -> None:
+    content = content_of(records)
+    page = Read(report_html(content))
+    assert len(page.data) == len(content.sections)
+    assert page.count("h2") == len(content.sections) + 1 + (content.overview is not None)
+    assert page.text.count("failed: ") == sum(run.status == "failed" for run in records)
+    assert ("data-index" in str(page.elements)) == any(
+        section.charts.metric or section.charts.ranks or section.charts.norms for section in content.sections
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        ((1.0, 1.1, 1.2), "lower (better)"),
+        ((3.0, 3.1, 3.2), "higher (worse)"),
+        ((2.0, 2.2, 2.1), "no difference shown"),
+    ],
+)
+def test_of_a_loss_less_is_better(values: tuple[float, ...], verdict: str) -> None:
+    records = [finished_run(method="lora", seed=s, final={"loss": v}) for s, v in enumerate((2.0, 2.1, 2.2))]
+    records += [finished_run(method="glora", seed=s, final={"loss": v}) for s, v in enumerate(values)]
+    page = page_of(records)
+    assert verdict in page.text
+    tones = [attributes["class"] for tag, attributes in page.elements if tag == "span" and "class" in attributes]
+    tone = {"lower (better)": "good", "higher (worse)": "bad"}.get(verdict, "open")
+    assert tones[0] == f"verdict {tone}"
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        pytest.param(bert_shapes(1667), id="10,002 matrices in layers"),
+        pytest.param({f"matrix_{i}": (8, 8) for i in range(10_000)}, id="10,000 without layers"),
+        pytest.param(
+            {f"layers.{i}.experts.{e}.{p}": (8, 8) for i in range(20) for e in range(250) for p in ("up", "down")},
+            id="10,000 in experts",
+        ),
+    ],
+)
+def test_ten_thousand_matrices_make_a_page_of_bounded_size(shapes: dict[str, tuple[int, int]]) -> None:
+    records = study(("lora", "glora"), (0,), shapes=shapes, steps_per_epoch=5)
+    began = time.process_time()
+    content = content_of(records)
+    text = report_html(content)
+    assert time.process_time() - began < 20
+    assert len(text) < 1_500_000
+    (data,) = Read(text).data
+    (ranks,) = data["ranks"]
+    assert len(ranks["rows"]) <= 100
+    assert len(ranks["columns"]) <= 24
+    assert sum(cell["matrices"] for cell in ranks["cells"]) == len(shapes)
+    share = sum(cell["rank"] * cell["matrices"] for cell in ranks["cells"]) / sum(records[1].ranks.values())
+    assert share == pytest.approx(1, abs=0.01), "a cell shows the mean of its matrices"
+    assert len(data["norms"][0]["values"]) <= 2400
+    assert "A cell that stands for several matrices shows their mean" in html.unescape(text)

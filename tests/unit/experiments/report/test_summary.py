@@ -1,0 +1,272 @@
+"""Grouping, pairing and labelling of records against small cases worked out by hand."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from glora.experiments.records.schema import RunRecord
+from glora.experiments.report.caveats import caveats
+from glora.experiments.report.summary import GroupSummary, summarise
+from glora.experiments.report.tables import budget_table, cost_table
+from unit.experiments.synthetic_records import MACHINE, failed_run, finished_run, study
+
+SHAPES = {"layer.0.a": (4, 6), "layer.0.b": (2, 8)}
+
+
+def small_study() -> list[RunRecord]:
+    """Accuracies 0.80, 0.82, 0.84 for lora and 0.81, 0.84, 0.87 for glora; times 100, 200, 400 and 110, 200, 400."""
+    runs = []
+    for seed, (lora, glora, slow, also_slow) in enumerate(
+        [(0.80, 0.81, 100, 110), (0.82, 0.84, 200, 200), (0.84, 0.87, 400, 400)]
+    ):
+        for method, accuracy, seconds in (("lora", lora, slow), ("glora", glora, also_slow)):
+            final = {"accuracy": accuracy, "validation_mismatched/accuracy": accuracy - 0.5}
+            runs.append(finished_run(method=method, seed=seed, final=final, train_seconds=seconds, shapes=SHAPES))
+    return runs
+
+
+def only(groups: list[GroupSummary]) -> GroupSummary:
+    assert len(groups) == 1
+    return groups[0]
+
+
+def test_means_spreads_and_pairs() -> None:
+    group = only(summarise(small_study()))
+    lora, glora = group.methods
+    assert (lora.label, lora.is_reference, lora.seeds) == ("lora", True, (0, 1, 2))
+    assert (glora.label, glora.is_reference) == ("glora", False)
+    assert lora.metrics["accuracy"].mean == pytest.approx(0.82)
+    assert lora.metrics["accuracy"].sd == pytest.approx(0.02)
+    assert glora.differences["accuracy"].mean == pytest.approx(0.02)
+    assert glora.differences["accuracy"].low == pytest.approx(
+        0.02 - 0.95 / math.sqrt(2 * 0.975 * 0.025) * 0.01 / math.sqrt(3)
+    )
+    assert glora.time_ratio is not None
+    assert glora.time_ratio.mean == pytest.approx((1.1 + 1 + 1) / 3)
+    assert glora.time_ratio.sd == pytest.approx(0.1 / math.sqrt(3))
+    assert lora.differences == {}
+
+
+def test_the_primary_metric_comes_first_and_secondary_splits_last() -> None:
+    runs = [finished_run(final={"f1": 0.5, "accuracy": 0.4, "other/f1": 0.3, "auc": 0.2})]
+    assert only(summarise(runs)).metric_names == ("f1", "accuracy", "auc", "other/f1")
+
+
+def test_parameters_are_told_as_a_share_of_loras() -> None:
+    lora = finished_run(method="lora", rank=3, shapes=SHAPES)
+    rows = sum(d_out for d_out, _ in SHAPES.values())
+    bigger = {"adapter_parameters_after": 60 + rows, "trainable_parameters_after": 60 + rows + 770}
+    dora = finished_run(method="dora", rank=3, shapes=SHAPES).model_copy(update=bigger)
+    none = {"ranks": {}, "initial_ranks": {}, "adapter_parameters_after": 0, "trainable_parameters_after": 8300}
+    full = finished_run(method="full", rank=3, shapes=SHAPES).model_copy(update=none)
+    group = only(summarise([lora, dora, full]))
+    shares = {m.method: (m.adapter_share, m.trainable_share) for m in group.methods}
+    assert lora.adapter_parameters_after == 60
+    assert shares == {"lora": (1, 1), "dora": (66 / 60, pytest.approx(836 / 830)), "full": (0, 10)}
+    columns = budget_table(group).columns
+    cells = {row[0]: dict(zip(columns, row)) for row in budget_table(group).rows}
+    assert cells["dora"]["adapter / lora"] == "110 %"
+    assert cells["full"]["all / lora"] == "1,000 %"
+    assert cells["full"]["total rank"] == "–"
+    assert any("dora ends with 10% more adapter parameters" in line for line in caveats(group))
+    assert any("full has no adapter" in line for line in caveats(group))
+    alone = only(summarise([full]))
+    assert (alone.methods[0].adapter_share, alone.methods[0].trainable_share) == (None, None)
+
+
+def test_preparation_has_a_column_where_there_is_some() -> None:
+    lora, eva = (finished_run(method=method, train_seconds=100.0) for method in ("lora", "eva"))
+    assert "of it preparation" not in cost_table(only(summarise([lora, eva]))).columns
+    eva = eva.model_copy(update={"preparation_seconds": 12.5})
+    table = cost_table(only(summarise([lora, eva])))
+    place = table.columns.index("of it preparation")
+    assert [row[place] for row in table.rows] == ["–", "12.5 s"]
+
+
+def test_both_budgets_are_counted() -> None:
+    lora = only(summarise([finished_run(method="lora", rank=3, shapes=SHAPES)])).methods[0]
+    assert lora.total_rank is not None
+    assert lora.adapter_parameters is not None
+    assert lora.total_rank.mean == 6
+    assert lora.adapter_parameters.mean == 3 * (4 + 6) + 3 * (2 + 8)
+
+
+def test_order_of_the_records_does_not_matter() -> None:
+    records = [*small_study(), *study(("adalora", "shuffled"), (2, 0), shapes=SHAPES)]
+    shuffled = records[:]
+    random.Random(0).shuffle(shuffled)
+    assert summarise(shuffled) == summarise(records)
+    assert [method.label for method in summarise(records)[0].methods] == ["lora", "adalora", "glora", "shuffled"]
+
+
+def test_a_group_for_each_task_model_and_rank() -> None:
+    records = [
+        finished_run(task=task, model=model, rank=rank)
+        for task in ("rte", "cola")
+        for model in ("m", "org/m")
+        for rank in (8, 4)
+    ]
+    found = [(group.task, group.model, group.rank) for group in summarise(records)]
+    assert found == sorted(found)
+    assert len(found) == 8
+
+
+def test_no_mean_over_different_settings() -> None:
+    records = [
+        finished_run(method="glora", seed=seed, beta=beta, final={"accuracy": beta})
+        for seed in (0, 1)
+        for beta in (0.5, 0.9)
+    ]
+    group = only(summarise(records))
+    assert [method.label for method in group.methods] == ["glora (beta=0.5)", "glora (beta=0.9)"]
+    assert [method.metrics["accuracy"].mean for method in group.methods] == [0.5, 0.9]
+
+
+def test_each_row_is_compared_with_the_lora_of_its_schedule() -> None:
+    records = [
+        finished_run(method=method, learning_rate=rate, final={"accuracy": accuracy}, train_seconds=100)
+        for method, rate, accuracy in [
+            ("lora", 1e-4, 0.5),
+            ("lora", 1e-3, 0.8),
+            ("glora", 1e-4, 0.6),
+            ("glora", 1e-3, 0.7),
+        ]
+    ]
+    differences = {
+        method.label: round(method.differences["accuracy"].mean, 6)
+        for method in only(summarise(records)).methods
+        if method.differences
+    }
+    assert differences == {"glora (learning_rate=0.0001)": 0.1, "glora (learning_rate=0.001)": -0.1}
+
+
+def test_settings_that_lora_does_not_have_do_not_part_it_from_the_others() -> None:
+    records = [finished_run(method="lora"), finished_run(method="glora", beta=0.5, budget="parameters")]
+    assert only(summarise(records)).methods[1].differences.keys() == {"accuracy", "matthews_correlation"}
+
+
+def test_a_method_tuned_by_itself_is_compared_with_the_only_lora() -> None:
+    records = [finished_run(method="lora"), finished_run(method="glora", learning_rate=1e-3, epochs=2, beta=0.5)]
+    group = only(summarise(records))
+    assert group.methods[1].differences
+    (line,) = [line for line in caveats(group) if "under other settings" in line]
+    assert "glora is compared with lora" in line
+    assert "(learning_rate=0.001 against 0.0002, epochs=2.0 against 3.0)" in line
+    alike = [finished_run(method="lora"), finished_run(method="glora", beta=0.5)]
+    assert not any("under other settings" in line for line in caveats(only(summarise(alike))))
+
+
+def test_without_the_same_schedule_and_several_loras_nothing_is_compared() -> None:
+    records = [
+        finished_run(method="lora", learning_rate=1e-4),
+        finished_run(method="lora", learning_rate=1e-3),
+        finished_run(method="glora", learning_rate=1e-2),
+    ]
+    assert only(summarise(records)).methods[2].differences == {}
+
+
+def test_other_data_is_not_paired() -> None:
+    records = [finished_run(method="lora", seed=s) for s in (0, 1)]
+    records += [finished_run(method="glora", seed=0), finished_run(method="glora", seed=1, data="f" * 16)]
+    group = only(summarise(records))
+    assert group.methods[1].differences["accuracy"].seeds == (0,)
+    assert any("did not all see the same data" in line for line in caveats(group))
+
+
+def test_times_of_other_machines_are_not_divided() -> None:
+    other = MACHINE.model_copy(update={"cpu": "Another CPU"})
+    group = only(summarise([finished_run(method="lora"), finished_run(method="glora", machine=other)]))
+    assert group.methods[1].time_ratio is None
+    assert group.methods[1].differences["accuracy"].seeds == (0,)
+    assert any("different machines" in line for line in caveats(group))
+
+
+def started(run: RunRecord, process: str | None) -> RunRecord:
+    return run.model_copy(update={"provenance": run.provenance.model_copy(update={"process_started_at": process})})
+
+
+def test_times_of_other_commands_are_not_divided() -> None:
+    """One machine, but lora ran yesterday and glora today: not side by side."""
+    seconds = {"lora": (100, 100, 100), "glora": (150, 103, 103)}
+    commands = {"lora": ("monday", "tuesday", "tuesday"), "glora": ("tuesday", "tuesday", "tuesday")}
+    group = only(
+        summarise(
+            [
+                started(finished_run(method=method, seed=seed, train_seconds=seconds[method][seed]), command)
+                for method in seconds
+                for seed, command in enumerate(commands[method])
+            ]
+        )
+    )
+    ratio = group.methods[1].time_ratio
+    assert ratio is not None
+    assert (ratio.n, ratio.mean, ratio.low) == (2, pytest.approx(1.03), None)
+    assert group.methods[1].differences["accuracy"].seeds == (0, 1, 2)
+    assert any("not all made by one command" in line for line in caveats(group))
+
+
+def test_records_that_do_not_say_which_command_made_them_are_told() -> None:
+    old = [started(run, None) for run in study(("lora", "glora"), (0,))]
+    group = only(summarise(old))
+    assert group.methods[1].time_ratio is not None
+    assert any("too old to say which command" in line for line in caveats(group))
+    new = only(summarise([started(run, "monday") for run in old]))
+    assert not any("command" in line for line in caveats(new))
+
+
+def test_failed_runs_are_listed_and_not_counted() -> None:
+    group = only(summarise([finished_run(method="lora"), failed_run(method="glora", seed=3), failed_run(seed=1)]))
+    assert [method.label for method in group.methods] == ["lora"]
+    assert [(run.config.method, run.config.seed) for run in group.failures] == [("glora", 1), ("glora", 3)]
+
+
+def test_a_group_of_failures_alone_has_no_rows() -> None:
+    group = only(summarise([failed_run()]))
+    assert (group.methods, group.primary_metric, group.metric_names) == ((), None, ())
+    assert caveats(group) == []
+
+
+def test_of_two_runs_of_one_seed_the_later_one_counts() -> None:
+    first = finished_run(method="lora", final={"accuracy": 0.1})
+    later = finished_run(method="lora", final={"accuracy": 0.9})
+    later = later.model_copy(update={"key": "other", "finished_at": "2027-01-01T00:00:00+00:00"})
+    for records in ([first, later], [later, first]):
+        row = only(summarise(records)).methods[0]
+        assert (row.seeds, row.metrics["accuracy"].mean) == ((0,), 0.9)
+
+
+def test_caveats_name_what_misleads() -> None:
+    few = caveats(only(summarise(study(("lora", "glora"), (0, 1)))))
+    assert "Below 3 nothing can be concluded" in few[0]
+    enough = caveats(only(summarise(study(("lora", "glora"), (0, 1, 2)))))
+    assert not any("nothing can be concluded" in line for line in enough)
+    assert any("fewer adapter parameters than lora" in line for line in enough)
+    uneven = caveats(only(summarise([*study(("lora",), (0, 1)), *study(("glora",), (0,))])))
+    assert any("different seeds (lora: 0, 1; glora: 0)" in line for line in uneven)
+    alone = caveats(only(summarise(study(("glora",), (0,)))))
+    assert any("no finished run of `lora`" in line for line in alone)
+    broken = caveats(only(summarise([finished_run(method="lora", seed=4, final={"accuracy": math.nan})])))
+    assert any("lora seed 4: accuracy" in line for line in broken)
+
+
+def test_the_size_difference_is_a_share_of_loras_parameters() -> None:
+    lora = finished_run(method="lora").model_copy(update={"adapter_parameters_after": 1000})
+    for parameters, words in ((1180, "18% more"), (900, "10% fewer")):
+        glora = finished_run(method="glora").model_copy(update={"adapter_parameters_after": parameters})
+        assert any(words in line for line in caveats(only(summarise([lora, glora]))))
+    equal = finished_run(method="glora").model_copy(update={"adapter_parameters_after": 1005})
+    assert not any("adapter parameters" in line for line in caveats(only(summarise([lora, equal]))))
+
+
+def test_learning_rates_that_do_not_suit_a_method_are_pointed_out() -> None:
+    def told(method: str, rate: float) -> list[str]:
+        runs = [finished_run(method="lora", learning_rate=2e-4), finished_run(method=method, learning_rate=rate)]
+        return [line for line in caveats(only(summarise(runs))) if "usual for it are" in line]
+
+    (line,) = told("adalora", 2e-4)
+    assert "adalora was trained with a learning rate of 0.0002; usual for it are 0.0005 to 0.0022" in line
+    assert "full was trained" in told("full", 2e-4)[0]
+    assert told("adalora", 1e-3) == told("full", 2e-5) == told("glora", 5e-2) == []

@@ -1,0 +1,254 @@
+"""The report: complete, readable anywhere, made from records alone."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from glora.experiments.config import RunConfig
+from glora.experiments.records import whole_files
+from glora.experiments.records.schema import RecordError, RunRecord, write_record
+from glora.experiments.records.whole_files import NotWrittenError
+from glora.experiments.report.summary import summarise
+from glora.experiments.report.tables import as_markdown, as_rich, group_tables
+from glora.experiments.report.write import NoFinishedRunsError, write_report
+from unit.experiments.synthetic_records import failed_run, finished_run, study
+
+METHODS = ("lora", "adalora", "glora")
+
+
+def report_of(folder: Path, records: list[RunRecord]) -> tuple[str, str]:
+    """The text of report.md and what was printed."""
+    for record in records:
+        write_record(folder, record)
+    console = Console(width=120, record=True, file=io.StringIO())
+    path = write_report(folder, console=console)
+    assert path == folder / "report.md"
+    return path.read_text(encoding="utf-8"), console.export_text()
+
+
+@pytest.fixture(scope="module")
+def study_report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    folder = tmp_path_factory.mktemp("study")
+    records = [*study(METHODS, (0, 1, 2)), failed_run("ValueError: out of cheese\nsecond line", method="shuffled")]
+    return folder, *report_of(folder, records)
+
+
+def test_the_table_holds_hand_computed_numbers(tmp_path: Path) -> None:
+    records = [
+        finished_run(method=method, seed=seed, final={"accuracy": accuracy}, train_seconds=seconds)
+        for method, seed, accuracy, seconds in [
+            ("lora", 0, 0.80, 100),
+            ("lora", 1, 0.82, 100),
+            ("lora", 2, 0.84, 100),
+            ("glora", 0, 0.81, 101),
+            ("glora", 1, 0.84, 102),
+            ("glora", 2, 0.87, 103),
+        ]
+    ]
+    markdown, printed = report_of(tmp_path, records)
+    assert "| lora | 82.0 ± 2.0 | 3 |" in markdown
+    assert "| glora | 84.0 ± 3.0 | 3 |" in markdown
+    # Differences 1, 2, 3 points: 2 ± 4.3027 / sqrt(3) = 2 ± 2.484.
+    assert r"| glora | +2.00 \[-0.48, +4.48] | 3 | no difference shown |" in markdown
+    assert r"| 1.020 ± 0.010 | \[0.995, 1.045] |" in markdown  # 1.02 ± 4.3027 · 0.01 / sqrt(3)
+    assert r"| training time against lora | within ±2 % | +2.00 \[-0.48, +4.48] % (3 seeds) | not shown |" in markdown
+    for number in ("82.0 ± 2.0", "84.0 ± 3.0", "+2.00 [-0.48, +4.48]", "1.020 ± 0.010"):
+        assert number in printed
+
+
+def test_both_budgets_stand_in_every_report(study_report: tuple[Path, str, str]) -> None:
+    _, markdown, printed = study_report
+    for text in (markdown, printed):
+        assert "total rank" in text
+        assert "adapter parameters" in text
+    assert "| lora | 288 | 331,776 |" in markdown
+    assert re.search(r"\| adalora \| 432 → \d+ ± \d+ \| 497,664 → [\d,]+ ± [\d,]+ \|", markdown)
+
+
+def test_failed_runs_are_listed_with_the_first_line_of_their_error(study_report: tuple[Path, str, str]) -> None:
+    for text in study_report[1:]:
+        assert "shuffled, seed 0 failed: ValueError: out of cheese" in text
+        assert "second line" not in text
+    assert study_report[1].startswith("# Rank allocation compared\n\n9 finished runs, 1 failed.")
+
+
+def test_every_picture_is_linked_by_a_relative_path_that_exists(study_report: tuple[Path, str, str]) -> None:
+    folder, markdown, _ = study_report
+    linked = re.findall(r"^!\[.+\]\((.+)\)$", markdown, flags=re.MULTILINE)
+    assert len(linked) == 4
+    assert not [path for path in linked if Path(path).is_absolute() or not (folder / path).is_file()]
+
+
+def test_how_the_runs_were_made_is_told(study_report: tuple[Path, str, str]) -> None:
+    _, markdown, _ = study_report
+    for expected in (
+        "Machine: Synthetic CPU, 2 cores, 8.00 GiB, no accelerator, 1 torch thread",
+        "glora 0.1.0",
+        "torch 2.13.0",
+        "3,840 train, 500 validation (fingerprint 0123456789abcdef)",
+        r"| learning\_rate | 0.0002 |",
+        "- seed: 0, 1, 2",
+        "- method: lora, adalora, glora",
+        "What limits this comparison",
+    ):
+        assert expected in markdown
+    for name, field in RunConfig.model_fields.items():
+        assert (name.replace("_", r"\_") in markdown) != (field.exclude is True), name
+
+
+def test_no_folder_of_the_machine_is_in_the_report(tmp_path: Path) -> None:
+    records = study(
+        ("lora", "glora"), (0,), model="/srv/models/mine", task="../private/pairs.csv", data_dir="/srv/glue"
+    )
+    markdown, printed = report_of(tmp_path, records)
+    for text in (markdown, printed):
+        assert "pairs.csv · mine · rank 8" in text
+        assert "/srv" not in text
+        assert "private" not in text
+        assert str(tmp_path) not in text
+
+
+def test_what_differs_between_runs_is_told(tmp_path: Path) -> None:
+    markdown, _ = report_of(tmp_path, [*study(("lora",), (0,)), *study(("glora",), (0,), epochs=5.0)])
+    assert "- epochs: 3.0, 5.0" in markdown
+    assert "| epochs |" not in markdown
+
+
+def test_one_seed_is_named_and_nothing_is_concluded(tmp_path: Path) -> None:
+    markdown, printed = report_of(tmp_path, study(METHODS, (0,)))
+    assert "(n = 1)" in markdown
+    assert "nothing can be concluded from 1 seed" in markdown
+    assert "±" not in re.sub(r".*mean ± standard deviation.*|within ±2 %", "", printed)
+
+
+def test_several_tasks_have_a_section_each(tmp_path: Path) -> None:
+    markdown, _ = report_of(tmp_path, [*study(("lora",), (0,), task="rte"), *study(("lora",), (0,), task="cola")])
+    assert re.findall(r"^## (.*) · all", markdown, flags=re.MULTILINE) == ["cola", "rte"]
+
+
+def test_with_several_comparisons_their_verdicts_stand_first(tmp_path: Path) -> None:
+    one = study(METHODS, (0, 1, 2), task="rte")
+    title = "What is claimed for GLoRA, in every comparison"
+    markdown, printed = report_of(tmp_path / "two", [*one, *study(METHODS, (0, 1, 2), task="cola")])
+    assert markdown.index(title) < markdown.index("## cola")
+    assert re.search(r"^\| rte · all-MiniLM-L6-v2 · rank 8 \| .*(holds|shown)", markdown, flags=re.MULTILINE)
+    assert title in printed
+    assert title in (tmp_path / "two" / "report.html").read_text(encoding="utf-8").replace("&#39;", "'")
+    alone = report_of(tmp_path / "one", one)[0]
+    assert title not in alone
+    assert "**What is claimed for GLoRA**" in alone
+    assert "study" not in alone, "the runs are the user's own"
+
+
+def test_an_empty_folder_says_which_command_makes_runs(tmp_path: Path) -> None:
+    with pytest.raises(NoFinishedRunsError, match=r"no finished run under .*glora compare --output"):
+        write_report(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_failures_alone_are_named_in_the_error(tmp_path: Path) -> None:
+    record = failed_run("FileNotFoundError: no train.tsv")
+    write_record(tmp_path, record)
+    with pytest.raises(NoFinishedRunsError, match=": 1 run failed") as caught:
+        write_report(tmp_path)
+    assert f"{record.key}: FileNotFoundError: no train.tsv" in str(caught.value)
+
+
+def test_a_broken_record_stops_the_report_and_is_named(tmp_path: Path) -> None:
+    path = write_record(tmp_path, finished_run())
+    path.write_text(path.read_text(encoding="utf-8")[:-20], encoding="utf-8")
+    with pytest.raises(RecordError, match=re.escape(path.name)):
+        write_report(tmp_path)
+
+
+def test_the_same_records_give_the_same_report(study_report: tuple[Path, str, str]) -> None:
+    folder, markdown, _ = study_report
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    write_report(folder, console=Console(quiet=True))
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert (folder / "report.md").read_text(encoding="utf-8") == markdown
+
+
+def test_names_cannot_break_the_markdown_tables(tmp_path: Path) -> None:
+    markdown, _ = report_of(tmp_path, study(("lora", "gl|o_ra*[x]"), (0,)))
+    rows = [line for line in markdown.splitlines() if line.startswith("| gl")]
+    assert rows
+    assert all(row.startswith(r"| gl\|o\_ra\*\[x] |") for row in rows)
+
+
+def test_terminal_tables_hold_the_rows_of_the_markdown_ones() -> None:
+    (group,) = summarise(study(METHODS, (0, 1, 2)))
+    tables = group_tables(group)
+    shown = [as_rich(table) for table in tables]
+    assert [table.row_count for table in shown] == [len(table.rows) for table in tables] == [3, 2, 4, 3, 3]
+    for table in tables:
+        lines = as_markdown(table).splitlines()
+        assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
+def test_a_terminal_of_80_columns_tears_no_word_apart(seeds: tuple[int, ...]) -> None:
+    (group,) = summarise(study(METHODS, seeds))
+    for table in group_tables(group):
+        console = Console(file=io.StringIO(), width=80)
+        console.print(as_rich(table))
+        shown = console.file.getvalue().split()
+        words = " ".join([*table.columns, *(cell for row in table.rows for cell in row)]).replace("(n = ", "(n=")
+        assert set(words.split()) <= set(shown)
+
+
+def test_an_interval_of_times_has_a_column_from_three_seeds_on() -> None:
+    for seeds, there in ((0, 1), False), ((0, 1, 2), True):
+        (group,) = summarise(study(METHODS, seeds))
+        assert ("95 % interval" in group_tables(group)[-1].columns) is there
+
+
+def test_square_brackets_reach_the_terminal(tmp_path: Path) -> None:
+    """rich takes [..] for markup unless it is told not to."""
+    _, printed = report_of(tmp_path, [*study(("lora",), (0,)), failed_run("KeyError: [bold]x[/bold]")])
+    assert "[bold]x[/bold]" in printed
+
+
+def test_the_report_reads_records_and_loads_nothing_that_trains(tmp_path: Path) -> None:
+    for record in study(("lora", "glora"), (0,)):
+        write_record(tmp_path, record)
+    script = (
+        "import json, sys\n"
+        "from rich.console import Console\n"
+        "from glora.experiments.report.write import write_report\n"
+        f"write_report({str(tmp_path)!r}, console=Console(quiet=True))\n"
+        "print(json.dumps(sorted(sys.modules)))\n"
+    )
+    finished = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=300)
+    loaded = set(json.loads(finished.stdout.splitlines()[-1]))
+    assert not loaded & {
+        "datasets",
+        "sklearn",
+        "optuna",
+        "glora.experiments.training.run",
+        "glora.experiments.data.registry",
+    }
+    assert "matplotlib.pyplot" not in loaded, "pyplot would want a display or set a backend"
+
+
+def test_a_full_disk_leaves_the_old_report_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report_of(tmp_path, study(("lora", "glora"), (0, 1)))
+    before = {name: (tmp_path / name).read_bytes() for name in ("report.md", "report.html")}
+    write_record(tmp_path, finished_run(method="lora", seed=2))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(whole_files.os, "fsync", full)
+    with pytest.raises(NotWrittenError, match="No space left on device.*unchanged"):
+        write_report(tmp_path, console=Console(file=io.StringIO()))
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before

@@ -1,0 +1,148 @@
+"""What the tests of the search share: a storage of their own, and runs that are made without training."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy
+
+from glora.experiments.config import RunConfig
+from glora.experiments.records.provenance import collect_provenance
+from glora.experiments.records.schema import EpochMetrics, RunRecord
+from glora.experiments.search.shared_trials import Job, open_study, slot_of, work
+from glora.experiments.search.storage import DATABASE_FILE, SharedStorage, open_storage, sqlite_url
+from glora.experiments.training.progress import RunProgress
+
+HEARTBEAT, GRACE, LOOK = 1, 3, 0.3
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+_provenance = functools.cache(collect_provenance)  # it asks git, which takes longer than a run that trains nothing
+
+
+def made_record(config: RunConfig, accuracy: float, **fields: Any) -> RunRecord:
+    return RunRecord(
+        config=config,
+        key=config.key,
+        started_at="2026-01-01T00:00:00+00:00",
+        finished_at="2026-01-01T00:01:00+00:00",
+        provenance=_provenance(),
+        **{
+            "status": "finished",
+            "primary_metric": "accuracy",
+            "final": {"accuracy": accuracy},
+            "train_seconds": 1.0,
+            "steps": 18,
+            **fields,
+        },
+    )
+
+
+@dataclass
+class FakeRuns:
+    """Makes runs without training: `accuracy(config)` after every epoch, an exception's text where it raises one."""
+
+    accuracy: Callable[[RunConfig], float] = lambda config: 1 - abs(config.learning_rate - 1e-3)
+    epochs: int = 3
+    made: list[RunConfig] = field(default_factory=list)
+
+    def __call__(self, config: RunConfig, *, progress: RunProgress, logs: Path | None = None) -> RunRecord:
+        self.made.append(config)
+        progress.run_begins(config, 6 * self.epochs)
+        split = "validation" if config.held_out is None else "tuning"
+        try:
+            value = self.accuracy(config)
+        except Exception as error:
+            return made_record(config, 0.0, status="failed", error=f"{type(error).__name__}: {error}", final={})
+        for epoch in range(1, self.epochs + 1):
+            for _ in range(6):
+                progress.step()
+            values = {"accuracy": value}
+            progress.evaluated(EpochMetrics(epoch=epoch, step=6 * epoch, split=split, train_seconds=1.0, values=values))
+        record = made_record(config, value)
+        progress.run_ends(record)
+        return record
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Works on a study of `slots` in a process of its own, and writes a line for every slot that it does.
+
+    `die_in` names slots in the middle of which the process is killed, once each.
+    """
+
+    url: str
+    log: Path
+    slots: int
+    die_in: tuple[str, ...] = ()
+    seconds: float = 0.02
+    grace: int = GRACE
+
+    def __call__(self) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        names = [f"trial {i}" for i in range(self.slots)]
+        storage = open_storage(self.url, heartbeat=HEARTBEAT, grace=self.grace)
+        work([Job(open_study(storage, "shared", names, {"trials": self.slots}), self.do)], look_after=LOOK)
+
+    def do(self, trial: optuna.Trial) -> float:
+        value = trial.suggest_float("x", 0, 1)
+        slot = slot_of(trial)
+        mark = self.log.with_name(f"died in {slot}")
+        if slot in self.die_in and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(self.seconds)
+        with open(self.log, "a") as file:
+            file.write(f"{slot},{os.getpid()},{value}\n")
+        return value
+
+    @property
+    def done(self) -> list[str]:
+        """The slots that were done, by whomever."""
+        return [line.split(",")[0] for line in self.log.read_text().splitlines()] if self.log.exists() else []
+
+
+@functools.cache
+def _empty_database() -> bytes:
+    """A database with Optuna's tables; to make them takes ten times as long as to open a copy."""
+    with tempfile.TemporaryDirectory(prefix="glora-search-") as folder:
+        open_storage(sqlite_url(Path(folder))).engine.dispose()
+        return Path(folder, DATABASE_FILE).read_bytes()
+
+
+def quick_storage(folder: Path, **options: int) -> SharedStorage:
+    """A storage that does not wait for the disk."""
+    if not (folder / DATABASE_FILE).exists():
+        (folder / DATABASE_FILE).write_bytes(_empty_database())
+    storage = open_storage(sqlite_url(folder), **{"heartbeat": HEARTBEAT, "grace": GRACE, **options})
+    sqlalchemy.event.listen(storage.engine, "connect", lambda made, _: made.execute("PRAGMA synchronous=OFF"))
+    storage.engine.dispose()
+    return storage
+
+
+def together(workers: Sequence[Callable[[], None]], seconds: float = 60) -> list[int | None]:
+    """Run workers side by side; their exit codes."""
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=worker) for worker in workers]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(seconds)
+        if process.is_alive():
+            process.kill()
+            process.join()
+    return [process.exitcode for process in processes]
+
+
+def read_trials(url: str, study: str = "shared") -> list[optuna.trial.FrozenTrial]:
+    return optuna.load_study(storage=open_storage(url), study_name=study).get_trials()

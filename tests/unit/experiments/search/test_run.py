@@ -1,0 +1,539 @@
+"""A search from its plan to the runs that are reported, with runs that are made without training unless a test says so."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from rich.console import Console
+
+from glora.experiments.comparison import InvalidComparisonError
+from glora.experiments.config import RunConfig
+from glora.experiments.records.schema import EpochMetrics, RecordError, RunRecord, read_records, write_record
+from glora.experiments.search.plan import SearchOptions, SearchPlan, plan_search
+from glora.experiments.search.ranges import parse_range
+from glora.experiments.search.record import read_search_record, search_record, tuning_table, write_search_record
+from glora.experiments.search.request import search_request, search_request_of_file
+from glora.experiments.search.run import SearchFailedError, StudyOutcome, plan_tuned_runs, run_trials
+from glora.experiments.search.shared_runs import make_shared_runs
+from glora.experiments.search.shared_trials import StudyMismatchError
+from glora.experiments.search.sharing import Sharing
+from glora.experiments.search.storage import SharedStorage, sqlite_url
+from glora.experiments.search.view import describe_outcomes
+from glora.experiments.training import run as train
+from glora.experiments.training.progress import RunProgress
+from unit.experiments.search.search_case import LOOK, FakeRuns, made_record, quick_storage
+
+RANGES = {"learning_rate": "1e-4-1e-2", "beta": "0.8-0.99"}
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> SharedStorage:
+    return quick_storage(tmp_path)
+
+
+@pytest.fixture
+def plan(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> Callable[..., SearchPlan]:
+    def make(*, ranges: dict[str, str] = RANGES, output: Path = tmp_path / "out", **changes: Any) -> SearchPlan:
+        options = {name: changes.pop(name) for name in ("trials", "held_out", "seed") if name in changes}
+        settings = {
+            "model": str(tiny_deberta),
+            "task": "rte",
+            "data_dir": str(glue_folder),
+            "rank": 4,
+            "max_length": 32,
+        }
+        if changes.get("methods") == ("lora",):
+            ranges = {name: text for name, text in ranges.items() if name != "beta"}
+        return plan_search(
+            output,
+            "a search",
+            options=SearchOptions(**{"trials": 4, **options}),
+            **{
+                "methods": ("lora", "glora"),
+                "seeds": (0, 1),
+                "ranges": [parse_range(name, text) for name, text in ranges.items()],
+                "pairs": [{**settings, **changes.pop("settings", {})}],
+                **changes,
+            },
+        )
+
+    return make
+
+
+def faults(plan: Callable[..., SearchPlan], **changes: Any) -> str:
+    with pytest.raises(InvalidComparisonError) as caught:
+        plan(**changes)
+    return "\n".join(caught.value.faults)
+
+
+def search(plan: SearchPlan, storage: SharedStorage, runs: Any = None) -> tuple[StudyOutcome, ...]:
+    return run_trials(plan, storage, RunProgress(), make_run=runs or FakeRuns(), look_after=LOOK)
+
+
+# What is searched
+
+
+def test_each_method_is_tuned_in_the_settings_it_looks_at_and_equally_often(plan, storage) -> None:
+    runs = FakeRuns()
+    outcomes = search(
+        plan(methods=("lora", "adalora", "glora"), ranges={**RANGES, "total_rank": "24,48"}), storage, runs
+    )
+    assert [set(outcome.values) for outcome in outcomes] == [
+        {"learning_rate"},
+        {"learning_rate", "total_rank"},
+        {"learning_rate", "beta", "total_rank"},
+    ]
+    assert [sum(config.method == name for config in runs.made) for name in ("lora", "adalora", "glora")] == [4, 4, 4]
+    assert all(1e-4 <= config.learning_rate <= 1e-2 for config in runs.made)
+    assert {config.total_rank for config in runs.made if config.method == "glora"} <= {24, 48}
+
+
+def test_methods_begin_with_the_same_values_and_a_trial_has_a_seed_that_is_not_reported(plan, storage) -> None:
+    runs = FakeRuns()
+    search(plan(seeds=(3, 5)), storage, runs)
+    rates = {name: [c.learning_rate for c in runs.made if c.method == name] for name in ("lora", "glora")}
+    assert rates["lora"][:2] == rates["glora"][:2]
+    assert len(set(rates["lora"])) == 4
+    assert {config.seed for config in runs.made} == {6}
+
+
+def test_trials_are_judged_by_a_part_of_the_training_examples(plan, storage) -> None:
+    runs = FakeRuns()
+    planned = plan(held_out=0.25)
+    search(planned, storage, runs)
+    assert {config.held_out for config in runs.made} == {0.25}
+    assert planned.studies[0].examples == {"train": 144, "tuning": 48}
+
+
+def test_a_search_never_reads_what_is_reported(plan, storage, glue_folder: Path, tmp_path: Path) -> None:
+    """Planned, and trained for real, where the dev file is not even readable; only the runs that are reported need it."""
+    broken = shutil.copytree(glue_folder / "RTE", tmp_path / "RTE")
+    (broken / "dev.tsv").write_text("this is no data\n")
+    planned = plan(settings={"data_dir": str(tmp_path), "epochs": 1}, methods=("lora",), trials=1)
+    outcomes = search(planned, storage, train.run)
+    assert outcomes[0].counts["complete"] == 1
+    with pytest.raises(ValueError, match=r"dev\.tsv"):
+        plan_tuned_runs(planned, outcomes)
+
+
+def test_the_default_is_learning_rate_beta_total_rank_and_warmup_steps(plan, storage) -> None:
+    lora, glora = plan(ranges={}).studies
+    assert list(lora.space) == ["learning_rate"]
+    assert glora.space == {
+        "learning_rate": "5e-05 to 0.005 (log)",
+        "beta": "0.8 to 0.99 (linear)",
+        "total_rank": "one of 24, 36, 48",  # 12 matrices of rank 4, and never more than uniform LoRA has
+        "warmup_steps": "0.1 to 0.5 (linear)",
+    }
+    assert list(plan(ranges={}, settings={"learning_rate": 1e-3, "beta": 0.9}).studies[0].space) == [
+        "total_rank",
+        "warmup_steps",
+    ], "what has a value is not searched, and lora has nothing left to search"
+
+
+def test_a_method_with_nothing_to_search_is_run_with_its_settings(plan, storage, tmp_path: Path) -> None:
+    planned = plan(ranges={"beta": "0.8-0.99"}, settings={"learning_rate": 1e-3})
+    assert [study.method.name for study in planned.studies] == ["glora"]
+    (tuned,) = plan_tuned_runs(planned, search(planned, storage))
+    assert [(run.config.method, run.config.seed) for run in tuned.runs] == [
+        ("lora", 0),
+        ("glora", 0),
+        ("lora", 1),
+        ("glora", 1),
+    ]
+
+
+# How trials end
+
+
+def test_the_best_is_the_one_that_is_run(plan, storage, tmp_path: Path) -> None:
+    runs = FakeRuns()
+    planned = plan()
+    outcomes = search(planned, storage, runs)
+    for outcome in outcomes:
+        name = outcome.search.method.name
+        best = min((c for c in runs.made if c.method == name), key=lambda config: abs(config.learning_rate - 1e-3))
+        assert outcome.values["learning_rate"] == best.learning_rate
+    (tuned,) = plan_tuned_runs(planned, outcomes)
+    assert {run.config.held_out for run in tuned.runs} == {None}
+    assert {(r.config.method, r.config.learning_rate) for r in tuned.runs} == {
+        (outcome.search.method.name, outcome.values["learning_rate"]) for outcome in outcomes
+    }
+    assert {run.config.beta for run in tuned.runs if run.config.method == "lora"} == {0.9}
+
+
+def test_a_loss_is_minimised(plan, storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "primary_metric", lambda _config: "loss")
+
+    def make_run(config: RunConfig, *, progress: RunProgress) -> Any:
+        return made_record(config, 0.0, final={"loss": config.learning_rate}, primary_metric="loss")
+
+    planned = plan(methods=("lora",))
+    (outcome,) = search(planned, storage, make_run)
+    rates = [slot.last.params["learning_rate"] for slot in outcome.slots]
+    assert outcome.values["learning_rate"] == min(rates)
+
+
+def test_of_equal_trials_the_first_is_the_best_for_every_process(plan, storage) -> None:
+    (outcome,) = search(plan(methods=("lora",)), storage, FakeRuns(lambda _config: 0.5))
+    assert outcome.best is not None
+    assert outcome.best.number == 0
+
+
+def test_a_trial_is_shown_as_a_run_is(plan, storage) -> None:
+    """What it tells while it is made reaches whoever looks on."""
+    told: list[str] = []
+
+    class Shown(RunProgress):
+        def __getattribute__(self, name: str) -> Any:
+            told.append(name)
+            return super().__getattribute__(name)
+
+    def make_run(config: RunConfig, *, progress: RunProgress) -> RunRecord:
+        progress.run_begins(config, 1)
+        progress.preparing("singular vectors")
+        progress.step()
+        progress.evaluation_begins("tuning", 1)
+        progress.evaluation_batch()
+        values = {"accuracy": 0.5}
+        progress.evaluated(EpochMetrics(epoch=1, step=1, split="tuning", train_seconds=1.0, values=values))
+        progress.say("ranks changed")
+        return made_record(config, 0.5)
+
+    run_trials(plan(methods=("lora",)), storage, Shown(), make_run=make_run, look_after=LOOK)
+    events = [
+        "run_begins",
+        "preparing",
+        "step",
+        "evaluation_begins",
+        "evaluation_batch",
+        "evaluated",
+        "say",
+        "run_over",
+    ]
+    assert [name for name in told if name in events][: len(events)] == events
+
+
+def test_a_bad_trial_is_stopped_early_but_not_before_the_ranks_are_allocated(plan, storage) -> None:
+    """The trials that come after the first ones are worse than all before."""
+    runs, made = FakeRuns(epochs=4), []
+
+    def worse_and_worse(config: RunConfig) -> float:
+        made.append(config)
+        return 1 / len([c for c in made if c.method == config.method])
+
+    runs.accuracy = worse_and_worse
+    ranges = {"learning_rate": "1e-4-1e-2", "warmup_steps": "0.6,0.61"}  # of 4 epochs: the third is the first to judge
+    outcomes = search(plan(trials=6, ranges=ranges, settings={"epochs": 4}), storage, runs)
+    for outcome, epochs in zip(outcomes, (1, 3)):
+        assert outcome.counts == {"complete": 2, "stopped early": 4, "failed": 0}
+        stopped = [slot.last for slot in outcome.slots if slot.last.state == TrialState.PRUNED]
+        assert {len(trial.intermediate_values) for trial in stopped} == {epochs}
+
+
+def test_the_last_epoch_is_not_cut_off(plan, storage) -> None:
+    values = iter([0.9, 0.9, 0.1, 0.1])
+    (outcome,) = search(plan(methods=("lora",)), storage, FakeRuns(lambda _config: next(values), epochs=1))
+    assert outcome.counts == {"complete": 4, "stopped early": 0, "failed": 0}
+
+
+def test_a_trial_that_diverges_counts_and_the_search_goes_on(plan, storage) -> None:
+    def accuracy(config: RunConfig) -> float:
+        if config.learning_rate > 1e-3:
+            raise train_diverged()
+        return config.learning_rate
+
+    (outcome,) = search(plan(methods=("lora",), trials=8), storage, FakeRuns(accuracy))
+    diverged = [slot.last for slot in outcome.slots if "error" in slot.last.user_attrs]
+    assert len(outcome.slots) == 8
+    assert outcome.counts["failed"] == len(diverged)
+    assert 0 < len(diverged) < 8
+    assert {trial.state for trial in diverged} == {TrialState.PRUNED}, "which TPE learns from; it forgets failures"
+    assert outcome.values["learning_rate"] < 1e-3
+
+
+def train_diverged() -> Exception:
+    from glora.experiments.training.timed_trainer import DivergedError
+
+    return DivergedError("the training loss is nan by step 3: training has diverged")
+
+
+def test_a_trial_that_fails_counts_and_the_search_goes_on(plan, storage) -> None:
+    failures = iter([True, False, True, False])
+
+    def accuracy(_config: RunConfig) -> float:
+        if next(failures):
+            raise OSError("broken on purpose")
+        return 0.5
+
+    (outcome,) = search(plan(methods=("lora",)), storage, FakeRuns(accuracy))
+    assert outcome.counts == {"complete": 2, "stopped early": 0, "failed": 2}
+    assert outcome.slots[0].last.user_attrs["error"] == "OSError: broken on purpose"
+
+
+def test_if_all_trials_of_a_method_fail_that_is_said(plan, storage) -> None:
+    def accuracy(config: RunConfig) -> float:
+        if config.method == "glora":
+            raise OSError("broken on purpose")
+        return 0.5
+
+    with pytest.raises(SearchFailedError, match="none of the 2 trials of glora on rte came to its end") as caught:
+        search(plan(trials=2), storage, FakeRuns(accuracy))
+    assert "The last one: OSError: broken on purpose. Mend that and give the same command again" in str(caught.value)
+    assert "of lora" not in str(caught.value)
+    runs = FakeRuns()
+    search(plan(trials=2), storage, runs)
+    assert [config.method for config in runs.made] == ["glora"] * 2, "the same command tries what failed again"
+
+
+def test_what_fails_every_time_is_not_tried_to_the_end(plan, storage) -> None:
+    def accuracy(_config: RunConfig) -> float:
+        raise OSError("broken on purpose")
+
+    runs = FakeRuns(accuracy)
+    with pytest.raises(SearchFailedError, match="the first 3 trials of lora on rte failed alike: OSError: broken"):
+        search(plan(methods=("lora",), trials=6), storage, runs)
+    assert len(runs.made) == 3
+    (outcome,) = search(plan(methods=("lora",), trials=6), storage, FakeRuns(lambda _config: 0.5))
+    assert outcome.counts == {"complete": 6, "stopped early": 0, "failed": 0}
+
+
+def test_settings_that_cannot_be_trained_together_cost_a_trial_and_no_training(plan, storage) -> None:
+    runs = FakeRuns()
+    ranges = {"warmup_steps": "2-14", "epochs": "1,3"}  # 5 steps an epoch: 14 of 15 fit, but not in one epoch
+    (outcome,) = search(plan(ranges=ranges, methods=("glora",), trials=12), storage, runs)
+    assert len(outcome.slots) == 12
+    assert 0 < len(runs.made) < 12
+    assert all(config.warmup_steps < 5 * config.epochs for config in runs.made)
+    assert outcome.counts["failed"] == 12 - len(runs.made)
+
+
+# Resuming
+
+
+class Interrupted(FakeRuns):
+    """Ctrl-C in the run after `after` others."""
+
+    after = 2
+
+    def __call__(self, config: RunConfig, *, progress: RunProgress) -> Any:
+        if len(self.made) == self.after:
+            raise KeyboardInterrupt
+        return super().__call__(config, progress=progress)
+
+
+def test_an_interrupted_search_goes_on_with_the_values_it_would_have_had(plan, storage, tmp_path: Path) -> None:
+    """A sampler that is seeded once would draw the first values again."""
+    whole, first, rest = FakeRuns(), Interrupted(), FakeRuns()
+    (tmp_path / "whole").mkdir()
+    search(plan(), quick_storage(tmp_path / "whole"), whole)
+    with pytest.raises(KeyboardInterrupt):
+        search(plan(), storage, first)
+    search(plan(), quick_storage(tmp_path), rest)
+    assert len(first.made) + len(rest.made) == 8, "what was finished is not made again"
+    tried = [{(c.method, c.learning_rate, c.beta) for c in made} for made in (whole.made, first.made + rest.made)]
+    at_random = {(c.method, c.learning_rate, c.beta) for c in whole.made[:4]}
+    assert at_random <= tried[1]
+    assert len(tried[1]) == 8
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        (
+            {"ranges": {**RANGES, "beta": "0.5-0.99"}},
+            "search space: it has learning_rate 0.0001 to 0.01 (log), beta 0.8",
+        ),
+        ({"trials": 5}, "trials: it has 4; now 5"),
+        ({"held_out": 0.25}, "held out: it has 0.2; now 0.25"),
+        ({"settings": {"train_limit": 100}}, "data fingerprint: it has "),
+        ({"settings": {"batch_size": 16}}, "settings: it has rank 4"),
+        ({"seed": 1}, "sampler: it has TPE, seed 0"),
+    ],
+)
+def test_another_search_of_the_same_name_is_refused(plan, storage, change: dict, difference: str) -> None:
+    search(plan(methods=("glora",)), storage)
+    runs = FakeRuns()
+    with pytest.raises(StudyMismatchError) as caught:
+        search(plan(methods=("glora",), **change), storage, runs)
+    assert difference in str(caught.value)
+    assert not runs.made
+
+
+def test_more_seeds_are_run_without_a_new_search(plan, storage) -> None:
+    search(plan(seeds=(0, 1)), storage)
+    runs = FakeRuns()
+    planned = plan(seeds=(1, 0))
+    (tuned,) = plan_tuned_runs(planned, search(planned, storage, runs))
+    assert not runs.made
+    assert len(tuned.runs) == 4
+
+
+# What is wrong with a search
+
+
+def test_what_cannot_be_searched_is_refused_before_anything_is_made(plan, tmp_path: Path) -> None:
+    assert "trials=0: a search needs at least 1 trial" in faults(plan, trials=0)
+    assert "trials=-3" in faults(plan, trials=-3)
+    assert "held_out=1 must be above 0 and below 1" in faults(plan, held_out=1.0)
+    assert "search_seed=-1" in faults(plan, seed=-1)
+    assert "held_out=0.001 of 192 training examples leaves none to judge by" in faults(plan, held_out=0.001)
+    text = faults(plan, ranges={"warmup_steps": "5-40"})
+    assert "warmup_steps=40 can never be trained with glora: a warm-up of 40 steps" in text
+    assert "warmup_steps=5 " not in text
+    text = faults(plan, methods=("glora",), ranges={"warmup_steps": "40-50", "beta": "0.8-0.9"})
+    assert "warmup_steps=40 can never" in text
+    assert "warmup_steps=50 can never" in text
+    assert "beta" not in text, "which is not to blame"
+    text = faults(plan, methods=("glora",), ranges={"warmup_steps": "400-500", "epochs": "2-3"})
+    assert re.search(
+        r"^glora can be trained with no values of these ranges; warmup_steps=400, epochs=2: a warm-up", text
+    )
+    text = faults(plan, methods=("glora",), settings={"min_rank": 9}, ranges={"beta": "0.8-0.9"})
+    assert text.startswith("glora: min_rank=9 is more than the budget")
+    assert "total_rank: none of the methods looks at this setting" in faults(
+        plan, methods=("lora",), ranges={**RANGES, "total_rank": "24,48"}
+    )
+    assert "there is nothing to search" in faults(plan, methods=("lora",), ranges={}, settings={"learning_rate": 1e-3})
+    assert "unknown method 'lroa'" in faults(plan, methods=("lroa",))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_request_of_a_file_has_its_ranges_and_the_command_lines(tmp_path: Path) -> None:
+    file = tmp_path / "experiment.json"
+    searches = [{"name": "learning rate", "range": "1e-4-5e-4"}, {"name": "beta (EMA)", "range": "0.8-0.99"}]
+    file.write_text(
+        json.dumps(
+            {
+                "models_to_use": ["all-MiniLM-L6-v2"],
+                "datasets_to_use": ["stdlib-docs"],
+                "hyperparameters_to_search": searches,
+                "seeds": [4],
+            }
+        )
+    )
+    request = search_request_of_file(file, {"settings": {"epochs": 1}}, ranges={"beta": "0.5-0.6", "r": "4,8"})
+    assert [str(found) for found in request["ranges"]] == [
+        "beta 0.5 to 0.6 (linear)",
+        "rank one of 4, 8",
+        "learning_rate 0.0001 to 0.0005 (log)",
+    ]
+    assert (request["methods"], request["seeds"]) == (("lora", "adalora", "glora"), (4,))
+    assert request["pairs"][0]["epochs"] == 1
+    with pytest.raises(ValueError, match="'bta' is no setting that can be searched. Nearest: beta"):
+        search_request({}, ranges={"bta": "0-1"})
+    with pytest.raises(InvalidComparisonError) as caught:
+        search_request({}, ranges={"lr": "5e-4-1e-4", "bta": "0-1", "beta": "0.8-0.9", "beta (EMA)": "0.9,0.99"})
+    assert [
+        part in fault
+        for part, fault in zip(
+            ("5e-4 below and 1e-4 above", "Nearest: beta", "range: beta is given"), caught.value.faults
+        )
+    ] == [True] * 3
+
+
+# The runs that are reported, and the record
+
+
+def test_runs_are_shared_and_a_failed_one_is_tried_again_by_the_same_command(plan, storage, tmp_path: Path) -> None:
+    planned = plan()
+    outcomes = search(planned, storage)
+    broken = [True]
+
+    def accuracy(config: RunConfig) -> float:
+        if broken[0] and (config.method, config.seed) == ("glora", 1):
+            raise OSError("broken on purpose")
+        return 0.5
+
+    def make(output: Path, runs: FakeRuns) -> list[tuple[str, int, str]]:
+        tuned = plan_tuned_runs(plan(output=output), tuple(_of(plan(output=output), outcomes)))
+        records = make_shared_runs(Sharing(storage, "a search"), tuned, RunProgress(), make_run=runs, look_after=LOOK)
+        assert {r.key: r.status for r in read_records(output)} == {r.key: r.status for r in records}
+        return [(r.config.method, r.config.seed, r.status) for r in records]
+
+    first, second, third = FakeRuns(accuracy), FakeRuns(accuracy), FakeRuns(accuracy)
+    assert make(tmp_path / "one", first).count(("glora", 1, "failed")) == 1
+    assert len(first.made) == 4
+    broken[0] = False
+    assert {status for *_, status in make(tmp_path / "two", second)} == {"finished"}
+    assert [(c.method, c.seed) for c in second.made] == [("glora", 1)], (
+        "the records of the others came from the storage"
+    )
+    assert {status for *_, status in make(tmp_path / "one", third)} == {"finished"}
+    assert not third.made
+
+
+def _of(planned: SearchPlan, outcomes: tuple[StudyOutcome, ...]) -> list[StudyOutcome]:
+    return [StudyOutcome(study, outcome.slots, outcome.best) for study, outcome in zip(planned.studies, outcomes)]
+
+
+def test_a_run_that_is_finished_in_the_folder_is_not_made(plan, storage, tmp_path: Path) -> None:
+    planned = plan()
+    (tuned,) = plan_tuned_runs(planned, search(planned, storage))
+    write_record(planned.output, made_record(tuned.runs[0].config, 0.75))
+    runs = FakeRuns()
+    records = make_shared_runs(Sharing(storage, "a search"), [tuned], RunProgress(), make_run=runs, look_after=LOOK)
+    assert len(runs.made) == 3
+    assert records[0].final == {"accuracy": 0.75}
+
+
+def test_the_search_is_recorded_and_shown(plan, storage, tmp_path: Path, tiny_deberta: Path) -> None:
+    planned = plan()
+    outcomes = search(planned, storage)
+    path = write_search_record(tmp_path, search_record(planned, outcomes))
+    record = read_search_record(tmp_path)
+    assert record == search_record(planned, outcomes)
+    assert record is not None
+    assert (record.trials, record.held_out, record.trial_seed, record.seeds) == (4, 0.2, 2, [0, 1])
+    table = tuning_table(record, "rte", str(tiny_deberta))
+    assert table is not None
+    assert [row[0] for row in table.rows] == ["lora", "glora"]
+    assert table.rows[1][1].startswith("learning_rate=0.00")
+    assert [(row[3], row[5]) for row in table.rows] == [("4", "0")] * 2
+    assert "154 of the training examples with seed 2 and judged by 38 others" in table.note
+    assert tuning_table(record, "sst2", str(tiny_deberta)) is None
+    path.write_text('{"schema_version": 1, "name": 3}')
+    with pytest.raises(RecordError, match=r"search\.json: .*Move it away"):
+        read_search_record(tmp_path)
+    assert read_search_record(tmp_path / "nowhere") is None
+
+
+def test_what_optuna_keeps_can_be_read_by_its_own_tools(plan, storage, tmp_path: Path) -> None:
+    search(plan(), storage)
+    names = optuna.get_all_study_names(sqlite_url(tmp_path))
+    assert [name.split(" / ")[0] for name in names] == ["a search"] * 2
+    assert [name.split(" / ")[-1] for name in names] == ["lora", "glora"]
+
+
+def test_a_terminal_of_80_columns_shows_the_best_settings_in_full(plan, storage: SharedStorage) -> None:
+    planned = plan(trials=2)
+    outcomes = run_trials(planned, storage, RunProgress(), make_run=FakeRuns(), look_after=LOOK)
+    console = Console(file=io.StringIO(), width=80)
+    console.print(describe_outcomes(outcomes))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    for outcome in outcomes:
+        for name, value in outcome.values.items():
+            assert f"{name}={value:.4g}" in shown
+    assert "…" not in shown
+
+
+def test_choices_that_are_no_more_than_trials_are_each_tried_once(plan, storage) -> None:
+    searched = plan(
+        methods=("lora", "glora"), ranges={"learning_rate": "1e-4,1e-3,1e-2,2e-2", "beta": "0.8,0.9"}, trials=7
+    )
+    runs = FakeRuns()
+    search(searched, storage, runs)
+    rates = [config.learning_rate for config in runs.made if config.method == "lora"]
+    assert sorted(rates) == [1e-4, 1e-3, 1e-2, 2e-2]  # 7 trials, but lora has only 4 combinations
+    assert len([config for config in runs.made if config.method == "glora"]) == 7  # of 8 combinations: TPE's choice
+    lora, glora = searched.studies
+    assert (lora.terms["sampler"], glora.terms["sampler"][:3]) == ("each of the 4 combinations once", "TPE")

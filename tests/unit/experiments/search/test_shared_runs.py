@@ -1,0 +1,268 @@
+"""Runs that processes share: what is claimed, what is never made twice, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from glora.experiments.comparison import Plan, plan_comparison
+from glora.experiments.config import RunConfig
+from glora.experiments.records.schema import RunRecord, read_records, write_record
+from glora.experiments.search import shared_trials
+from glora.experiments.search.shared_runs import make_shared_runs
+from glora.experiments.search.shared_state import SharedState, look
+from glora.experiments.search.shared_trials import StudyMismatchError
+from glora.experiments.search.sharing import Sharing, open_sharing
+from glora.experiments.search.storage import SharedStorage, StorageError, sqlite_url
+from glora.experiments.training.progress import RunProgress
+from unit.experiments.search.search_case import LOOK, FakeRuns, made_record, quick_storage, together
+
+METHODS = ("lora", "adalora", "glora")
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> SharedStorage:
+    return quick_storage(tmp_path)
+
+
+@pytest.fixture
+def plan(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> Callable[..., Plan]:
+    def make(folder: str = "one", seeds: tuple[int, ...] = (0, 1), methods=METHODS, **settings: Any) -> Plan:
+        source = {"model": str(tiny_deberta), "task": "rte", "data_dir": str(glue_folder), "max_length": 32}
+        return plan_comparison(tmp_path / folder, methods=methods, seeds=seeds, settings={**source, **settings})
+
+    return make
+
+
+def share(storage: SharedStorage, *plans: Plan, runs: Any = None, claim: str = "seeds") -> tuple[RunRecord, ...]:
+    sharing = Sharing(storage, "a comparison", claim)
+    return make_shared_runs(sharing, plans, RunProgress(), make_run=runs or FakeRuns(), look_after=LOOK)
+
+
+def texts(records: Any) -> list[str]:
+    """Records as they are kept: a run's configuration in memory also knows where its data lie."""
+    return [record.model_dump_json() for record in records]
+
+
+def names(runs: FakeRuns) -> list[tuple[int, str]]:
+    return [(config.seed, config.method) for config in runs.made]
+
+
+class Interrupted(FakeRuns):
+    """Ctrl-C in the run of a method."""
+
+    def __call__(self, config: RunConfig, *, progress: RunProgress, logs: Path | None = None) -> RunRecord:
+        if config.method == "glora":
+            raise KeyboardInterrupt
+        return super().__call__(config, progress=progress)
+
+
+def killed_in(method: str, folder: Path, plan: Plan) -> None:
+    """A process that is killed in the run of a method."""
+
+    def accuracy(config: RunConfig) -> float:
+        if config.method == method:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return 0.5
+
+    def worker() -> None:
+        share(quick_storage(folder, grace=1), plan, runs=FakeRuns(accuracy))
+
+    assert together([worker]) == [-signal.SIGKILL]
+
+
+@pytest.mark.parametrize("claim", ["seeds", "runs"])
+def test_every_run_is_made_once_seed_by_seed(plan, storage, tmp_path: Path, claim: str) -> None:
+    first, second = FakeRuns(), FakeRuns()
+    records = share(storage, plan("one"), runs=first, claim=claim)
+    assert names(first) == [(seed, method) for seed in (0, 1) for method in METHODS], (
+        "all methods of a seed, side by side"
+    )
+    assert texts(share(storage, plan("two"), runs=second, claim=claim)) == texts(records)
+    assert not second.made
+    assert read_records(tmp_path / "two") == read_records(tmp_path / "one")
+
+
+def test_models_and_data_sets_are_about_equally_far(plan, storage) -> None:
+    runs = FakeRuns()
+    share(storage, plan(methods=("lora",)), plan(methods=("lora",), task="sst2"), runs=runs)
+    assert [(config.task, config.seed) for config in runs.made] == [("rte", 0), ("sst2", 0), ("rte", 1), ("sst2", 1)]
+
+
+def test_after_ctrl_c_another_process_makes_only_the_rest_of_the_seed(plan, storage, tmp_path: Path) -> None:
+    interrupted, other = Interrupted(), FakeRuns()
+    with pytest.raises(KeyboardInterrupt):
+        share(storage, plan("one", seeds=(0,)), runs=interrupted)
+    assert names(interrupted) == [(0, "lora"), (0, "adalora")]
+    share(storage, plan("two", seeds=(0,)), runs=other)
+    assert names(other) == [(0, "glora")]
+    assert len(read_records(tmp_path / "two")) == 3
+    assert len(read_records(tmp_path / "one")) == 2, "it is gone before the last run is made"
+    share(storage, plan("one", seeds=(0,)))
+    assert read_records(tmp_path / "one") == read_records(tmp_path / "two")
+
+
+def test_what_others_finished_is_there_after_ctrl_c_too(plan, storage, tmp_path: Path) -> None:
+    def interrupted(_config: RunConfig, **_given: Any) -> RunRecord:
+        share(quick_storage(tmp_path), plan("two", seeds=(1,)))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        share(storage, plan("one"), runs=interrupted)
+    assert read_records(tmp_path / "one") == read_records(tmp_path / "two")
+    assert len(read_records(tmp_path / "one")) == 3
+
+
+def test_a_seed_that_gets_on_is_not_given_up_however_often_its_processes_are_killed(
+    plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_trials, "MAX_DEATHS", 1)
+    planned, last = plan(seeds=(0,)), FakeRuns()
+    for method in ("adalora", "glora"):
+        killed_in(method, tmp_path, planned)
+    assert len(share(quick_storage(tmp_path, grace=1), planned, runs=last)) == 3
+    assert names(last) == [(0, "glora")]
+
+
+def test_a_run_that_kills_its_processes_is_given_up_and_said(
+    plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Said(RunProgress):
+        lines: ClassVar[list[str]] = []
+
+        def say(self, message: str) -> None:
+            self.lines.append(message)
+
+    monkeypatch.setattr(shared_trials, "MAX_DEATHS", 1)
+    planned, last = plan(seeds=(0,)), FakeRuns()
+    for _ in range(2):  # the first has at least made the runs before it
+        killed_in("glora", tmp_path, planned)
+    sharing = Sharing(quick_storage(tmp_path, grace=1), "a comparison")
+    time.sleep(2.5)  # heartbeats are compared by whole seconds
+    assert look(sharing, [planned]) == (SharedState(2, 0, 1, 0, 0),)
+    records = make_shared_runs(sharing, [planned], Said(), make_run=last, look_after=LOOK)
+    assert (len(records), last.made) == (2, [])
+    assert Said.lines == ["glora, seed 0 was given up: its processes were killed, every time"]
+    assert look(sharing, [planned]) == (SharedState(2, 0, 0, 1, 0),)
+
+
+def test_who_asks_for_more_seeds_shares_those_in_common(plan, storage, tmp_path: Path) -> None:
+    first, more, fewer = FakeRuns(), FakeRuns(), FakeRuns()
+    share(storage, plan("one", seeds=(0, 1)), runs=first)
+    share(storage, plan("two", seeds=(1, 2)), runs=more)
+    assert {seed for seed, _ in names(more)} == {2}
+    share(storage, plan("three", seeds=(2,)), runs=fewer)
+    assert not fewer.made
+    assert {record.config.seed for record in read_records(tmp_path / "three")} == {2}, "what was asked for, no more"
+
+
+def test_what_lies_finished_in_one_folder_is_made_by_nobody(plan, storage, tmp_path: Path) -> None:
+    finished = made_record(plan("one").runs[0].config, 0.75)
+    write_record(tmp_path / "one", finished)
+    with pytest.raises(KeyboardInterrupt):
+        share(storage, plan("one"), runs=_interrupt)
+    other = FakeRuns()
+    records = share(storage, plan("two"), runs=other)
+    assert len(other.made) == 5
+    assert texts([finished])[0] in texts(records)
+    assert texts([finished])[0] in texts(read_records(tmp_path / "two"))
+
+
+def _interrupt(_config: RunConfig, **_given: Any) -> RunRecord:
+    raise KeyboardInterrupt
+
+
+def test_a_failed_run_does_not_keep_its_seed_from_ending_and_is_tried_again(plan, storage, tmp_path: Path) -> None:
+    def accuracy(config: RunConfig) -> float:
+        if (config.seed, config.method) == (0, "adalora"):
+            raise OSError("broken on purpose")
+        return 0.5
+
+    first, second, third = FakeRuns(accuracy), FakeRuns(accuracy), FakeRuns()
+    records = share(storage, plan("one"), runs=first)
+    assert len(first.made) == 6
+    assert [record.status for record in records].count("failed") == 1
+    assert look(Sharing(storage, "a comparison"), [plan("two")])[0] == SharedState(5, 0, 0, 1, 0)
+    assert [record.status for record in share(storage, plan("two"), runs=second)].count("failed") == 1
+    assert names(second) == [(0, "adalora")]
+    assert {record.status for record in share(storage, plan("two"), runs=third)} == {"finished"}
+    assert {record.status for record in read_records(tmp_path / "two")} == {"finished"}
+    share(storage, plan("one"))
+    assert {record.status for record in read_records(tmp_path / "one")} == {"finished"}
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({"learning_rate": 1e-3}, "learning_rate: it has 0.0002; now 0.001"),
+        ({"methods": ("lora", "glora")}, "methods: it has lora, adalora, glora; now lora, glora"),
+        ({"beta": 0.5}, "beta: it has 0.9; now lora 0.9, adalora 0.9, glora 0.5"),
+        ({"train_limit": 64}, "data fingerprint"),
+        ({"rank": 4}, "rank: it has 8; now 4"),
+    ],
+)
+def test_other_runs_of_the_same_name_are_refused(plan, storage, change: dict[str, Any], difference: str) -> None:
+    share(storage, plan("one"))
+    for refused in (share, lambda storage, planned: look(Sharing(storage, "a comparison"), [planned])):
+        with pytest.raises(StudyMismatchError, match=r"another --study") as caught:
+            refused(storage, plan("two", **change))
+        assert difference in str(caught.value)
+
+
+def test_another_claim_is_refused(plan, storage) -> None:
+    share(storage, plan("one"))
+    with pytest.raises(StudyMismatchError, match="claimed: it has seeds; now runs"):
+        share(storage, plan("two"), claim="runs")
+
+
+def test_a_model_in_another_folder_is_refused_and_not_made_twice(plan, storage, tiny_deberta: Path, tmp_path) -> None:
+    share(storage, plan("one"))
+    (tmp_path / "elsewhere").mkdir()
+    copy = tmp_path / "elsewhere" / tiny_deberta.name
+    copy.symlink_to(tiny_deberta)
+    with pytest.raises(StudyMismatchError, match="model: it has .*; now .*elsewhere"):
+        share(storage, plan("two", model=str(copy)))
+
+
+def test_a_look_says_how_far_the_runs_are_and_changes_nothing(plan, storage) -> None:
+    sharing, looks = Sharing(storage, "a comparison"), []
+
+    def accuracy(_config: RunConfig) -> float:
+        looks.append(look(sharing, [plan("two")])[0])
+        return 0.5
+
+    assert look(sharing, [plan("two")]) == (SharedState(0, 0, 0, 0, 6),)
+    share(storage, plan("one"), runs=FakeRuns(accuracy))
+    assert looks == [SharedState(done, 1, 0, 0, 5 - done) for done in range(6)]
+    assert look(sharing, [plan("two")]) == (SharedState(6, 0, 0, 0, 0),)
+
+
+def test_large_records_and_those_of_diverged_runs_come_back_as_they_were(plan, storage, tmp_path: Path) -> None:
+    def make(config: RunConfig, **_given: Any) -> RunRecord:
+        ranks = {os.urandom(40).hex(): i for i in range(2000)}
+        return made_record(config, float("nan"), ranks=ranks)
+
+    share(storage, plan("one", seeds=(0,)), runs=make)
+    share(storage, plan("two", seeds=(0,)))
+    one, two = ([path.read_text() for path in sorted((tmp_path / name / "runs").iterdir())] for name in ("one", "two"))
+    assert one == two
+    assert len(one[0]) > 150_000
+
+
+def test_the_name_is_the_folders_and_the_options_go_together(tmp_path: Path) -> None:
+    url = sqlite_url(tmp_path)
+    sharing = open_sharing(url, None, None, tmp_path / "results" / "rte")
+    assert (sharing.name, sharing.claim) == ("rte", "seeds")
+    assert open_sharing(url, "ours", "runs", tmp_path).name == "ours"
+    with pytest.raises(StorageError, match="claim='all' is unknown; a process claims seeds, or runs"):
+        open_sharing(url, None, "all", tmp_path)
+    with pytest.raises(
+        StorageError, match="study='ours' is for runs that are shared; name the database: --storage URL"
+    ):
+        open_sharing(None, "ours", None, tmp_path)

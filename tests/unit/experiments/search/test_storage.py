@@ -1,0 +1,147 @@
+"""Databases that cannot be used: each is refused at once, in words, and no password is shown."""
+
+from __future__ import annotations
+
+import builtins
+import multiprocessing
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import sqlalchemy
+
+from glora.experiments.search import storage as study_storage
+from glora.experiments.search.storage import StorageError, check_storage, open_storage, sqlite_url, storage_errors
+from unit.experiments.search.search_case import together
+
+
+def refused(url: str) -> str:
+    with pytest.raises(StorageError) as caught:
+        open_storage(url)
+    assert "secret" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_file_is_made_with_optunas_tables(tmp_path: Path) -> None:
+    storage = open_storage(sqlite_url(tmp_path))
+    assert storage.get_all_studies() == []
+    assert (tmp_path / "search.db").is_file()
+    assert open_storage(sqlite_url(tmp_path)).get_all_studies() == [], "again"
+
+
+def test_a_server_that_does_not_run_is_told_at_once_without_the_password() -> None:
+    pytest.importorskip("psycopg")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    began = time.monotonic()
+    message = refused(f"postgresql://me:secret@127.0.0.1:{port}/studies")
+    assert time.monotonic() - began < 5
+    assert message.startswith(f"storage=postgresql://me:***@127.0.0.1:{port}/studies: ")
+    assert "refused" in message.lower()
+    assert "Is the server running" in message
+
+
+def test_a_server_that_does_not_answer_is_waited_for_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("psycopg")
+    monkeypatch.setattr(study_storage, "CONNECT_SECONDS", 2)
+    with socket.socket() as silent:  # takes connections and says nothing
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        began = time.monotonic()
+        message = refused(f"postgresql://me:secret@127.0.0.1:{silent.getsockname()[1]}/studies")
+    assert time.monotonic() - began < 10
+    assert "timeout" in message
+
+
+def test_a_password_in_what_the_driver_says_is_hidden(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise sqlalchemy.exc.OperationalError("connect", {}, Exception("login of me with secret%word failed"))
+
+    monkeypatch.setattr(study_storage, "SharedStorage", fail)
+    message = refused("postgresql+psycopg://me:secret%25word@nowhere/studies")
+    assert "login of me with *** failed" in message
+
+
+@pytest.mark.parametrize(
+    ("url", "module", "package"),
+    [("postgresql://h/d", "psycopg", "psycopg[binary]"), ("mysql+pymysql://h/d", "pymysql", "pymysql")],
+)
+def test_a_missing_driver_is_named_with_what_to_install(
+    url: str, module: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = builtins.__import__
+
+    def without(name: str, *arguments: object) -> object:
+        if name.split(".", maxsplit=1)[0] == module and arguments[3:] in ((), (0,)):  # no relative import
+            raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+        return original(name, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    for loaded in [name for name in sys.modules if name.split(".")[0] == module]:
+        monkeypatch.delitem(sys.modules, loaded)
+    assert f"the driver {module} is not installed: pip install '{package}'" in refused(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "part"),
+    [
+        ("search.db", "the storage is no database URL; write sqlite:///search.db"),
+        ("", "the storage is no database URL"),
+        ("postgres://me:secret@h/d", "there is no database 'postgres'; write"),
+        ("redis://:secret@h", "storage=redis://:***@h: Optuna keeps no heartbeats in Redis"),
+        ("sqlite://", "in memory and would be lost"),
+        ("sqlite:///no/such/folder/search.db", "there is no folder 'no/such/folder'"),
+        ("sqlite:////proc/search.db", "unable to open database file"),
+    ],
+)
+def test_urls_that_cannot_be_a_storage(url: str, part: str) -> None:
+    assert part in refused(url)
+
+
+def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    (tmp_path / "search.db").write_text("not a database, but long enough to be looked at " * 20)
+    assert "file is not a database" in refused(sqlite_url(tmp_path))
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, _mode: Path(path) != tmp_path)  # root may write anywhere
+    message = refused(sqlite_url(tmp_path))
+    assert f"no permission to write the folder {str(tmp_path)!r}; name another file" in message
+
+
+def test_checking_connects_to_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("psycopg")
+    assert check_storage("postgresql://me:secret@nowhere.invalid/d") == "postgresql://me:***@nowhere.invalid/d"
+    check_storage(sqlite_url(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_database_that_goes_away_in_the_midst_of_the_work(tmp_path: Path) -> None:
+    storage = open_storage(sqlite_url(tmp_path))
+    (tmp_path / "search.db").unlink()
+    storage.engine.dispose()
+    with pytest.raises(StorageError, match="no such table") as caught, storage_errors(storage):
+        storage.get_all_studies()
+    assert "What is finished is kept in it; once it is back, the same command goes on" in str(caught.value)
+
+
+def test_a_heartbeat_that_does_not_arrive_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    storage = open_storage(sqlite_url(tmp_path))
+    (tmp_path / "search.db").unlink()
+    storage.engine.dispose()
+    storage.record_heartbeat(1)
+    assert "no heartbeat reached" in caplog.text
+
+
+def test_processes_that_begin_together_make_the_tables_together(tmp_path: Path) -> None:
+    together_now = multiprocessing.get_context("fork").Barrier(4)
+
+    def begin() -> None:
+        together_now.wait()
+        open_storage(sqlite_url(tmp_path))
+
+    assert together([begin] * 4) == [0] * 4

@@ -1,0 +1,54 @@
+"""One configuration, one key."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from glora.experiments.config import RunConfig
+from glora.experiments.methods.base import find_method
+
+
+def test_a_default_is_the_same_run_as_the_value_given() -> None:
+    given = RunConfig(epochs=3, learning_rate=2e-4, rank=8, seed=0)
+    assert given.key == RunConfig().key
+    assert given.key == RunConfig.model_validate_json(RunConfig().model_dump_json()).key
+
+
+def test_every_setting_that_changes_a_result_changes_the_key() -> None:
+    changed = {"epochs": 2, "learning_rate": 1e-3, "rank": 4, "seed": 1, "method": "lora", "beta": 0.5, "task": "rte"}
+    keys = {RunConfig(**{name: value}).key for name, value in changed.items()} | {RunConfig().key}
+    assert len(keys) == len(changed) + 1
+
+
+def test_a_setting_that_is_added_later_renames_no_finished_run() -> None:
+    class Later(RunConfig):
+        invented_since: int | None = None
+
+    assert Later().key == RunConfig().key != Later(invented_since=1).key
+
+
+def test_where_the_data_lie_is_not_part_of_the_run() -> None:
+    here = RunConfig(task="rte", data_dir="some/folder")
+    assert here.key == RunConfig(task="rte").key
+    assert "some/folder" not in here.model_dump_json()
+    assert find_method("lora").normalise(here, seed=1).data_dir == "some/folder"
+
+
+def test_a_local_model_folder_is_named_by_its_last_part() -> None:
+    assert RunConfig(model="some/folder/tiny").key.startswith("stdlib-docs--tiny--glora--r8--seed0--")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"beta": 1.0}, {"rank": 0}, {"signal": "size"}, {"colour": "red"}, {"warmup_steps": 1.5}, {"seed": 2**32}],
+)
+def test_faults_are_refused(fields: dict) -> None:
+    with pytest.raises(ValidationError):
+        RunConfig(**fields)
+
+
+def test_a_warmup_is_a_share_or_whole_steps() -> None:
+    assert [RunConfig(warmup_steps=value).warmup_steps for value in (None, 0.25, 1, 12.0)] == [None, 0.25, 1, 12]
+    with pytest.raises(ValidationError, match="a number of steps is a whole number; below 1 it is a share"):
+        RunConfig(warmup_steps=1.5)

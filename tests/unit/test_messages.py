@@ -1,0 +1,90 @@
+"""The line at the reallocation is seen, and is a line of its own."""
+
+from __future__ import annotations
+
+import ast
+import io
+import logging
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from tqdm import tqdm
+
+import glora
+from glora.messages import PLURALS, AboveProgressBars, get_logger, pluralize
+
+
+@pytest.fixture
+def stream() -> io.StringIO:
+    return io.StringIO()
+
+
+@pytest.fixture
+def logger(stream: io.StringIO) -> logging.Logger:
+    logger = logging.Logger("of this test")
+    logger.addHandler(AboveProgressBars(stream))
+    return logger
+
+
+def test_a_progress_bar_does_not_share_its_line(
+    logger: logging.Logger, stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr", stream)  # where tqdm looks for bars to take away
+    with tqdm(total=4, file=stream, ncols=40) as bar:
+        bar.update(2)
+        bar.refresh()
+        logger.warning("%d of %d matrices", 2, 3)
+    # a line ends with what was printed after the last return to its beginning
+    assert "2 of 3 matrices" in [line.rpartition("\r")[2] for line in stream.getvalue().splitlines()]
+
+
+def test_without_tqdm_as_well(logger: logging.Logger, stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "tqdm")
+    logger.warning("seen")
+    assert stream.getvalue() == "seen\n"
+
+
+def test_it_is_heard_until_the_application_configures_logging(monkeypatch: pytest.MonkeyPatch) -> None:
+    (handler,) = get_logger().handlers
+    record = logging.LogRecord("glora", logging.INFO, "", 0, "ranks", None, None)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    assert handler.filter(record)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [logging.NullHandler()])
+    assert not handler.filter(record)
+
+
+THINGS = "|".join((*PLURALS.values(), "(?:step|run|trial|seed|method|model|example|label|score|time|other|token)s"))
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "text"),
+    [
+        (0, "step", "0 steps"),
+        (1, "step", "1 step"),
+        (1200, "step", "1,200 steps"),
+        (1, "matrix", "1 matrix"),
+        (2, "matrix", "2 matrices"),
+        (2, "group of examples", "2 groups of examples"),
+    ],
+)
+def test_one_is_singular(number: int, noun: str, text: str) -> None:
+    assert pluralize(number, noun) == text
+
+
+def test_no_message_counts_by_hand() -> None:
+    """ "1 matrices" comes of a plural behind a number that the message did not look at; "1 of 12 matrices" is right."""
+    by_hand = []
+    for source in sorted(Path(glora.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+            text = ""
+            if isinstance(node, ast.JoinedStr):
+                text = "".join(str(p.value) if isinstance(p, ast.Constant) else "\0" for p in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                text = node.value.replace("%d", "\0")
+            by_hand += [
+                f"{source.name}:{node.lineno}: {text[max(found.start() - 20, 0) : found.end()]!r}"
+                for found in re.finditer(rf"(?<!of )(?<!of the )\0 (?:{THINGS})\b(?! within)", text)
+            ]
+    assert not by_hand, "\n".join(by_hand)
