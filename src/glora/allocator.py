@@ -25,13 +25,14 @@ from torch import nn
 from glora.allocation.bounds import allocate_within_bounds
 from glora.allocation.reallocation import Reallocation
 from glora.config import RankAllocationConfig, as_config
-from glora.distributed.agreement import Processes, SameGradients
-from glora.distributed.fsdp import is_sharded, local
+from glora.distributed.agreement import Processes
 from glora.distributed.unsupported import refuse_engines
 from glora.guards.first_step import FirstStep
+from glora.guards.same_gradients import SameGradients
 from glora.guards.unfinished_warmup import watch
 from glora.lora.adapter import RankedAdapter
 from glora.lora.input_gradients import release_input_gradients
+from glora.lora.layout import is_sharded, local
 from glora.lora.matrix import experts, factors, random_factor
 from glora.lora.optimizer_state import check_optimizer, holds, skipped_its_step, unwrap_optimizer
 from glora.messages import get_logger, pluralize
@@ -261,7 +262,7 @@ class RankAllocator:
                 "or start anew"
             )
         if state["ranks"] != self.ranks:
-            self._processes.refuse_unknown_wrapper()
+            self._processes.check_wrapper_is_known()
             self.adapter.set_ranks(state["ranks"], optimizer=self._optimizer)
         if state["allocated"]:
             release_input_gradients(self.adapter.root)
@@ -318,7 +319,7 @@ class RankAllocator:
         return self.steps % self.config.exact_every == 0
 
     def _after_optimizer_step(self) -> None:
-        self._same_gradients.made()
+        self._same_gradients.after_step()
         if self._norms is None or skipped_its_step(self._optimizer):
             return
         if self._pending is None:
@@ -446,7 +447,7 @@ class RankAllocator:
         sound = (
             torch.stack([torch.isfinite(local(p.detach())).all().cpu() for p in self._parameters()]).view(-1, 2).all(1)
         )
-        return [name for name, ok in zip(names, self._processes.agree_on(sound).tolist()) if not ok]
+        return [name for name, ok in zip(names, self._processes.all_agree(sound).tolist()) if not ok]
 
     def _check_method(self) -> None:
         """Refuse, or warn of, settings that do not go with this adapter."""

@@ -27,6 +27,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 
 from glora import RankAllocationConfig, RankAllocator, accelerate_lora
+from glora.distributed.agreement import Processes
 from glora.lora.adapter import RankedAdapter
 
 WARMUP, STEPS = 4, 9
@@ -399,6 +400,7 @@ def refusals() -> list[str]:
         model = get_peft_model(Net(branch=False, checkpointed=False), LoraConfig(r=4, target_modules=TARGETS))
         fully_shard(model, mesh=mesh)
         adapter = RankedAdapter(model)
+        Processes(adapter)
         before = dict(adapter.ranks)
         adapter.set_ranks(before | {"second": 0})
         try:

@@ -50,14 +50,14 @@ def test_what_is_refused(tmp_path: Path) -> None:
         exact, relative, offloaded, columns, tensor_parallel, partly, *other_versions, again, late, none = said
         assert 'signal="delta_exact" needs whole factors' in exact
         assert 'relative_to="weight" needs whole base weights' in relative
-        assert "CPUOffloadPolicy is not supported by glora; leave the offload_policy out" in offloaded
+        assert "CPUOffloadPolicy is not supported by glora; leave out offload_policy" in offloaded
         assert "sharded along another dimension than their first" in columns
         assert "not by fully_shard (FSDP2) on this model" in tensor_parallel
-        assert "2 of the adapter's 8 factors are sharded by fully_shard" in partly
-        missing = ["mp_policy is missing", "FSDPParam is made otherwise", "_fsdp_param_group is missing"]
+        assert "only 2 of the adapter's 8 factors are sharded" in partly
+        missing = ["mp_policy is missing", "other parameters of FSDPParam", "_fsdp_param_group is missing"]
         for what, other_version in zip(missing, other_versions, strict=True):
-            assert f"keeps its parameters in a way that this glora does not know ({what})" in other_version
-        assert "second: fully_shard has no place any more for the adapter that was taken out" in again
+            assert f"({what}); use another version" in other_version
+        assert "second: fully_shard cannot take back an adapter" in again
         assert "has other ranks than the model, which fully_shard has spread over the processes already" in late
         assert "callback.take_ranks_from(checkpoint) before trainer.train(resume_from_checkpoint=checkpoint)" in late
         assert none == ""

@@ -183,16 +183,14 @@ def test_engines_that_leave_nothing_to_allocate_are_refused(
         arguments = (trainer.args, trainer.state, trainer.control)
         callback.on_train_begin(*arguments, model=model, optimizer=optimizer, train_dataloader=range(12))
 
-    with pytest.raises(ValueError, match=r"DeepSpeed reduces, clips, steps and clears within one call.*fully_shard"):
+    with pytest.raises(ValueError, match="DeepSpeed steps and clears.*fully_shard"):
         begin(model, DeepSpeedOptimizerWrapper(optimizer))
     torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
     try:
         sharded = FullyShardedDataParallel(
             peft_model(tiny_deberta), use_orig_params=True, device_id=torch.device("cpu")
         )
-        with pytest.raises(
-            ValueError, match=r"\(FSDP1\) puts the matrices of a layer into one flat parameter.*fsdp_version: 2"
-        ):
+        with pytest.raises(ValueError, match=r"\(FSDP1\).*flat parameter.*fsdp_version: 2"):
             begin(sharded, optimizer)
     finally:
         torch.distributed.destroy_process_group()

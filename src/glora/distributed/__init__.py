@@ -1,1 +1,4 @@
-"""Several processes: agreement on ranks, DistributedDataParallel, FSDP2, and what is not supported."""
+"""Training in several processes: agreement on ranks, DistributedDataParallel, FSDP2, and what is not supported.
+
+Imports `lora`; the allocator, the callback, scoring and guards import it.
+"""

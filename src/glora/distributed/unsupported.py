@@ -1,4 +1,4 @@
-"""What trains in several processes in a way that leaves rank allocation no gradients to see, or no matrices to resize."""
+"""Ways to train in several processes that leave rank allocation no gradients to read, or no matrices to resize."""
 
 from __future__ import annotations
 
@@ -10,29 +10,22 @@ if torch.distributed.is_available():
 
 
 def refuse_engines(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
-    """Refuse what trains in several processes in a way that leaves no gradients, or no matrices, to work with.
+    """Refuse engines that cannot work with rank allocation.
 
     Raises:
         ValueError: DeepSpeed, or FullyShardedDataParallel (FSDP1).
     """
-    engines = [type(engine).__mro__ for engine in (model, optimizer, getattr(optimizer, "optimizer", None))]
-    if any(
-        kind.__module__.startswith("deepspeed.") or kind.__name__.startswith("DeepSpeed")
-        for mro in engines
-        for kind in mro
-    ):
+    engines = (model, optimizer, getattr(optimizer, "optimizer", None))
+    kinds = [kind for engine in engines for kind in type(engine).__mro__]
+    if any(kind.__module__.startswith("deepspeed.") or kind.__name__.startswith("DeepSpeed") for kind in kinds):
+        # accelerate steps within backward(), so there is no moment to ask for gradients (safe_get_full_grad), and DeepSpeed's
+        # flat partitions of the parameters cannot change shape
         raise ValueError(
-            "DeepSpeed reduces, clips, steps and clears within one call, and accelerate makes that call within "
-            "backward(): there is no moment before a step at which its gradient accessors (safe_get_full_grad) could "
-            "be asked, and its flat partitions of the parameters cannot change shape. Train with "
-            "DistributedDataParallel, or with FSDP2 (fully_shard) where the base model does not fit one device; or "
-            "get ranks with glora.suggest_ranks and give DeepSpeed that rank_pattern"
+            "DeepSpeed steps and clears gradients within backward(), so glora cannot read them; use FSDP2 (fully_shard) or "
+            "DistributedDataParallel, or give DeepSpeed ranks from glora.suggest_ranks"
         )
-    if not torch.distributed.is_available():
-        return
-    if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
+    if torch.distributed.is_available() and any(isinstance(m, FullyShardedDataParallel) for m in model.modules()):
         raise ValueError(
-            "FullyShardedDataParallel (FSDP1) puts the matrices of a layer into one flat parameter, which cannot "
-            "change shape; use FSDP2 (torch.distributed.fsdp.fully_shard; fsdp_version: 2 in accelerate's "
-            "configuration), or DistributedDataParallel"
+            "FullyShardedDataParallel (FSDP1) has one flat parameter for several matrices, which cannot change shape; use "
+            "FSDP2 (fully_shard; fsdp_version: 2 in accelerate), or DistributedDataParallel"
         )

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from glora.distributed.fsdp import local
+from glora.lora.layout import local
 from glora.lora.optimizer_state import check_optimizer
 from glora.messages import get_logger
 

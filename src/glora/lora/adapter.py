@@ -14,12 +14,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
-from glora.distributed.ddp import rebuild_reducer
-from glora.distributed.fsdp import Shards, is_sharded, is_unit
 from glora.lora.discovery import find_lora_layers, min_supported_rank
+from glora.lora.layout import Gather, Layout, is_sharded, is_unit
 from glora.lora.matrix import (
     adapted_model,
     adapter_entries,
@@ -71,7 +69,7 @@ class RankedAdapter:
         initial_ranks: The ranks when this object was made.
         ranks: The ranks now; 0 where the adapter was taken out.
         rank_scaling: How the scaling of a matrix follows its rank, in every change of ranks.
-        wrapper: The DistributedDataParallel around the model, once it is known: its reducer follows the ranks.
+        layout: How processes hold the model; changes of rank go through it. `glora.distributed` sets it.
 
     Raises:
         ValueError: for what `find_lora_layers` refuses.
@@ -82,7 +80,7 @@ class RankedAdapter:
         self.model = model
         adapted = adapted_model(model)
         self.root = base_model(adapted)
-        self.wrapper: DistributedDataParallel | None = None
+        self.layout = Layout()
         self._configs = peft_configs(adapted)
         self._config = self._configs.get(self.name)
         self._exclude_modules = getattr(self._config, "exclude_modules", None)
@@ -149,49 +147,53 @@ class RankedAdapter:
             seed: Seeds the new rows of A; each module draws by its name.
             share: Makes the factors of a resized matrix, and their moments, the same on all processes.
         """
-        shards = Shards(self.model)
-        if shards.present and (back := [name for name, rank in ranks.items() if rank > self.ranks[name] == 0]):
-            raise ValueError(
-                f"{back[0]}: fully_shard has no place any more for the adapter that was taken out; make the model "
-                "anew, and load into that"
+        returning = [name for name, rank in ranks.items() if rank > self.ranks[name] == 0]
+        with self.layout.resizing(returning) as gather:
+            # Those that leave come last, because those that come back go by their neighbours' places in the optimiser.
+            for name in sorted(self.layers, key=lambda name: ranks[name] == 0):
+                if ranks[name] != self.ranks[name]:
+                    self._set_rank(name, ranks[name], gather, optimizer, keep, seed, share)
+            self.ranks = {name: ranks[name] for name in self.layers}
+            if self.name in self._configs:
+                # PEFT keeps the very object that it was given; other adapters and models that were given it keep it as it is
+                config = self._configs[self.name] = copy.deepcopy(self._configs[self.name])
+                present = {name: layer for name, layer in self.layers.items() if ranks[name] > 0}
+                removed = [name for name, rank in self.ranks.items() if rank == 0]
+                describe_ranks(config, present, removed, self.name, self._exclude_modules)
+
+    def _set_rank(
+        self,
+        name: str,
+        rank: int,
+        gather: Gather,
+        optimizer: torch.optim.Optimizer | None,
+        keep: Keep,
+        seed: str,
+        share: Share | None,
+    ) -> None:
+        scaling = self._scaling(name, rank)
+        if self.ranks[name] == 0:
+            self._put_back(name)
+        elif rank == 0:
+            self._remember(name, optimizer)
+        layer = self.layers[name]
+        with gather(layer, self.name, optimizer):
+            resize_lora_layer(
+                layer,
+                rank,
+                optimizer=optimizer,
+                adapter_name=self.name,
+                keep=keep,
+                init_lora_weights=getattr(self._config, "init_lora_weights", True),
+                generator=_generator(seed, name),
+                scaling=scaling,
             )
-        # Those that leave come last, because those that come back go by their neighbours' places in the optimiser.
-        for name in sorted(self.layers, key=lambda name: ranks[name] == 0):
-            if ranks[name] == self.ranks[name]:
-                continue
-            scaling = self._scaling(name, ranks[name])
-            if self.ranks[name] == 0:
-                self._put_back(name)
-            elif ranks[name] == 0:
-                self._remember(name, optimizer)
-            layer = self.layers[name]
-            generator = _generator(seed, name)
-            with shards.whole_factors(layer, self.name, optimizer):
-                resize_lora_layer(
-                    layer,
-                    ranks[name],
-                    optimizer=optimizer,
-                    adapter_name=self.name,
-                    keep=keep,
-                    init_lora_weights=getattr(self._config, "init_lora_weights", True),
-                    generator=generator,
-                    scaling=scaling,
-                )
-                if share is not None and ranks[name] > 0:
-                    share(name, self._tensors_of(name, optimizer))
-            if ranks[name] == 0:
-                self._take_out(name)
-            elif self.ranks[name] == 0 and optimizer is not None:
-                self._enter(name, optimizer)
-        self.ranks = {name: ranks[name] for name in self.layers}
-        if self.name in self._configs:
-            # PEFT keeps the very object that it was given; other adapters and models that were given it keep it as it is
-            config = self._configs[self.name] = copy.deepcopy(self._configs[self.name])
-            present = {name: layer for name, layer in self.layers.items() if ranks[name] > 0}
-            removed = [name for name, rank in self.ranks.items() if rank == 0]
-            describe_ranks(config, present, removed, self.name, self._exclude_modules)
-        if self.wrapper is not None:
-            rebuild_reducer(self.wrapper)
+            if share is not None and rank > 0:
+                share(name, self._tensors_of(name, optimizer))
+        if rank == 0:
+            self._take_out(name)
+        elif self.ranks[name] == 0 and optimizer is not None:
+            self._enter(name, optimizer)
 
     def follow_loading(self, optimizer: torch.optim.Optimizer | None = None, asked_by: object = None) -> None:
         """Until `stop_following`, let weights of other ranks be loaded into the model, by taking on their ranks first.

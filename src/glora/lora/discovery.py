@@ -17,7 +17,7 @@ from peft.tuners.lora.layer import Embedding, LoraLayer, ParamWrapper
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
-from glora.distributed.fsdp import class_of
+from glora.lora.layout import class_of
 from glora.lora.matrix import adapted_model, base_model, factors, has_adapter, peft_configs
 
 SUPPORTED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -22,7 +22,7 @@ from typing import Literal, get_args
 import torch
 from peft.tuners.lora.layer import LoraLayer
 
-from glora.distributed.fsdp import local, norms_of_whole
+from glora.lora.layout import local, norms_of_whole
 from glora.lora.matrix import factors, random_factor
 
 Signal = Literal["delta", "delta_exact", "lora_b"]

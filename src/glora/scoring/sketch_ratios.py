@@ -107,7 +107,7 @@ class SketchRatios:
                 'model compiled, or the adapter called in another way than by its layers? Use signal="delta"'
             )
         if self._processes is not None:
-            self._processes.refuse_joined()
+            self._processes.check_all_have_batches()
         ratios = list(self.ratios.unbind())
         for k, (name, layer) in enumerate(self._layers.items()):
             A, B = factors(layer, self._adapter_name)

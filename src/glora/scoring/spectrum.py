@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import torch
 from peft.tuners.lora.layer import LoraLayer
 
-from glora.distributed.fsdp import whole
+from glora.lora.layout import whole
 from glora.lora.matrix import by_rank_A, by_rank_B, experts, factors
 
 
