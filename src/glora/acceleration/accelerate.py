@@ -1,8 +1,8 @@
 """`accelerate_lora`: PEFT's LoRA layers with a faster forward and backward pass, and the same numbers to rounding.
 
-What changes is one attribute: each layer gets a `forward` of its own, which calls fused_lora. Classes, parameters,
-module tree and configuration stay as PEFT made them, so whatever saves, loads, merges, resizes or copies the adapter does so as
-before. The new forward looks at the layer anew at each call, and wherever it does not apply calls PEFT's.
+It changes one attribute: each layer gets a `forward` that calls fused_lora. Classes, parameters, module tree and configuration
+stay as PEFT made them, so saving, loading, merging, resizing and copying the adapter work as before. The new forward checks the
+layer at each call, and calls PEFT's wherever it does not apply.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 @dataclass
 class Acceleration:
-    """What `accelerate_lora` has done, and the way back.
+    """Layers that `accelerate_lora` has changed, and `undo()`.
 
-    As a context manager it is undone at the end: `with accelerate_lora(model): ...`.
+    As a context manager, `with accelerate_lora(model): ...`, it is undone at the end.
 
     Attributes:
-        layers: The accelerated layers, by their names relative to the base model.
-        left: The LoRA layers that keep PEFT's forward, by name, each with the reason.
+        layers: The accelerated layers by name, relative to the base model.
+        left: Reasons why the other LoRA layers keep PEFT's forward, by name.
     """
 
     layers: dict[str, Linear]
     left: dict[str, str]
 
     def undo(self) -> None:
-        """Give every layer PEFT's own forward back. The weights are not touched; a second call does nothing."""
+        """Restore PEFT's forward in every layer. The weights stay as they are; a second call does nothing."""
         for layer in self.layers.values():
             if _is_accelerated(layer):
                 del layer.forward
@@ -51,7 +51,7 @@ class Acceleration:
         self.undo()
 
     def __str__(self) -> str:
-        """One line: how many layers, and which kinds are left as they were."""
+        """Return one line: the number of layers, and the kinds that keep PEFT's forward."""
         line = f"accelerate_lora: {len(self.layers)} of {len(self.layers) + len(self.left)} LoRA layers"
         return f"{line}; PEFT's forward stays for {_reasons(self.left)}" if self.left else line
 
@@ -59,24 +59,24 @@ class Acceleration:
 def accelerate_lora(model: nn.Module) -> Acceleration:
     """Give a model's LoRA layers a faster forward and backward pass; outputs and gradients are the same to rounding.
 
-    For linear layers with plain LoRA, at any rank and with any dropout, also under autocast, with gradient checkpointing, and
-    before and after ranks are reallocated. y = x·Wᵀ + b + s·x·Aᵀ·Bᵀ is then one step of back-propagation, see fused_lora.
+    It applies to linear layers with plain LoRA, at any rank and with any dropout, under autocast, with gradient checkpointing,
+    and before and after a reallocation. y = x·Wᵀ + b + s·x·Aᵀ·Bᵀ is then one step of back-propagation, see fused_lora.
 
         model = get_peft_model(base, LoraConfig(r=8))
         accelerate_lora(model)
 
-    Nothing has to be undone before saving: no class, parameter or key changes. A layer whose call needs more than that is left
-    to PEFT, call by call: a disabled or merged adapter, several active ones, hooks on the layer's parts, other arguments
-    (`adapter_names`), a base weight that is trained, code under torch.compile, which joins operations by itself.
+    No class, parameter or key changes, so saving needs no `undo()`. PEFT's forward runs for calls that need more: a disabled or
+    merged adapter, several active ones, hooks on the layer's parts, other arguments (`adapter_names`), a trained base weight,
+    or code under torch.compile, which fuses operations itself.
 
     Args:
         model: A PeftModel, or a transformers model with an adapter.
 
     Returns:
-        Which layers are accelerated and which are not, and `undo()`.
+        The accelerated layers, the others with reasons, and `undo()`.
 
     Raises:
-        ValueError: there is no LoRA layer, or none that this applies to.
+        ValueError: there is no LoRA layer, or it applies to none.
     """
     layers, left = {}, {}
     for name, layer in base_model(model).named_modules():
@@ -101,10 +101,7 @@ def accelerate_lora(model: nn.Module) -> Acceleration:
 
 
 def forward(self: Linear, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-    """The forward of an accelerated layer.
-
-    Its name is that of the method it stands for: where a model is pickled, it comes back with PEFT's.
-    """
+    """Forward of an accelerated layer. It has the name of the method that it replaces, so unpickling restores PEFT's."""
     if args or kwargs or (call := _fused_call(self, x)) is None:
         plain: torch.Tensor = Linear.forward(self, x, *args, **kwargs)
         return plain
@@ -112,7 +109,7 @@ def forward(self: Linear, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.T
 
 
 def _why_not(layer: LoraLayer) -> str | None:
-    """Why a layer cannot be accelerated, whatever is called; None if it can."""
+    """Return why no call of a layer can be accelerated; None if some can."""
     base = layer.get_base_layer()
     if type(layer) is not Linear or type(base) is not nn.Linear:
         return f"LoRA on {type(base).__name__} ({type(layer).__module__.removeprefix('peft.tuners.')}.{type(layer).__name__})"
@@ -121,7 +118,7 @@ def _why_not(layer: LoraLayer) -> str | None:
     if layer.base_layer is not base:
         return "an adapter on top of another method's"
     if "forward" in vars(layer) and getattr(layer.forward, "__func__", None) not in (forward, Linear.forward):
-        return "a forward that something else has replaced (device_map does, where it offloads)"
+        return "a forward that something else has replaced (as device_map does to offload)"
     plain = [name for name in layer.lora_A if name not in layer.lora_variant and not layer.lora_bias.get(name)]
     if not plain:
         variants = {type(v).__name__.removesuffix("LinearVariant") for v in layer.lora_variant.values()}
@@ -130,9 +127,9 @@ def _why_not(layer: LoraLayer) -> str | None:
 
 
 def _fused_call(layer: Linear, x: torch.Tensor) -> tuple[Any, ...] | None:
-    """W, b, A, B, s and the dropout of the one adapter that this call can be fused with; None if the call is PEFT's.
+    """Return W, b, A, B, s and the dropout probability of the active adapter; None if PEFT's forward has to run.
 
-    Asked at every call of every layer, so it reads dictionaries where attributes of a module would cost a search each.
+    It runs at every call of every layer, so it reads dictionaries: an attribute of a module would cost a search each.
     """
     if (
         torch.compiler.is_compiling()
@@ -153,23 +150,23 @@ def _fused_call(layer: Linear, x: torch.Tensor) -> tuple[Any, ...] | None:
     if not (
         type(base) is type(down) is type(up) is nn.Linear
         and type(dropout) in (nn.Identity, nn.Dropout)
-        and not (_is_watched(base) or _is_watched(down) or _is_watched(up) or _is_watched(dropout))
+        and not (_has_hooks(base) or _has_hooks(down) or _has_hooks(up) or _has_hooks(dropout))
     ):
         return None
     W: Any = base._parameters["weight"]
     A: Any = down._parameters["weight"]
     B: Any = up._parameters["weight"]
-    dtype, of_adapter, device = x.dtype, A.dtype, x.device
+    dtype, adapter_dtype, device = x.dtype, A.dtype, x.device
     if not (
         type(x) in (torch.Tensor, nn.Parameter)
         and type(W) is type(A) is type(B) is nn.Parameter
         and not W.requires_grad
         and up._parameters["bias"] is None
         and dtype in _DTYPES
-        and of_adapter in _DTYPES
-        and of_adapter == B.dtype
+        and adapter_dtype in _DTYPES
+        and adapter_dtype == B.dtype
         and device == W.device == A.device
-        and (dtype == of_adapter or layer.cast_input_dtype_enabled)
+        and (dtype == adapter_dtype or layer.cast_input_dtype_enabled)
         and (dtype == W.dtype or (W.dtype in _DTYPES and torch.is_autocast_enabled(device.type)))
     ):
         return None
@@ -179,8 +176,8 @@ def _fused_call(layer: Linear, x: torch.Tensor) -> tuple[Any, ...] | None:
     return W, base._parameters["bias"], A, B, layer.scaling[adapter], p
 
 
-def _is_watched(module: nn.Module) -> bool:
-    """Whether somebody wants to know when this module is called, which it is not when its weight is read."""
+def _has_hooks(module: nn.Module) -> bool:
+    """Return whether a hook or a replaced forward would miss its call, as fused_lora only reads the weight."""
     return bool(
         module._forward_hooks
         or module._forward_pre_hooks

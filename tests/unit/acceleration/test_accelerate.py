@@ -137,7 +137,7 @@ def test_a_model_with_an_adapter_of_its_own(fused: list) -> None:
 # which calls
 
 
-def watched(layer: nn.Module) -> None:
+def hooked(layer: nn.Module) -> None:
     layer.lora_A["default"].register_forward_pre_hook(lambda module, inputs: None)
 
 
@@ -149,7 +149,7 @@ LEFT_TO_PEFT: dict[str, tuple[int, Callable[[PeftModel], object]]] = {
     "disabled": (1, lambda model: model.base_model.disable_adapter_layers()),
     "merged": (1, lambda model: model.merge_adapter()),
     "two active": (2, lambda model: model.base_model.set_adapter(["default", "other1"])),
-    "a part is watched": (1, lambda model: [watched(layer) for layer in find_lora_layers(model)[1].values()]),
+    "a part is watched": (1, lambda model: [hooked(layer) for layer in find_lora_layers(model)[1].values()]),
     "the base is trained": (1, lambda model: [trained(layer) for layer in find_lora_layers(model)[1].values()]),
     "no adapter": (1, lambda model: [remove_adapter(each, "default") for each in find_lora_layers(model)[1].values()]),
 }

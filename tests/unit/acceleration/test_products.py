@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,15 +19,8 @@ D = 32
 def on_amd(monkeypatch: pytest.MonkeyPatch) -> None:
     if not torch.backends.mkldnn.is_available():
         pytest.skip("PyTorch was built without oneDNN")
-    monkeypatch.setattr(fast_product, "onednn_is_faster", lambda: True)
-    monkeypatch.setattr(fast_product, "WORTH_IT", D**3)
-
-
-@pytest.fixture
-def anew() -> Iterator[None]:
-    onednn_is_faster.cache_clear()
-    yield
-    onednn_is_faster.cache_clear()
+    monkeypatch.setattr(fast_product, "ONEDNN_IS_FASTER", True)
+    monkeypatch.setattr(fast_product, "MIN_MULTIPLICATIONS", D**3)
 
 
 class Seen(TorchDispatchMode):
@@ -56,18 +48,15 @@ def matrices(rows: int = D, dtype: torch.dtype = torch.float32) -> tuple[torch.T
         ({}, False),
     ],
 )
-def test_the_processor_decides(
-    found: dict[str, Any], faster: bool, anew: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_processor_decides(found: dict[str, Any], faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     assert onednn_is_faster() == (faster and torch.backends.mkldnn.is_available())
 
 
-def test_without_mkl_or_a_way_to_tell_nothing_changes(anew: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_mkl_or_a_way_to_tell_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     assert not onednn_is_faster()
-    onednn_is_faster.cache_clear()
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True, "cpu_name": "AMD"}, raising=False)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
     assert not onednn_is_faster()
@@ -90,6 +79,7 @@ CASES = {
     "one row": lambda x, W, b: (x[0].repeat(1), W.repeat(2 * D, 1), None),
     "bfloat16": lambda x, W, b: (x.bfloat16(), W.bfloat16(), b.bfloat16()),
     "float64": lambda x, W, b: (x.double(), W.double(), b.double()),
+    "oneDNN switched off": lambda x, W, b: (x, W, b),
     "a weight with gaps": lambda x, W, b: (x, torch.cat([W, W], dim=1)[:, ::2], b),
 }
 
@@ -97,16 +87,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_others_are_left_as_they_are(case: str, on_amd: None) -> None:
     x, W, b = CASES[case](*matrices())
-    with Seen() as seen:
+    with torch.backends.mkldnn.flags(enabled=case != "oneDNN switched off"), Seen() as seen:
         y = product(x, W, b)
     assert not seen.onednn
     assert torch.equal(y, F.linear(x, W, b))
-
-
-def test_switched_off(on_amd: None) -> None:
-    x, W, b = matrices()
-    with torch.backends.mkldnn.flags(enabled=False), Seen() as seen:
-        y, scaled = product(x, W, b), scaled_product(x, W, 0.7)
-    assert not seen.onednn
-    assert torch.equal(y, F.linear(x, W, b))
-    torch.testing.assert_close(scaled, 0.7 * F.linear(x, W))
