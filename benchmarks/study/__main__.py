@@ -24,11 +24,19 @@ def main() -> None:
         import torch
         from benchmarks.study.best_case import confirm, search
 
-        from glora.experiments.training.run import run
+        from glora.experiments.config import RunConfig
+        from glora.experiments.plan import TaskLoader
+        from glora.experiments.records.schema import RunRecord
+        from glora.experiments.training.run import runs_of
 
         torch.set_num_threads(1)
-        folder = HERE / "best-case"
-        confirm(folder, arguments.data_dir, search(folder, arguments.data_dir, run), run)
+        folder, load = HERE / "best-case", TaskLoader()
+        make = runs_of(folder)
+
+        def make_run(config: RunConfig) -> RunRecord:
+            return make(config, load(config))
+
+        confirm(folder, arguments.data_dir, search(folder, arguments.data_dir, make_run), make_run)
     else:
         from benchmarks.study.report import write_report
 

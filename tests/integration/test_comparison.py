@@ -15,7 +15,7 @@ import pytest
 from glora.experiments.config import RunConfig
 from glora.experiments.methods.base import METHODS as METHODS_BY_NAME
 from glora.experiments.records.schema import RunRecord, read_records
-from glora.experiments.training.run import run
+from one_run import run
 
 METHODS = ("lora", "adalora", "glora", "shuffled")
 EVERY_METHOD = tuple(METHODS_BY_NAME)

@@ -24,8 +24,8 @@ from glora.experiments.training import answer_evaluation
 from glora.experiments.training.answer_evaluation import perplexity
 from glora.experiments.training.generative import Generation
 from glora.experiments.training.progress import RunProgress
-from glora.experiments.training.run import run
 from integration.model_families import FAMILIES
+from one_run import run
 from tiny_writer import build_tiny_writer, build_tokenizer, sums, write_lines
 
 SETTINGS = {"learning_rate": 1e-2, "epochs": 4, "max_length": 48, "batch_size": 32}

@@ -17,8 +17,8 @@ from glora import RankAllocationCallback, RankAllocationConfig, RankAllocator, R
 from glora.experiments.config import RunConfig
 from glora.experiments.methods.base import METHODS
 from glora.experiments.training.reporting import reporters
-from glora.experiments.training.run import run
 from integration.trainer_case import make_trainer, peft_model
+from one_run import run
 
 pytest.importorskip("tensorboard")
 

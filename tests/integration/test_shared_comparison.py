@@ -63,7 +63,7 @@ class Machine:
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
             cli.main()
 
-    def make_run(self, config: RunConfig, *, progress: RunProgress, logs: Path | None = None) -> RunRecord:
+    def make_run(self, config: RunConfig, _task: object = None, *, progress: RunProgress, **_: object) -> RunRecord:
         mark = self.log.with_name("died")
         if config.method == self.dies_in:
             mark.touch()

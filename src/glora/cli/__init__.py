@@ -259,7 +259,7 @@ def ranks(
         if min_rank < 1:
             raise UsageError(f"min_rank={min_rank} must be at least 1: a rank_pattern cannot leave a matrix out")
         with log_messages_on(console, verbose):
-            from glora.experiments.comparison import check_settings
+            from glora.experiments.plan import check_settings
 
             suggested = suggest(check_settings(settings | {"min_rank": min_rank, "seed": seed}), batches)
     typer.echo(suggested.text(form))

@@ -15,7 +15,7 @@ from glora.cli.options import UsageError, assignments_of, seeds_of
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from glora.experiments.comparison import Plan
+    from glora.experiments.plan import Plan
     from glora.experiments.search.sharing import Sharing
 
 
@@ -52,7 +52,8 @@ def compare_methods(
         methods = methods or preset.methods
         settings = {**preset.settings, **settings}
     with console.status("Reading the task's data ..."):
-        from glora.experiments.comparison import DEFAULT_METHODS, DEFAULT_SEEDS, plan_comparison
+        from glora.experiments.config import DEFAULT_METHODS, DEFAULT_SEEDS
+        from glora.experiments.plan import plan_comparison
 
         planned = plan_comparison(
             output,
@@ -75,29 +76,21 @@ def run_experiment(
     console: Console, path: Path, output: Path, given: dict[str, Any], sharing: Sharing | None, *, only_plan: bool
 ) -> None:
     """`glora run`: what is given on the command line wins over the file."""
-    from glora.experiments.estimate import outlook, plan_experiment
-    from glora.experiments.experiment import load_experiment
+    from glora.experiments.estimate import estimate
+    from glora.experiments.experiment import load_experiment, plan_experiment
     from glora.experiments.experiment_view import describe_experiment
 
     experiment = load_experiment(path, given)
-    console.print(describe_experiment(experiment, outlook(experiment, output), output))
+    console.print(describe_experiment(experiment, estimate(experiment, output), output))
     if only_plan and sharing is None:
         return
     with console.status("Reading the data ..."):
         plans = plan_experiment(experiment, output)
-    if sharing is not None:
-        console.print()
-        _show_plans(console, plans, sharing)
+    console.print()
+    _show_plans(console, plans, sharing)
     if only_plan:
         return
-    if sharing is not None:
-        failed = _make(console, plans, sharing)
-    else:
-        failed = 0
-        for planned in plans:
-            console.print()
-            _show_plans(console, [planned], None)
-            failed += _make(console, [planned], None)
+    failed = _make(console, plans, sharing)
     if failed < len(experiment.configs):
         show_report(console, output)
     _report_unfinished(console, failed, len(experiment.configs), output)
@@ -202,9 +195,9 @@ def _make(console: Console, plans: Sequence[Plan], sharing: Sharing | None) -> i
 
             records = make_shared_runs(sharing, plans, progress)
             return sum(len(each.runs) for each in plans) - sum(record.status == "finished" for record in records)
-        from glora.experiments.comparison import compare
+        from glora.experiments.runs import make_runs
 
-        made = [record for each in plans for record in compare(each, progress)]
+        made = make_runs(plans, progress)
         return sum(len(each.to_make) for each in plans) - sum(record.status == "finished" for record in made)
 
 

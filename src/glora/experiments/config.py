@@ -14,6 +14,8 @@ from pydantic_core import PydanticCustomError
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 DEFAULT_TASK = "stdlib-docs"
+DEFAULT_METHODS = ("lora", "adalora", "glora")
+DEFAULT_SEEDS = (0, 1, 2)
 GENERATIVE_MAX_LENGTH = 1024
 """Default of `max_length` where answers are written. Nothing is padded to it, so it costs only those that are so long."""
 DEFAULT_MAX_NEW_TOKENS = 512

@@ -1,24 +1,19 @@
-"""How much an experiment has still to do: by its files alone (`outlook`), or with the data read, ready to run.
+"""Estimate the steps and the time of runs from the records of earlier ones, before any data or model is loaded.
 
-An outlook loads nothing. How long a run is, it knows from records of earlier runs on the same data; how long a step takes, from
-records of the same model: seconds of training are scaled by the number of steps, and what a run took beside its training
-(loading, evaluation) is added.
+The number of steps comes from runs on the same data, the time of a step from runs of the same model: seconds of training are
+scaled by the number of steps, and the time beside training (loading, evaluation) is added.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean
 
-from glora.experiments.comparison import Plan, plan_comparison
 from glora.experiments.config import RunConfig
-from glora.experiments.errors import attempt
 from glora.experiments.experiment import ResolvedExperiment
-from glora.experiments.experiment_file import InvalidExperimentError
 from glora.experiments.methods.base import Schedule
 from glora.experiments.records.schema import RunRecord, read_records
 
@@ -40,7 +35,7 @@ class ExpectedRun:
 
 
 @dataclass(frozen=True)
-class Outlook:
+class Estimate:
     """The runs of an experiment, in the order in which they are made."""
 
     runs: tuple[ExpectedRun, ...]
@@ -57,7 +52,7 @@ class Outlook:
         return sum(known) if known else None
 
 
-def outlook(experiment: ResolvedExperiment, output: Path) -> Outlook:
+def estimate(experiment: ResolvedExperiment, output: Path) -> Estimate:
     """What there is to do, from the experiment file and the records in the output folder; nothing is loaded.
 
     Raises:
@@ -70,35 +65,7 @@ def outlook(experiment: ResolvedExperiment, output: Path) -> Outlook:
         steps = _expected_steps(config, finished)
         seconds = None if steps is None else _expected_seconds(config, steps, finished)
         runs.append(ExpectedRun(config, config.key in keys, steps, seconds))
-    return Outlook(tuple(runs))
-
-
-def plan_experiment(experiment: ResolvedExperiment, output: Path) -> tuple[Plan, ...]:
-    """One plan for each model and data set. Reads the data of all, so that nothing is run if some of it is missing.
-
-    Raises:
-        InvalidExperimentError: naming every fault of every pair.
-        RecordError: a record in the folder cannot be read.
-    """
-    read_records(output)
-    faults: list[str] = []
-    plans = [
-        attempt(
-            functools.partial(
-                plan_comparison,
-                output,
-                methods=experiment.methods,
-                seeds=experiment.seeds,
-                settings=pair.settings,
-            ),
-            faults,
-            field=pair.task,
-        )
-        for pair in experiment.pairs
-    ]
-    if faults:
-        raise InvalidExperimentError(experiment.path, faults)
-    return tuple(plan for plan in plans if plan is not None)
+    return Estimate(tuple(runs))
 
 
 def _expected_steps(config: RunConfig, records: Sequence[RunRecord]) -> int | None:

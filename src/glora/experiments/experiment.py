@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from glora.experiments.comparison import InvalidComparisonError, check_settings
 from glora.experiments.config import DEFAULT_MODEL, DEFAULT_TASK, RunConfig
 from glora.experiments.data.registry import TASKS
 from glora.experiments.errors import attempt, repeated
@@ -34,6 +33,8 @@ from glora.experiments.name_resolution import (
     resolve_metric_name,
     resolve_model_name,
 )
+from glora.experiments.plan import InvalidComparisonError, Plan, TaskLoader, check_settings, plan_comparison
+from glora.experiments.records.schema import read_records
 from glora.experiments.search.ranges import SearchRange, find_range
 
 REFERENCE = "lora"
@@ -104,6 +105,36 @@ def load_experiment(path: Path, given: Mapping[str, Any] | None = None) -> Resol
     if faults or resolved is None:
         raise InvalidExperimentError(path, faults)
     return resolved
+
+
+def plan_experiment(experiment: ResolvedExperiment, output: Path) -> tuple[Plan, ...]:
+    """Return one plan for each model and task. Loads all tasks, so that no run starts if data is missing.
+
+    Raises:
+        InvalidExperimentError: naming every error of every plan.
+        RecordError: a record in the folder cannot be read.
+    """
+    read_records(output)
+    faults: list[str] = []
+    load = TaskLoader()
+    plans = [
+        attempt(
+            functools.partial(
+                plan_comparison,
+                output,
+                methods=experiment.methods,
+                seeds=experiment.seeds,
+                settings=pair.settings,
+                load=load,
+            ),
+            faults,
+            field=pair.task,
+        )
+        for pair in experiment.pairs
+    ]
+    if faults:
+        raise InvalidExperimentError(experiment.path, faults)
+    return tuple(plan for plan in plans if plan is not None)
 
 
 def _resolve(path: Path, source: Experiment, faults: list[str], faulty: set[str]) -> ResolvedExperiment | None:

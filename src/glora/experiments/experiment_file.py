@@ -14,8 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from glora.experiments.comparison import DEFAULT_SEEDS
-from glora.experiments.config import RunConfig
+from glora.experiments.config import DEFAULT_SEEDS, RunConfig
 from glora.experiments.data.structured_text import read_mapping
 from glora.experiments.errors import ConfigurationError
 

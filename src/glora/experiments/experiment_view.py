@@ -12,7 +12,7 @@ from rich.table import Table
 
 from glora.experiments.config import RunConfig
 from glora.experiments.data.generative_tasks import GENERATIVE_TASKS
-from glora.experiments.estimate import ExpectedRun, Outlook
+from glora.experiments.estimate import Estimate, ExpectedRun
 from glora.experiments.experiment import PROPOSED, REFERENCE, ResolvedExperiment
 from glora.experiments.models.registry import MODELS
 from glora.experiments.name_resolution import reads_data_dir
@@ -25,7 +25,7 @@ FOLLOWS = {"total_rank": "matrices * rank", "warmup_steps": "one epoch", "lora_a
 """Defaults that depend on the model or the data."""
 
 
-def describe_experiment(experiment: ResolvedExperiment, outlook: Outlook, output: Path) -> RenderableType:
+def describe_experiment(experiment: ResolvedExperiment, estimate: Estimate, output: Path) -> RenderableType:
     """What each name stands for, which runs there are, and how long they will take as far as earlier runs tell."""
     roles = {REFERENCE: " (reference)", PROPOSED: " (proposed)"}
     source = experiment.source
@@ -50,12 +50,12 @@ def describe_experiment(experiment: ResolvedExperiment, outlook: Outlook, output
     if experiment.ranges:
         config = next(config for config in experiment.configs if config.method == PROPOSED)
         rows.append(("ranges", f"{'; '.join(map(str, experiment.ranges))}. {_not_searched(experiment.ranges, config)}"))
-    rows += [("runs", _count(experiment, outlook)), ("time", _time(outlook, output)), ("output", str(output))]
+    rows += [("runs", _count(experiment, estimate)), ("time", _time(estimate, output)), ("output", str(output))]
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold")
     for name, text in rows:
         grid.add_row(name, escape(text))
-    return Group(grid, "", _runs(outlook))
+    return Group(grid, "", _runs(estimate))
 
 
 def _meaning(text: str, name: str, origin: str) -> str:
@@ -86,40 +86,40 @@ def _not_searched(ranges: Sequence[SearchRange], config: RunConfig) -> str:
     return f"`glora run` searches nothing, `glora search` does; it trains with {', '.join(values)}"
 
 
-def _count(experiment: ResolvedExperiment, outlook: Outlook) -> str:
+def _count(experiment: ResolvedExperiment, estimate: Estimate) -> str:
     factors = (
         pluralize(len(experiment.models), "model"),
         pluralize(len(experiment.datasets), "data set"),
         pluralize(len(experiment.methods), "method"),
         pluralize(len(experiment.seeds), "seed"),
     )
-    finished = len(outlook.runs) - len(outlook.to_make)
-    left = "" if not finished else f"; {finished} already finished, {len(outlook.to_make) or 'nothing is'} left"
-    return f"{len(outlook.runs)} = {' × '.join(factors)}{left}{' to run' if finished and not outlook.to_make else ''}"
+    finished = len(estimate.runs) - len(estimate.to_make)
+    left = "" if not finished else f"; {finished} already finished, {len(estimate.to_make) or 'nothing is'} left"
+    return f"{len(estimate.runs)} = {' × '.join(factors)}{left}{' to run' if finished and not estimate.to_make else ''}"
 
 
-def _time(outlook: Outlook, output: Path) -> str:
-    if not outlook.to_make:
+def _time(estimate: Estimate, output: Path) -> str:
+    if not estimate.to_make:
         return "none"
-    unknown = sum(run.seconds is None for run in outlook.to_make)
-    if outlook.seconds is None:
+    unknown = sum(run.seconds is None for run in estimate.to_make)
+    if estimate.seconds is None:
         return f"unknown: no finished run in {output} is of the same model and data"
-    rest = f"; unknown for {unknown} of {pluralize(len(outlook.to_make), 'run')}" if unknown else ""
-    return f"about {duration(outlook.seconds)}, judging by the finished runs in {output}{rest}"
+    rest = f"; unknown for {unknown} of {pluralize(len(estimate.to_make), 'run')}" if unknown else ""
+    return f"about {duration(estimate.seconds)}, judging by the finished runs in {output}{rest}"
 
 
-def _runs(outlook: Outlook) -> Table:
+def _runs(estimate: Estimate) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for header in ("model", "data set", "method"):
         table.add_column(header)
     for header in ("seeds", "steps", "to run", "time"):
         table.add_column(header, justify="right")
-    kind = {run.config.key: (run.config.model, run.config.task, run.config.method) for run in outlook.runs}
+    kind = {run.config.key: (run.config.model, run.config.task, run.config.method) for run in estimate.runs}
     order = {name: place for place, name in enumerate(dict.fromkeys(kind.values()))}
-    runs = sorted(outlook.runs, key=lambda run: order[kind[run.config.key]])
+    runs = sorted(estimate.runs, key=lambda run: order[kind[run.config.key]])
     for (model, task, method), group in groupby(runs, key=lambda run: kind[run.config.key]):
         table.add_row(*map(escape, (short_name(model), short_name(task), method)), *_numbers(list(group)))
-    if any(run.steps is None for run in outlook.runs):
+    if any(run.steps is None for run in estimate.runs):
         table.caption = "How many steps a run has is known when its data is read."
         table.caption_justify = "left"
     return table

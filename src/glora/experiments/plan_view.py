@@ -11,8 +11,8 @@ from glora.experiments.methods.base import ALLOCATION_SETTINGS, find_method
 from glora.messages import pluralize
 
 if TYPE_CHECKING:
-    from glora.experiments.comparison import Plan
     from glora.experiments.config import RunConfig
+    from glora.experiments.plan import Plan
     from glora.experiments.search.shared_state import SharedState
     from glora.experiments.search.sharing import Sharing
 
@@ -27,7 +27,10 @@ def describe_plan(plan: Plan, sharing: Sharing | None = None, state: SharedState
     """
     configs = [run.config for run in plan.runs]
     config, schedule = configs[0], plan.runs[0].schedule
-    examples = [f"{count:,} for {'training' if split == 'train' else split}" for split, count in plan.examples.items()]
+    examples = [
+        f"{count:,} for {'training' if split == 'train' else split}"
+        for split, count in plan.task.example_counts.items()
+    ]
     limited = " (limited)" if config.train_limit or config.eval_limit else ""
     per_epoch, total = pluralize(schedule.steps_per_epoch, "step"), pluralize(schedule.total_steps, "step")
     training = (

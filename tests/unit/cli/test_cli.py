@@ -51,7 +51,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
     """The runs that were made, by a stand-in that fails for the method `adalora`."""
     configs: list[RunConfig] = []
 
-    def make_run(config: RunConfig, *, progress: RunProgress, logs: Path | None = None) -> RunRecord:
+    def make_run(config: RunConfig, _task: object = None, *, progress: RunProgress, **_: object) -> RunRecord:
         configs.append(config)
         broken = config.method == "adalora"
         record = RunRecord(
@@ -224,7 +224,7 @@ def test_when_every_run_fails_there_is_no_report_and_no_traceback(call, made, so
 def test_ctrl_c_says_how_to_go_on(call, made, source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in = train.run
 
-    def interrupted(config: RunConfig, *, progress: RunProgress, logs: Path | None = None) -> RunRecord:
+    def interrupted(config: RunConfig, _task: object = None, *, progress: RunProgress, **_: object) -> RunRecord:
         if config.method == "glora":
             raise KeyboardInterrupt
         return stand_in(config, progress=progress)

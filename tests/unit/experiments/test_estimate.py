@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from glora.experiments import estimate as experiment_plan
+from glora.experiments import experiment as experiments
 from glora.experiments.config import RunConfig
 from glora.experiments.data.task import DataNotFoundError
-from glora.experiments.estimate import outlook, plan_experiment
-from glora.experiments.experiment import ResolvedExperiment, load_experiment
+from glora.experiments.estimate import estimate
+from glora.experiments.experiment import ResolvedExperiment, load_experiment, plan_experiment
 from glora.experiments.experiment_file import InvalidExperimentError
 from glora.experiments.records.schema import RunRecord, write_record
 from unit.experiments.synthetic_records import finished_run
@@ -43,7 +43,7 @@ def earlier(folder: Path, config: RunConfig, *, steps: int, training: float, who
 
 
 def test_without_records_nothing_is_known(tmp_path: Path) -> None:
-    found = outlook(experiment(tmp_path), tmp_path / "out")
+    found = estimate(experiment(tmp_path), tmp_path / "out")
     assert [(run.config.method, run.steps, run.seconds) for run in found.runs] == [
         ("lora", None, None),
         ("glora", None, None),
@@ -54,11 +54,11 @@ def test_without_records_nothing_is_known(tmp_path: Path) -> None:
 def test_steps_and_seconds_are_scaled_from_a_finished_run(tmp_path: Path) -> None:
     config = experiment(tmp_path).configs[0]
     earlier(tmp_path, config, steps=360, training=90, whole=120, examples=EXAMPLES)
-    found = outlook(experiment(tmp_path, seeds=[0, 1]), tmp_path)
+    found = estimate(experiment(tmp_path, seeds=[0, 1]), tmp_path)
     assert [(run.config.method, run.config.seed) for run in found.to_make] == [("glora", 0), ("lora", 1), ("glora", 1)]
     assert {run.steps for run in found.runs} == {360}
     assert found.seconds == pytest.approx(3 * 120), "glora has no record: lora's stands in"
-    longer = outlook(experiment(tmp_path, settings={"epochs": 6}), tmp_path)
+    longer = estimate(experiment(tmp_path, settings={"epochs": 6}), tmp_path)
     assert [run.steps for run in longer.runs] == [720, 720]
     assert longer.runs[0].seconds == pytest.approx(2 * 90 + 30), "30 s are not training"
 
@@ -67,7 +67,7 @@ def test_a_method_is_judged_by_its_own_runs(tmp_path: Path) -> None:
     lora, glora = experiment(tmp_path).configs
     earlier(tmp_path, lora, steps=360, training=90, whole=90, examples=EXAMPLES)
     earlier(tmp_path, glora, steps=360, training=60, whole=60, examples=EXAMPLES)
-    found = outlook(experiment(tmp_path, seeds=[1]), tmp_path)
+    found = estimate(experiment(tmp_path, seeds=[1]), tmp_path)
     assert [run.seconds for run in found.runs] == [pytest.approx(90), pytest.approx(60)]
 
 
@@ -85,7 +85,7 @@ def test_only_what_is_alike_is_a_measure(
     tmp_path: Path, change: dict[str, Any], steps_known: bool, seconds_known: bool
 ) -> None:
     earlier(tmp_path, experiment(tmp_path).configs[0], steps=360, training=90, whole=90, examples=EXAMPLES)
-    run = outlook(experiment(tmp_path, **change), tmp_path).runs[0]
+    run = estimate(experiment(tmp_path, **change), tmp_path).runs[0]
     assert ((run.steps is not None), (run.seconds is not None)) == (steps_known, seconds_known)
     if change.get("settings") == {"batch_size": 16}:
         assert run.steps == 720
@@ -95,7 +95,7 @@ def test_earlier_runs_tell_steps_and_time_wherever_the_data_lie(tmp_path: Path, 
     wanted = experiment(tmp_path, datasets_to_use=["GLUE RTE"], data_dir=str(glue_folder))
     elsewhere = wanted.configs[0].model_copy(update={"data_dir": "elsewhere", "seed": 7})
     earlier(tmp_path, elsewhere, steps=9, training=60, whole=60, examples=192)
-    for run in outlook(wanted, tmp_path).to_make:
+    for run in estimate(wanted, tmp_path).to_make:
         assert run.steps == 18, "192 examples in batches of 32, three times"
         assert run.seconds == pytest.approx(120), "twice the steps of the earlier run"
 
@@ -104,7 +104,7 @@ def test_a_failed_run_is_to_be_made_again_and_is_no_measure(tmp_path: Path) -> N
     config = experiment(tmp_path).configs[0]
     record = earlier(tmp_path, config, steps=360, training=90, whole=90, examples=EXAMPLES)
     write_record(tmp_path, record.model_copy(update={"status": "failed", "error": "ValueError: broken"}))
-    found = outlook(experiment(tmp_path), tmp_path)
+    found = estimate(experiment(tmp_path), tmp_path)
     assert len(found.to_make) == 2
     assert found.seconds is None
 
@@ -113,7 +113,7 @@ def test_faults_of_all_data_sets_are_said_together(tmp_path: Path, monkeypatch: 
     def missing(_output: Path, *, settings: dict[str, Any], **_: object) -> None:
         raise DataNotFoundError(f"no {settings['task']} here")
 
-    monkeypatch.setattr(experiment_plan, "plan_comparison", missing)
+    monkeypatch.setattr(experiments, "plan_comparison", missing)
     wanted = experiment(tmp_path, datasets_to_use=["RTE", "MNLI"])
     with pytest.raises(InvalidExperimentError) as refused:
         plan_experiment(wanted, tmp_path)

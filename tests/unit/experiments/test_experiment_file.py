@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 
-from glora.experiments import comparison
+from glora.experiments import plan as planning
 from glora.experiments.config import RunConfig
 from glora.experiments.experiment import load_experiment
 from glora.experiments.experiment_file import NOT_SETTINGS, Experiment, InvalidExperimentError
 from glora.experiments.models import registry as models
 from glora.experiments.search.ranges import SearchRange
-from glora.experiments.training import run as train
 
 ROOT = Path(__file__).resolve().parents[3]
 SEED_FILE = ROOT.parent / "shared" / "seed" / "experiment.json"
@@ -57,9 +56,7 @@ def _nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("something is loaded")
 
     monkeypatch.setattr(models, "load_classifier", refuse)
-    monkeypatch.setattr(train, "load_task", refuse)
-    monkeypatch.setattr(train, "example_counts", refuse)
-    monkeypatch.setattr(comparison, "plan_comparison", refuse)
+    monkeypatch.setattr(planning, "load_task", refuse)
     monkeypatch.setattr(socket.socket, "connect", refuse)
 
 

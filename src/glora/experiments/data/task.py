@@ -159,6 +159,11 @@ class TaskData:
         return self.kind == "classification" and self.label_names is None
 
     @property
+    def example_counts(self) -> dict[str, int]:
+        """Split -> number of examples, "train" first."""
+        return {"train": len(self.train)} | {name: len(split) for name, split in self.evaluation.items()}
+
+    @property
     def num_labels(self) -> int:
         """Number of the model's outputs: classes, or 1 in regression."""
         return 1 if self.label_names is None else len(self.label_names)

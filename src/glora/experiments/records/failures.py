@@ -1,7 +1,6 @@
-"""How a broken run is recorded: a line for the table, a traceback for whoever mends it, and no machine paths.
+"""Describe a failed run: a line for the table, the exception's class, its advice and a traceback without machine paths.
 
-A numerical failure or a bad file is an outcome of an experiment like another; the comparison writes it down
-and goes on with the next run.
+A numerical failure or a bad file is an outcome like any other: it is recorded, and the next run begins.
 """
 
 from __future__ import annotations
@@ -14,41 +13,31 @@ from pathlib import Path
 
 import glora
 
-LONGEST_TRACEBACK = 20_000
-"""Characters that are kept of a traceback, from its end, where the cause stands."""
+MAX_TRACEBACK = 20_000
+"""Characters kept of a traceback, from its end, which names the cause."""
 
 ELSEWHERE = re.compile(r"(?<![\w.:/\\~>\-])/(?:[\w.\-+@]+/)+(?=[\w.\-+@])")
 """The folders of an absolute path that is under none of the folders known by name; a URL is not matched."""
 
 
-DIVERGED = ("DivergedError", "BrokenPredictionsError")
-"""Types of the exceptions that end a run whose numbers have become NaN or infinite."""
+def describe_failure(error: BaseException) -> dict[str, str | None]:
+    """Return the fields of `RunRecord` that describe an exception: `error`, `exception`, `advice` and `traceback`.
 
-
-def has_diverged(error: str) -> bool:
-    """Whether `RunRecord.error` says that training has diverged, which other settings may prevent."""
-    return error.split(":", 1)[0] in DIVERGED
-
-
-def cannot_load_model(error: str) -> bool:
-    """Whether `RunRecord.error` says that the run had no model, as no run of the same model will have."""
-    return error.split(":", 1)[0] == "ModelNotFoundError"
-
-
-def describe_failure(error: BaseException) -> tuple[str, str]:
-    """What `RunRecord.error` and `RunRecord.traceback` say about an exception.
+    In all of them, folders that are particular to this machine (packages, the working folder, the home folder) are cut off
+    or replaced by `.` and `~`.
 
     Args:
-        error: the exception that ended the run; exceptions it was raised from are part of the traceback.
-
-    Returns:
-        `"ExceptionType: message"` and the traceback. In both, folders that are particular to this machine
-        (packages, the working folder, the home folder) are cut off or replaced by `.` and `~`.
+        error: the exception that ended the run; the traceback includes the exceptions that caused it. Its attribute
+            `advice`, if it has one, says what may prevent the failure.
     """
-    message = str(error).strip()
-    line = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    name, message, advice = type(error).__name__, str(error).strip(), getattr(error, "advice", None)
     whole = "".join(traceback.format_exception(error))
-    return _publishable(line), _publishable(whole)[-LONGEST_TRACEBACK:]
+    return {
+        "error": _publishable(f"{name}: {message}" if message else name),
+        "exception": name,
+        "advice": None if advice is None else _publishable(advice),
+        "traceback": _publishable(whole)[-MAX_TRACEBACK:],
+    }
 
 
 def _publishable(text: str) -> str:

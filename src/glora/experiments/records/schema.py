@@ -122,6 +122,10 @@ class RunRecord(_Part):
     key: str = Field(description="`config.key` at the time of the run; names the record's file.")
     status: Literal["finished", "failed"] = Field(description="How the run ended.")
     error: str | None = Field(None, description='Of a failed run: "ExceptionType: message".')
+    exception: str | None = Field(
+        None, description="Of a failed run: name of the exception's class. None in records from before this field."
+    )
+    advice: str | None = Field(None, description="Of a failed run: what may prevent the failure, where that is known.")
     traceback: str | None = Field(None, description="Of a failed run: the traceback, without machine paths.")
     started_at: str = Field(description="Start, UTC, ISO 8601.")
     finished_at: str = Field(description="End, UTC, ISO 8601.")
@@ -199,6 +203,21 @@ class RunRecord(_Part):
     )
 
     provenance: Provenance = Field(description="Software, machine and data.")
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the loss or the predictions became NaN or infinite, which other settings may prevent."""
+        return self.exception == "DivergedError"
+
+    @property
+    def has_no_model(self) -> bool:
+        """Whether the model could not be loaded; then no other run of the same model has one."""
+        return self.exception == "ModelNotFoundError"
+
+    @property
+    def failure(self) -> str:
+        """The error of a failed run, with the advice."""
+        return ". ".join(part for part in (self.error, self.advice) if part)
 
     @model_validator(mode="after")
     def _status_fits(self) -> RunRecord:

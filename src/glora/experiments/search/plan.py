@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glora.experiments.comparison import InvalidComparisonError, check_comparison
 from glora.experiments.config import RunConfig
+from glora.experiments.data.task import TaskData
 from glora.experiments.methods.base import Method, Schedule
+from glora.experiments.plan import InvalidComparisonError, TaskLoader, check_comparison
 from glora.experiments.search.ranges import SearchRange
 from glora.experiments.search.sampler import EveryCombination, SlotSeededTPE, describe_pruner
 from glora.experiments.search.shared_trials import LONGEST_NAME
 from glora.experiments.search.space import combinations, default_ranges, range_faults, searched_by
 from glora.experiments.training.metrics import higher_is_better
+from glora.experiments.training.run import count_target_matrices
 
 HELD_OUT = 0.2
 """Share of the training examples on which is tuned: with RTE's 2,490 examples, 498, whose accuracy is known to ± 2 points."""
@@ -48,9 +50,7 @@ class MethodSearch:
         base: the settings of its trials that are not searched; its seed is none of those that are reported.
         ranges: the settings that are searched; none if the method looks at none of them.
         schedule: length of a trial with the settings of `base`.
-        examples: split -> number of examples of a trial.
-        fingerprint: of these examples.
-        metric: what trials are judged by, after their last step.
+        task: with the examples of a trial.
         options: how is searched.
     """
 
@@ -58,10 +58,23 @@ class MethodSearch:
     base: RunConfig
     ranges: tuple[SearchRange, ...]
     schedule: Schedule
-    examples: Mapping[str, int]
-    fingerprint: str
-    metric: str
+    task: TaskData
     options: SearchOptions
+
+    @property
+    def examples(self) -> Mapping[str, int]:
+        """Split -> number of examples of a trial."""
+        return self.task.example_counts
+
+    @property
+    def fingerprint(self) -> str:
+        """Of these examples."""
+        return self.task.fingerprint
+
+    @property
+    def metric(self) -> str:
+        """What trials are judged by, after their last step."""
+        return self.task.primary_metric
 
     @property
     def direction(self) -> str:
@@ -184,8 +197,11 @@ def plan_search(
     """
     faults = _option_faults(options)
     found = []
+    load = TaskLoader()
     for settings in pairs:
-        pair = None if _option_faults(options) else _pair(output, settings, methods, seeds, options, ranges, faults)
+        pair = (
+            None if _option_faults(options) else _pair(output, settings, methods, seeds, options, ranges, load, faults)
+        )
         found += [pair] if pair else []
     faults += [] if faults else _unsearched(ranges, found)
     if faults:
@@ -211,14 +227,18 @@ def _pair(
     seeds: Sequence[int],
     options: SearchOptions,
     ranges: Sequence[SearchRange],
+    load: TaskLoader,
     faults: list[str],
 ) -> PairSearch | None:
     """The studies of a model and a data set, or None and its faults."""
     try:
         base, found = check_comparison(output, methods=methods, seeds=seeds, settings=settings)
         trial = base.model_copy(update={"held_out": options.held_out, "seed": (max(seeds) + 1) % 2**32})
-        wanted = list(ranges) or [r for r in default_ranges(_matrices(trial), base.rank) if r.setting not in settings]
-        studies = tuple(_study(method, trial, wanted, options) for method in found)
+        task = load(trial)
+        wanted = list(ranges) or [
+            r for r in default_ranges(count_target_matrices(trial, task), base.rank) if r.setting not in settings
+        ]
+        studies = tuple(_study(method, trial, task, wanted, options) for method in found)
     except InvalidComparisonError as error:
         faults += error.faults
         return None
@@ -229,26 +249,17 @@ def _pair(
     return PairSearch(settings, studies)
 
 
-def _study(method: Method, trial: RunConfig, ranges: Sequence[SearchRange], options: SearchOptions) -> MethodSearch:
-    from glora.experiments.training.run import data_fingerprint, example_counts, primary_metric
-
-    examples = example_counts(trial)
+def _study(
+    method: Method, trial: RunConfig, task: TaskData, ranges: Sequence[SearchRange], options: SearchOptions
+) -> MethodSearch:
     return MethodSearch(
         method=method,
         base=method.normalise(trial, trial.seed),
         ranges=searched_by(method, ranges),
-        schedule=Schedule.of(examples["train"], trial.batch_size, trial.epochs),
-        examples=examples,
-        fingerprint=data_fingerprint(trial),
-        metric=primary_metric(trial),
+        schedule=Schedule.of(len(task.train), trial.batch_size, trial.epochs),
+        task=task,
         options=options,
     )
-
-
-def _matrices(config: RunConfig) -> int:
-    from glora.experiments.training.run import count_target_matrices
-
-    return count_target_matrices(config)
 
 
 def _unsearched(ranges: Sequence[SearchRange], pairs: Sequence[PairSearch]) -> list[str]:

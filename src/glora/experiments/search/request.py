@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from glora.experiments.comparison import DEFAULT_METHODS, DEFAULT_SEEDS, InvalidComparisonError
+from glora.experiments.config import DEFAULT_METHODS, DEFAULT_SEEDS
 from glora.experiments.errors import attempt, repeated
 from glora.experiments.experiment import load_experiment
+from glora.experiments.plan import InvalidComparisonError
 from glora.experiments.search.ranges import SearchRange, find_range
 
 

@@ -7,7 +7,7 @@ reported. Then each method's best settings are run with all seeds on the real sp
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,10 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 from typing_extensions import override
 
-from glora.experiments.comparison import Plan, plan_comparison
 from glora.experiments.config import RunConfig
-from glora.experiments.records.failures import has_diverged
+from glora.experiments.plan import Plan, TaskLoader, plan_comparison
 from glora.experiments.report.number_format import settings_text
-from glora.experiments.search.plan import MethodSearch, PairSearch, SearchPlan
+from glora.experiments.search.plan import MethodSearch, SearchPlan
 from glora.experiments.search.sampler import median_pruner, slot_name
 from glora.experiments.search.shared_trials import (
     ERROR,
@@ -142,21 +141,18 @@ def plan_tuned_runs(plan: SearchPlan, outcomes: Sequence[StudyOutcome]) -> tuple
         InvalidComparisonError: naming every fault that can be found. RecordError: a record cannot be read.
     """
     found = {id(outcome.search): outcome.values for outcome in outcomes}
-    return tuple(_tuned(plan, pair, found) for pair in plan.pairs)
-
-
-def _tuned(plan: SearchPlan, pair: PairSearch, found: Mapping[int, Mapping[str, Any]]) -> Plan:
-    plans = [
+    load = TaskLoader()
+    return tuple(
         plan_comparison(
             plan.output,
-            methods=(study.method.name,),
+            methods=[study.method.name for study in pair.studies],
             seeds=plan.seeds,
-            settings={**pair.settings, **found.get(id(study), {})},
+            settings=pair.settings,
+            tuned={study.method.name: found.get(id(study), {}) for study in pair.studies},
+            load=load,
         )
-        for study in pair.studies
-    ]
-    side_by_side = tuple(run for runs in zip(*(each.runs for each in plans)) for run in runs)
-    return Plan(runs=side_by_side, examples=plans[0].examples, output=plan.output)
+        for pair in plan.pairs
+    )
 
 
 def _open(plan: SearchPlan, search: MethodSearch, storage: SharedStorage) -> Study:
@@ -188,17 +184,17 @@ def _objective(
         config = search.method.normalise(search.base.model_copy(update=values), search.base.seed)
         watch = _TrialWatch(progress, trial, search, config, name)
         try:
-            record = make_run(config, progress=watch)
+            record = make_run(config, search.task, progress=watch)
         except RunStopped:
             if watch.fault is not None:
                 raise watch.fault from None
             progress.run_over(f"{name}: stopped, below the median of the others ({settings_text(values)})", watch.steps)
             raise TrialPruned from None
-        error = record.error or ""
+        error = record.failure
         value = record.final.get(search.metric, math.nan)
         if record.status == "finished" and not math.isfinite(value):
             error = f"{search.metric} is {value}"
-        if has_diverged(error) or (record.status == "finished" and error):
+        if record.diverged or (record.status == "finished" and error):
             raise _bad_settings(trial, progress, f"{name} diverged ({settings_text(values)})", error, watch.steps)
         if error:
             progress.run_over(f"{name} failed: {error}", watch.steps)

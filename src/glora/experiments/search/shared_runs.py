@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import optuna
 from optuna import Trial
 
-from glora.experiments.comparison import Plan, PlannedRun
+from glora.experiments.plan import Plan, PlannedRun
 from glora.experiments.records.schema import RunRecord, finished_records
 from glora.experiments.records.store import keep_record
 from glora.experiments.search.shared_records import SharedRecords
@@ -130,7 +130,7 @@ class _SharedPlan:
                 before_each()
                 if run.config.key in self._records.finished():
                     continue
-                record = make_run(run.config, progress=progress)
+                record = make_run(run.config, self.plan.task, progress=progress)
                 keep_record(self.plan.output, record)
                 self._records.add(record)
                 trial.set_user_attr(ADVANCED, True)

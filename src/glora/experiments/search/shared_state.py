@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from optuna.trial import TrialState
 
-from glora.experiments.comparison import Plan
+from glora.experiments.plan import Plan
 from glora.experiments.search.shared_records import SharedRecords
 from glora.experiments.search.shared_trials import find_study, read_slots, stale_trials
 from glora.experiments.search.sharing import Sharing, plan_names, slots_of, study_name, terms_of

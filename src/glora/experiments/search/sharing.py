@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glora.experiments.comparison import Plan, PlannedRun
+from glora.experiments.plan import Plan, PlannedRun
 from glora.experiments.report.number_format import short_name
 from glora.experiments.search.shared_trials import LONGEST_NAME
 from glora.experiments.search.storage import SharedStorage, StorageError, open_storage
@@ -79,8 +79,6 @@ def study_name(name: str, seed: int) -> str:
 
 def terms_of(plan: Plan, claim: str) -> dict[str, Any]:
     """What must be equal for two processes to share runs: all that makes a run, but for its seed."""
-    from glora.experiments.training.run import data_fingerprint
-
     first = plan.runs[0].config
     configs = {run.config.method: run.config for run in plan.runs if run.config.seed == first.seed}
     settings = {method: config.model_dump(mode="json", exclude_none=True) for method, config in configs.items()}
@@ -89,7 +87,7 @@ def terms_of(plan: Plan, claim: str) -> dict[str, Any]:
         "claimed": claim,
         "methods": ", ".join(configs),
         **{name: _common(settings, name) for name in names if name not in ("task", "method", "seed")},
-        "data fingerprint": data_fingerprint(first),
+        "data fingerprint": plan.task.fingerprint,
     }
 
 

@@ -20,8 +20,16 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 
-class BrokenPredictionsError(ValueError):
-    """Predictions that are NaN or infinite: training has diverged."""
+class DivergedError(ArithmeticError):
+    """The training loss or the predictions are NaN or infinite.
+
+    Attributes:
+        advice: what may prevent it.
+    """
+
+    def __init__(self, message: str, advice: str) -> None:
+        super().__init__(message)
+        self.advice = advice
 
 
 def _accuracy(labels: NDArray[Any], predicted: NDArray[Any]) -> float:
@@ -99,7 +107,7 @@ def compute(metrics: Sequence[str], predictions: ArrayLike, labels: ArrayLike) -
 
     Raises:
         ValueError: an unknown metric, metrics of both kinds, shapes that do not fit, or no example.
-        BrokenPredictionsError: predictions that are NaN or infinite.
+        DivergedError: predictions that are NaN or infinite.
     """
     import numpy as np
 
@@ -142,7 +150,7 @@ def _refuse_broken(output: NDArray[Any]) -> None:
 
     broken = int((~np.isfinite(output)).reshape(len(output), -1).any(axis=1).sum())
     if broken:
-        raise BrokenPredictionsError(
-            f"{broken} of {len(output)} predictions {'is' if broken == 1 else 'are'} NaN or infinite: training has diverged. "
-            "Lower the learning rate, or train in float32."
+        raise DivergedError(
+            f"{broken} of {len(output)} predictions {'is' if broken == 1 else 'are'} NaN or infinite: training has diverged",
+            advice="Lower the learning rate, or train in float32",
         )

@@ -273,7 +273,7 @@ def open_progress(console: Console) -> RunProgress:
 def outcome(record: RunRecord) -> str:
     """One line on how a run ended."""
     if record.status == "failed":
-        return f"{_name(record.config)} failed: {record.error}"
+        return f"{_name(record.config)} failed: {record.failure}"
     best = f"{record.primary_metric} {record.final[record.primary_metric]:.4f}" if record.primary_metric else ""
     return f"{_name(record.config)}: {best} after {duration(record.train_seconds or 0)} of training"
 

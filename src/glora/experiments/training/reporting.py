@@ -7,20 +7,16 @@ with the clock stopped, and where it goes is not part of a run.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from glora.rank_log import RankLogCallback, rank_log
+import transformers
 
-if TYPE_CHECKING:
-    from transformers import Trainer
-
-    from glora.experiments.config import RunConfig
-    from glora.experiments.methods.adapted_model import AdaptedModel
+from glora.experiments.config import RunConfig
+from glora.messages import did_you_mean
 
 LOGS_FOLDER = "logs"
 
@@ -29,22 +25,21 @@ LOGS_OF_A_RUN = 100
 
 
 def reporters(report_to: str | None) -> list[str]:
-    """The reporters' names, of a text with commas between them; none for None.
+    """Return the reporters' names, of a text with commas between them; none for None.
 
     Raises:
-        ValueError: transformers has no such reporter, naming the nearest, or what it needs is not installed.
+        ValueError: transformers has no such reporter, or its package is not installed.
     """
     names = [name.strip() for name in (report_to or "").split(",") if name.strip()]
     if not names:
         return []
-    from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
-
-    installed = get_available_reporting_integrations()
+    integrations = transformers.integrations
+    known, installed = integrations.INTEGRATION_TO_CALLBACK, integrations.get_available_reporting_integrations()
     for name in names:
-        if name not in INTEGRATION_TO_CALLBACK:
-            near = difflib.get_close_matches(name.lower(), INTEGRATION_TO_CALLBACK, n=2)
-            hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-            raise ValueError(f"report_to={name!r}: {hint}transformers reports to {', '.join(INTEGRATION_TO_CALLBACK)}")
+        if name not in known:
+            raise ValueError(
+                f"report_to={name!r} is unknown{did_you_mean(name, known) or '.'} Reporters: {', '.join(known)}"
+            )
         if name not in installed and name != "flyte":  # which transformers does not look for
             raise ValueError(f"report_to={name!r}: it is not installed; `pip install {name}`, or leave it out")
     return names
@@ -94,20 +89,3 @@ def _finish_wandb() -> None:
     wandb = sys.modules.get("wandb")
     if wandb is not None and getattr(wandb, "run", None) is not None:
         wandb.finish()
-
-
-class AdaptedModelLog(RankLogCallback):
-    """Tells the reporters what any method knows of its ranks and norms."""
-
-    def __init__(self, trainer: Trainer, adaptation: AdaptedModel) -> None:
-        super().__init__(trainer)
-        self._adaptation = adaptation
-
-    def check(self) -> None:
-        """Every method can be watched."""
-
-    def values(self) -> dict[str, float]:
-        """Ranks, and norms during the warm-up."""
-        adaptation, step = self._adaptation, self._trainer.state.global_step
-        norms = adaptation.averaged_norms() if step <= adaptation.warmup_steps else None
-        return rank_log(adaptation.ranks(), adaptation.adapter_parameters(), norms or {})

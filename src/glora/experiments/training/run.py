@@ -13,16 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PrinterCallback, set_seed
 
-from glora.experiments.data.registry import load_task
 from glora.experiments.methods.base import MethodContext, Schedule, find_method
 from glora.experiments.records.failures import describe_failure
 from glora.experiments.records.provenance import collect_provenance, utc_now
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.training.measurement import PeakMemory
 from glora.experiments.training.progress import RunProgress, RunStopped
-from glora.experiments.training.reporting import LOGS_FOLDER, AdaptedModelLog, report_folder
+from glora.experiments.training.reporting import LOGS_FOLDER, report_folder
 from glora.experiments.training.task_kinds import find_kind
-from glora.experiments.training.timed_trainer import RunRecorder, warm_up_kernels
+from glora.experiments.training.timed_trainer import AdaptedModelLog, RunRecorder, warm_up_kernels
 from glora.experiments.training.training_batches import training_batches
 
 if TYPE_CHECKING:
@@ -44,10 +43,7 @@ class Measurements:
 
     def record(self, error: BaseException | None = None) -> RunRecord:
         """The run's record, as finished or, with an error, as failed."""
-        outcome: dict[str, Any] = {"status": "finished"}
-        if error is not None:
-            line, trace = describe_failure(error)
-            outcome = {"status": "failed", "error": line, "traceback": trace}
+        outcome = {"status": "finished"} if error is None else {"status": "failed", **describe_failure(error)}
         return RunRecord(
             config=self.config,
             key=self.config.key,
@@ -59,7 +55,14 @@ class Measurements:
         )
 
 
-def run(config: RunConfig, *, progress: RunProgress | None = None, logs: Path | None = None) -> RunRecord:
+def run(
+    config: RunConfig,
+    task: TaskData,
+    *,
+    progress: RunProgress | None = None,
+    logs: Path | None = None,
+    tokens: TokenCache | None = None,
+) -> RunRecord:
     """Make one run.
 
     Whatever goes wrong in it is an outcome, not an exception: the record then says "failed", with the error and what
@@ -67,9 +70,11 @@ def run(config: RunConfig, *, progress: RunProgress | None = None, logs: Path | 
 
     Args:
         config: the run's settings.
+        task: its task, loaded.
         progress: what to tell how far it is; by default nobody.
         logs: where a run with `report_to` is reported, in a folder named by its key; by default `logs` in the working
             folder.
+        tokens: keeps the task's tokens for the next run.
 
     Returns:
         The run's record, not yet written anywhere.
@@ -80,7 +85,7 @@ def run(config: RunConfig, *, progress: RunProgress | None = None, logs: Path | 
     progress = progress or RunProgress()
     measured = Measurements(config)
     try:
-        _run(config, progress, measured, logs or Path(LOGS_FOLDER))
+        _run(config, task, progress, measured, logs or Path(LOGS_FOLDER), tokens or TokenCache())
         record = measured.record()
     except RunStopped:
         raise
@@ -91,65 +96,36 @@ def run(config: RunConfig, *, progress: RunProgress | None = None, logs: Path | 
 
 
 def runs_of(output: Path) -> Callable[..., RunRecord]:
-    """`run`, for the runs of one experiment: reported, if they are, into the experiment's folder."""
-    return functools.partial(run, logs=output / LOGS_FOLDER)
+    """Return `run` for the runs of one experiment: they share their tokens, and log into the experiment's folder."""
+    return functools.partial(run, logs=output / LOGS_FOLDER, tokens=TokenCache())
 
 
-def example_counts(config: RunConfig) -> dict[str, int]:
-    """Split -> number of examples, "train" first. Loads the task, once for all runs that share it.
-
-    Raises:
-        ValueError, FileNotFoundError: the task cannot be loaded.
-    """
-    task = _task(config)
-    return {"train": len(task.train)} | {name: len(rows) for name, rows in task.evaluation.items()}
-
-
-def count_target_matrices(config: RunConfig) -> int:
-    """Number of matrices that are adapted; loads the model.
+def count_target_matrices(config: RunConfig, task: TaskData) -> int:
+    """Return the number of matrices that are adapted; loads the model.
 
     Raises:
-        ValueError, FileNotFoundError: the task or the model cannot be loaded, or `target_modules` matches nothing.
+        ValueError, FileNotFoundError: the model cannot be loaded, or `target_modules` matches nothing.
     """
-    task = _task(config)
     kind = find_kind(task.kind)
     return len(kind.target_modules(kind.load_model(config, task)[0], config.target_modules))
 
 
-def primary_metric(config: RunConfig) -> str:
-    """The metric that the task is judged by.
-
-    Raises:
-        ValueError, FileNotFoundError: the task cannot be loaded.
-    """
-    return _task(config).primary_metric
-
-
-def data_fingerprint(config: RunConfig) -> str:
-    """What the data are, whatever they are called and wherever they lie: `TaskData.fingerprint`.
-
-    Raises:
-        ValueError, FileNotFoundError: the task cannot be loaded.
-    """
-    return _task(config).fingerprint
-
-
-def _run(config: RunConfig, progress: RunProgress, measured: Measurements, logs: Path) -> None:
+def _run(
+    config: RunConfig, task: TaskData, progress: RunProgress, measured: Measurements, logs: Path, cache: TokenCache
+) -> None:
     method = find_method(config.method)
-    examples = example_counts(config)
-    schedule = Schedule.of(examples["train"], config.batch_size, config.epochs)
+    schedule = Schedule.of(len(task.train), config.batch_size, config.epochs)
     progress.run_begins(config, schedule.total_steps)
-    task = _task(config)
     primary_split = next(iter(task.evaluation))
     measured.fingerprint = task.fingerprint
     measured.fields |= {
         "primary_metric": task.primary_metric,
-        "examples": examples,
+        "examples": task.example_counts,
     }
 
     kind = find_kind(task.kind)
     model, tokenizer = kind.load_model(config, task)
-    tokens = _tokenized(config, task, model, tokenizer)
+    tokens = cache.tokenized(config, task, model, tokenizer)
     collate = kind.collator(tokenizer)
     memory = PeakMemory()
     set_seed(config.seed)  # the adapters' initialisation, the same for methods with the same factors
@@ -204,26 +180,19 @@ def _run(config: RunConfig, progress: RunProgress, measured: Measurements, logs:
     }
 
 
-def _task(config: RunConfig) -> TaskData:
-    return _load_task_once(config.task, config.data_dir, config.train_limit, config.eval_limit, config.held_out)
+class TokenCache:
+    """The tokens of the last task: the runs of one model and task share them."""
 
+    def __init__(self) -> None:
+        self._key: tuple[object, ...] | None = None
+        self._tokens: TokenizedTask | None = None
 
-@functools.lru_cache(maxsize=2)
-def _load_task_once(
-    name: str, data_dir: str | None, train_limit: int | None, eval_limit: int | None, held_out: float | None
-) -> TaskData:
-    return load_task(name, data_dir=data_dir, train_limit=train_limit, eval_limit=eval_limit, held_out=held_out)
-
-
-_last_tokenized: dict[tuple[Any, ...], TokenizedTask] = {}
-
-
-def _tokenized(
-    config: RunConfig, task: TaskData, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> TokenizedTask:
-    """The task's tokens; those of the last call are kept, because the runs of a comparison share them."""
-    key = (config.model, config.max_length, task.fingerprint)
-    if key not in _last_tokenized:
-        _last_tokenized.clear()
-        _last_tokenized[key] = find_kind(task.kind).tokenize(config, task, model, tokenizer)
-    return _last_tokenized[key]
+    def tokenized(
+        self, config: RunConfig, task: TaskData, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> TokenizedTask:
+        """Return the task's tokens for the model of a configuration."""
+        key = (config.model, config.max_length, task.fingerprint)
+        if self._tokens is None or key != self._key:
+            self._tokens = find_kind(task.kind).tokenize(config, task, model, tokenizer)
+            self._key = key
+        return self._tokens

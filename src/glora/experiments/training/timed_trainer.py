@@ -14,6 +14,8 @@ from transformers import Trainer, TrainerCallback
 
 from glora.experiments.records.schema import EpochMetrics, NormSample, WrittenAnswer
 from glora.experiments.training.measurement import TrainingClock
+from glora.experiments.training.metrics import DivergedError
+from glora.rank_log import RankLogCallback, rank_log
 
 if TYPE_CHECKING:
     from glora.experiments.methods.adapted_model import AdaptedModel
@@ -21,10 +23,6 @@ if TYPE_CHECKING:
 
 NORM_SAMPLES = 50
 """Norms are read so many times over the warm-up: enough for a curve, and each reading waits for the device."""
-
-
-class DivergedError(ArithmeticError):
-    """The training loss is no longer a number."""
 
 
 class RunRecorder(TrainerCallback):
@@ -89,8 +87,8 @@ class RunRecorder(TrainerCallback):
             self._logged_at = state.global_step
             if not math.isfinite(loss):
                 raise DivergedError(
-                    f"the training loss is {loss} by step {state.global_step}: training has diverged; "
-                    f"lower the learning rate ({args.learning_rate:g}) or lengthen its warm-up"
+                    f"the training loss is {loss} by step {state.global_step}: training has diverged",
+                    advice=f"Lower the learning rate ({args.learning_rate:g}) or lengthen its warm-up",
                 )
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -169,6 +167,23 @@ class Timed(Trainer):
 
 class TimedTrainer(Timed):
     """`transformers.Trainer`, telling the recorder when a split is evaluated."""
+
+
+class AdaptedModelLog(RankLogCallback):
+    """Tells the reporters what any method knows of its ranks and norms."""
+
+    def __init__(self, trainer: Trainer, adaptation: AdaptedModel) -> None:
+        super().__init__(trainer)
+        self._adaptation = adaptation
+
+    def check(self) -> None:
+        """Every method can be watched."""
+
+    def values(self) -> dict[str, float]:
+        """Ranks, and norms during the warm-up."""
+        adaptation, step = self._adaptation, self._trainer.state.global_step
+        norms = adaptation.averaged_norms() if step <= adaptation.warmup_steps else None
+        return rank_log(adaptation.ranks(), adaptation.adapter_parameters(), norms or {})
 
 
 def warm_up_kernels(trainer: Trainer) -> None:

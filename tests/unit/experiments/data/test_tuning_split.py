@@ -14,7 +14,7 @@ from glora.experiments.data import table_files as data_files
 from glora.experiments.data.registry import load_task
 from glora.experiments.data.task import DataError, Rows
 from glora.experiments.data.tuning_split import hold_out
-from glora.experiments.training.run import data_fingerprint, example_counts
+from glora.experiments.plan import TaskLoader
 
 
 def rows(labels: list, groups: list[str] | None = None) -> Rows:
@@ -95,8 +95,9 @@ def test_the_dev_split_is_not_read(glue_folder: Path, tmp_path: Path, monkeypatc
 def test_a_run_of_a_tuning_configuration_sees_other_data_than_a_reported_one(glue_folder: Path) -> None:
     reported = RunConfig(task="rte", data_dir=str(glue_folder))
     tuning = reported.model_copy(update={"held_out": 0.25})
-    assert example_counts(tuning) == {"train": 144, "tuning": 48}
-    assert example_counts(reported) == {"train": 192, "validation": 48}
-    assert data_fingerprint(tuning) != data_fingerprint(reported)
-    assert data_fingerprint(tuning) == data_fingerprint(tuning.model_copy(update={"seed": 7}))
+    load = TaskLoader()
+    assert load(tuning).example_counts == {"train": 144, "tuning": 48}
+    assert load(reported).example_counts == {"train": 192, "validation": 48}
+    assert load(tuning).fingerprint != load(reported).fingerprint
+    assert load(tuning) is load(tuning.model_copy(update={"seed": 7}))
     assert tuning.key != reported.key

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from glora.experiments.comparison import InvalidComparisonError, plan_comparison
 from glora.experiments.config import RunConfig
 from glora.experiments.methods.base import find_method
 from glora.experiments.methods.uniform_lora import even_ranks
 from glora.experiments.name_resolution import resolve_method_name
+from glora.experiments.plan import InvalidComparisonError, plan_comparison
 from glora.experiments.search.ranges import parse_range
 from glora.experiments.search.space import searched_by
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from glora.experiments.comparison import InvalidComparisonError, check_settings, plan_comparison
 from glora.experiments.models.causal_loading import _dequantised, load_causal_lm
 from glora.experiments.models.model_fit import why_it_writes_no_text
 from glora.experiments.models.registry import ModelNotFoundError
+from glora.experiments.plan import InvalidComparisonError, check_settings, plan_comparison
 
 
 def fault(**settings: object) -> str:

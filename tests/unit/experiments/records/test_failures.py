@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from glora.experiments.records.failures import LONGEST_TRACEBACK, describe_failure
+from glora.experiments.records.failures import MAX_TRACEBACK, describe_failure
 
 
 def caught(error: BaseException) -> BaseException:
@@ -19,7 +19,8 @@ def caught(error: BaseException) -> BaseException:
 
 
 def test_line_and_traceback() -> None:
-    line, trace = describe_failure(caught(ValueError("rank must be positive, not -1")))
+    failure = describe_failure(caught(ValueError("rank must be positive, not -1")))
+    line, trace = failure["error"], failure["traceback"]
     assert line == "ValueError: rank must be positive, not -1"
     assert trace.startswith("Traceback (most recent call last):")
     assert "in caught" in trace
@@ -27,7 +28,7 @@ def test_line_and_traceback() -> None:
 
 
 def test_an_exception_without_a_message_is_its_type() -> None:
-    assert describe_failure(caught(MemoryError()))[0] == "MemoryError"
+    assert describe_failure(caught(MemoryError()))["error"] == "MemoryError"
 
 
 def test_the_cause_is_in_the_traceback() -> None:
@@ -37,7 +38,7 @@ def test_the_cause_is_in_the_traceback() -> None:
         except KeyError as cause:
             raise RuntimeError("outer") from cause
     except RuntimeError as error:
-        trace = describe_failure(error)[1]
+        trace = describe_failure(error)["traceback"]
     assert "KeyError: 'inner'" in trace
 
 
@@ -52,7 +53,7 @@ def test_the_cause_is_in_the_traceback() -> None:
     ],
 )
 def test_folders_of_this_machine_are_left_out(message: str, shown: str) -> None:
-    assert describe_failure(ValueError(message))[0] == f"ValueError: {shown}"
+    assert describe_failure(ValueError(message))["error"] == f"ValueError: {shown}"
 
 
 @pytest.mark.parametrize(
@@ -60,26 +61,27 @@ def test_folders_of_this_machine_are_left_out(message: str, shown: str) -> None:
 )
 def test_a_folder_is_recognised_whole(monkeypatch: pytest.MonkeyPatch, path: str, shown: str) -> None:
     monkeypatch.setenv("HOME", "/home/me")
-    assert describe_failure(ValueError(path))[0] == f"ValueError: {shown}"
+    assert describe_failure(ValueError(path))["error"] == f"ValueError: {shown}"
 
 
 def test_no_frame_names_a_folder_of_this_machine() -> None:
     try:
         json.loads("{")
     except ValueError as error:
-        trace = describe_failure(error)[1]
+        trace = describe_failure(error)["traceback"]
     frames = [line.split('"')[1] for line in trace.splitlines() if line.lstrip().startswith("File ")]
     assert len(frames) >= 3
     assert not [frame for frame in frames if Path(frame).is_absolute()]
 
 
 def test_characters_that_utf8_cannot_hold_are_escaped() -> None:
-    line, trace = describe_failure(caught(ValueError("file \udcff")))
+    failure = describe_failure(caught(ValueError("file \udcff")))
+    line, trace = failure["error"], failure["traceback"]
     assert line == "ValueError: file \\udcff"
     trace.encode("utf-8")
 
 
 def test_a_long_traceback_keeps_its_end() -> None:
-    trace = describe_failure(caught(ValueError("x" * 3 * LONGEST_TRACEBACK + " the end")))[1]
-    assert len(trace) <= LONGEST_TRACEBACK
+    trace = describe_failure(caught(ValueError("x" * 3 * MAX_TRACEBACK + " the end")))["traceback"]
+    assert len(trace) <= MAX_TRACEBACK
     assert trace.rstrip().endswith("the end")

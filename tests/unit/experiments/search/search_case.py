@@ -17,6 +17,7 @@ import optuna
 import sqlalchemy
 
 from glora.experiments.config import RunConfig
+from glora.experiments.records.failures import describe_failure
 from glora.experiments.records.provenance import collect_provenance
 from glora.experiments.records.schema import EpochMetrics, RunRecord
 from glora.experiments.search.shared_trials import Job, open_study, slot_of, work
@@ -56,14 +57,14 @@ class FakeRuns:
     epochs: int = 3
     made: list[RunConfig] = field(default_factory=list)
 
-    def __call__(self, config: RunConfig, *, progress: RunProgress, logs: Path | None = None) -> RunRecord:
+    def __call__(self, config: RunConfig, _task: object = None, *, progress: RunProgress, **_: object) -> RunRecord:
         self.made.append(config)
         progress.run_begins(config, 6 * self.epochs)
         split = "validation" if config.held_out is None else "tuning"
         try:
             value = self.accuracy(config)
         except Exception as error:
-            return made_record(config, 0.0, status="failed", error=f"{type(error).__name__}: {error}", final={})
+            return made_record(config, 0.0, status="failed", **describe_failure(error), final={})
         for epoch in range(1, self.epochs + 1):
             for _ in range(6):
                 progress.step()

@@ -15,10 +15,10 @@ import pytest
 from optuna.trial import TrialState
 from rich.console import Console
 
-from glora.experiments.comparison import InvalidComparisonError
 from glora.experiments.config import RunConfig
+from glora.experiments.plan import InvalidComparisonError
 from glora.experiments.records.schema import EpochMetrics, RecordError, RunRecord, read_records, write_record
-from glora.experiments.search.plan import SearchOptions, SearchPlan, plan_search
+from glora.experiments.search.plan import MethodSearch, SearchOptions, SearchPlan, plan_search
 from glora.experiments.search.ranges import parse_range
 from glora.experiments.search.record import read_search_record, search_record, tuning_table, write_search_record
 from glora.experiments.search.request import search_request, search_request_of_file
@@ -28,7 +28,8 @@ from glora.experiments.search.shared_trials import StudyMismatchError
 from glora.experiments.search.sharing import Sharing
 from glora.experiments.search.storage import SharedStorage, sqlite_url
 from glora.experiments.search.view import describe_outcomes
-from glora.experiments.training import run as train
+from glora.experiments.training import run as training
+from glora.experiments.training.metrics import DivergedError
 from glora.experiments.training.progress import RunProgress
 from unit.experiments.search.search_case import LOOK, FakeRuns, made_record, quick_storage
 
@@ -119,7 +120,7 @@ def test_a_search_never_reads_what_is_reported(plan, storage, glue_folder: Path,
     broken = shutil.copytree(glue_folder / "RTE", tmp_path / "RTE")
     (broken / "dev.tsv").write_text("this is no data\n")
     planned = plan(settings={"data_dir": str(tmp_path), "epochs": 1}, methods=("lora",), trials=1)
-    outcomes = search(planned, storage, train.run)
+    outcomes = search(planned, storage, training.run)
     assert outcomes[0].counts["complete"] == 1
     with pytest.raises(ValueError, match=r"dev\.tsv"):
         plan_tuned_runs(planned, outcomes)
@@ -172,13 +173,11 @@ def test_the_best_is_the_one_that_is_run(plan, storage, tmp_path: Path) -> None:
 
 
 def test_a_loss_is_minimised(plan, storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "primary_metric", lambda _config: "loss")
-
-    def make_run(config: RunConfig, *, progress: RunProgress) -> Any:
+    def make_run(config: RunConfig, _task: object = None, *, progress: RunProgress) -> Any:
         return made_record(config, 0.0, final={"loss": config.learning_rate}, primary_metric="loss")
 
-    planned = plan(methods=("lora",))
-    (outcome,) = search(planned, storage, make_run)
+    monkeypatch.setattr(MethodSearch, "metric", "loss")
+    (outcome,) = search(plan(methods=("lora",)), storage, make_run)
     rates = [slot.last.params["learning_rate"] for slot in outcome.slots]
     assert outcome.values["learning_rate"] == min(rates)
 
@@ -198,7 +197,7 @@ def test_a_trial_is_shown_as_a_run_is(plan, storage) -> None:
             told.append(name)
             return super().__getattribute__(name)
 
-    def make_run(config: RunConfig, *, progress: RunProgress) -> RunRecord:
+    def make_run(config: RunConfig, _task: object = None, *, progress: RunProgress) -> RunRecord:
         progress.run_begins(config, 1)
         progress.preparing("singular vectors")
         progress.step()
@@ -262,9 +261,7 @@ def test_a_trial_that_diverges_counts_and_the_search_goes_on(plan, storage) -> N
 
 
 def train_diverged() -> Exception:
-    from glora.experiments.training.timed_trainer import DivergedError
-
-    return DivergedError("the training loss is nan by step 3: training has diverged")
+    return DivergedError("the training loss is nan by step 3: training has diverged", advice="Lower the learning rate")
 
 
 def test_a_trial_that_fails_counts_and_the_search_goes_on(plan, storage) -> None:
@@ -325,7 +322,7 @@ class Interrupted(FakeRuns):
 
     after = 2
 
-    def __call__(self, config: RunConfig, *, progress: RunProgress) -> Any:
+    def __call__(self, config: RunConfig, _task: object = None, *, progress: RunProgress) -> Any:
         if len(self.made) == self.after:
             raise KeyboardInterrupt
         return super().__call__(config, progress=progress)

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from glora.experiments.comparison import Plan, plan_comparison
 from glora.experiments.config import RunConfig
+from glora.experiments.plan import Plan, plan_comparison
 from glora.experiments.records.schema import RunRecord, read_records, write_record
 from glora.experiments.search import shared_trials
 from glora.experiments.search.shared_runs import make_shared_runs
@@ -57,7 +57,7 @@ def names(runs: FakeRuns) -> list[tuple[int, str]]:
 class Interrupted(FakeRuns):
     """Ctrl-C in the run of a method."""
 
-    def __call__(self, config: RunConfig, *, progress: RunProgress, logs: Path | None = None) -> RunRecord:
+    def __call__(self, config: RunConfig, _task: object = None, *, progress: RunProgress, **_: object) -> RunRecord:
         if config.method == "glora":
             raise KeyboardInterrupt
         return super().__call__(config, progress=progress)
@@ -109,7 +109,7 @@ def test_after_ctrl_c_another_process_makes_only_the_rest_of_the_seed(plan, stor
 
 
 def test_what_others_finished_is_there_after_ctrl_c_too(plan, storage, tmp_path: Path) -> None:
-    def interrupted(_config: RunConfig, **_given: Any) -> RunRecord:
+    def interrupted(_config: RunConfig, *_: object, **_given: Any) -> RunRecord:
         share(quick_storage(tmp_path), plan("two", seeds=(1,)))
         raise KeyboardInterrupt
 
@@ -174,7 +174,7 @@ def test_what_lies_finished_in_one_folder_is_made_by_nobody(plan, storage, tmp_p
     assert texts([finished])[0] in texts(read_records(tmp_path / "two"))
 
 
-def _interrupt(_config: RunConfig, **_given: Any) -> RunRecord:
+def _interrupt(_config: RunConfig, *_: object, **_given: Any) -> RunRecord:
     raise KeyboardInterrupt
 
 
@@ -244,7 +244,7 @@ def test_a_look_says_how_far_the_runs_are_and_changes_nothing(plan, storage) -> 
 
 
 def test_large_records_and_those_of_diverged_runs_come_back_as_they_were(plan, storage, tmp_path: Path) -> None:
-    def make(config: RunConfig, **_given: Any) -> RunRecord:
+    def make(config: RunConfig, *_: object, **_given: Any) -> RunRecord:
         ranks = {os.urandom(40).hex(): i for i in range(2000)}
         return made_record(config, float("nan"), ranks=ranks)
 

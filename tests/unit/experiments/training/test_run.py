@@ -23,8 +23,8 @@ from glora.experiments.training import run as train
 from glora.experiments.training.classification import Classification
 from glora.experiments.training.measurement import PeakMemory, TrainingClock
 from glora.experiments.training.progress import RunProgress
-from glora.experiments.training.run import run
 from glora.experiments.training.timed_trainer import RunRecorder
+from one_run import run
 
 
 @pytest.fixture

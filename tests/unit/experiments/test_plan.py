@@ -12,15 +12,16 @@ from typing import Any
 
 import pytest
 
-from glora.experiments.comparison import InvalidComparisonError, Plan, compare, plan_comparison
 from glora.experiments.config import RunConfig
+from glora.experiments.data.task import TaskData
+from glora.experiments.plan import InvalidComparisonError, Plan, plan_comparison
 from glora.experiments.records import store as record_keeping
 from glora.experiments.records.provenance import collect_provenance
 from glora.experiments.records.schema import RunRecord, read_records, write_record
 from glora.experiments.records.store import RecordKeptElsewhereError
 from glora.experiments.records.whole_files import NotWrittenError
+from glora.experiments.runs import make_runs
 from glora.experiments.training.progress import RunProgress
-from glora.experiments.training.run import data_fingerprint
 
 
 def finished(config: RunConfig) -> RunRecord:
@@ -49,7 +50,7 @@ class FakeRuns:
         self.made: list[RunConfig] = []
         self._broken = broken
 
-    def __call__(self, config: RunConfig, *, progress: RunProgress) -> RunRecord:
+    def __call__(self, config: RunConfig, _task: object = None, *, progress: RunProgress) -> RunRecord:
         self.made.append(config)
         return failed(config) if self._broken(config) else finished(config)
 
@@ -87,7 +88,7 @@ def test_seeds_are_gone_through_with_the_methods_side_by_side(plan) -> None:
         ("lora", 1),
         ("glora", 1),
     ]
-    assert planned.examples == {"train": 192, "validation": 48}
+    assert planned.task.example_counts == {"train": 192, "validation": 48}
     assert {run.schedule.total_steps for run in planned.runs} == {18}
     assert planned.steps_to_make == 4 * 18
 
@@ -135,7 +136,7 @@ def test_wrong_values_are_named_with_the_rule(plan) -> None:
 
 def test_an_unknown_schedule_is_refused_with_the_nearest(plan) -> None:
     (fault,) = faults(plan, settings={"lr_scheduler": "cosin"})
-    assert fault.startswith("lr_scheduler='cosin': did you mean 'cosine'")
+    assert fault.startswith("lr_scheduler='cosin' is unknown; did you mean 'cosine'")
     assert "linear" in fault
 
 
@@ -147,7 +148,7 @@ def test_one_fault_reads_as_a_sentence(plan) -> None:
 
 @pytest.mark.parametrize("empty", ["methods", "seeds"])
 def test_nothing_to_compare_is_a_fault(plan, empty: str) -> None:
-    assert any(fault.startswith(f"{empty}: there is none") for fault in faults(plan, **{empty: ()}))
+    assert any(fault.startswith(f"{empty} is empty") for fault in faults(plan, **{empty: ()}))
 
 
 def test_a_warmup_as_long_as_the_training_is_refused_before_a_model_is_loaded(plan) -> None:
@@ -187,7 +188,7 @@ def test_an_output_that_refuses_a_folder_is_known_before_the_first_run(plan, mon
     planned = plan(methods=("lora",))
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(OSError, match="Read-only"):
-        compare(planned, RunProgress(), make_run=runs)
+        make_runs([planned], RunProgress(), make_run=runs)
     assert not runs.made
 
 
@@ -198,11 +199,11 @@ def test_each_record_is_written_as_soon_as_its_run_ends(plan, tmp_path: Path) ->
     planned = plan(methods=("lora", "glora"), seeds=(0, 1))
     written = []
 
-    def make_run(config: RunConfig, *, progress: RunProgress) -> RunRecord:
+    def make_run(config: RunConfig, _task: object = None, *, progress: RunProgress) -> RunRecord:
         written.append(len(read_records(tmp_path / "out")))
         return finished(config)
 
-    records = compare(planned, RunProgress(), make_run=make_run)
+    records = make_runs([planned], RunProgress(), make_run=make_run)
     assert written == [0, 1, 2, 3]
     assert [record.key for record in records] == [run.config.key for run in planned.runs]
 
@@ -210,12 +211,12 @@ def test_each_record_is_written_as_soon_as_its_run_ends(plan, tmp_path: Path) ->
 def test_what_is_finished_is_not_run_again_and_what_failed_is(plan) -> None:
     runs = FakeRuns(broken=lambda config: config.method == "glora" and config.seed == 0)
     arguments = {"methods": ("lora", "glora"), "seeds": (0, 1)}
-    compare(plan(**arguments), RunProgress(), make_run=runs)
+    make_runs([plan(**arguments)], RunProgress(), make_run=runs)
     assert len(runs.made) == 4, "the runs after the broken one are made"
 
     again = plan(**arguments)
     assert [(run.config.method, run.config.seed) for run in again.to_make] == [("glora", 0)]
-    compare(again, RunProgress(), make_run=FakeRuns())
+    make_runs([again], RunProgress(), make_run=FakeRuns())
     assert plan(**arguments).to_make == ()
 
     more = plan(methods=("lora", "glora", "shuffled"), seeds=(0, 1, 2))
@@ -229,26 +230,24 @@ def test_what_is_finished_is_not_run_again_and_what_failed_is(plan) -> None:
 
 
 def test_runs_on_other_data_are_not_taken_for_finished(plan, glue_folder: Path, tmp_path: Path) -> None:
-    def on_its_data(config: RunConfig, *, progress: RunProgress) -> RunRecord:
-        return finished(config).model_copy(
-            update={"provenance": collect_provenance(data_fingerprint=data_fingerprint(config))}
-        )
+    def on_its_data(config: RunConfig, task: TaskData, *, progress: RunProgress) -> RunRecord:
+        return finished(config).model_copy(update={"provenance": collect_provenance(data_fingerprint=task.fingerprint)})
 
-    compare(plan(methods=("lora", "glora"), seeds=(0,)), RunProgress(), make_run=on_its_data)
+    make_runs([plan(methods=("lora", "glora"), seeds=(0,))], RunProgress(), make_run=on_its_data)
     other = shutil.copytree(glue_folder, tmp_path / "edited")
     train = other / "RTE" / "train.tsv"
     train.write_text("\n".join(train.read_text().splitlines()[:-1]) + "\n")
     (fault,) = faults(plan, methods=("lora", "glora"), seeds=(0,), settings={"data_dir": str(other)})
-    assert "2 finished runs there with these settings saw other data" in fault
-    assert "name another folder" in fault
+    assert "2 finished runs" in fault
+    assert "choose another folder" in fault
     moved = shutil.copytree(glue_folder, tmp_path / "moved")
     assert plan(methods=("lora", "glora"), seeds=(0,), settings={"data_dir": str(moved)}).to_make == ()
     assert len(plan(methods=("lora",), seeds=(1,), settings={"data_dir": str(other)}).to_make) == 1
 
 
-def without_model(config: RunConfig, *, progress: RunProgress) -> RunRecord:
+def without_model(config: RunConfig, _task: object = None, *, progress: RunProgress) -> RunRecord:
     return finished(config).model_copy(
-        update={"status": "failed", "error": "ModelNotFoundError: cannot load the model 'someone/x': no network"}
+        update={"status": "failed", "error": "no network", "exception": "ModelNotFoundError"}
     )
 
 
@@ -260,28 +259,30 @@ def test_if_the_first_run_has_no_model_no_other_is_made(plan, tmp_path: Path) ->
             said.append(message)
 
     arguments = {"methods": ("lora", "glora"), "seeds": (0, 1)}
-    compare(plan(methods=("lora",), seeds=(0,)), RunProgress(), make_run=FakeRuns())
-    (record,) = compare(plan(**arguments), Said(), make_run=without_model)
+    make_runs([plan(methods=("lora",), seeds=(0,))], RunProgress(), make_run=FakeRuns())
+    (record,) = make_runs([plan(**arguments)], Said(), make_run=without_model)
     assert said == ["2 runs more would need the same model: not made"]
     assert {r.key: r.status for r in read_records(tmp_path / "out")}[record.key] == "failed"
     assert len(plan(**arguments).to_make) == 3, "what was finished before still is"
 
     broken = FakeRuns()
 
-    def later(config: RunConfig, *, progress: RunProgress) -> RunRecord:
+    def later(config: RunConfig, _task: object = None, *, progress: RunProgress) -> RunRecord:
         first = not broken.made
         record = broken(config, progress=progress)
         return record if first else without_model(config, progress=progress)
 
-    assert len(compare(plan(**arguments), RunProgress(), make_run=later)) == 3, "a model that was there may be again"
+    assert len(make_runs([plan(**arguments)], RunProgress(), make_run=later)) == 3, (
+        "a model that was there may be again"
+    )
 
 
 def test_what_is_finished_needs_no_model(plan, monkeypatch: pytest.MonkeyPatch) -> None:
     """The hub is asked only where there is a run to make."""
     arguments = {"methods": ("lora",), "seeds": (0,), "settings": {"model": "someone/some-model"}}
     with monkeypatch.context() as patch:
-        patch.setattr("glora.experiments.comparison.length_faults", lambda _config: [])
-        compare(plan(**arguments), RunProgress(), make_run=FakeRuns())
+        patch.setattr("glora.experiments.plan.length_faults", lambda _config: [])
+        make_runs([plan(**arguments)], RunProgress(), make_run=FakeRuns())
     assert plan(**arguments).to_make == ()
     (told,) = faults(plan, **{**arguments, "seeds": (0, 1)})
     assert "cannot load the model 'someone/some-model'" in told
@@ -289,7 +290,7 @@ def test_what_is_finished_needs_no_model(plan, monkeypatch: pytest.MonkeyPatch) 
 
 def test_changing_glora_leaves_lora_finished(plan) -> None:
     arguments = {"methods": ("lora", "glora"), "seeds": (0,)}
-    compare(plan(**arguments), RunProgress(), make_run=FakeRuns())
+    make_runs([plan(**arguments)], RunProgress(), make_run=FakeRuns())
     changed = plan(**arguments, settings={"beta": 0.5})
     assert [run.config.method for run in changed.to_make] == ["glora"]
     assert [run.config.method for run in plan(**arguments, settings={"learning_rate": 1e-3}).to_make] == [
@@ -299,14 +300,14 @@ def test_changing_glora_leaves_lora_finished(plan) -> None:
 
 
 def test_ctrl_c_keeps_what_was_finished(plan, tmp_path: Path) -> None:
-    def make_run(config: RunConfig, *, progress: RunProgress) -> RunRecord:
+    def make_run(config: RunConfig, _task: object = None, *, progress: RunProgress) -> RunRecord:
         if config.method == "glora":
             raise KeyboardInterrupt
         return finished(config)
 
     arguments = {"methods": ("lora", "glora"), "seeds": (0, 1)}
     with pytest.raises(KeyboardInterrupt):
-        compare(plan(**arguments), RunProgress(), make_run=make_run)
+        make_runs([plan(**arguments)], RunProgress(), make_run=make_run)
     assert [record.config.method for record in read_records(tmp_path / "out")] == ["lora"]
     assert len(plan(**arguments).to_make) == 3
 
@@ -324,7 +325,7 @@ def test_ctrl_c_while_a_record_is_written_does_not_lose_the_run(
 
     monkeypatch.setattr(record_keeping, "write_record", interrupted_once)
     with pytest.raises(KeyboardInterrupt):
-        compare(plan(methods=("lora",), seeds=(0, 1)), RunProgress(), make_run=FakeRuns())
+        make_runs([plan(methods=("lora",), seeds=(0, 1))], RunProgress(), make_run=FakeRuns())
     assert len(read_records(tmp_path / "out")) == 1
 
 
@@ -341,7 +342,7 @@ def test_a_full_disk_ends_the_comparison_and_loses_no_run(
     monkeypatch.setattr(record_keeping, "write_record", full)
     runs = FakeRuns()
     with pytest.raises(RecordKeptElsewhereError) as caught:
-        compare(plan(methods=("lora",), seeds=(0, 1)), RunProgress(), make_run=runs)
+        make_runs([plan(methods=("lora",), seeds=(0, 1))], RunProgress(), make_run=runs)
     assert len(runs.made) == 1, "the next would find no room either"
     assert read_records(caught.value.kept.parents[1])[0].key == runs.made[0].key
 
@@ -354,7 +355,7 @@ def test_progress_is_told_what_is_left(plan) -> None:
             self.begun = (runs, steps)
 
     arguments = {"methods": ("lora",), "seeds": (0, 1, 2)}
-    compare(plan(methods=("lora",), seeds=(1,)), RunProgress(), make_run=FakeRuns())
+    make_runs([plan(methods=("lora",), seeds=(1,))], RunProgress(), make_run=FakeRuns())
     progress = Told()
-    compare(plan(**arguments), progress, make_run=FakeRuns())
+    make_runs([plan(**arguments)], progress, make_run=FakeRuns())
     assert progress.begun == (2, 2 * 18)

@@ -1,0 +1,235 @@
+"""Plan the runs of an experiment: which there are, what is wrong with them, which are finished, which are left to make.
+
+A plan is the product of methods and seeds for one model and one task. It is checked as a whole before a model is loaded, and
+all errors are reported at once. The task is loaded here, once, and handed on to every run. Runs go seed by seed with the
+methods side by side: an interrupted comparison still compares all methods on its complete seeds, and slow changes of the
+machine affect all methods alike.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from glora.experiments.config import DEFAULT_METHODS, DEFAULT_SEEDS, GENERATIVE_MAX_LENGTH, RunConfig
+from glora.experiments.data.registry import load_task, resolve_task
+from glora.experiments.data.task import TaskData
+from glora.experiments.errors import ConfigurationError, attempt, repeated
+from glora.experiments.methods.base import Method, Schedule, find_method
+from glora.experiments.models.model_fit import comes_from_hub, length_faults, unsupported_settings
+from glora.experiments.models.registry import resolve_model
+from glora.experiments.records.schema import RunRecord, finished_records
+from glora.experiments.training.reporting import reporters
+from glora.messages import did_you_mean, pluralize
+
+
+class InvalidComparisonError(ConfigurationError):
+    """All errors of a comparison."""
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a plan.
+
+    Attributes:
+        config: its settings.
+        schedule: its length.
+        finished: whether its record exists already.
+    """
+
+    config: RunConfig
+    schedule: Schedule
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The runs of one model on one task, in the order in which they are made.
+
+    Attributes:
+        runs: all of them, finished or not.
+        task: the loaded task, which every run is given.
+        output: folder of the records.
+    """
+
+    runs: tuple[PlannedRun, ...]
+    task: TaskData
+    output: Path
+
+    @property
+    def to_make(self) -> tuple[PlannedRun, ...]:
+        """The runs that are not finished."""
+        return tuple(run for run in self.runs if not run.finished)
+
+    @property
+    def steps_to_make(self) -> int:
+        """Optimizer steps of the runs that are not finished."""
+        return sum(run.schedule.total_steps for run in self.to_make)
+
+
+class TaskLoader:
+    """Load each task once for all plans that train on the same data."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[tuple[object, ...], TaskData] = {}
+
+    def __call__(self, config: RunConfig) -> TaskData:
+        """Return the task of a configuration.
+
+        Raises:
+            ValueError, FileNotFoundError: the task cannot be loaded.
+        """
+        key = (config.task, config.data_dir, config.train_limit, config.eval_limit, config.held_out)
+        if key not in self._loaded:
+            self._loaded[key] = load_task(
+                config.task,
+                data_dir=config.data_dir,
+                train_limit=config.train_limit,
+                eval_limit=config.eval_limit,
+                held_out=config.held_out,
+            )
+        return self._loaded[key]
+
+
+def plan_comparison(
+    output: str | os.PathLike[str],
+    *,
+    methods: Sequence[str] = DEFAULT_METHODS,
+    seeds: Sequence[int] = DEFAULT_SEEDS,
+    settings: Mapping[str, Any] | None = None,
+    tuned: Mapping[str, Mapping[str, Any]] | None = None,
+    load: TaskLoader | None = None,
+) -> Plan:
+    """Check a comparison of methods on one model and task, and find the runs that are left to make.
+
+    Loads the task, to know the length of a run, but no model. For a model of the hub it fetches the configuration, so that
+    an unavailable model is reported before the first run.
+
+    Args:
+        output: folder of the records; need not exist.
+        methods: names of `METHODS`, or variants.
+        seeds: one run of each method for each seed.
+        settings: fields of `RunConfig` that differ from their defaults, except `method` and `seed`.
+        tuned: method -> settings of its own that replace `settings`.
+        load: loads the task; plans that share a loader share its tasks.
+
+    Raises:
+        InvalidComparisonError: naming every error that can be found.
+        RecordError: a record in the folder cannot be read.
+    """
+    output = Path(output)
+    base, chosen = check_comparison(output, methods=methods, seeds=seeds, settings=settings)
+    bases = {method.name: base for method in chosen}
+    for name, values in (tuned or {}).items():
+        bases[name], _ = check_comparison(output, methods=[name], seeds=seeds, settings={**(settings or {}), **values})
+
+    configs = [method.normalise(bases[method.name], seed) for seed in seeds for method in chosen]
+    done = finished_records(output)
+    if any(config.key not in done for config in configs) and comes_from_hub(base.model):
+        unfit: list[str] = []
+        unfit += attempt(functools.partial(length_faults, base), unfit) or []
+        _raise_if_any(unfit)
+
+    task = (load or TaskLoader())(base)
+    schedules = {name: Schedule.of(len(task.train), c.batch_size, c.epochs) for name, c in bases.items()}
+    _raise_if_any(f"{m.name}: {fault}" for m in chosen for fault in m.schedule_faults(bases[m.name], schedules[m.name]))
+    _raise_if_any(_other_data([done[c.key] for c in configs if c.key in done], task.fingerprint, output))
+    runs = tuple(PlannedRun(config, schedules[config.method], finished=config.key in done) for config in configs)
+    return Plan(runs=runs, task=task, output=output)
+
+
+def check_comparison(
+    output: Path, *, methods: Sequence[str], seeds: Sequence[int], settings: Mapping[str, Any] | None
+) -> tuple[RunConfig, list[Method]]:
+    """Check what can be checked without loading anything; return the settings that all runs share, and the methods.
+
+    Raises:
+        InvalidComparisonError: naming every error that can be found.
+    """
+    faults = _folder_faults(output)
+    if not methods:
+        faults.append(f"methods is empty; give at least one, such as {','.join(DEFAULT_METHODS)}")
+    found = [attempt(functools.partial(find_method, name), faults) for name in dict.fromkeys(methods)]
+    chosen = [method for method in found if method is not None]
+    faults += repeated("methods", methods) or repeated("methods", [method.name for method in chosen])
+    faults += repeated("seeds", seeds)
+    if not seeds:
+        faults.append("seeds is empty; give at least one, such as 0")
+    base = _checked_settings(settings or {}, seeds or (0,), faults)
+    if base is not None:
+        faults += [f"{method.name}: {fault}" for method in chosen for fault in method.setting_faults(base)]
+    _raise_if_any(faults)
+    assert base is not None
+    return base, chosen
+
+
+def check_settings(settings: Mapping[str, Any]) -> RunConfig:
+    """Return one run's settings as a configuration, with the task's registered name; nothing is loaded.
+
+    Raises:
+        InvalidComparisonError: naming every error that can be found.
+    """
+    faults: list[str] = []
+    config = _checked_settings(settings, (settings.get("seed", 0),), faults)
+    _raise_if_any(faults)
+    assert config is not None
+    return config
+
+
+def _raise_if_any(faults: Iterable[str]) -> None:
+    if found := list(faults):
+        raise InvalidComparisonError(found)
+
+
+def _checked_settings(settings: Mapping[str, Any], seeds: Sequence[int], faults: list[str]) -> RunConfig | None:
+    """The settings as a configuration; None if they do not form one. Names are looked up but not loaded."""
+    validate = RunConfig.model_validate
+    each = [attempt(functools.partial(validate, {**settings, "seed": seed}), faults) for seed in seeds]
+    config = each[0]
+    if config is None or None in each:
+        return None
+    schedulers = [scheduler.value for scheduler in transformers.SchedulerType]
+    if (name := config.lr_scheduler) not in schedulers:
+        hint = did_you_mean(name, schedulers) or "."
+        faults.append(f"lr_scheduler={name!r} is unknown{hint} Schedules: {', '.join(schedulers)}")
+    attempt(functools.partial(reporters, config.report_to), faults)
+    model = attempt(lambda: resolve_model(config.model), faults)
+    task = attempt(lambda: resolve_task(config.task, config.data_dir), faults)
+    if task is None:
+        return config
+    changes: dict[str, Any] = {"task": task.name}
+    if task.kind == "generation" and "max_length" not in config.model_fields_set:
+        changes["max_length"] = GENERATIVE_MAX_LENGTH
+    named = config.model_copy(update=changes)
+    if model is not None:
+        faults += attempt(functools.partial(unsupported_settings, named, task.kind), faults) or []
+    return named
+
+
+def _other_data(records: Sequence[RunRecord], fingerprint: str, output: Path) -> list[str]:
+    """Finished runs with the planned settings but on other data: a key says neither where the data is nor that it changed."""
+    recorded = [(record.key, record.provenance.data_fingerprint) for record in records]
+    odd = [(key, found) for key, found in recorded if found not in (None, fingerprint)]
+    if not odd:
+        return []
+    key, found = odd[0]
+    return [
+        f"output={str(output)!r} has {pluralize(len(odd), 'finished run')} with these settings on other data (fingerprint "
+        f"{str(found)[:8]} in {key}, now {fingerprint[:8]}); choose another folder, or move those records away"
+    ]
+
+
+def _folder_faults(output: Path) -> list[str]:
+    """Reasons why records cannot be written there: better known now than after the first run."""
+    existing = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
+    if not existing.is_dir():
+        return [f"output={str(output)!r}: {str(existing)!r} is a file; name a folder"]
+    if not os.access(existing, os.W_OK):
+        return [f"output={str(output)!r}: no permission to write in {str(existing)!r}; choose another folder"]
+    return []

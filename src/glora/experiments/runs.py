@@ -1,0 +1,52 @@
+"""Make the runs of plans that are not finished, and write each record as soon as its run ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from glora.experiments.plan import Plan
+from glora.experiments.records.schema import RUNS_FOLDER, RunRecord
+from glora.experiments.records.store import keep_record
+from glora.experiments.training.progress import RunProgress
+from glora.experiments.training.run import runs_of
+from glora.messages import pluralize
+
+
+def make_runs(
+    plans: Sequence[Plan], progress: RunProgress, *, make_run: Callable[..., RunRecord] | None = None
+) -> tuple[RunRecord, ...]:
+    """Make the runs of plans that are not finished.
+
+    A failed run is recorded and the next one begins. But if the first run of a plan cannot load its model, neither can the
+    others of that plan, and they are not made. After Ctrl-C the finished runs are on the disk, and the same plan leaves only
+    the rest.
+
+    Args:
+        plans: what to do; one plan for each model and task.
+        progress: is told how far the runs are.
+        make_run: makes one run, `make_run(config, task, progress=...)`; by default `training.run.run`.
+
+    Returns:
+        The records of the runs that were made.
+
+    Raises:
+        RecordKeptElsewhereError: a record could not be written to its folder.
+    """
+    left = sum(len(plan.to_make) for plan in plans)
+    progress.begin(left, sum(plan.steps_to_make for plan in plans))
+    records: list[RunRecord] = []
+    for plan in plans:
+        make = make_run or runs_of(plan.output)
+        if plan.to_make:  # some file systems refuse a folder only now: better than after the first run
+            (plan.output / RUNS_FOLDER).mkdir(parents=True, exist_ok=True)
+        for i, planned in enumerate(plan.to_make):
+            record = make(planned.config, plan.task, progress=progress)
+            keep_record(plan.output, record)
+            records.append(record)
+            left -= 1
+            if i == 0 and record.has_no_model and len(plan.to_make) > 1:
+                progress.say(f"{pluralize(len(plan.to_make) - 1, 'run')} more would need the same model: not made")
+                left -= len(plan.to_make) - 1
+                progress.left(left)
+                break
+    return tuple(records)
