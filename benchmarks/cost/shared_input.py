@@ -16,8 +16,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from glora import accelerate_lora
-from glora.lora.discovery import find_lora_layers
-from glora.lora.matrix import factors
+from glora.lora.discovery import find_matrices
 
 CASES = [(512, 384, 8), (256, 768, 8), (256, 768, 64)]  # tokens, d, r
 
@@ -77,7 +76,7 @@ def _ways(d: int, rank: int) -> dict[str, Callable[[torch.Tensor], tuple[torch.T
         torch.manual_seed(0)
         model = nn.ModuleDict({name: nn.Linear(d, d) for name in ("query", "key", "value")})
         model = get_peft_model(model, LoraConfig(r=rank, target_modules=["query", "key", "value"]))
-        return list(find_lora_layers(model)[1].values())
+        return [matrix.layer for matrix in find_matrices(model)[1].values()]
 
     plain, fused = three(), three()
     for layer in fused:
@@ -85,7 +84,7 @@ def _ways(d: int, rank: int) -> dict[str, Callable[[torch.Tensor], tuple[torch.T
     parameters = []
     for layer in three():
         base = layer.base_layer
-        parameters += [base.weight, base.bias, *factors(layer, "default")]
+        parameters += [base.weight, base.bias, layer.lora_A["default"].weight, layer.lora_B["default"].weight]
     scaling = plain[0].scaling["default"]
     return {
         "PEFT": lambda x: tuple(layer(x) for layer in plain),

@@ -223,7 +223,7 @@ class Factory:
         return self.reallocated(max_rank=dict.fromkeys(names[: 2 * len(names) // 3], 0))
 
     def targets(self) -> list[str]:
-        return list(RankedAdapter(self.lora().model).layers)
+        return list(RankedAdapter(self.lora().model).matrices)
 
 
 def ask_for_gradients(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:

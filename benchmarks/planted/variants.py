@@ -18,7 +18,7 @@ from benchmarks.planted.task import PlantedTask
 from glora import RankAllocationConfig, RankAllocator
 from glora.allocation.bounds import allocate_within_bounds
 from glora.experiments.methods.glora import ShuffledRankAllocator
-from glora.lora.matrix import factors
+from glora.lora.matrix import LoraMatrix
 
 
 class PlantedAllocator(RankAllocator):
@@ -38,30 +38,75 @@ class SensitiveAllocator(PlantedAllocator):
         return allocate_within_bounds(self.adapter, self.config, self.total_rank, scores)
 
 
+class PowerAllocator(RankAllocator):
+    """Ranks in proportion to g_k^p."""
+
+    power: float
+
+    def allocate(self) -> dict[str, int]:
+        scores = {name: norm**self.power for name, norm in self.norms.items()}
+        return allocate_within_bounds(self.adapter, self.config, self.total_rank, scores)
+
+
+class RootAllocator(PowerAllocator):
+    power = 0.5
+
+
+class SquareAllocator(PowerAllocator):
+    power = 2.0
+
+
+class RelativeAllocator(RankAllocator):
+    """Ranks in proportion to g_k / c_k."""
+
+    def divisor(self, matrix: LoraMatrix) -> float:
+        raise NotImplementedError
+
+    def allocate(self) -> dict[str, int]:
+        scores = {name: norm / self.divisor(self.adapter.matrices[name]) for name, norm in self.norms.items()}
+        return allocate_within_bounds(self.adapter, self.config, self.total_rank, scores)
+
+
+class PerWeightAllocator(RelativeAllocator):
+    """c_k = ‖W_k‖_F of the frozen weight."""
+
+    def divisor(self, matrix: LoraMatrix) -> float:
+        return matrix.layer.get_base_layer().weight.norm().item()
+
+
+class PerSizeAllocator(RelativeAllocator):
+    """c_k = √(d_in·d_out), so that a score is the root mean square of G_k's elements."""
+
+    def divisor(self, matrix: LoraMatrix) -> float:
+        return math.sqrt(math.prod(matrix.shape))
+
+
 class LearnedAllocator(RankAllocator):
     """Allocates by what has been learned by the end of the warm-up: the singular values σ_1 ≥ ... ≥ σ_r of Δ_k = s·B_k·A_k."""
 
     def learned(self) -> dict[str, list[float]]:
-        spectra = {}
-        for name, layer in self.adapter.layers.items():
-            A, B = (factor.detach() for factor in factors(layer, self.adapter.name))
-            values = torch.linalg.svdvals(layer.scaling[self.adapter.name] * B @ A)
-            spectra[name] = values[: A.shape[0]].tolist()
-        return spectra
+        return {matrix.name: matrix.singular_values().tolist() for matrix in self.adapter.present}
 
-    def score(self, name: str, values: list[float]) -> float:
+    def score(self, values: list[float]) -> float:
         raise NotImplementedError
 
     def allocate(self) -> dict[str, int]:
-        scores = {name: self.score(name, of) ** self.config.score_exponent for name, of in self.learned().items()}
+        scores = {name: self.score(values) for name, values in self.learned().items()}
         return allocate_within_bounds(self.adapter, self.config, self.total_rank, scores)
 
 
 class LearnedSizeAllocator(LearnedAllocator):
     """Ranks in proportion to ‖Δ_k‖_F."""
 
-    def score(self, name: str, values: list[float]) -> float:
+    def score(self, values: list[float]) -> float:
         return math.hypot(*values)
+
+
+class LastValueAllocator(LearnedAllocator):
+    """Ranks in proportion to σ_r(Δ_k), which is large where all r directions are in use."""
+
+    def score(self, values: list[float]) -> float:
+        return values[-1]
 
 
 class SpectrumCutAllocator(LearnedAllocator):
@@ -73,8 +118,7 @@ class SpectrumCutAllocator(LearnedAllocator):
             ratio = (values[-1] / values[0]) ** (1 / (len(values) - 1)) if len(values) > 1 and values[0] else 0.0
             longest = min(self.shapes[name])
             continued[name] = values + [values[-1] * ratio**j for j in range(1, longest - len(values) + 1)]
-        costs = self.adapter.costs if self.config.budget == "parameters" else None
-        return global_cut(continued, self.total_rank, costs)
+        return global_cut(continued, self.total_rank, _costs(self))
 
 
 class GradientMeanAllocator(RankAllocator):
@@ -92,15 +136,14 @@ class GradientMeanAllocator(RankAllocator):
 
     def singular_values(self) -> dict[str, list[float]]:
         """Of the mean gradient, but for a factor that is the same for all."""
-        return {name: torch.linalg.svdvals(self._sums[name]).tolist() for name in self.adapter.layers}
+        return {name: torch.linalg.svdvals(self._sums[name]).tolist() for name in self.adapter.matrices}
 
 
 class GradientCutAllocator(GradientMeanAllocator):
     """Ranks by one cut through the singular values of all mean gradients."""
 
     def allocate(self) -> dict[str, int]:
-        costs = self.adapter.costs if self.config.budget == "parameters" else None
-        return global_cut(self.singular_values(), self.total_rank, costs)
+        return global_cut(self.singular_values(), self.total_rank, _costs(self))
 
 
 class ZeroMomentAllocator(RankAllocator):
@@ -125,9 +168,8 @@ class GradientColumnsAllocator(RankAllocator):
 
     def _reallocate(self) -> None:
         before, moments = self.ranks, {}
-        for name, layer in self.adapter.layers.items():
-            B = factors(layer, self.adapter.name)[1]
-            moments[name] = self._optimizer.state[B]["exp_avg"].clone()
+        for matrix in self.adapter.present:
+            moments[matrix.name] = self._optimizer.state[matrix.B]["exp_avg"].clone()
         super()._reallocate()
         with torch.no_grad():
             for name, (A, B) in _grown(self, before).items():
@@ -139,12 +181,50 @@ class GradientColumnsAllocator(RankAllocator):
                 A[old : old + left.shape[1]] = 0
 
 
+class RescalingAllocator(RankAllocator):
+    """GLoRA, but the scaling of a matrix falls with its rank: s_k = s·(r/r_k)^p.
+
+    B is multiplied by c = s/s_k, so that the update stays. Its gradients are then 1/c times as large; Adam's moments follow.
+    """
+
+    power: float
+
+    def _reallocate(self) -> None:
+        before = self.ranks
+        super()._reallocate()
+        for matrix in self.adapter.present:
+            layer, name = matrix.layer, matrix.adapter_name
+            c = (matrix.rank / before[matrix.name]) ** self.power
+            with torch.no_grad():
+                matrix.B.mul_(c)
+            state = self._optimizer.state[matrix.B]
+            state["exp_avg"].div_(c)
+            state["exp_avg_sq"].div_(c * c)
+            layer.scaling[name] /= c
+            layer.lora_alpha[name] /= c
+
+
+class InverseRootScalingAllocator(RescalingAllocator):
+    power = 0.5
+
+
+class InverseScalingAllocator(RescalingAllocator):
+    power = 1.0
+
+
 def _grown(
     allocator: RankAllocator, before: Mapping[str, int]
 ) -> dict[str, tuple[torch.nn.Parameter, torch.nn.Parameter]]:
     """A and B of the matrices with new columns, which come after the old ones."""
     names = [name for name, rank in allocator.ranks.items() if rank > before[name]]
-    return {name: factors(allocator.adapter.layers[name], allocator.adapter.name) for name in names}
+    return {name: allocator.adapter.matrices[name].factors for name in names}
+
+
+def _costs(allocator: RankAllocator) -> dict[str, int] | None:
+    """Parameters of one rank of each matrix, under a parameter budget."""
+    if allocator.config.budget == "rank":
+        return None
+    return {name: matrix.cost for name, matrix in allocator.adapter.matrices.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +257,6 @@ class Variant:
         return allocator
 
 
-_LAST = {"score": "last_singular_value"}
 _EVERY_STEP = {"signal": "delta_exact", "exact_every": 1}
 
 VARIANTS = {
@@ -189,23 +268,23 @@ VARIANTS = {
     "shuffled": Variant("ranks by gradient norm, shuffled", ShuffledRankAllocator),
     "delta_exact": Variant("gradient norm, measured at every step", fields=_EVERY_STEP),
     "lora_b": Variant("raw norm of ∂L/∂B", fields={"signal": "lora_b"}),
-    "per_weight": Variant("gradient norm / ‖W‖", fields={"relative_to": "weight"}),
-    "per_size": Variant("gradient norm / √(d_in·d_out)", fields={"relative_to": "size"}),
-    "exponent_half": Variant("gradient norm, p = 0.5", fields={"score_exponent": 0.5}),
-    "exponent_two": Variant("gradient norm, p = 2", fields={"score_exponent": 2.0}),
+    "per_weight": Variant("gradient norm / ‖W‖", PerWeightAllocator),
+    "per_size": Variant("gradient norm / √(d_in·d_out)", PerSizeAllocator),
+    "exponent_half": Variant("gradient norm, p = 0.5", RootAllocator),
+    "exponent_two": Variant("gradient norm, p = 2", SquareAllocator),
     "learned": Variant("size of the Δ learned so far", LearnedSizeAllocator),
-    "last_value": Variant("last singular value of Δ", fields=_LAST),
-    "last_value_svd": Variant("last singular value of Δ, keep = svd", fields=_LAST | {"keep": "svd"}),
+    "last_value": Variant("last singular value of Δ", LastValueAllocator),
+    "last_value_svd": Variant("last singular value of Δ, keep = svd", LastValueAllocator, {"keep": "svd"}),
     "last_value_twice": Variant(
-        "last singular value of Δ, keep = svd, twice", fields=_LAST | {"keep": "svd", "min_rank": 1}, every=0.25
+        "last singular value of Δ, keep = svd, twice", LastValueAllocator, {"keep": "svd", "min_rank": 1}, every=0.25
     ),
     "spectrum_cut": Variant("global cut, Δ continued", SpectrumCutAllocator),
     "spectrum_cut_svd": Variant("global cut, Δ continued, keep = svd", SpectrumCutAllocator, {"keep": "svd"}),
     "gradient_cut": Variant("global cut, mean gradient", GradientCutAllocator, _EVERY_STEP),
     "twice": Variant("gradient norm, reallocated twice", every=0.25),
     "keep_svd": Variant("gradient norm, keep = svd", fields={"keep": "svd"}),
-    "inverse_sqrt": Variant("gradient norm, scaling ∝ 1/√r", fields={"rank_scaling": "inverse_sqrt"}),
-    "inverse": Variant("gradient norm, scaling ∝ 1/r", fields={"rank_scaling": "inverse"}),
+    "inverse_sqrt": Variant("gradient norm, scaling ∝ 1/√r", InverseRootScalingAllocator),
+    "inverse": Variant("gradient norm, scaling ∝ 1/r", InverseScalingAllocator),
     "zero_moment": Variant("gradient norm, second moment of new columns 0", ZeroMomentAllocator),
     "gradient_columns": Variant("gradient norm, new columns along the gradient", GradientColumnsAllocator),
 }

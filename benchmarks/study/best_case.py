@@ -28,7 +28,7 @@ from glora.experiments.methods.uniform_lora import uniform_lora
 from glora.experiments.records.schema import RunRecord, finished_records
 from glora.experiments.records.store import keep_record
 from glora.experiments.report.statistics import estimate
-from glora.lora.matrix import exact_pattern
+from glora.lora.peft_config import exact_pattern
 
 ALLOCATIONS = 10
 FINALISTS = 3

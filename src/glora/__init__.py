@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from glora.checkpoints import last_complete_checkpoint
     from glora.config import RankAllocationConfig
     from glora.export import export_uniform
-    from glora.lora.resize import resize_lora_layer
+    from glora.lora.matrix import resize_lora_layer
     from glora.rank_log import RankLogCallback
     from glora.suggest import suggest_ranks
     from glora.trainer_callback import RankAllocationCallback
@@ -46,7 +46,7 @@ _HOMES = {
     "allocate_ranks": "allocation.shares",
     "export_uniform": "export",
     "last_complete_checkpoint": "checkpoints",
-    "resize_lora_layer": "lora.resize",
+    "resize_lora_layer": "lora.matrix",
     "save_allocation": "allocation_file",
     "suggest_ranks": "suggest",
 }

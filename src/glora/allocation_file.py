@@ -38,7 +38,7 @@ def save_allocation(allocator: RankAllocator, directory: str | Path) -> Path:
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     adapter, norms = allocator.adapter, allocator.norms
-    initial = sum(adapter.initial_ranks[name] * adapter.costs[name] for name in adapter.layers)
+    initial = sum(adapter.initial_ranks[name] * matrix.cost for name, matrix in adapter.matrices.items())
     content = {
         "version": 1,
         "config": allocator.config.to_dict(),
@@ -48,12 +48,12 @@ def save_allocation(allocator: RankAllocator, directory: str | Path) -> Path:
         "versions": {"glora": __version__} | {name: version(name) for name in ("peft", "transformers", "torch")},
         "matrices": {
             name: {
-                "rank": adapter.ranks[name],
+                "rank": matrix.rank,
                 "initial_rank": adapter.initial_ranks[name],
-                "shape": adapter.shapes[name],
+                "shape": matrix.shape,
                 "norm": norms.get(name),
             }
-            for name in adapter.layers
+            for name, matrix in adapter.matrices.items()
         },
     }
     path = directory / FILE_NAME
@@ -71,8 +71,6 @@ def _section(allocator: RankAllocator, parameters_before: int) -> str:
     else:
         steps = allocator.steps if allocator.reallocation is None else allocator.reallocation.step
         by = f"gradient norm (signal `{config.signal}`)"
-        if config.score == "last_singular_value":
-            by = "the last singular value of each matrix's learned update"
         happened = (
             f"After {pluralize(steps, 'step')} of warm-up the ranks of {pluralize(len(ranks), 'matrix')}, "
             f"{sum(ranks.values()):,} in all, were shared out by {by}, under the {config.budget} budget: "

@@ -3,11 +3,11 @@
 This is where the three parts meet: gradient_norms reads ‖G_k‖_F, rank_allocation turns the averages into ranks, resize
 gives them to the layers. Here lie the moving average, the warm-up and the moment of reallocation:
 
-    g_k ← β·g_k + (1-β)·‖G_k‖_F     at each of the first T_warmup optimiser steps, from g_k = 0
+    g_k ← β·g_k + (1-β)·‖G_k‖_F     at each of the first T_warmup optimizer steps, from g_k = 0
     s_k = g_k / Σ_j g_j              after the last of them
     r_k = round(R_total·s_k)         with Σ r_k = R_total
 
-A step is pluralize, and its norms enter the average, when the optimiser has really made it: what a gradient scaler skips,
+A step is pluralize, and its norms enter the average, when the optimizer has really made it: what a gradient scaler skips,
 or a micro-batch that is only accumulated, never does.
 """
 
@@ -33,14 +33,11 @@ from glora.guards.unfinished_warmup import watch
 from glora.lora.adapter import RankedAdapter
 from glora.lora.input_gradients import release_input_gradients
 from glora.lora.layout import is_sharded, local
-from glora.lora.matrix import experts, factors, random_factor
 from glora.lora.optimizer_state import check_optimizer, holds, skipped_its_step, unwrap_optimizer
 from glora.messages import get_logger, pluralize
 from glora.scoring.gradient_norms import GradientNorms
 from glora.scoring.norm_average import NormAverage
-from glora.scoring.scores import shares
 from glora.scoring.sketch_ratios import SketchRatios, refuse_compiled
-from glora.scoring.spectrum import last_singular_values
 
 logger = get_logger()
 STATE_VERSION = 1
@@ -60,25 +57,25 @@ class RankAllocator:
             optimizer.step()
             optimizer.zero_grad()
 
-    `step()` reads the norms of the gradients as they are at that moment, so call it where the optimiser would see the
-    same: after accumulation, after clipping, after `scaler.unscale_(optimizer)`. The optimiser's own step then takes
+    `step()` reads the norms of the gradients as they are at that moment, so call it where the optimizer would see the
+    same: after accumulation, after clipping, after `scaler.unscale_(optimizer)`. The optimizer's own step then takes
     them into the average and, after the last step of the warm-up, the layers are resized before the next forward pass.
 
     Args:
         model: A PeftModel with a LoRA adapter, or a transformers model after `add_adapter`; or a RankedAdapter. In
             several processes, what DistributedDataParallel, `fully_shard` or accelerate's `prepare` returned.
-        optimizer: The optimiser that trains it (accelerate's wrapper is fine).
+        optimizer: The optimizer that trains it (accelerate's wrapper is fine).
         config: How to allocate, a RankAllocationConfig or its fields as a dictionary; `warmup_steps` must be an int here.
 
     Attributes:
-        adapter: The RankedAdapter: layers, shapes, costs and ranks of the matrices.
+        adapter: The RankedAdapter: the matrices and their ranks.
         total_rank: R_total.
         allocated: Whether the ranks have been reallocated.
-        steps: Optimiser steps recorded so far.
+        steps: Optimizer steps recorded so far.
         reallocation: What happened at the last reallocation, or None.
 
     Raises:
-        ValueError: no LoRA, another tuner, an unsupported layer or optimiser, a budget that the bounds cannot meet, a
+        ValueError: no LoRA, another tuner, an unsupported layer or optimizer, a budget that the bounds cannot meet, a
             warm-up that is not a number of steps, or a way to train in several processes that is not supported.
         TypeError: the configuration is none.
     """
@@ -101,7 +98,6 @@ class RankAllocator:
         if config.signal == "delta_exact":
             refuse_compiled(self.adapter.root if isinstance(model, RankedAdapter) else model)
         self._check_method()
-        self.adapter.rank_scaling = config.rank_scaling
         self._optimizer = unwrap_optimizer(optimizer)
         check_optimizer(self._optimizer)
         self._check_trained()
@@ -114,9 +110,8 @@ class RankAllocator:
         self.reallocation: Reallocation | None = None
         self.steps = 0
         self._reallocations = 0
-        self._known_shares: dict[str, float] | None = None
         # Bounds that cannot be met are refused now, not after the warm-up.
-        allocate_within_bounds(self.adapter, config, self.total_rank, dict.fromkeys(self.adapter.layers, 1.0))
+        allocate_within_bounds(self.adapter, config, self.total_rank, dict.fromkeys(self.adapter.matrices, 1.0))
 
         self._norms: GradientNorms | None = None
         self._ratios: SketchRatios | None = None
@@ -130,7 +125,7 @@ class RankAllocator:
     @property
     def ranks(self) -> dict[str, int]:
         """r_k, by the matrix's name relative to the base model; 0 where the adapter was taken out."""
-        return dict(self.adapter.ranks)
+        return self.adapter.ranks
 
     @property
     def initial_ranks(self) -> dict[str, int]:
@@ -140,7 +135,7 @@ class RankAllocator:
     @property
     def shapes(self) -> dict[str, tuple[int, int]]:
         """(d_out, d_in) of each matrix."""
-        return dict(self.adapter.shapes)
+        return {name: matrix.shape for name, matrix in self.adapter.matrices.items()}
 
     @property
     def parameters(self) -> int:
@@ -154,14 +149,10 @@ class RankAllocator:
 
     @property
     def scores(self) -> dict[str, float]:
-        """s_k = g_k / Σ_j g_j, or what `score`, `relative_to` and `score_exponent` ask for; all zero before the first step.
-
-        Reading it waits for the device. Under FSDP2 with score="last_singular_value" it gathers the factors, so every process
-        has to read it.
-        """
-        share = self._shares()
-        total = sum(share.values())
-        return {name: value / total if total else 0.0 for name, value in share.items()}
+        """s_k = g_k / Σ_j g_j; all zero before the first step. Reading it waits for the device."""
+        norms = self.norms
+        total = sum(norms.values())
+        return {name: norm / total if total else 0.0 for name, norm in norms.items()}
 
     @property
     def non_finite_steps(self) -> int:
@@ -197,10 +188,10 @@ class RankAllocator:
         A subclass may allocate by a rule of its own, and read `norms`, `scores` and the adapter for it. In several processes
         process 0 alone asks it at the reallocation, so it must not call the others.
         """
-        return allocate_within_bounds(self.adapter, self.config, self.total_rank, self._shares())
+        return allocate_within_bounds(self.adapter, self.config, self.total_rank, self.norms)
 
     def describe_skipped(self) -> str:
-        """What to tell of gradients that were read and that no optimiser step followed; empty if there were none.
+        """What to tell of gradients that were read and that no optimizer step followed; empty if there were none.
 
         A gradient scaler skips the steps in which it finds inf or NaN. Waits for the device.
         """
@@ -216,7 +207,7 @@ class RankAllocator:
         return f"the gradients were read {pluralize(skipped, 'time')}, and optimizer.step() did not follow{where}"
 
     def detach(self) -> None:
-        """Stop listening: to the optimiser, and to the layers. The ranks stay as they are."""
+        """Stop listening: to the optimizer, and to the layers. The ranks stay as they are."""
         self._hook.remove()
         self._first_step.detach()
         self._same_gradients.detach()
@@ -246,7 +237,7 @@ class RankAllocator:
         """Go on where `state_dict()` was taken.
 
         If the ranks had been reallocated by then, the layers are resized to them. Load the weights of the model and the
-        state of the optimiser afterwards.
+        state of the optimizer afterwards.
 
         Raises:
             ValueError: the state is of another version, model or configuration.
@@ -266,7 +257,7 @@ class RankAllocator:
             self.adapter.set_ranks(state["ranks"], optimizer=self._optimizer)
         if state["allocated"]:
             release_input_gradients(self.adapter.root)
-        self.adapter.initial_ranks = {name: state["initial_ranks"][name] for name in self.adapter.layers}
+        self.adapter.initial_ranks = {name: state["initial_ranks"][name] for name in self.adapter.matrices}
         if self.config.total_rank is None:
             self.total_rank = sum(self.adapter.initial_ranks.values())
         self.allocated = state["allocated"]
@@ -277,7 +268,7 @@ class RankAllocator:
             self.warm_up.over()
         self._stop_recording()
         # In the model's order, in which the norms are read; JSON may have sorted the names.
-        names = tuple(name for name in self.adapter.layers if name in state["norms"])
+        names = tuple(name for name in self.adapter.matrices if name in state["norms"])
         self._listen(recording=state["recording"], names=names)
         self._average.load_state_dict(state)
         if self._ratios is not None and state["sketch_ratios"] is not None:
@@ -286,20 +277,19 @@ class RankAllocator:
 
     def _listen(self, *, recording: bool = True, names: tuple[str, ...] | None = None) -> None:
         """Start a fresh average over the matrices that have an adapter."""
-        layers = {name: layer for name, layer in self.adapter.layers.items() if self.adapter.ranks[name] > 0}
-        norms = GradientNorms(layers, self.adapter.name, self.config.signal)
+        norms = GradientNorms(self.adapter.present, self.config.signal)
         self._average = NormAverage(names or norms.names, self.config.beta, norms.device)
         self._skipped = NormAverage(norms.names, self.config.beta, norms.device)
         if not recording:
             return
         self._norms = norms
         if self.config.signal == "delta_exact":
-            self._ratios = SketchRatios(layers, self.adapter.name, norms.device, self._processes)
+            self._ratios = SketchRatios(self.adapter.present, norms.device, self._processes)
             if self._measures_this_step():
                 self._ratios.arm()
 
     def _succeed(self) -> None:
-        """Detach the adapter's last allocator if it listens to another optimiser: that training was broken off.
+        """Detach the adapter's last allocator if it listens to another optimizer: that training was broken off.
 
         It would never hear of a step again, and what it hung on the layers to measure would stay there.
         """
@@ -326,7 +316,7 @@ class RankAllocator:
             raise RuntimeError(
                 "optimizer.step() ran without allocator.step() before it, so this step's gradients were not seen and "
                 "the ranks would never be allocated; call allocator.step() between loss.backward() and optimizer.step(). (An "
-                "allocator that was made earlier for this optimiser listens until its detach().)"
+                "allocator that was made earlier for this optimizer listens until its detach().)"
             )
         self._first_step.made()
         self._average.add(self._pending)
@@ -348,32 +338,11 @@ class RankAllocator:
         most = self.config.max_reallocations
         return self.config.reallocate_every is not None and (most is None or self._reallocations < most)
 
-    def _shares(self) -> dict[str, float]:
-        if self._known_shares is not None:  # process 0 is deciding alone, so nothing can be gathered
-            return self._known_shares
-        config, adapter = self.config, self.adapter
-        values = self.norms
-        if config.score == "last_singular_value":
-            present = {name: layer for name, layer in adapter.layers.items() if adapter.ranks[name] > 0}
-            values = last_singular_values(present, adapter.name)
-        return shares(
-            values,
-            adapter.layers,
-            adapter.shapes,
-            exponent=config.score_exponent,
-            relative_to=config.relative_to,
-        )
-
     def _reallocate(self) -> None:
         self.warm_up.over()
         norms = self.norms
         before, old, diverged = self.parameters, self.ranks, self._diverged()
-        # On every process, since what is sharded is gathered by all; only process 0 allocates.
-        self._known_shares = None if diverged else self._shares()
-        try:
-            ranks = self._processes.decide(lambda: self._new_ranks(norms, diverged), list(old))
-        finally:
-            self._known_shares = None
+        ranks = self._processes.decide(lambda: self._new_ranks(norms, diverged), list(old))
         self._stop_recording()
         if ranks is not None:
             seed = f"{self.config.seed}/{self._reallocations}"  # a matrix that grows twice must not draw the same rows
@@ -418,14 +387,7 @@ class RankAllocator:
         elif any(norms.values()):
             if silent := [name for name, norm in norms.items() if norm == 0]:
                 logger.warning("%s never got a gradient: %s", pluralize(len(silent), "matrix"), _listing(silent))
-            if self._known_shares is None or any(self._known_shares.values()):
-                return self.allocate()
-            logger.warning(
-                "all scores are zero with score=%r and score_exponent=%r; the ranks stay as they are and training goes on as "
-                "plain LoRA",
-                self.config.score,
-                self.config.score_exponent,
-            )
+            return self.allocate()
         elif left_out < recorded:
             logger.warning(
                 "no gradient reached the %s during the warm-up; the ranks stay as they are and "
@@ -438,12 +400,11 @@ class RankAllocator:
         return None
 
     def _parameters(self) -> list[nn.Parameter]:
-        present = (layer for name, layer in self.adapter.layers.items() if self.adapter.ranks[name] > 0)
-        return [factor for layer in present for factor in factors(layer, self.adapter.name)]
+        return self.adapter.factors
 
     def _diverged(self) -> list[str]:
         """The matrices whose weights hold inf or NaN."""
-        names = [name for name, rank in self.adapter.ranks.items() if rank > 0]
+        names = [matrix.name for matrix in self.adapter.present]
         sound = (
             torch.stack([torch.isfinite(local(p.detach())).all().cpu() for p in self._parameters()]).view(-1, 2).all(1)
         )
@@ -451,30 +412,15 @@ class RankAllocator:
 
     def _check_method(self) -> None:
         """Refuse, or warn of, settings that do not go with this adapter."""
-        if self.config.rank_scaling != "held":
-            biased = [name for name, layer in self.adapter.layers.items() if layer.lora_bias.get(self.adapter.name)]
-            if biased:
-                raise ValueError(
-                    f"{biased[0]}: rank_scaling={self.config.rank_scaling!r} rescales B, and lora_bias would have to follow; "
-                    'use rank_scaling="held", or LoRA without lora_bias'
-                )
-        stack = next((name for name, layer in self.adapter.layers.items() if experts(layer) > 1), None)
+        stack = next((name for name, matrix in self.adapter.matrices.items() if matrix.experts > 1), None)
         if self.config.keep == "svd" and stack is not None:
             raise ValueError(f'{stack}: keep="svd" is for one matrix, and this is a stack of experts; use keep="norm"')
-        if self.config.relative_to == "weight" and any(map(is_sharded, self.adapter.root.parameters())):
-            raise ValueError(
-                'relative_to="weight" needs whole base weights, and fully_shard spreads them over the processes; use '
-                'relative_to="none" or "size"'
-            )
-        if self.config.relative_to == "weight":  # a weight of zero is refused now, not after the warm-up
-            ones = dict.fromkeys(self.adapter.layers, 1.0)
-            shares(ones, self.adapter.layers, self.adapter.shapes, relative_to="weight")
         if self.config.signal == "delta_exact" and any(map(is_sharded, self._parameters())):
             raise ValueError(
                 'signal="delta_exact" needs whole factors and gradients, and fully_shard spreads them over the processes; use '
                 'signal="delta"'
             )
-        if self.config.signal == "delta" and self.adapter.initialisation == "eva":
+        if self.config.signal == "delta" and self.adapter.initialization == "eva":
             logger.warning(
                 "with init_lora_weights='eva' A follows the inputs and is no random sketch, so signal='delta' reads "
                 "too large, by a factor of its own for each matrix; use RankAllocationConfig(signal='delta_exact')"
@@ -482,23 +428,21 @@ class RankAllocator:
 
     def _check_trained(self) -> None:
         frozen, unknown = [], []
-        for name, layer in self.adapter.layers.items():
-            A, B = factors(layer, self.adapter.name) if self.adapter.ranks[name] else (None, None)
-            trained = B if random_factor(layer, self.adapter.name) == "A" else A
-            if trained is not None and not trained.requires_grad:
-                frozen.append(name)
-            elif trained is not None and not holds(self._optimizer, trained):
-                unknown.append(name)
+        for matrix in self.adapter.present:
+            if not matrix.zero_factor.requires_grad:
+                frozen.append(matrix.name)
+            elif not holds(self._optimizer, matrix.zero_factor):
+                unknown.append(matrix.name)
         if frozen:
             raise ValueError(
-                f"the adapter of {len(frozen)} of {len(self.adapter.layers)} matrices is frozen, e.g. of {frozen[0]!r}: "
+                f"the adapter of {len(frozen)} of {len(self.adapter.matrices)} matrices is frozen, e.g. of {frozen[0]!r}: "
                 "without a gradient it would lose its ranks to the others, and what it has learned; let lora_A and lora_B "
                 "require gradients there, or give the matrices that are trained an adapter of their own"
             )
         if unknown:
             raise ValueError(
-                f"the optimiser does not hold lora_B of {len(unknown)} of {len(self.adapter.layers)} matrices, "
-                f"e.g. {unknown[0]!r}; make the optimiser from the model that is trained, after the adapter was added"
+                f"the optimizer does not hold lora_B of {len(unknown)} of {len(self.adapter.matrices)} matrices, "
+                f"e.g. {unknown[0]!r}; make the optimizer from the model that is trained, after the adapter was added"
             )
 
 
@@ -508,7 +452,7 @@ def check_same_matrices(names: Iterable[str], adapter: RankedAdapter) -> None:
     Raises:
         ValueError: the names differ.
     """
-    if odd := sorted(set(names) ^ set(adapter.layers)):
+    if odd := sorted(set(names) ^ set(adapter.matrices)):
         raise ValueError(
             f"the allocator's state is of another model or other target_modules, by {pluralize(len(odd), 'name')}, e.g. "
             f"{odd[0]!r}. Make the model as the run began, with the same LoraConfig: loading gives it its ranks"

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
-from glora.lora.rank_scaling import RANK_SCALINGS, RankScaling
-from glora.lora.resize import KEEP, Keep
-from glora.scoring.gradient_norms import SIGNALS, Signal
-from glora.scoring.scores import RELATIVE_TO, SCORES, RelativeTo, Score
+from glora.messages import did_you_mean
 
-BUDGETS = ("rank", "parameters")
+Signal = Literal["delta", "delta_exact", "lora_b"]
+Budget = Literal["rank", "parameters"]
+Keep = Literal["norm", "svd", "first"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +21,7 @@ class RankAllocationConfig:
     Attributes:
         total_rank: R_total, the sum of all ranks after reallocation. Default: the sum before, n·r for n matrices of
             rank r.
-        warmup_steps: T_warmup, the optimiser steps with uniform ranks: an int is steps, a float below 1 a share of all
+        warmup_steps: T_warmup, the optimizer steps with uniform ranks: an int is steps, a float below 1 a share of all
             steps (rounded up, as in TrainingArguments), None is one epoch. A loop of one's own must give an int.
         beta: β in g_k ← β·g_k + (1-β)·‖G_k‖_F, from 0 (the last step only) to below 1.
         signal: What ‖G_k‖_F is read from: "delta", the estimate of ‖∂L/∂Δ_k‖_F that costs nothing; "delta_exact", which
@@ -34,12 +31,6 @@ class RankAllocationConfig:
         reallocate_every: Steps from one reallocation to the next, each from norms of its own; the total never changes, and
             a matrix that lost its adapter stays without. Default: the ranks are allocated once, after the warm-up.
         max_reallocations: No more reallocations than this. Default: as many as `reallocate_every` gives.
-        score: What ranks are shared out by: "gradient_norm", the average g_k (as published), or "last_singular_value",
-            σ_r(Δ_k) of the update that the warm-up has learned, which is large where all r directions are in use. Norms are
-            averaged either way.
-        score_exponent: p in s_k ∝ g_k^p: above 1 makes the ranks differ more, below 1 less, 0 not at all.
-        relative_to: What a norm is divided by before it becomes a score: "none", "weight" (‖W_k‖_F of the frozen weight)
-            or "size" (√(d_in·d_out), which makes it the root mean square of G_k's elements).
         budget: What stays as it was: "rank", Σ r_k = R_total exactly (as published), or "parameters", Σ r_k·(d_in +
             d_out) never above what R_total ranks spread evenly would cost, and within one column of it.
         min_rank: No matrix gets a smaller rank: an int, or one for each module name. 0 lets a matrix lose its adapter,
@@ -47,9 +38,6 @@ class RankAllocationConfig:
         max_rank: No matrix gets a larger rank: an int, or one for each module name. min(d_in, d_out) always bounds it.
         keep: Which columns a shrinking matrix keeps: "norm" (largest ‖A_i‖·‖B_i‖), "svd" (the best approximation of
             B·A) or "first".
-        rank_scaling: The scaling s_k of a matrix whose rank goes from r to r_k: "held" (s, as published), "inverse_sqrt"
-            (s·√(r/r_k)) or "inverse" (s·r/r_k). B_k is rescaled, so that the update stays what it was. Only with "held" does
-            the adapter have one scaling everywhere, which servers that read no alpha_pattern need.
         adapter_name: The adapter whose ranks are allocated. Default: the active one.
         seed: Seeds the new rows of A, for each module by its name, so that every process and every run draws the same
             and the global generators (dropout, data order) are not touched.
@@ -65,14 +53,10 @@ class RankAllocationConfig:
     exact_every: int = 16
     reallocate_every: int | None = None
     max_reallocations: int | None = None
-    score: Score = "gradient_norm"
-    score_exponent: float = 1.0
-    relative_to: RelativeTo = "none"
-    budget: str = "rank"
+    budget: Budget = "rank"
     min_rank: int | Mapping[str, int] = 0
     max_rank: int | Mapping[str, int] | None = None
     keep: Keep = "norm"
-    rank_scaling: RankScaling = "held"
     adapter_name: str | None = None
     seed: int = 0
 
@@ -93,7 +77,7 @@ class RankAllocationConfig:
                 "a number of steps (int ≥ 1), a share of all steps (float between 0 and 1) or None for one epoch",
             ),
             *_unless(isinstance(self.beta, int | float) and 0 <= self.beta < 1, "beta", self.beta, "in [0, 1)"),
-            *_unless(self.signal in SIGNALS, "signal", self.signal, f"one of {', '.join(SIGNALS)}"),
+            *_unless(self.signal in get_args(Signal), "signal", self.signal, _one_of(Signal)),
             *_unless(_is_int(self.exact_every, 1), "exact_every", self.exact_every, "an int ≥ 1"),
             *_unless(
                 self.reallocate_every is None or _is_int(self.reallocate_every, 1),
@@ -108,24 +92,8 @@ class RankAllocationConfig:
                 self.max_reallocations,
                 "an int ≥ 1 together with reallocate_every, or None",
             ),
-            *_unless(self.score in SCORES, "score", self.score, f"one of {', '.join(SCORES)}"),
-            *_unless(
-                isinstance(self.score_exponent, int | float) and 0 <= self.score_exponent < math.inf,
-                "score_exponent",
-                self.score_exponent,
-                "a finite number ≥ 0",
-            ),
-            *_unless(
-                self.relative_to in RELATIVE_TO, "relative_to", self.relative_to, f"one of {', '.join(RELATIVE_TO)}"
-            ),
-            *_unless(self.budget in BUDGETS, "budget", self.budget, f"one of {', '.join(BUDGETS)}"),
-            *_unless(self.keep in KEEP, "keep", self.keep, f"one of {', '.join(KEEP)}"),
-            *_unless(
-                self.rank_scaling in RANK_SCALINGS,
-                "rank_scaling",
-                self.rank_scaling,
-                f"one of {', '.join(RANK_SCALINGS)}",
-            ),
+            *_unless(self.budget in get_args(Budget), "budget", self.budget, _one_of(Budget)),
+            *_unless(self.keep in get_args(Keep), "keep", self.keep, _one_of(Keep)),
             *_unless(
                 _is_bound(self.min_rank, 0),
                 "min_rank",
@@ -178,11 +146,8 @@ def as_config(config: RankAllocationConfig | Mapping[str, Any] | None) -> RankAl
     fields = dict(config or {})
     known = [field.name for field in dataclasses.fields(RankAllocationConfig)]
     if odd := [name for name in fields if name not in known]:
-        near = difflib.get_close_matches(str(odd[0]), known, n=1)
-        raise TypeError(
-            f"RankAllocationConfig has no field {odd[0]!r}; "
-            + (f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}")
-        )
+        near = did_you_mean(str(odd[0]), known) or f"; it has {', '.join(known)}"
+        raise TypeError(f"RankAllocationConfig has no field {odd[0]!r}{near}")
     return RankAllocationConfig(**fields)
 
 
@@ -194,6 +159,10 @@ def _is_bound(value: object, least: int) -> bool:
     if isinstance(value, Mapping):
         return all(isinstance(name, str) and _is_int(bound, least) for name, bound in value.items())
     return _is_int(value, least)
+
+
+def _one_of(values: Any) -> str:
+    return f"one of {', '.join(get_args(values))}"
 
 
 def _unless(holds: bool, name: str, value: object, rule: str) -> list[str]:

@@ -19,8 +19,8 @@ from peft.utils.other import get_pattern_key
 from safetensors.torch import save_file
 from torch import nn
 
-from glora.lora.discovery import find_lora_layers
-from glora.lora.matrix import adapted_model, base_model, by_rank_A, by_rank_B, experts, peft_configs
+from glora.lora.discovery import adapted_model, base_model, find_matrices, peft_configs
+from glora.lora.resize import by_rank_A, by_rank_B
 
 PREFIX = "base_model.model."  # PEFT's, of every name in an adapter's file
 
@@ -39,9 +39,9 @@ def export_uniform(model: nn.Module, directory: str | Path, adapter_name: str = 
     Raises:
         ValueError: the model has no such LoRA adapter.
     """
-    _, layers = find_lora_layers(model, adapter_name, trainable=False)
-    widest = max(layers.values(), key=lambda layer: layer.r[adapter_name])
-    rank, scaling = widest.r[adapter_name], widest.scaling[adapter_name]
+    _, matrices = find_matrices(model, adapter_name, trainable=False)
+    widest = max(matrices.values(), key=lambda matrix: matrix.rank)
+    rank, scaling = widest.rank, widest.scaling
 
     model = adapted_model(model)
     root = base_model(model)
@@ -49,11 +49,11 @@ def export_uniform(model: nn.Module, directory: str | Path, adapter_name: str = 
     peft = isinstance(model, PeftModel)
     state = get_peft_model_state_dict(model if peft else root, adapter_name=adapter_name)
     tensors = {("" if peft else PREFIX) + key: value for key, value in state.items()}
-    for layer in layers.values():
-        factor = layer.scaling[adapter_name] / scaling
-        _pad(tensors, f"{PREFIX}{paths[layer]}.", layer.r[adapter_name], rank, experts(layer), factor)
+    for matrix in matrices.values():
+        factor = matrix.scaling / scaling
+        _pad(tensors, f"{PREFIX}{paths[matrix.layer]}.", matrix.rank, rank, matrix.experts, factor)
     config = copy.deepcopy(peft_configs(model)[adapter_name])
-    return _write(config, rank, widest.lora_alpha[adapter_name], tensors, Path(directory))
+    return _write(config, rank, widest.layer.lora_alpha[adapter_name], tensors, Path(directory))
 
 
 def export_saved_adapter(adapter: str | Path, directory: str | Path, *, overwrite: bool = False) -> Path:

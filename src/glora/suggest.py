@@ -16,8 +16,8 @@ from torch import nn
 
 from glora.allocation.shares import allocate_ranks
 from glora.lora.adapter import RankedAdapter
-from glora.lora.matrix import adapted_model, base_model, exact_pattern, factors, peft_configs
-from glora.lora.peft_config import excluding
+from glora.lora.discovery import adapted_model, base_model, peft_configs
+from glora.lora.peft_config import exact_pattern, excluding
 from glora.scoring.gradient_norms import GradientNorms
 
 Loss = Callable[[nn.Module, Any], torch.Tensor]
@@ -80,14 +80,14 @@ def suggest_ranks(
             norms,
             sum(adapter.ranks.values()) if total_rank is None else total_rank,
             min_rank=min_rank,
-            max_rank={name: min(*shape, max_rank or min(shape)) for name, shape in adapter.shapes.items()},
-            costs=adapter.costs if budget == "parameters" else None,
+            max_rank={name: min(*m.shape, max_rank or min(m.shape)) for name, m in adapter.matrices.items()},
+            costs={name: m.cost for name, m in adapter.matrices.items()} if budget == "parameters" else None,
         )
     return {exact_pattern(name): rank for name, rank in ranks.items()}
 
 
 def _mean_norms(model: nn.Module, adapter: RankedAdapter, batches: Iterable[Any], loss: Loss) -> dict[str, float]:
-    reader = GradientNorms(adapter.layers, adapter.name, "delta")
+    reader = GradientNorms(adapter.present, "delta")
     total, count = torch.zeros(len(reader.names), device=reader.device), 0
     for batch in batches:
         value = loss(model, batch)
@@ -99,9 +99,8 @@ def _mean_norms(model: nn.Module, adapter: RankedAdapter, batches: Iterable[Any]
             raise ValueError(f"batch {count} has gradients with inf or NaN (its loss is {value.item()}); leave it out")
         total += norms
         count += 1
-        for layer in adapter.layers.values():
-            for factor in factors(layer, adapter.name):
-                factor.grad = None
+        for factor in adapter.factors:
+            factor.grad = None
     if count == 0:
         raise ValueError("batches is empty; give at least one batch (8 to 32 are better)")
     return dict(zip(reader.names, (total / count).tolist()))
@@ -142,9 +141,8 @@ def _probed(model: nn.Module, config: LoraConfig | None, seed: int) -> Iterator[
             inject_adapter_in_model(LoraConfig(**fields), root, PROBE)
         adapter = RankedAdapter(root, PROBE)
     root.requires_grad_(False)
-    for layer in adapter.layers.values():
-        for factor in factors(layer, adapter.name):
-            factor.requires_grad_(True)
+    for factor in adapter.factors:
+        factor.requires_grad_(True)
     yield adapter
 
 

@@ -208,7 +208,6 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
             if other is not adapter:
                 other.stop_following()
         self._adapter = adapter
-        adapter.rank_scaling = self.config.rank_scaling
         adapter.follow_loading(optimizer, asked_by=self)
         return adapter
 

@@ -19,8 +19,7 @@ from torch import nn
 
 from glora import RankAllocationConfig, RankAllocator, export_uniform
 from glora.lora.adapter import RankedAdapter
-from glora.lora.discovery import find_lora_layers
-from glora.lora.matrix import factors
+from glora.lora.discovery import find_matrices
 
 WARMUP, AFTER = 2, 2
 
@@ -101,13 +100,13 @@ def train(
 def steering(adapter: RankedAdapter) -> dict[str, dict[str, int]]:
     """Bounds under which, of each kind of layer, the first gets its smallest rank, the second 1, and the last grows."""
     low, high = {}, {}
-    for kind in {type(layer) for layer in adapter.layers.values()}:
-        names = [name for name, layer in adapter.layers.items() if type(layer) is kind]
+    for kind in {type(matrix.layer) for matrix in adapter.matrices.values()}:
+        names = [name for name, matrix in adapter.matrices.items() if type(matrix.layer) is kind]
         if len(names) > 1:
-            high[names[0]] = adapter.min_supported_ranks[names[0]][0]
+            high[names[0]] = adapter.matrices[names[0]].min_supported_rank[0]
         if len(names) > 2:
             low[names[1]] = high[names[1]] = 1
-        room = [n for n in names if n not in high and min(adapter.shapes[n]) >= adapter.initial_ranks[n] + 2]
+        room = [n for n in names if n not in high and min(adapter.matrices[n].shape) >= adapter.initial_ranks[n] + 2]
         if room:
             low[room[-1]] = adapter.initial_ranks[room[-1]] + 2
     return {"min_rank": low, "max_rank": high}
@@ -144,16 +143,14 @@ def live_through(setup: Setup, folder: Path) -> Life:
     assert any(ranks[name] > initial[name] for name in ranks)
     assert any(0 < ranks[name] < initial[name] for name in ranks)
     assert any(rank == 0 for rank in ranks.values()) == any(
-        floor == 0 for floor, _ in adapter.min_supported_ranks.values()
+        matrix.min_supported_rank[0] == 0 for matrix in adapter.matrices.values()
     )
     assert all(norm > 0 for norm in allocator.norms.values())
     trainable = {id(p) for p in model.parameters() if p.requires_grad}
     held = [id(p) for group in optimizer.param_groups for p in group["params"]]
     assert sorted(held) == sorted(trainable), "the optimiser must hold what is trained, once, and nothing else"
 
-    present = [
-        factor for name, layer in adapter.layers.items() if ranks[name] for factor in factors(layer, adapter.name)
-    ]
+    present = adapter.factors
     before = [factor.detach().clone() for factor in present]
     train(model, optimizer, allocator, inputs, AFTER)
     for factor, old in zip(present, before):
@@ -176,11 +173,10 @@ def live_through(setup: Setup, folder: Path) -> Life:
     export_uniform(model, folder / "uniform")
     with every_saved_weight_is_loaded():
         uniform = setup.load(setup.base(), folder / "uniform")
-    _, layers = find_lora_layers(uniform, trainable=False)
-    assert len({layer.r[adapter.name] for layer in layers.values()}) == 1
+    assert len({matrix.rank for matrix in find_matrices(uniform, trainable=False)[1].values()}) == 1
     torch.testing.assert_close(logits_of(uniform, inputs), live, rtol=setup.rounding, atol=setup.rounding)
 
-    bound = {name: min(adapter.shapes[name]) for name in ranks}
+    bound = {name: min(adapter.matrices[name].shape) for name in ranks}
     adapter.set_ranks({name: rank and min(rank + 2, bound[name]) for name, rank in ranks.items()}, optimizer=optimizer)
     torch.testing.assert_close(logits_of(model, inputs), live, rtol=setup.rounding, atol=setup.rounding)
     return Life(model, optimizer, allocator, saved, live)

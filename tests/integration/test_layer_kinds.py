@@ -61,7 +61,7 @@ def test_quantised_bases(options: dict[str, Any], tmp_path: Path) -> None:
     # bitsandbytes computes in 16 bits; and PEFT rounds to 4 or 8 when it merges
     setup = Setup(quantised, causal(["q_proj", "k_proj", "v_proj", "up_proj"]), text, merges=False, rounding=5e-2)
     life = live_through(setup, tmp_path)
-    layer = life.allocator.adapter.layers["model.layers.0.mlp.up_proj"]
+    layer = life.allocator.adapter.matrices["model.layers.0.mlp.up_proj"].layer
     assert type(layer).__name__ == ("Linear4bit" if "load_in_4bit" in options else "Linear8bitLt")
 
 
@@ -194,7 +194,7 @@ def test_refused_initialisations_would_be_saved_wrongly(
     fields: dict[str, Any], adapt: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If PEFT ever loads these at another rank than they began with, the refusal can go."""
-    monkeypatch.setattr(adapter_discovery, "INITIALISATIONS_FROM_THE_BASE", ())
+    monkeypatch.setattr(adapter_discovery, "INITIALIZATIONS_FROM_THE_BASE", ())
     inputs = of(6, WIDTH)()
     base = linear()
     before = base.first.weight.detach().clone()

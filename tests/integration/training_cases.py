@@ -154,7 +154,7 @@ TRAINING = [
     ),
     Shown(
         "an optimiser that steps by another, with groups of its own (`ZeroRedundancyOptimizer`)",
-        "unit/guards/test_first_step.py::test_another_optimiser_within_must_have_the_same_groups",
+        "unit/guards/test_first_step.py::test_another_optimizer_within_must_have_the_same_groups",
         USE_ANOTHER,
         "refused",
     ),

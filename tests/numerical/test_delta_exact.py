@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from glora import RankAllocationConfig, RankAllocator
-from glora.lora.matrix import factors
+from glora.lora.matrix import LoraMatrix
 
 SIZES = {"first": (6, 10), "second": (10, 14), "third": (14, 5)}
 DROPOUT = 0.3
@@ -52,11 +52,15 @@ def layers(model: nn.Module) -> dict[str, nn.Module]:
     return {name: getattr(model.base_model.model, name) for name in SIZES}
 
 
+def factors(layer: nn.Module) -> tuple[nn.Parameter, nn.Parameter]:
+    return LoraMatrix("", layer).factors
+
+
 def exact_gradients(model: nn.Module, batches: list[torch.Tensor], dropout: float, seed: int) -> list[torch.Tensor]:
     """∂L/∂Δ_k of the sum over the batches, with Δ_k = s·B·A as a dense parameter beside W_k."""
     deltas = {}
     for name, layer in layers(model).items():
-        A, B = factors(layer, "default")
+        A, B = factors(layer)
         deltas[name] = (layer.scaling["default"] * B @ A).detach().requires_grad_()
     torch.manual_seed(seed)
     for batch in batches:
@@ -147,7 +151,7 @@ def test_exact_with_dora() -> None:
     x = batches_of(0, 1)[0]
     expected, deltas = x, []
     for layer in layers(model).values():
-        A, B = factors(layer, "default")
+        A, B = factors(layer)
         W, delta = layer.base_layer.weight, (2 * B @ A).detach().requires_grad_()
         deltas.append(delta)
         # the norm in the denominator is a constant to PEFT, as in the DoRA paper's section 4.3
@@ -213,7 +217,7 @@ def test_detach_and_an_exception_leave_nothing() -> None:
 
 
 def test_the_next_training_of_the_adapter_ends_one_that_broke_off() -> None:
-    """As in a notebook whose cell is run again: nobody has called detach(), and the old optimiser is stepped no more."""
+    """As in a notebook whose cell is run again: nobody has called detach(), and the old optimizer is stepped no more."""
     model = lora()
     broken_off, _ = allocator_for(model)
     model(batches_of(0, 1)[0])
@@ -234,7 +238,7 @@ def test_between_measurements_the_last_ratio_is_used() -> None:
     ratios = None
     for step in range(4):
         backward(model, batches_of(step, 1), step)
-        sketch = torch.stack([factors(layer, "default")[1].grad.norm() / 2 for layer in layers(model).values()])
+        sketch = torch.stack([factors(layer)[1].grad.norm() / 2 for layer in layers(model).values()])
         allocator.step()
         optimizer.step()
         optimizer.zero_grad()
@@ -245,7 +249,7 @@ def test_between_measurements_the_last_ratio_is_used() -> None:
 
 
 def skipped(model: nn.Module, allocator: RankAllocator) -> None:
-    """An overflow, which a gradient scaler answers by skipping the optimiser's step."""
+    """An overflow, which a gradient scaler answers by skipping the optimizer's step."""
     backward(model, batches_of(77, 1), 77, scale=float("inf"))
     allocator.step()
 
@@ -257,7 +261,7 @@ def broken_off(model: nn.Module, allocator: RankAllocator) -> None:
         raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        handle = factors(layers(model)["second"], "default")[0].register_hook(fail)
+        handle = factors(layers(model)["second"])[0].register_hook(fail)
         try:
             backward(model, batches_of(78, 1), 78)
         finally:
@@ -372,7 +376,7 @@ def test_compiled_models_are_refused() -> None:
 def test_gradients_that_no_hook_saw_are_an_error() -> None:
     model = lora()
     allocator, _ = allocator_for(model)
-    sum((B @ A).square().sum() for A, B in (factors(layer, "default") for layer in layers(model).values())).backward()
+    sum((B @ A).square().sum() for A, B in (factors(layer) for layer in layers(model).values())).backward()
     with pytest.raises(RuntimeError, match="saw none of the forward and backward passes that made these gradients"):
         allocator.step()
 

@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from glora.lora.discovery import find_lora_layers
+from glora.lora.discovery import find_matrices
 from glora.scoring.gradient_norms import GradientNorms
 
 
@@ -39,18 +39,18 @@ def test_against_a_gradient_derived_by_hand() -> None:
     y = model(x, z)
     (0.5 * (y - target).square().sum()).backward()
 
-    name, layers = find_lora_layers(model)
+    _, matrices = find_matrices(model)
     error, scaling = (y - target).detach(), 6.0 / 3
     for layer_name, given in (("narrow", x), ("wide", z)):
-        A = layers[layer_name].lora_A[name].weight.detach()
+        A = matrices[layer_name].A.detach()
         of_B = scaling * (error.norm() * (A @ given[0]).norm()).item()
-        k = list(layers).index(layer_name)
-        assert GradientNorms(layers, name, "lora_b").read()[k].item() == pytest.approx(of_B, rel=1e-5)
+        k = list(matrices).index(layer_name)
+        assert GradientNorms(matrices.values(), "lora_b").read()[k].item() == pytest.approx(of_B, rel=1e-5)
         corrected = of_B * math.sqrt(given.shape[1]) / (scaling * A.norm().item())
-        assert GradientNorms(layers, name, "delta").read()[k].item() == pytest.approx(corrected, rel=1e-5)
+        assert GradientNorms(matrices.values(), "delta").read()[k].item() == pytest.approx(corrected, rel=1e-5)
 
 
-def test_delta_is_unbiased_over_initialisations_and_does_not_depend_on_rank_or_scaling() -> None:
+def test_delta_is_unbiased_over_initializations_and_does_not_depend_on_rank_or_scaling() -> None:
     x, z, target = torch.randn(16, 5), torch.randn(16, 40), torch.randn(16, 7)
     base = TwoLinears()
     squares: dict[str, list[float]] = {"narrow": [], "wide": []}
@@ -61,8 +61,8 @@ def test_delta_is_unbiased_over_initialisations_and_does_not_depend_on_rank_or_s
         model = get_peft_model(base, config)
         y = model(x, z)
         (0.5 * (y - target).square().sum()).backward()
-        name, layers = find_lora_layers(model)
-        for layer_name, norm in zip(layers, GradientNorms(layers, name, "delta").read().tolist()):
+        _, matrices = find_matrices(model)
+        for layer_name, norm in zip(matrices, GradientNorms(matrices.values(), "delta").read().tolist()):
             squares[layer_name].append(norm**2)
         base = model.unload()
     error = (y - target).detach()
@@ -74,12 +74,12 @@ def test_delta_is_unbiased_over_initialisations_and_does_not_depend_on_rank_or_s
 
 def test_what_took_no_part_counts_as_zero_and_no_gradient_at_all_is_an_error() -> None:
     model = peft_model()
-    name, layers = find_lora_layers(model)
-    norms = GradientNorms(layers, name, "delta")
+    _, matrices = find_matrices(model)
+    norms = GradientNorms(matrices.values(), "delta")
     with pytest.raises(RuntimeError, match="after loss.backward"):
         norms.read()
     model(torch.randn(2, 5), torch.randn(2, 40)).sum().backward()
-    layers["wide"].lora_B[name].weight.grad = None
+    matrices["wide"].B.grad = None
     narrow, wide = norms.read().tolist()
     assert narrow > 0
     assert wide == 0.0
@@ -88,11 +88,10 @@ def test_what_took_no_part_counts_as_zero_and_no_gradient_at_all_is_an_error() -
 def test_bfloat16_gradients_give_float32_norms() -> None:
     """√21 = 4.583; the nearest bfloat16 numbers are 4.5625 and 4.59375."""
     model = peft_model().to(torch.bfloat16)
-    name, layers = find_lora_layers(model)
-    for layer in layers.values():
-        B = layer.lora_B[name].weight
-        B.grad = torch.ones_like(B)
-    norms = GradientNorms(layers, name, "lora_b").read()
+    _, matrices = find_matrices(model)
+    for matrix in matrices.values():
+        matrix.B.grad = torch.ones_like(matrix.B)
+    norms = GradientNorms(matrices.values(), "lora_b").read()
     assert norms.dtype == torch.float32
     assert norms.tolist() == pytest.approx([math.sqrt(7 * 3)] * 2, rel=1e-6)
 
@@ -121,9 +120,9 @@ def test_against_the_exact_norm_on_the_real_encoder(embedded_encoder: Path) -> N
     base = AutoModelForSequenceClassification.from_pretrained(embedded_encoder, num_labels=2)
     names = [n for n, m in base.named_modules() if isinstance(m, nn.Linear) and ".layer." in n]
     model = get_peft_model(base, LoraConfig(r=8, lora_alpha=16, target_modules=names, modules_to_save=["classifier"]))
-    name, layers = find_lora_layers(model)
-    assert len(layers) == 36
-    corrected, raw = GradientNorms(layers, name, "delta"), GradientNorms(layers, name, "lora_b")
+    _, matrices = find_matrices(model)
+    assert len(matrices) == 36
+    corrected, raw = GradientNorms(matrices.values(), "delta"), GradientNorms(matrices.values(), "lora_b")
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-4)
     subjects = [
         "A bird",
@@ -137,13 +136,13 @@ def test_against_the_exact_norm_on_the_real_encoder(embedded_encoder: Path) -> N
     ]
     predicates = ["left an hour late", "was read twice", "sells only bread", "came to the meeting", "sings in the tree"]
     draw = random.Random(0)
-    exact = ExactNorms(layers)
+    exact = ExactNorms({name: matrix.layer for name, matrix in matrices.items()})
     for _ in range(3):  # the first steps: from then on A aligns with G, and the ratio rises
         pairs = [[f"{draw.choice(subjects)} {draw.choice(predicates)}." for _ in range(2)] for _ in range(24)]
         batch = tokenizer(*map(list, zip(*pairs)), padding=True, return_tensors="pt")
         batch["labels"] = torch.tensor([int(first.split()[-1] == second.split()[-1]) for first, second in pairs])
         model(**batch).loss.backward()
-        truth = torch.stack([exact.gradients[n].norm() for n in layers])
+        truth = torch.stack([exact.gradients[n].norm() for n in matrices])
         estimate = corrected.read()
         assert spearmanr(estimate, truth).statistic > 0.95
         assert spearmanr(estimate, truth).statistic > spearmanr(raw.read(), truth).statistic

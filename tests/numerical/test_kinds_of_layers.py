@@ -18,8 +18,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from glora import resize_lora_layer
-from glora.lora.discovery import find_lora_layers
-from glora.lora.matrix import factors
+from glora.lora.discovery import find_matrices
+from glora.lora.matrix import LoraMatrix
 from glora.scoring.gradient_norms import GradientNorms
 from glora.scoring.sketch_ratios import SketchRatios
 from integration.layer_kinds import (
@@ -52,11 +52,19 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], Callable[[], LoraConfig], Callab
 kinds = pytest.mark.parametrize("kind", KINDS)
 
 
+def factors(layer: nn.Module) -> tuple[nn.Parameter, nn.Parameter]:
+    return LoraMatrix("", layer).factors
+
+
 def adapted(kind: str) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
     base, config, inputs = KINDS[kind]
     model = get_peft_model(base(), config())
-    _, layers = find_lora_layers(model)
+    layers = {name: matrix.layer for name, matrix in find_matrices(model)[1].items()}
     return model, layers, inputs()
+
+
+def matrices(layers: dict[str, Any]) -> list[LoraMatrix]:
+    return [LoraMatrix(name, layer) for name, layer in layers.items()]
 
 
 def trained(kind: str) -> tuple[nn.Module, dict[str, Any]]:
@@ -65,7 +73,7 @@ def trained(kind: str) -> tuple[nn.Module, dict[str, Any]]:
     model, layers, _ = adapted(kind)
     with torch.no_grad():
         for layer in layers.values():
-            for factor in factors(layer, "default"):
+            for factor in factors(layer):
                 factor.normal_()
             A, B = of_rank(layer)
             A.div_(A.norm(dim=2, keepdim=True))
@@ -76,7 +84,7 @@ def trained(kind: str) -> tuple[nn.Module, dict[str, Any]]:
 def of_rank(layer: nn.Module, rank: int = RANK) -> tuple[torch.Tensor, torch.Tensor]:
     """Views of A as (E, rank, d_in) and of B as (d_out, rank, E)."""
     E = layer.num_experts if isinstance(layer, ParamWrapper) else 1
-    A, B = (factor.detach() for factor in factors(layer, "default"))
+    A, B = (factor.detach() for factor in factors(layer))
     return A.view(E, rank, -1), B.view(B.shape[0], rank, E)
 
 
@@ -89,12 +97,12 @@ def base_weight(layer: nn.Module) -> torch.Tensor:
 
 
 @kinds
-def test_delta_is_unbiased_over_initialisations(kind: str) -> None:
+def test_delta_is_unbiased_over_initializations(kind: str) -> None:
     """W and Δ are added, so the gradient of the base weight is G itself."""
     model, layers, inputs = adapted(kind)
     for layer in layers.values():
         base_weight(layer).requires_grad_(True)
-    norms = GradientNorms(layers, "default", "delta")
+    norms = GradientNorms(matrices(layers), "delta")
     squares = []
     for _ in range(150):
         for layer in layers.values():
@@ -115,7 +123,7 @@ def test_shrinking_keeps_the_columns_whose_update_is_largest(kind: str) -> None:
         for i in range(RANK):
             of_rank(layer)[0][:, torch.arange(RANK) != i] = 0
             parts.append(layer.get_delta_weight("default").detach())
-            for factor, kept in zip(factors(layer, "default"), factors(whole, "default")):
+            for factor, kept in zip(factors(layer), factors(whole)):
                 factor.data.copy_(kept.data)
         largest = sorted(range(RANK), key=lambda i: -parts[i].norm().item())[:2]
         assert set(largest) != {0, 1}, "the case must tell the largest from the first"
@@ -150,19 +158,19 @@ def test_adam_goes_on_for_kept_columns(kind: str) -> None:
         twin = copy.deepcopy(layer)
         optimizers = {}
         for x in (layer, twin):
-            optimizers[x] = torch.optim.Adam(factors(x, "default"), lr=0.1)
+            optimizers[x] = torch.optim.Adam(factors(x), lr=0.1)
             generator = torch.Generator().manual_seed(7)
             for _ in range(3):
-                for factor in factors(x, "default"):
+                for factor in factors(x):
                     factor.grad = torch.randn(factor.shape, generator=generator)
                 optimizers[x].step()
         resize_lora_layer(layer, 3, optimizer=optimizers[layer], keep="first")
-        gradients = [torch.randn_like(factor) for factor in factors(twin, "default")]
-        for factor, gradient in zip(factors(twin, "default"), gradients):
+        gradients = [torch.randn_like(factor) for factor in factors(twin)]
+        for factor, gradient in zip(factors(twin), gradients):
             factor.grad = gradient
         E = twin.num_experts if isinstance(twin, ParamWrapper) else 1
         of_A, of_B = gradients[0].view(E, RANK, -1)[:, :3], gradients[1].view(-1, RANK, E)[:, :3]
-        for factor, gradient in zip(factors(layer, "default"), (of_A, of_B)):
+        for factor, gradient in zip(factors(layer), (of_A, of_B)):
             factor.grad = gradient.reshape(factor.shape)
         for optimizer in optimizers.values():
             optimizer.step()
@@ -171,18 +179,18 @@ def test_adam_goes_on_for_kept_columns(kind: str) -> None:
 
 
 def test_an_A_that_follows_the_inputs_needs_the_exact_signal() -> None:
-    """As EVA initialises it: the sketch G·Aᵀ then shows nearly all of G, and not the share that a random A would."""
+    """As EVA initializes it: the sketch G·Aᵀ then shows nearly all of G, and not the share that a random A would."""
     model, layers, inputs = adapted("Linear")
     layers = {"first": layers["first"]}
     with torch.no_grad():
         layers["first"].lora_A["default"].weight.copy_(torch.linalg.svd(inputs["x"]).Vh[:RANK])
     base_weight(layers["first"]).requires_grad_(True)
-    ratios = SketchRatios(layers, "default", torch.device("cpu"))
+    ratios = SketchRatios(matrices(layers), torch.device("cpu"))
     ratios.arm()
     model(**inputs).square().mean().backward()
     ratios.measure()
     ratios.disarm()
     exact = base_weight(layers["first"]).grad.norm().item()
-    norms = GradientNorms(layers, "default", "delta_exact")
+    norms = GradientNorms(matrices(layers), "delta_exact")
     assert norms.read(ratios.ratios).item() == pytest.approx(exact, rel=1e-5)
     assert norms.read().item() > 1.3 * exact

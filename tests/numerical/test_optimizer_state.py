@@ -1,4 +1,4 @@
-"""Every optimiser that torch ships: kept columns step as if nothing had happened, new ones take no leap."""
+"""Every optimizer that torch ships: kept columns step as if nothing had happened, new ones take no leap."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OPTIMIZERS = {
     "SGD": dict(lr=1e-2),
     "SGD-momentum": dict(lr=1e-2, momentum=0.9),
 }
-# Their update of one element depends on the whole matrix: Adafactor's clipping, Muon's orthogonalisation.
+# Their update of one element depends on the whole matrix: Adafactor's clipping, Muon's orthogonalization.
 COUPLED = {"Adafactor", "Muon"}
 # What a new column begins with, where it is not the mean of the kept columns'; written out once more, so that a slip in glora's
 # own table shows.

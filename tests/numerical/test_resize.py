@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from glora import resize_lora_layer
-from glora.lora.discovery import find_lora_layers
+from glora.lora.discovery import find_matrices
 
 D_IN, D_OUT, RANK = 12, 9, 4
 
@@ -20,8 +20,7 @@ def lora_model(dtype: torch.dtype = torch.float32, **config: object) -> tuple[nn
     base = nn.Sequential(nn.Linear(D_IN, D_OUT)).to(dtype)
     settings = dict(r=RANK, lora_alpha=6, target_modules=["0"]) | config
     model = get_peft_model(base, LoraConfig(**settings), autocast_adapter_dtype=False)
-    _, layers = find_lora_layers(model)
-    layer = layers["0"]
+    layer = find_matrices(model)[1]["0"].layer
     with torch.no_grad():  # as after some training: B is no longer zero, and columns differ in size
         layer.lora_B["default"].weight.normal_().mul_(torch.tensor([0.1, 3.0, 0.5, 1.0]).to(dtype))
     return model, layer
@@ -159,7 +158,7 @@ def test_bad_arguments(arguments: dict, message: str) -> None:
 def test_only_the_state_of_the_layer_itself_has_to_follow() -> None:
     """And only it is looked at: with every layer's, the time would grow with the square of the number of layers."""
     model = get_peft_model(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)), LoraConfig(r=4, target_modules=["0", "1"]))
-    layers = find_lora_layers(model)[1]
+    layers = {name: matrix.layer for name, matrix in find_matrices(model)[1].items()}
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad])
     optimizer.state[layers["1"].lora_A["default"].weight] = {"unheard of": torch.zeros(4, 8)}
     resize_lora_layer(layers["0"], 2, optimizer=optimizer)

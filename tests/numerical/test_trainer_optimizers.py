@@ -1,4 +1,4 @@
-"""Every optimiser that Trainer offers: its state is carried across the reallocation, or it is refused at the first step."""
+"""Every optimizer that Trainer offers: its state is carried across the reallocation, or it is refused at the first step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from transformers import Trainer, TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from glora import RankAllocationCallback, RankAllocationConfig, RankAllocator
-from glora.lora.matrix import factors
 from glora.lora.optimizer_state import BITSANDBYTES_BLOCK, MEAN_OVER, _known_name, _per_element, _plain_state
 from integration.training_cases import OPTIMIZERS
 
@@ -25,7 +24,7 @@ CASES = {name: case for case in OPTIMIZERS for name in case.names}
 
 
 class Net(nn.Module):
-    """Wide enough that the factor A of `wide` has an eight-bit state where an optimiser keeps those."""
+    """Wide enough that the factor A of `wide` has an eight-bit state where an optimizer keeps those."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +38,7 @@ class Net(nn.Module):
 
 
 class Timed(RankAllocator):
-    """Compares what the optimiser keeps before and after the reallocation."""
+    """Compares what the optimizer keeps before and after the reallocation."""
 
     compared = 0
 
@@ -73,7 +72,7 @@ class Timed(RankAllocator):
                         torch.testing.assert_close(born, one.mean(place, keepdim=True).expand_as(born))
 
     def pair(self, name: str) -> tuple[nn.Parameter, nn.Parameter]:
-        return factors(self.adapter.layers[name], self.adapter.name)
+        return self.adapter.matrices[name].factors
 
     def state_of(self, parameter: nn.Parameter) -> dict:
         return _plain_state(self._optimizer.state.get(parameter, {}))

@@ -108,7 +108,7 @@ def test_norms_are_of_the_accumulated_gradient() -> None:
     assert allocator.steps == 1
 
 
-def test_a_step_the_optimiser_does_not_make_does_not_count() -> None:
+def test_a_step_the_optimizer_does_not_make_does_not_count() -> None:
     """A gradient scaler that finds inf skips optimizer.step(); neither the step nor its norms may count."""
     model = lora()
     optimizer = sgd(model)
@@ -361,7 +361,7 @@ def test_svd_of_experts_is_refused_before_the_first_step() -> None:
         RankAllocator(model, sgd(model), config(keep="svd"))
 
 
-def test_an_optimiser_of_another_model_is_refused() -> None:
+def test_an_optimizer_of_another_model_is_refused() -> None:
     with pytest.raises(ValueError, match="does not hold lora_B of 2 of 2 matrices, e.g. 'first'"):
         RankAllocator(lora(), sgd(lora()), config())
     with pytest.raises(ValueError, match="LBFGS"):
@@ -398,9 +398,9 @@ def test_a_configuration_that_is_none_is_an_error() -> None:
 
 def test_a_setting_that_an_earlier_glora_did_not_have_counts_as_its_default() -> None:
     old = config().to_dict()
-    del old["score_exponent"]
+    del old["keep"]
     assert config().differences(old) == ""
-    assert config(score_exponent=2.0).differences(old) == "score_exponent was 1.0, is 2.0"
+    assert config(keep="svd").differences(old) == "keep was 'norm', is 'svd'"
 
 
 def test_two_active_adapters_need_a_name() -> None:
@@ -412,3 +412,15 @@ def test_two_active_adapters_need_a_name() -> None:
     allocator = RankAllocator(model, sgd(model), config(adapter_name="second"))
     assert allocator.ranks == {"first": 2}
     assert isinstance(model.base_model.model.first, LoraLayer)
+
+
+def test_no_more_reallocations_than_asked_for() -> None:
+    model = lora()
+    optimizer = sgd(model)
+    fields = dict(warmup_steps=2, reallocate_every=2, max_reallocations=2, min_rank=1)
+    allocator = RankAllocator(model, optimizer, config(**fields))
+    train(model, optimizer, allocator, 4)
+    assert allocator.reallocation.step == 4
+    assert not allocator.recording, "nothing is read after the last"
+    train(model, optimizer, allocator, 4)
+    assert allocator.reallocation.step == 4

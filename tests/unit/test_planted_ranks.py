@@ -17,7 +17,6 @@ from benchmarks.planted.task import PLANTED_RANKS, PlantedTask, Setting
 from benchmarks.planted.variants import VARIANTS, GradientColumnsAllocator, ZeroMomentAllocator
 
 from glora import RankAllocationConfig, RankAllocator
-from glora.lora.matrix import factors
 
 TINY = Setting(width=16, layers=1, rank=2, steps=8, warmup=0.5)
 
@@ -141,8 +140,8 @@ def test_columns_along_the_gradient_change_no_output_and_learn_at_once() -> None
     assert task.held_out_loss() == pytest.approx(plain[0].held_out_loss(), rel=1e-6)
     optimizer.zero_grad()
     task.loss(task.held_out, task.targets).backward()
-    for layer in allocator.adapter.layers.values():
-        A, B = factors(layer, "default")
+    for matrix in allocator.adapter.matrices.values():
+        A, B = matrix.factors
         new = B[:, 2:4]  # as many as the old rank are known
         torch.testing.assert_close(new.T @ new, torch.eye(2) / 3, atol=1e-5, rtol=0)
         assert (B[:, :2].T @ new).abs().max() < 1e-5
@@ -154,8 +153,8 @@ def test_zero_moments_are_of_the_new_columns_alone() -> None:
     task, optimizer, allocator = warmed_up(ZeroMomentAllocator)
     for _ in range(4):
         step(task, optimizer, allocator)
-    for layer in allocator.adapter.layers.values():
-        A, B = factors(layer, "default")
+    for matrix in allocator.adapter.matrices.values():
+        A, B = matrix.factors
         assert not optimizer.state[A]["exp_avg_sq"][2:].any()
         assert not optimizer.state[B]["exp_avg_sq"][:, 2:].any()
         assert optimizer.state[A]["exp_avg_sq"][:2].all()

@@ -104,7 +104,7 @@ def test_recording_keeps_one_number_for_each_matrix() -> None:
 
 
 def test_a_reallocation_looks_at_each_state_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looking at the whole optimiser for every matrix, a thousand matrices took ten seconds."""
+    """Looking at the whole optimizer for every matrix, a thousand matrices took ten seconds."""
 
     def looks(layers: int) -> int:
         model = network(layers)

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from glora import RankAllocationConfig, RankAllocator, suggest_ranks
-from glora.lora.matrix import exact_pattern
+from glora.lora.peft_config import exact_pattern
 
 TARGETS = ["query", "value", "intermediate.dense", "output.dense"]
 

@@ -17,7 +17,7 @@ from peft.tuners.lora.layer import Linear, LoraLayer
 from torch import nn
 
 from glora.acceleration.fused_lora import fused_lora
-from glora.lora.matrix import base_model
+from glora.lora.discovery import base_model
 from glora.messages import get_logger
 
 logger = get_logger()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 
 from glora.allocation.shares import allocate_ranks
 from glora.config import RankAllocationConfig
 from glora.lora.adapter import RankedAdapter
-from glora.messages import pluralize
+from glora.lora.matrix import LoraMatrix
+from glora.messages import did_you_mean, pluralize
 
 
 def allocate_within_bounds(
@@ -30,39 +30,41 @@ def allocate_within_bounds(
     """
     low, high = _by_name(config.min_rank), _by_name(config.max_rank)
     for bounds, what in ((low, "min_rank"), (high, "max_rank")):
-        if unknown := sorted(set(bounds) - set(adapter.layers) - {""}):
-            near = difflib.get_close_matches(unknown[0], adapter.layers, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+        if unknown := sorted(set(bounds) - set(adapter.matrices) - {""}):
             raise ValueError(
-                f"{what} names {unknown[0]!r}, which is not among the {pluralize(len(adapter.layers), 'matrix')}{hint}"
+                f"{what} names {unknown[0]!r}, which is not among the {pluralize(len(adapter.matrices), 'matrix')}"
+                f"{did_you_mean(unknown[0], adapter.matrices)}"
             )
 
-    def bounds_of(name: str) -> tuple[float, int, int]:
-        if adapter.ranks[name] == 0:
+    def bounds_of(matrix: LoraMatrix) -> tuple[float, int, int]:
+        name = matrix.name
+        if matrix.rank == 0:
             return 0.0, 0, 0
-        full = min(adapter.shapes[name])
-        least = max(low.get(name, low.get("", 0)), adapter.min_supported_ranks[name][0])
+        full, smallest = min(matrix.shape), matrix.min_supported_rank[0]
+        least = max(low.get(name, low.get("", 0)), smallest)
         return scores[name], least, min(high.get(name, high.get("", full)), full)
 
-    scored = {name: bounds_of(name) for name in adapter.layers}
+    scored = {name: bounds_of(matrix) for name, matrix in adapter.matrices.items()}
     for name, (_, least, most) in scored.items():
-        if (floor := adapter.min_supported_ranks[name][0]) > most and least == floor:
+        smallest, why = adapter.matrices[name].min_supported_rank
+        if smallest > most and least == smallest:
             raise ValueError(
-                f"max_rank={most} for {name!r} is below {floor}, and {adapter.min_supported_ranks[name][1]} needs it; raise it "
-                f"to {floor}, or leave the matrix out of target_modules"
+                f"max_rank={most} for {name!r} is below {smallest}, and {why} does not allow less; raise it to {smallest}, "
+                "or leave the matrix out of target_modules"
             )
-    room = sum(min(adapter.shapes[name]) for name, rank in adapter.ranks.items() if rank > 0)
+    room = sum(min(matrix.shape) for matrix in adapter.present)
     if config.budget == "rank" and total_rank > room:
         raise ValueError(
             f"total_rank={total_rank} is more than {pluralize(len(scored), 'matrix')} can hold: no rank exceeds "
             f"min(d_in, d_out), and those add up to {room}; lower total_rank to at most {room}"
         )
+    costs = {name: matrix.cost for name, matrix in adapter.matrices.items()}
     ranks = allocate_ranks(
         {name: score for name, (score, _, _) in scored.items()},
         total_rank,
         min_rank={name: least for name, (_, least, _) in scored.items()},
         max_rank={name: most for name, (_, _, most) in scored.items()},
-        costs=adapter.costs if config.budget == "parameters" else None,
+        costs=costs if config.budget == "parameters" else None,
     )
     if not any(ranks.values()):
         raise ValueError(

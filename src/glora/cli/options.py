@@ -163,21 +163,6 @@ SETTINGS: dict[str, Any] = {
             "Columns a shrinking matrix keeps: norm, svd or first.", "norm", "--keep", panel=_BUDGET, metavar="RULE"
         ),
     ],
-    "score": Annotated[
-        str | None,
-        _setting("Ranks go by: last_singular_value.", "gradient norm", "--score", panel=_BUDGET, metavar="NAME"),
-    ],
-    "score_exponent": Annotated[
-        float | None, _setting("p: ranks go by norm^p.", "1", "--score-exponent", panel=_BUDGET)
-    ],
-    "relative_to": Annotated[
-        str | None,
-        _setting("Divide norms by weight or size.", "nothing", "--relative-to", panel=_BUDGET, metavar="NAME"),
-    ],
-    "rank_scaling": Annotated[
-        str | None,
-        _setting("Scaling by rank: inverse_sqrt, inverse.", "held", "--rank-scaling", panel=_BUDGET, metavar="RULE"),
-    ],
     "reallocate_every": Annotated[
         int | None, _setting("Steps between reallocations.", "there is one", "--reallocate-every", panel=_BUDGET)
     ],

@@ -25,7 +25,6 @@ from glora.distributed.ddp import Replicated, await_wrapper, find_wrapper
 from glora.distributed.fsdp import Sharded
 from glora.lora.adapter import RankedAdapter
 from glora.lora.layout import is_sharded
-from glora.lora.matrix import factors
 
 _STAY, _CHANGE, _FAILED = range(3)
 _CHUNK = 1 << 20  # elements of a checksum at a time: its integers take eight bytes each
@@ -46,8 +45,7 @@ class Processes:
     """
 
     def __init__(self, adapter: RankedAdapter) -> None:
-        present = [layer for name, layer in adapter.layers.items() if adapter.ranks[name] > 0]
-        parameters = [factor for layer in present for factor in factors(layer, adapter.name)]
+        parameters = adapter.factors
         self._adapter = adapter
         self._device = parameters[0].device
         self._awaiting: RemovableHandle | None = None

@@ -22,7 +22,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDSt
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
-from glora.lora.layout import Gather, Layout
+from glora.lora.adapter import Gather, Layout
 
 _USED = ("__setstate__", "_get_active_ddp_module", "_join_config", "_comm_hooks", "_has_rebuilt_buckets")
 

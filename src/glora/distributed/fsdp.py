@@ -18,11 +18,11 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from peft.tuners.lora.layer import LoraLayer
 from torch import nn
 
-from glora.lora.layout import Gather, Layout, is_sharded, is_unit, sharded_dimension, whole
-from glora.lora.matrix import factors, has_adapter, set_factors
+from glora.lora.adapter import Gather, Layout
+from glora.lora.layout import is_sharded, is_unit, sharded_dimension, whole
+from glora.lora.matrix import LoraMatrix
 from glora.lora.optimizer_state import Carry, replace_parameter
 
 if dist.is_available():
@@ -133,30 +133,28 @@ class _Records:
             )
 
     @contextmanager
-    def whole_factors(
-        self, layer: LoraLayer, adapter_name: str, optimizer: torch.optim.Optimizer | None
-    ) -> Iterator[None]:
-        """Make a layer's factors and their moments whole on every process; they may change shape or go."""
-        if not has_adapter(layer, adapter_name) or not any(map(is_sharded, factors(layer, adapter_name))):
+    def whole_factors(self, matrix: LoraMatrix, optimizer: torch.optim.Optimizer | None) -> Iterator[None]:
+        """Make a matrix's factors and their moments whole on every process; they may change shape or go."""
+        if not matrix.present or not any(map(is_sharded, matrix.factors)):
             yield
             return
         for unit in self._units:
             cast(FSDPModule, unit).reshard()
         places, gathered = [], []
-        for factor in factors(layer, adapter_name):
+        for factor in matrix.factors:
             places.append(self._places.pop(factor))
             plain = nn.Parameter(whole(factor.detach()), requires_grad=factor.requires_grad)
             _swap(optimizer, factor, plain, lambda _, state: whole(state))
             gathered.append(plain)
-        set_factors(layer, adapter_name, *gathered)
+        matrix.set_factors(*gathered)
         yield
         for _, record in places:
             record._post_load_hook_handle.remove()
-        if not has_adapter(layer, adapter_name):
+        if not matrix.present:
             for group, record in places:
                 group.fsdp_params.remove(record)
             return
-        for plain, (group, record) in zip(factors(layer, adapter_name), places):
+        for plain, (group, record) in zip(matrix.factors, places):
             self._shard(plain, group, record, optimizer)
 
     def _shard(self, plain: nn.Parameter, group: Any, old: Any, optimizer: torch.optim.Optimizer | None) -> None:

@@ -1,6 +1,6 @@
-"""What only the first optimiser step can show: that its gradients are those that were read, and that its state can follow.
+"""What only the first optimizer step can show: that its gradients are those that were read, and that its state can follow.
 
-An optimiser makes its state at its first step, and a gradient scaler or a clipping in the wrong place shows when it takes its
+An optimizer makes its state at its first step, and a gradient scaler or a clipping in the wrong place shows when it takes its
 gradients. Both are looked at once, so that a mistake is told after one step and not after the warm-up.
 """
 
@@ -21,17 +21,17 @@ logger = get_logger()
 
 
 class FirstStep:
-    """Watches an optimiser until it has made one step.
+    """Watches an optimizer until it has made one step.
 
     Args:
-        optimizer: The optimiser, without accelerate's wrapper.
+        optimizer: The optimizer, without accelerate's wrapper.
         parameters: Gives the adapter's parameters as they are at that moment.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, parameters: Callable[[], list[nn.Parameter]]) -> None:
         self._optimizer, self._parameters = optimizer, parameters
         self._size: torch.Tensor | None = None
-        # Before the step: some optimisers write into the gradients (schedule-free's, for one).
+        # Before the step: some optimizers write into the gradients (schedule-free's, for one).
         self._hook: RemovableHandle | None = optimizer.register_step_pre_hook(lambda *_: self._compare())
 
     def read(self) -> None:
@@ -40,7 +40,7 @@ class FirstStep:
             self._size = self._gradient_size()
 
     def made(self) -> None:
-        """The optimiser has made its step.
+        """The optimizer has made its step.
 
         Raises:
             ValueError: its state cannot follow a parameter to another shape.
@@ -61,13 +61,13 @@ class FirstStep:
         was, now = torch.stack(
             [self._size, self._gradient_size().to(self._size.device)]
         ).tolist()  # the one wait for the device
-        # A fused optimiser is given the scale and divides by it itself.
+        # A fused optimizer is given the scale and divides by it itself.
         scale = getattr(self._optimizer, "grad_scale", None)
         change = now / (was * (1.0 if scale is None else float(scale))) if was else math.nan
         if math.isfinite(was) and math.isfinite(change) and abs(change - 1) > 1e-3:
             logger.warning(
                 "the gradients changed by a factor of %.3g between allocator.step() and optimizer.step(), so the norms are "
-                "not of what the optimiser uses; call allocator.step() after scaler.unscale_(optimizer) and after clipping",
+                "not of what the optimizer uses; call allocator.step() after scaler.unscale_(optimizer) and after clipping",
                 change,
             )
 

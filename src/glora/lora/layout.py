@@ -1,7 +1,6 @@
-"""Layout of a model over processes: whole in each one, or with the rows of every factor sharded by `fully_shard` (FSDP2).
+"""Tensors and modules that `fully_shard` (FSDP2) has sharded over processes, seen from one of them.
 
-The functions read sharded tensors. `Layout` is what a change of ranks needs to know; `glora.distributed` has the layouts of
-DistributedDataParallel and FSDP2. For sharded factors the norm of a whole matrix follows from those of the shards,
+The norm of a whole matrix follows from those of the shards,
 
     ‖G‖² = Σ_p ‖G_p‖²,
 
@@ -10,34 +9,15 @@ so one all-reduce of n numbers a step gives the norms of n matrices. The device 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import cast
 
 import torch
 import torch.distributed as dist
-from peft.tuners.lora.layer import LoraLayer
 from torch import nn
 
 if dist.is_available():
     from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
-
-# (layer, adapter name, optimizer) -> a context within which the layer's factors and their state are whole.
-Gather = Callable[[LoraLayer, str, "torch.optim.Optimizer | None"], AbstractContextManager[None]]
-
-
-class Layout:
-    """A model in one process: nothing has to follow when its ranks change."""
-
-    @contextmanager
-    def resizing(self, returning: Sequence[str]) -> Iterator[Gather]:
-        """Change ranks within this context.
-
-        Args:
-            returning: The matrices that come back from rank 0.
-        """
-        yield lambda *_: nullcontext()
 
 
 def is_sharded(tensor: torch.Tensor) -> bool:

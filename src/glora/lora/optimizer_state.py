@@ -1,7 +1,7 @@
-"""A parameter's place and state in an optimiser, handed over to the parameter that replaces it.
+"""A parameter's place and state in an optimizer, handed over to the parameter that replaces it.
 
 The successor goes into the same place of the same parameter group, so no group is added and schedulers notice nothing.
-What the optimiser keeps for each element follows the columns that are kept; what a new column starts with depends on
+What the optimizer keeps for each element follows the columns that are kept; what a new column starts with depends on
 what the number is:
 
     first moment   0. A running mean of gradients of which there were none.
@@ -11,14 +11,13 @@ what the number is:
     step size      the mean of the kept columns' (Rprop adapts one for each element).
     average        the new column itself (ASGD's running mean of the weights, the second sequence of schedule-free's).
 
-Eight- and four-bit states are carried in float32: the optimisers that keep them take that for a small parameter's state.
+Eight- and four-bit states are carried in float32: the optimizers that keep them take that for a small parameter's state.
 
-Whatever else an optimiser keeps cannot follow, and is refused by name.
+Whatever else an optimizer keeps cannot follow, and is refused by name.
 """
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
@@ -27,7 +26,7 @@ from torch import nn
 
 Kind = Literal["first moment", "second moment", "average"]
 
-# Every per-element state of the optimisers that torch ships, and of others that Trainer offers. A step size is treated as a
+# Every per-element state of the optimizers that torch ships, and of others that Trainer offers. A step size is treated as a
 # second moment is: by its mean.
 STATE_KINDS: dict[str, Kind] = {
     "exp_avg": "first moment",  # Adam, AdamW, NAdam, RAdam, Adamax, Adafactor
@@ -52,31 +51,6 @@ STATE_KINDS: dict[str, Kind] = {
     "kahan_comp": "first moment",  # optimi: what rounding to bfloat16 has lost
 }
 
-# How a state follows when the factor is multiplied by c and its gradients therefore by 1/c: it is divided by c to this power.
-# Step sizes stay, as a learning rate does; so do means of updates that were normalised already.
-POWERS_OF_THE_GRADIENT: dict[str, int] = {
-    "exp_avg": 1,
-    "momentum_buffer": 1,
-    "update_avg": 0,
-    "grad_avg": 1,
-    "prev": 1,
-    "exp_avg_sq": 2,
-    "max_exp_avg_sq": 2,
-    "exp_inf": 1,
-    "square_avg": 2,
-    "acc_delta": 0,
-    "sum": 2,
-    "row_var": 2,
-    "col_var": 2,
-    "variance": 2,
-    "exp_avg_sq_row": 2,
-    "exp_avg_sq_col": 2,
-    "step_size": 0,
-    "ax": -1,
-    "z": -1,
-    "kahan_comp": -1,
-}
-
 # Adafactor keeps means over one of the last two dimensions of a matrix; over the ranks, there is no column to follow.
 MEAN_OVER: dict[str, int] = {"row_var": -1, "col_var": -2, "exp_avg_sq_row": -1, "exp_avg_sq_col": -2}
 
@@ -95,22 +69,19 @@ BITSANDBYTES_STATES: dict[str, dict[str, str]] = {
 MEANS_OF_UPDATES = {("RMSprop", "momentum_buffer"), ("Adafactor", "exp_avg")}
 
 # An eight-bit state of bitsandbytes: codes in state1, their values in qmap1, and a scale for each block of elements in absmax1.
-QUANTISATION = {"absmax1", "qmap1", "absmax2", "qmap2"}
+QUANTIZATION = {"absmax1", "qmap1", "absmax2", "qmap2"}
 BITSANDBYTES_BLOCK = 256
 
 # They step while gradients are being computed, so there is no moment at which a step's gradients can be read.
 STEPS_IN_BACKWARD = ("LayerWiseDummyOptimizer", "Lomo", "AdaLomo")
-REMEDY = 'use an optimiser of torch.optim, such as AdamW (optim="adamw_torch")'
-
-# By optimiser and group: where a parameter was found last.
-_LAST_PLACES: weakref.WeakKeyDictionary[torch.optim.Optimizer, dict[int, int]] = weakref.WeakKeyDictionary()
+REMEDY = 'use an optimizer of torch.optim, such as AdamW (optim="adamw_torch")'
 
 # (name of the state, its value) -> that of the successor; built by resize.py, which knows which columns are kept.
 Carry = Callable[[str, torch.Tensor], torch.Tensor]
 
 
 def unwrap_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """The torch optimiser inside accelerate's wrapper."""
+    """The torch optimizer inside accelerate's wrapper."""
     while not type(optimizer).__module__.startswith("torch.optim") and isinstance(
         inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer
     ):
@@ -119,21 +90,21 @@ def unwrap_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
 
 def holds(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> bool:
-    """Whether the optimiser updates this parameter."""
+    """Whether the optimizer updates this parameter."""
     return _place_of(optimizer, parameter) is not None
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter] | None = None) -> None:
-    """Refuse an optimiser whose state cannot follow a parameter to another shape, as far as it has made its state.
+    """Refuse an optimizer whose state cannot follow a parameter to another shape, as far as it has made its state.
 
     Args:
-        optimizer: The optimiser.
+        optimizer: The optimizer.
         parameters: Those whose state is looked at. Default: all that it holds.
 
     Raises:
         ValueError: it steps within backward(); it is LBFGS, whose history is one flat vector over all parameters; or it keeps,
             for a parameter, tensors of an unknown name or of another shape, or other objects, or keeps them elsewhere than
-            in `optimizer.state`; or another optimiser within it makes the steps, with parameter groups of its own.
+            in `optimizer.state`; or another optimizer within it makes the steps, with parameter groups of its own.
     """
     inner = unwrap_optimizer(optimizer)
     name = type(inner).__name__
@@ -166,7 +137,7 @@ def check_optimizer(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Pa
     for parameter in held if parameters is None else parameters:
         state = inner.state.get(parameter, {})
         for key, value in state.items():
-            if key in QUANTISATION and _is_quantised(state):
+            if key in QUANTIZATION and _is_quantized(state):
                 continue
             if fault := _fault(_known_name(inner, key), value, parameter):
                 raise ValueError(f"{name} keeps {key!r} {fault}; {REMEDY}")
@@ -207,14 +178,14 @@ def _known_name(optimizer: torch.optim.Optimizer, key: str) -> str:
     return BITSANDBYTES_STATES.get(getattr(optimizer, "optimizer_name", ""), {}).get(key, key)
 
 
-def _is_quantised(state: Mapping[str, Any]) -> bool:
+def _is_quantized(state: Mapping[str, Any]) -> bool:
     return "absmax1" in state and "qmap1" in state
 
 
 def _plain_state(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A parameter's state with quantised tensors (bitsandbytes', torchao's) in float32."""
+    """A parameter's state with quantized tensors (bitsandbytes', torchao's) in float32."""
     plain = {key: value.dequantize() if hasattr(value, "codes") else value for key, value in state.items()}
-    if not _is_quantised(state):
+    if not _is_quantized(state):
         return plain
     for number in "12":
         if f"absmax{number}" in plain:
@@ -228,14 +199,14 @@ def _plain_state(state: Mapping[str, Any]) -> dict[str, Any]:
 def skipped_its_step(optimizer: torch.optim.Optimizer) -> bool:
     """Whether step() changed nothing because a gradient scaler had found inf or NaN; to be asked within the step's hooks.
 
-    An optimiser that unscales by itself (AdamW(fused=True)) is called all the same, and told by an attribute.
+    An optimizer that unscales by itself (AdamW(fused=True)) is called all the same, and told by an attribute.
     """
     found_inf = getattr(optimizer, "found_inf", None)
     return found_inf is not None and bool(found_inf)
 
 
 def states_of(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> list[torch.Tensor]:
-    """What the optimiser keeps for each element of a parameter."""
+    """What the optimizer keeps for each element of a parameter."""
     inner = unwrap_optimizer(optimizer)
     states = inner.state.get(parameter, {}).items()
     return [state for key, state in states if _per_element(state, _known_name(inner, key))]
@@ -248,13 +219,13 @@ def group_of(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> int |
 
 
 def _place_of(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> tuple[int, int] | None:
-    """The number of a parameter's group, and its place in that; None if the optimiser does not hold it.
+    """The number of a parameter's group, and its place in that; None if the optimizer does not hold it.
 
-    Looked for first where the last one was found: an optimiser holds parameters in the model's order, and in that order they
+    Looked for first where the last one was found: an optimizer holds parameters in the model's order, and in that order they
     are asked for. From the beginning each time, ten thousand matrices took twenty seconds.
     """
     inner = unwrap_optimizer(optimizer)
-    last = _LAST_PLACES.setdefault(inner, {})
+    last: dict[int, int] = vars(inner).setdefault("_glora_last_places", {})
     for nearby in (True, False):
         for number, group in enumerate(inner.param_groups):
             params, near = group["params"], last.get(number, 0)
@@ -271,10 +242,10 @@ def insert_parameter(
     """Add a parameter to a group that exists; PyTorch's add_param_group would make one that no scheduler knows.
 
     Args:
-        optimizer: The optimiser.
+        optimizer: The optimizer.
         parameter: What it shall train from now on.
         group: The number of its group.
-        places: The model's order of parameters, which the group keeps: an optimiser's saved state knows parameters by it.
+        places: The model's order of parameters, which the group keeps: an optimizer's saved state knows parameters by it.
     """
     params = unwrap_optimizer(optimizer).param_groups[group]["params"]
     later = (i for i, other in enumerate(params) if places.get(other, -1) > places[parameter])
@@ -286,7 +257,7 @@ def replace_parameter(
 ) -> None:
     """Put `new` where `old` was, with its state; None takes `old` out of its group.
 
-    A parameter that the optimiser does not hold (one that is frozen) is left alone.
+    A parameter that the optimizer does not hold (one that is frozen) is left alone.
     """
     inner = unwrap_optimizer(optimizer)
     if found := _place_of(inner, old):

@@ -1,52 +1,45 @@
-"""Ranks that differ, in the terms of a plain PEFT adapter.
+"""Ranks that differ, in the terms of PEFT's own configuration.
 
-PEFT's own configuration can say which rank and α each module has: `r` and `lora_alpha` for most, `rank_pattern` and
-`alpha_pattern` for the others, `exclude_modules` for those without an adapter. Stock PEFT then loads what is saved.
-With one scaling s everywhere α_k/r_k = lora_alpha/r, so a server that reads only `r` and `lora_alpha` gets it right as
-well.
+It can say which rank and α each module has: `r` and `lora_alpha` for most, `rank_pattern` and `alpha_pattern` for the others,
+`exclude_modules` for those without an adapter. Stock PEFT then loads what is saved. With one scaling s everywhere
+α_k/r_k = lora_alpha/r, so a server that reads only `r` and `lora_alpha` gets it right as well.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from peft import LoraConfig
-from peft.tuners.lora.layer import LoraLayer
 
-from glora.lora.matrix import exact_pattern
+from glora.lora.matrix import LoraMatrix
 
 
 def describe_ranks(
-    config: LoraConfig,
-    layers: Mapping[str, LoraLayer],
-    removed: Iterable[str],
-    adapter_name: str,
-    exclude_modules: str | list[str] | set[str] | None,
+    config: LoraConfig, matrices: Iterable[LoraMatrix], exclude_modules: str | list[str] | set[str] | None
 ) -> None:
-    """Make a live adapter's configuration say what its layers are now, so that whatever saves it saves the truth.
+    """Bring a live adapter's configuration up to date with its matrices, so that what is saved can be loaded.
 
     Args:
         config: The adapter's configuration, as PEFT has it in the model; changed in place.
-        layers: The layers that carry the adapter, by module name.
-        removed: Names of the modules at rank 0, which do not.
-        adapter_name: The adapter.
+        matrices: All matrices of the adapter, those at rank 0 included.
         exclude_modules: What the user had excluded before any module was removed.
     """
-    ranks = {name: layer.r[adapter_name] for name, layer in layers.items()}
-    alphas = {name: layer.lora_alpha[adapter_name] for name, layer in layers.items()}
-    largest = max(ranks, key=lambda name: ranks[name])
-    config.r, config.lora_alpha = ranks[largest], alphas[largest]
-    config.rank_pattern = {exact_pattern(k): r for k, r in ranks.items() if r != config.r}
-    config.alpha_pattern = {exact_pattern(k): a for k, a in alphas.items() if a != config.lora_alpha}
-    config.exclude_modules = excluding((re.escape(name) for name in removed), exclude_modules)
+    every = list(matrices)
+    present, removed = [m for m in every if m.rank], [m for m in every if not m.rank]
+    alphas = {m.name: m.layer.lora_alpha[m.adapter_name] for m in present}
+    widest = max(present, key=lambda m: m.rank)
+    config.r, config.lora_alpha = widest.rank, alphas[widest.name]
+    config.rank_pattern = {exact_pattern(m.name): m.rank for m in present if m.rank != config.r}
+    config.alpha_pattern = {exact_pattern(name): a for name, a in alphas.items() if a != config.lora_alpha}
+    config.exclude_modules = excluding((re.escape(m.name) for m in removed), exclude_modules)
     if config.init_lora_weights == "orthogonal":
-        # PEFT would refuse to load an odd rank, and what it initialises is overwritten by what it loads
+        # PEFT would refuse to load an odd rank, and loading overwrites the initialization
         config.init_lora_weights = True
 
 
 def excluding(patterns: Iterable[str], before: str | list[str] | set[str] | None) -> str | list[str] | set[str] | None:
-    """What the user excluded and further patterns, as the one expression that PEFT matches against whole names."""
+    """Join what the user excluded and further patterns into one expression, which PEFT matches against whole names."""
     names = list(patterns)
     if not names:
         return before
@@ -56,3 +49,11 @@ def excluding(patterns: Iterable[str], before: str | list[str] | set[str] | None
     elif before:
         names = [f"(?:{before})", *names]
     return "|".join(names)
+
+
+def exact_pattern(name: str) -> str:
+    r"""Return a key for rank_pattern and alpha_pattern that matches this module and no other.
+
+    PEFT looks for `(.*\.)?(key)$`: an unescaped dot is a wildcard, and a bare name matches every module that ends so.
+    """
+    return "^" + re.escape(name)

@@ -1,7 +1,7 @@
 """‖∂L/∂Δ_k‖_F of every adapted matrix, from the gradients that back-propagation has already made.
 
 With Δ = s·B·A and G = ∂L/∂Δ, back-propagation leaves ∂L/∂B = s·G·Aᵀ in the gradient of B. While A is near its random
-initialisation (independent entries of mean 0 and one variance), G·Aᵀ is a random sketch of G:
+initialization (independent entries of mean 0 and one variance), G·Aᵀ is a random sketch of G:
 
     E‖G·Aᵀ‖² = ‖A‖_F²/d_in · ‖G‖_F²,   hence   ‖G‖_F ≈ ‖∂L/∂B‖_F · √d_in / (s·‖A‖_F).
 
@@ -16,45 +16,37 @@ A starts at zero and B is drawn, so ∂L/∂A = s·Bᵀ·G is the sketch, and A 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Literal, get_args
+from collections.abc import Iterable
 
 import torch
-from peft.tuners.lora.layer import LoraLayer
 
+from glora.config import Signal
 from glora.lora.layout import local, norms_of_whole
-from glora.lora.matrix import factors, random_factor
-
-Signal = Literal["delta", "delta_exact", "lora_b"]
-SIGNALS: tuple[str, ...] = get_args(Signal)
+from glora.lora.matrix import LoraMatrix
 
 
 class GradientNorms:
-    """Reads the gradient norms of one adapter's matrices, after the backward pass and before the optimiser's step.
+    """Reads the gradient norms of one adapter's matrices, after the backward pass and before the optimizer's step.
 
     Args:
-        layers: The adapter's layers by name, all of rank 1 or more. A layer that is resized needs a new object.
-        adapter_name: The adapter.
+        matrices: The adapter's matrices, all of rank 1 or more. A matrix that is resized needs a new object.
         signal: "delta" or "lora_b", as above; with "delta_exact", `read` is given the measured ratios.
     """
 
-    def __init__(self, layers: Mapping[str, LoraLayer], adapter_name: str, signal: Signal) -> None:
-        self.names = tuple(layers)
+    def __init__(self, matrices: Iterable[LoraMatrix], signal: Signal) -> None:
+        matrices = list(matrices)
+        self.names = tuple(matrix.name for matrix in matrices)
         self._raw = signal == "lora_b"
-        pairs = {name: factors(layer, adapter_name) for name, layer in layers.items()}
-        drawn_is_A = [random_factor(layer, adapter_name) == "A" for layer in layers.values()]
-        self._trained = [B if is_A else A for (A, B), is_A in zip(pairs.values(), drawn_is_A)]
-        self._drawn = [A if is_A else B for (A, B), is_A in zip(pairs.values(), drawn_is_A)]
+        self._trained = [matrix.zero_factor for matrix in matrices]
+        self._random = [matrix.random_factor for matrix in matrices]
         # Where a model is spread over devices, the norms are gathered on the first; a copy between devices is no sync.
         self.device = self._trained[0].device
         self._zero = torch.zeros((), dtype=torch.float32, device=self.device)
-        scalings = [layer.scaling[adapter_name] for layer in layers.values()]
-        ranks = [layer.r[adapter_name] for layer in layers.values()]
-        self._one_over_s = self._vector([1 / s for s in scalings])
-        self._sqrt_d = self._vector([math.sqrt(drawn.numel() / r) for drawn, r in zip(self._drawn, ranks)])
+        self._one_over_s = self._vector([1 / matrix.scaling for matrix in matrices])
+        self._sqrt_d = self._vector([math.sqrt(matrix.random_factor.numel() / matrix.rank) for matrix in matrices])
 
     def read(self, ratios: torch.Tensor | None = None) -> torch.Tensor:
-        """The norms of this step, shape (n,), float32, on the device, in the order of the layers.
+        """The norms of this step, shape (n,), float32, on the device, in the order of the matrices.
 
         A matrix that took no part in the step (its gradient is None) counts as 0.
 
@@ -75,12 +67,12 @@ class GradientNorms:
         for k, norm in zip(present, self._norms(gradients)):
             norms[k] = norm
         if not self._raw:
-            norms += self._norms([p.detach() for p in self._drawn])
-        sketch, *of_drawn = torch.split(norms_of_whole(torch.stack(norms), self._trained[0]), len(self._trained))
+            norms += self._norms([p.detach() for p in self._random])
+        sketch, *of_random = torch.split(norms_of_whole(torch.stack(norms), self._trained[0]), len(self._trained))
         if self._raw:
             return sketch
         # A sketch by A = 0 sees nothing: 0/0 must read as 0, not as NaN.
-        expected = self._sqrt_d / of_drawn[0].clamp_min(torch.finfo(torch.float32).tiny)
+        expected = self._sqrt_d / of_random[0].clamp_min(torch.finfo(torch.float32).tiny)
         ratio = expected if ratios is None else torch.where(ratios.isnan(), expected, ratios)
         return sketch * self._one_over_s * ratio
 

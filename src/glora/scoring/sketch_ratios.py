@@ -1,14 +1,14 @@
 """How much of a gradient its LoRA sketch shows, measured: ‖G‖_F / ‖G·Aᵀ‖_F.
 
 The signal `delta` takes the expectation √d_in/‖A‖_F for this ratio, which holds while A is random and drifts as A aligns with
-G. Here s·G = s·∂L/∂Δ = Σ (gradient of B's output)ᵀ·(input of A) is formed for a whole optimiser step, over all its
+G. Here s·G = s·∂L/∂Δ = Σ (gradient of B's output)ᵀ·(input of A) is formed for a whole optimizer step, over all its
 micro-batches, from hooks on the forward and backward pass of the two factors; s cancels in the ratio. What a layer does to
 B's output before it adds it, as DoRA's magnitude, is in that gradient as it is in ∂L/∂B. Between two measurements the last
 ratio is used, so
 
     ‖G‖_F = ‖∂L/∂B‖_F / s · ‖G‖_F / ‖G·Aᵀ‖_F
 
-is exact at a measured step, in the units of the gradient that the optimiser uses: whatever clipping and a gradient scaler do
+is exact at a measured step, in the units of the gradient that the optimizer uses: whatever clipping and a gradient scaler do
 to ∂L/∂B is in the first factor, and cancels in the second.
 
 In several processes G is summed over them, since a norm of a sum is not a sum of norms.
@@ -20,24 +20,23 @@ nothing, and no hook is left behind.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from peft.tuners.lora.layer import LoraLayer, ParamWrapper
+from peft.tuners.lora.layer import ParamWrapper
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from glora.distributed.agreement import Processes
-from glora.lora.matrix import dimensions, factors
+from glora.lora.matrix import LoraMatrix
 
 
 class SketchRatios:
     """Measures ‖G‖/‖G·Aᵀ‖ of each matrix while it is armed.
 
     Args:
-        layers: The adapter's layers by name.
-        adapter_name: The adapter.
+        matrices: The adapter's matrices.
         device: Where the ratios are gathered.
         processes: Those that train the model together, if there are several.
 
@@ -47,31 +46,31 @@ class SketchRatios:
 
     def __init__(
         self,
-        layers: Mapping[str, LoraLayer],
-        adapter_name: str,
+        matrices: Iterable[LoraMatrix],
         device: torch.device,
         processes: Processes | None = None,
     ) -> None:
-        other = next((name for name, layer in layers.items() if not _is_linear(layer, adapter_name)), None)
-        if other is not None:
+        self._matrices = {matrix.name: matrix for matrix in matrices}
+        if other := next((matrix for matrix in self._matrices.values() if not _is_linear(matrix)), None):
             raise ValueError(
-                f'{other}: signal="delta_exact" measures linear layers only, and this is LoRA on '
-                f'{type(layers[other].get_base_layer()).__name__}; use signal="delta"'
+                f'{other.name}: signal="delta_exact" measures linear layers only, and this is LoRA on '
+                f'{type(other.layer.get_base_layer()).__name__}; use signal="delta"'
             )
-        self._layers, self._adapter_name, self._device = dict(layers), adapter_name, device
+        self._device = device
         self._processes = processes if processes is not None and processes.size > 1 else None
         self._gradients: dict[str, torch.Tensor] = {}
         self._inputs: dict[str, torch.Tensor] = {}
         self._measured: dict[str, int] = {}  # what the gradient of B was when it was measured: its version
         self._handles: list[RemovableHandle] = []
-        self.ratios = torch.full((len(layers),), torch.nan, dtype=torch.float32, device=device)
+        self.ratios = torch.full((len(self._matrices),), torch.nan, dtype=torch.float32, device=device)
 
     def arm(self) -> None:
         """Hook the layers for the coming step."""
         if self._handles:
             return
-        for name, layer in self._layers.items():
-            down, up = layer.lora_A[self._adapter_name], layer.lora_B[self._adapter_name]
+        for name, matrix in self._matrices.items():
+            layer = matrix.layer
+            down, up = layer.lora_A[matrix.adapter_name], layer.lora_B[matrix.adapter_name]
             self._handles += [
                 layer.register_forward_pre_hook(self._begin(name)),
                 # what A sees is the layer's input after dropout and cast, which is what Δ multiplies
@@ -100,7 +99,7 @@ class SketchRatios:
             RuntimeError: the adapter has gradients and no hook saw them come, or some processes have run out of batches.
         """
         if not self._gradients and self._processes is None:
-            if all(factors(layer, self._adapter_name)[1].grad is None for layer in self._layers.values()):
+            if all(matrix.B.grad is None for matrix in self._matrices.values()):
                 return
             raise RuntimeError(
                 'signal="delta_exact" saw none of the forward and backward passes that made these gradients; is the '
@@ -109,14 +108,12 @@ class SketchRatios:
         if self._processes is not None:
             self._processes.check_all_have_batches()
         ratios = list(self.ratios.unbind())
-        for k, (name, layer) in enumerate(self._layers.items()):
-            A, B = factors(layer, self._adapter_name)
+        for k, (name, matrix) in enumerate(self._matrices.items()):
+            A, B = matrix.factors
             G = self._gradients.get(name)
             if self._processes is not None:
                 # the norm of the sum over all batches, which no process could tell from its own; and all must take part
-                G = self._processes.sum(
-                    torch.zeros(dimensions(layer, self._adapter_name), device=A.device) if G is None else G
-                )
+                G = self._processes.sum(torch.zeros(matrix.shape, device=A.device) if G is None else G)
             if G is None:
                 continue
             with torch.autocast(G.device.type, enabled=False):
@@ -137,7 +134,7 @@ class SketchRatios:
             self._inputs.pop(name, None)  # of a pass that broke off, as recomputing a checkpointed segment may
             if name not in self._gradients or torch._C._current_graph_task_id() != -1:  # -1: not within backward()
                 return
-            gradient = factors(self._layers[name], self._adapter_name)[1].grad
+            gradient = self._matrices[name].B.grad
             if gradient is None or self._measured.get(name, gradient._version) != gradient._version:
                 self._gradients.pop(name)
                 self._measured.pop(name, None)
@@ -185,7 +182,8 @@ def refuse_compiled(model: nn.Module, *, will_be: bool = False) -> None:
         )
 
 
-def _is_linear(layer: LoraLayer, adapter_name: str) -> bool:
+def _is_linear(matrix: LoraMatrix) -> bool:
     # the wrapper of an expert parameter has Linears for factors, but never calls them
-    linear = adapter_name in layer.lora_A and isinstance(layer.lora_A[adapter_name], nn.Linear)
+    layer, name = matrix.layer, matrix.adapter_name
+    linear = name in layer.lora_A and isinstance(layer.lora_A[name], nn.Linear)
     return linear and not isinstance(layer, ParamWrapper)

@@ -18,8 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from glora import RankAllocationConfig, RankAllocator, accelerate_lora
 from glora.acceleration import accelerate as lora_acceleration
-from glora.lora.discovery import find_lora_layers
-from glora.lora.matrix import remove_adapter
+from glora.lora.discovery import find_matrices
 
 WIDTH = 12
 
@@ -149,9 +148,9 @@ LEFT_TO_PEFT: dict[str, tuple[int, Callable[[PeftModel], object]]] = {
     "disabled": (1, lambda model: model.base_model.disable_adapter_layers()),
     "merged": (1, lambda model: model.merge_adapter()),
     "two active": (2, lambda model: model.base_model.set_adapter(["default", "other1"])),
-    "a part is watched": (1, lambda model: [hooked(layer) for layer in find_lora_layers(model)[1].values()]),
-    "the base is trained": (1, lambda model: [trained(layer) for layer in find_lora_layers(model)[1].values()]),
-    "no adapter": (1, lambda model: [remove_adapter(each, "default") for each in find_lora_layers(model)[1].values()]),
+    "a part is watched": (1, lambda model: [hooked(matrix.layer) for matrix in find_matrices(model)[1].values()]),
+    "the base is trained": (1, lambda model: [trained(matrix.layer) for matrix in find_matrices(model)[1].values()]),
+    "no adapter": (1, lambda model: [matrix.resize(0) for matrix in find_matrices(model)[1].values()]),
 }
 
 

@@ -1,4 +1,4 @@
-"""An optimiser whose state cannot follow is refused at its first step, by name, before ranks change."""
+"""An optimizer whose state cannot follow is refused at its first step, by name, before ranks change."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_refused_at_the_first_step(kind: type[Keeper], what: Callable, key: str,
     allocator = RankAllocator(model, optimizer, config(warmup_steps=3))
     backward(model)
     allocator.step()
-    with pytest.raises(ValueError, match=message + r".*use an optimiser of torch.optim"):
+    with pytest.raises(ValueError, match=message + r".*use an optimizer of torch.optim"):
         optimizer.step()
     assert allocator.ranks == {"first": 4, "second": 4}
 
@@ -88,13 +88,13 @@ def test_state_under_names_is_refused_at_the_first_step() -> None:
     backward(model)
     allocator.step()
     with pytest.raises(
-        ValueError, match=r"LoraFAOptimizer keeps its state under names, such as '.*'.*use an optimiser of"
+        ValueError, match=r"LoraFAOptimizer keeps its state under names, such as '.*'.*use an optimizer of"
     ):
         optimizer.step()
 
 
 class Wrapped(torch.optim.Optimizer):
-    """Steps by another optimiser, which has the same parameter groups or, as ZeroRedundancyOptimizer's, some of its own."""
+    """Steps by another optimizer, which has the same parameter groups or, as ZeroRedundancyOptimizer's, some of its own."""
 
     def __init__(self, parameters: list[nn.Parameter], *, share: bool) -> None:
         super().__init__(parameters, {"lr": 0.1})
@@ -106,7 +106,7 @@ class Wrapped(torch.optim.Optimizer):
         self.inner.step()
 
 
-def test_another_optimiser_within_must_have_the_same_groups() -> None:
+def test_another_optimizer_within_must_have_the_same_groups() -> None:
     model = lora()
     with pytest.raises(ValueError, match="Wrapped leaves its steps to a SGD with parameter groups of its own"):
         RankAllocator(model, Wrapped(trained(model), share=False), config())

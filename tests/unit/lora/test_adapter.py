@@ -1,4 +1,4 @@
-"""Matrices that leave the model and come back: their place in the module tree, in the optimiser, and in what is loaded."""
+"""Matrices that leave the model and come back: their place in the module tree, in the optimizer, and in what is loaded."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_back_into_the_same_places(gone: tuple[str, ...], known: bool) -> None:
     assert len(optimizer.param_groups) == 2
 
 
-def test_a_frozen_factor_stays_out_of_the_optimiser() -> None:
+def test_a_frozen_factor_stays_out_of_the_optimizer() -> None:
     model = lora()
     for name, parameter in model.named_parameters():
         if "lora_A" in name:

@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from peft.tuners.lora.layer import LoraLayer
+from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 from torch import nn
 from transformers import TrainerCallback, TrainingArguments
 
-from glora.lora.discovery import matrix_name
-from glora.lora.matrix import base_model, experts
+from glora.lora.discovery import base_model, matrix_name
 
 
 class AdaptedModel:
@@ -82,12 +81,16 @@ def adapted_layers(model: nn.Module) -> dict[str, Any]:
     }
 
 
+def _experts(layer: Any) -> int:
+    return int(layer.num_experts) if isinstance(layer, ParamWrapper) else 1
+
+
 def _shape(layer: Any) -> tuple[int, int]:
-    return experts(layer) * layer.out_features, experts(layer) * layer.in_features
+    return _experts(layer) * layer.out_features, _experts(layer) * layer.in_features
 
 
 def _rank(layer: Any) -> int:
     """The rank of the layer's one adapter, from the shape of A: the layer's own `r` could be out of date."""
     (factor,) = layer.lora_A.values()
     weight = factor if isinstance(factor, torch.Tensor) else factor.weight
-    return int(weight.shape[0]) // experts(layer)
+    return int(weight.shape[0]) // _experts(layer)

@@ -15,7 +15,7 @@ from peft.optimizers import create_loraplus_optimizer
 from transformers import Trainer, TrainingArguments
 
 from glora.experiments.methods.adapted_model import AdaptedModel
-from glora.lora.matrix import exact_pattern
+from glora.lora.peft_config import exact_pattern
 
 if TYPE_CHECKING:
     from glora.experiments.methods.base import MethodContext

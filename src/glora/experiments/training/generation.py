@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from glora.lora.matrix import base_model
+from glora.lora.discovery import base_model
 
 
 def generate_answers(
