@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from glora.experiments.calibration import suggest
 from glora.experiments.config import RunConfig
-from glora.experiments.data.registry import load_task
+from glora.experiments.data.loading import load_task
 from glora.experiments.methods.base import METHODS, MethodContext, Schedule
 from glora.experiments.models.chat_format import ChatFormat
 from glora.experiments.records.schema import EpochMetrics, RunRecord, read_records

@@ -35,12 +35,10 @@ def refuse(*_, **__): raise AssertionError("something is loaded")
 for name in ("PreTrainedModel", "AutoModelForSequenceClassification", "AutoTokenizer"):  # a folder's config.json is read
     getattr(transformers, name).from_pretrained = refuse
 datasets.load_dataset = socket.socket.connect = refuse
-from glora.experiments.data import stdlib_docs
-from glora.experiments.data import table_files as data_files
-stdlib_docs.load_splits = data_files.read_table = refuse
-from glora.experiments.data import glue
-from glora.experiments.data import custom_tables as custom_data
-glue.read_table = custom_data.read_table = refuse
+from glora.experiments.data import custom_data, generative, glue, stdlib_docs, table_files
+for module in (custom_data, generative, glue, table_files):
+    module.read_table = refuse
+stdlib_docs.build_splits = refuse
 from glora.cli import main
 sys.argv[0] = "glora"
 main()

@@ -74,7 +74,7 @@ def suggest(config: RunConfig, batches: int) -> SuggestedRanks:
     import torch
     from peft import LoraConfig
 
-    from glora.experiments.data.registry import load_task
+    from glora.experiments.data.loading import load_task
     from glora.experiments.training.task_kinds import find_kind
     from glora.suggest import suggest_ranks
 

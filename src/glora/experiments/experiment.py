@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from glora.experiments.config import DEFAULT_MODEL, DEFAULT_TASK, RunConfig
-from glora.experiments.data.registry import TASKS
+from glora.experiments.data.registry import TASKS, reads_data_dir
 from glora.experiments.errors import attempt, repeated
 from glora.experiments.experiment_file import (
     NOT_SETTINGS,
@@ -27,7 +27,6 @@ from glora.experiments.name_resolution import (
     ResolvedMetric,
     find_model,
     measured_as,
-    reads_data_dir,
     resolve_dataset_name,
     resolve_method_name,
     resolve_metric_name,

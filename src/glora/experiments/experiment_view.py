@@ -11,11 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from glora.experiments.config import RunConfig
-from glora.experiments.data.generative_tasks import GENERATIVE_TASKS
+from glora.experiments.data.registry import TASKS, reads_data_dir
 from glora.experiments.estimate import Estimate, ExpectedRun
 from glora.experiments.experiment import PROPOSED, REFERENCE, ResolvedExperiment
 from glora.experiments.models.registry import MODELS
-from glora.experiments.name_resolution import reads_data_dir
 from glora.experiments.report.number_format import short_name
 from glora.experiments.search.ranges import SearchRange
 from glora.experiments.training.progress import duration
@@ -71,10 +70,9 @@ def _source(model: str) -> str:
 def _origin(task: str, data_dir: str | None) -> str:
     if not reads_data_dir(task):
         return ""
-    generative = GENERATIVE_TASKS.get(task)
     if data_dir:
-        return f"the files in {data_dir}" if generative else f"GLUE's files in {data_dir}"
-    return f"{generative.source if generative else 'nyu-mll/glue'} on the hub"
+        return f"the files in {data_dir}" if TASKS[task].kind == "generation" else f"GLUE's files in {data_dir}"
+    return f"{TASKS[task].source} on the hub"
 
 
 def _not_searched(ranges: Sequence[SearchRange], config: RunConfig) -> str:

@@ -14,10 +14,8 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from glora.experiments.data import glue
-from glora.experiments.data.custom_tables import looks_like_own_data
-from glora.experiments.data.generative_tasks import GENERATIVE_TASKS, find_generative_task
-from glora.experiments.data.registry import TASKS, resolve_task
+from glora.experiments.data.custom_data import looks_like_custom_data
+from glora.experiments.data.registry import TASKS, find_task, resolve_task
 from glora.experiments.methods.base import METHODS, find_method
 from glora.experiments.methods.variants import split_variant
 from glora.experiments.models.registry import MODELS, ModelEntry, resolve_model
@@ -105,26 +103,18 @@ def resolve_dataset_name(text: str) -> str:
         DataNotFoundError, DataError: it is written as a path, and there is no such data.
     """
     name = text.strip()
-    path = looks_like_own_data(name)
+    path = looks_like_custom_data(name)
     key = _key(re.sub(r"^\s*glue\b", "", _without_remarks(text), flags=re.IGNORECASE), "datasets")
-    spelled = {plain(task): task for task in TASKS}
-    if key in spelled and (not path or name in TASKS or name.lower().startswith("glue/")):
-        return spelled[key]
-    spellings = (text, _without_remarks(text)) if path else (text, _without_remarks(text), key)
-    generative = next(filter(None, map(find_generative_task, spellings)), None)
-    if generative is not None:
-        return generative.task.name
+    spellings = (name, _without_remarks(name)) if path else (name, _without_remarks(name), key)
+    task = next(filter(None, map(find_task, spellings)), None)
+    if task is not None:
+        return task.name
     if path:
         return resolve_task(name).name
     raise UnknownNameError(
         f"{text!r} is no known data set. {_nearest(key, TASKS)}`glora list tasks` shows all; a data file of one's own is "
         "written by its path, such as data/train.csv"
     )
-
-
-def reads_data_dir(task: str) -> bool:
-    """Whether a task can be read from a folder of its own files."""
-    return task in glue.GLUE or task in GENERATIVE_TASKS
 
 
 def resolve_metric_name(text: str) -> ResolvedMetric:

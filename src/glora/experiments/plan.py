@@ -18,7 +18,8 @@ from typing import Any
 import transformers
 
 from glora.experiments.config import DEFAULT_METHODS, DEFAULT_SEEDS, GENERATIVE_MAX_LENGTH, RunConfig
-from glora.experiments.data.registry import load_task, resolve_task
+from glora.experiments.data.loading import load_task
+from glora.experiments.data.registry import resolve_task
 from glora.experiments.data.task import TaskData
 from glora.experiments.errors import ConfigurationError, attempt, repeated
 from glora.experiments.methods.base import Method, Schedule, find_method

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from glora.experiments.data.generative_tasks import EXACT_MATCH_METRICS, LOSS_METRICS
-from glora.experiments.data.registry import TASKS, resolve_task
-from glora.experiments.data.task import DataNotFoundError
+from glora.experiments.data.registry import TASKS, reads_data_dir, resolve_task
+from glora.experiments.data.task import EXACT_MATCH_METRICS, LOSS_METRICS, DataNotFoundError
 from glora.experiments.methods.base import METHODS
 from glora.experiments.models.registry import MODELS, ModelNotFoundError, resolve_model
 from glora.experiments.name_resolution import (
@@ -16,7 +15,6 @@ from glora.experiments.name_resolution import (
     METRICS,
     UnknownNameError,
     measured_as,
-    reads_data_dir,
     resolve_dataset_name,
     resolve_method_name,
     resolve_metric_name,

@@ -1,22 +1,18 @@
 """`stdlib-docs`: does this docstring describe this function? A real data set that every Python carries.
 
-Text A is a function's signature in the running Python's standard library, text B the first paragraph of a
-docstring: its own (class `own`) or that of another function of the same file (class `other`, a hard negative,
-since both speak of the same subject). The files are read with `ast`; nothing is imported, downloaded or
-stored.
+Text A is a function's signature in the running Python's standard library, text B the first paragraph of a docstring: its own
+(class `own`) or that of another function of the same file (class `other`, a hard negative on the same subject). The files are
+read with `ast`; nothing is imported, downloaded or stored. A model must read both texts, because
 
-What keeps a model from scoring without reading both texts:
-
-* Each signature and each docstring occurs exactly once in either class, so neither alone tells anything.
-* A docstring that occurs twice in the library describes no particular function and is left out.
-* A negative never comes from a function of the same name (an override's docstring would fit).
-* The splits share no top-level module.
+* each signature and each docstring occurs exactly once in either class;
+* a docstring that occurs twice in the library describes no particular function and is left out;
+* a negative never comes from a function of the same name (an override's docstring would fit);
+* the splits share no top-level module.
 """
 
 from __future__ import annotations
 
 import ast
-import functools
 import hashlib
 import os
 import random
@@ -24,22 +20,14 @@ import re
 import sysconfig
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from glora.experiments.data.task import DataError, DataNotFoundError, Rows, Task
-
-STDLIB_DOCS = Task(
-    name="stdlib-docs",
-    summary="does this docstring describe this function? Pairs from Python's own standard library",
-    metrics=("accuracy", "matthews_correlation"),
-    primary_metric="accuracy",
-    label_names=("other", "own"),
-)
+from glora.experiments.data.task import CLASSIFICATION_METRICS, DataError, DataNotFoundError, LoadHub, Rows, Task
 
 SHARES = {"train": 0.70, "validation": 0.15, "test": 0.15}
-"""Share of the pairs in each split, as nearly as whole modules allow."""
+"""Share of the pairs in each split, as nearly as whole modules allow. No command reads `test`: it is kept for a last figure."""
 
 MIN_WORDS = 3
 """A shorter paragraph ("Constructor.") describes no particular function."""
@@ -64,10 +52,7 @@ class DocumentedFunction(NamedTuple):
 
 
 def signature_text(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
-    """Write `def taropen(cls, name, mode, fileobj)`: names only, without defaults, annotations and `**kwargs`.
-
-    The catch-all for keywords is nearly always called `kwargs`, which tells nothing.
-    """
+    """Return `def taropen(cls, name, mode, fileobj)`: names only, without defaults, annotations and `**kwargs`."""
     arguments = node.args
     names = [a.arg for a in (*arguments.posonlyargs, *arguments.args)]
     if arguments.vararg:
@@ -80,12 +65,12 @@ def signature_text(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
 
 
 def first_paragraph(docstring: str) -> str:
-    """Everything up to the first blank line, white space collapsed."""
+    """Return the text up to the first blank line, white space collapsed."""
     return " ".join(re.split(r"\n\s*\n", docstring.strip(), maxsplit=1)[0].split())
 
 
 def _functions(body: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    """Every function below `body`, methods and nested ones included, in the file's order."""
+    """Yield every function below `body`, methods and nested ones included, in the file's order."""
     for child in ast.iter_child_nodes(body):
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
             yield child
@@ -116,15 +101,8 @@ def read_functions(library: Path) -> list[DocumentedFunction]:
         for node in _functions(tree):
             paragraph = first_paragraph(ast.get_docstring(node) or "")
             if len(paragraph.split()) >= MIN_WORDS:
-                found.append(
-                    DocumentedFunction(
-                        file.parts[0].removesuffix(".py"),
-                        file.as_posix(),
-                        node.name,
-                        signature_text(node),
-                        paragraph,
-                    )
-                )
+                module = file.parts[0].removesuffix(".py")
+                found.append(DocumentedFunction(module, file.as_posix(), node.name, signature_text(node), paragraph))
     occurrences = Counter(function.paragraph.casefold() for function in found)
     return [function for function in found if occurrences[function.paragraph.casefold()] == 1]
 
@@ -132,12 +110,10 @@ def read_functions(library: Path) -> list[DocumentedFunction]:
 def pair_up(functions: list[DocumentedFunction], rng: random.Random) -> list[tuple[str, str, int]]:
     """Make (signature, paragraph, label) of one file's functions: each with its own and with another's docstring.
 
-    The others are a permutation, so every docstring is used once as a negative, and never for a function of its
-    own name. Such a permutation exists if no name has more than half of the functions; of a name that has,
-    only as many are kept as there are other functions.
-
-    Sorted by name, and turned by the size m of the largest group of one name, no function meets its own group:
-    the turn skips at least m and at most n - m places, and a group is m long.
+    The negatives are a permutation that never meets a function of the same name. It exists if no name has more than half of
+    the functions; of a name that has more, as many are kept as there are other functions. Sorted by name and turned by the
+    size m of the largest group of one name, no function meets its own group: the turn skips at least m and at most n - m
+    positions, and no group is longer than m.
     """
     by_name: dict[str, list[DocumentedFunction]] = {}
     for function in functions:
@@ -158,10 +134,7 @@ def pair_up(functions: list[DocumentedFunction], rng: random.Random) -> list[tup
 
 
 def split_modules(sizes: dict[str, int], seed: int) -> dict[str, str]:
-    """Deal whole modules out to the splits: module -> split.
-
-    In the order of their hashes, each goes to the split that is, with it, filled least for its share.
-    """
+    """Assign whole modules to splits: in the order of their hashes, each to the split filled least for its share."""
     filled = dict.fromkeys(SHARES, 0)
     assignment = {}
     for module in sorted(sizes, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest()):
@@ -183,8 +156,8 @@ def build_splits(library: Path, seed: int = 0) -> dict[str, Rows]:
     functions = read_functions(library)
     if not functions:
         raise DataNotFoundError(
-            f"no Python source with docstrings under {str(library)!r}: this interpreter comes without its "
-            "library's source files, so stdlib-docs cannot be made from it. Use another Python, or another task."
+            f"no Python source with docstrings under {str(library)!r}, from which stdlib-docs is made. Use a Python with its "
+            "library's source files, or another task."
         )
     by_file: dict[str, list[DocumentedFunction]] = {}
     for function in functions:
@@ -196,29 +169,39 @@ def build_splits(library: Path, seed: int = 0) -> dict[str, Rows]:
     assignment = split_modules({module: len(pairs) for module, pairs in by_module.items()}, seed)
     splits = {}
     for split in SHARES:
-        pairs = [
-            (*pair, module) for module, found in by_module.items() if assignment[module] == split for pair in found
-        ]
-        if not pairs:
+        rows = [(*pair, module) for module, found in by_module.items() if assignment[module] == split for pair in found]
+        if not rows:
             raise DataError(
-                f"{str(library)!r} has too few documented functions for stdlib-docs: nothing is left for "
-                f"{split}. Use a Python with its whole standard library."
+                f"{str(library)!r} has too few documented functions for stdlib-docs: none for {split}. Use a Python with its "
+                "whole standard library."
             )
-        rng.shuffle(pairs)
-        splits[split] = Rows(
-            text_a=[pair[0] for pair in pairs],
-            text_b=[pair[1] for pair in pairs],
-            labels=[pair[2] for pair in pairs],
-            groups=[pair[3] for pair in pairs],
-        )
+        rng.shuffle(rows)
+        first, second, labels, modules = map(list, zip(*rows))
+        splits[split] = Rows(first, second, labels, groups=modules)
     return splits
 
 
-@functools.lru_cache(maxsize=1)
-def load_splits() -> dict[str, Rows]:
-    """The data set of the running Python with seed 0: `train`, `validation`, `test`; kept for the process.
+class StdlibDocs:
+    """The data set of the running Python with seed 0, as a registered task."""
 
-    Runs train on `train` and report `validation`. `test` is read by no command: it is there for a last figure,
-    once all choices have been made on `validation`.
-    """
-    return build_splits(Path(sysconfig.get_path("stdlib")))
+    task = Task(
+        "stdlib-docs",
+        "does this docstring describe this function? Pairs from Python's own standard library",
+        metrics=CLASSIFICATION_METRICS,
+        label_names=("other", "own"),
+    )
+
+    def find_files(self, data_dir: str) -> None:
+        """Reject a folder.
+
+        Raises:
+            DataError: always.
+        """
+        raise DataError(
+            f"data_dir={data_dir!r} is not for {self.task.name}, read from Python's library; leave it out."
+        )
+
+    def read(self, data_dir: str | None, load_hub: LoadHub, *, only_train: bool = False) -> Mapping[str, Rows]:
+        """Read `train` and, unless `only_train`, `validation`."""
+        splits = build_splits(Path(sysconfig.get_path("stdlib")))
+        return {name: splits[name] for name in (("train",) if only_train else ("train", "validation"))}

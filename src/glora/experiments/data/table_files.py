@@ -1,13 +1,13 @@
-"""Tables from CSV, TSV, JSONL and Parquet files that remember which line each row came from.
+"""Tables from CSV, TSV, JSONL, Parquet and JSON files that know which line each row came from.
 
-`datasets` reads these files too, but its errors name neither the file nor the line, it takes a quotation mark in a
-TSV file for a quoted field (GLUE's files are full of single ones), and it copies everything into a cache.
+`datasets` and pandas read these formats too, but their errors name no line (of a JSONL file, or behind a quoted line break),
+they take a quotation mark in a TSV file for a quoted field (GLUE's files are full of single ones), and `datasets` copies
+everything into a cache.
 """
 
 from __future__ import annotations
 
 import csv
-import difflib
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from glora.experiments.data.task import DataError, DataNotFoundError
+from glora.messages import did_you_mean
 
 MISSING = object()
-"""What a row holds where a JSON object lacks a field that other rows have."""
+"""The value of a row whose JSON object lacks a field that other rows have."""
 
 INTEGER = re.compile(r"[+-]?\d+")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -26,33 +27,38 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of a data file."""
+    """Rows of a data file.
+
+    Attributes:
+        path: the file.
+        columns: the columns' names.
+        rows: the values, in the order of the columns.
+        lines: the number of each row: of the line where it ends; from 1 where `unit` is "row" or "entry".
+        typed: whether values have their own types (JSON, Parquet) or are all text (CSV, TSV).
+        unit: the name of that number.
+    """
 
     path: Path
     columns: tuple[str, ...]
     rows: list[tuple[Any, ...]]
     lines: Sequence[int]
-    """Where each row ends: line in the file; in a Parquet file the row's number, from 1."""
     typed: bool
-    """Whether values have types of their own (JSONL, Parquet) or are text throughout (CSV, TSV)."""
     unit: str = "line"
 
     def where(self, row: int) -> str:
-        """Write `file, line n`, as errors begin."""
+        """Return `file, line n`, with which errors begin."""
         return f"{self.path}, {self.unit} {self.lines[row]}"
 
     def column(self, name: str) -> list[Any]:
-        """All values of one column.
+        """Return all values of one column.
 
         Raises:
             DataError: there is no such column, or a row lacks it.
         """
         if name not in self.columns:
-            near = difflib.get_close_matches(name, self.columns, n=3, cutoff=0.5)
             raise DataError(
-                f"{self.path}: there is no column {name!r}."
-                + (f" Nearest: {', '.join(near)}." if near else "")
-                + f" The file has: {', '.join(self.columns)}."
+                f"{self.path}: there is no column {name!r}{did_you_mean(name, self.columns)}. "
+                f"The file has: {', '.join(self.columns)}."
             )
         index = self.columns.index(name)
         values = [row[index] for row in self.rows]
@@ -60,99 +66,99 @@ class Table:
             raise DataError(f"{self.where(values.index(MISSING))}: there is no field {name!r}.")
         return values
 
-
-def read_table(path: Path) -> Table:
-    """Read a data file whose columns are named, in the format its suffix tells.
-
-    Raises:
-        DataNotFoundError: there is no such file.
-        DataError: the suffix is unknown, the file has no row, or a line is malformed.
-    """
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
-        raise DataError(f"{path}: cannot tell the format from the suffix {path.suffix!r}; known: {', '.join(READERS)}.")
-    if not path.is_file():
-        raise DataNotFoundError(f"there is no data file {str(path)!r}.")
-    return reader(path)
+    def records(self) -> list[dict[str, Any]]:
+        """Return each row as column -> value, without the fields that it lacks."""
+        return [{n: value for n, value in zip(self.columns, row) if value is not MISSING} for row in self.rows]
 
 
-def read_tsv(
+def read_table(
     path: Path,
     *,
     header: Sequence[str] | None = None,
     keep: Sequence[str] | None = None,
     short_rows_skipped: int = 0,
 ) -> Table:
-    r"""Read tab-separated values: one line a row, quotation marks mean themselves (QUOTE_NONE), `\r\n` is accepted.
+    """Read a data file in the format that its suffix names.
 
     Args:
-        path: the file, UTF-8 with or without a byte order mark.
-        header: names of the columns, if the file's first line does not hold them.
-        keep: columns to keep; by default all.
-        short_rows_skipped: leave out up to so many rows with too few fields.
+        path: the file; text is UTF-8, with or without a byte order mark.
+        header: the columns' names in a CSV or TSV file whose first line does not hold them.
+        keep: the columns of a CSV or TSV file to keep, in this order; by default all.
+        short_rows_skipped: the number of CSV or TSV lines with too few fields to leave out.
 
     Raises:
-        DataError: a line with the wrong number of fields, a column of `keep` that is not there, no row.
+        DataNotFoundError: there is no such file.
+        DataError: the suffix is unknown, the file has no row, a line is malformed, or a column of `keep` is missing.
     """
-    lines = _text_lines(path)
-    if header is None:
-        names = tuple(next(lines, (0, ""))[1].split("\t"))
-        _check_header(path, names)
+    suffix = path.suffix.lower()
+    if suffix not in {*FIELDS, *OBJECTS}:
+        raise DataError(f"{path}: unknown suffix {path.suffix!r}; use one of {', '.join(CUSTOM_SUFFIXES)}.")
+    if not path.is_file():
+        raise DataNotFoundError(f"there is no data file {str(path)!r}.")
+    if suffix in FIELDS:
+        table = _read_separated(path, FIELDS[suffix](path), header, keep, short_rows_skipped)
     else:
-        names = tuple(header)
-    kept = names if keep is None else tuple(keep)
+        table = OBJECTS[suffix](path)
+    if not table.rows:
+        raise DataError(f"{path}: the file is empty: it has no row of data.")
+    return table
+
+
+def _read_separated(
+    path: Path,
+    lines: Iterator[tuple[int, list[str]]],
+    header: Sequence[str] | None,
+    keep: Sequence[str] | None,
+    short_rows_skipped: int,
+) -> Table:
+    names = tuple(header or next(lines, (0, ()))[1])
+    if not any(names):
+        raise DataError(f"{path}: the file is empty.")
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise DataError(f"{path}, line 1: two columns have the name {twice[0]!r}; rename one.")
+    kept = tuple(keep or names)
     absent = [name for name in kept if name not in names]
     if absent:
         raise DataError(
-            f"{path}, line 1: expected the columns {', '.join(kept)}; found {', '.join(names)}. "
-            f"Missing: {', '.join(absent)}."
+            f"{path}, line 1: expected the columns {', '.join(kept)}; found {', '.join(names)}. Missing: {', '.join(absent)}."
         )
     indices = [names.index(name) for name in kept]
-    rows, numbers, short_rows = [], [], 0
-    for number, line in lines:
-        fields = line.split("\t")
+    rows, numbers = [], []
+    for number, fields in lines:
+        if len(fields) < len(names) and short_rows_skipped:
+            short_rows_skipped -= 1
+            continue
         if len(fields) != len(names):
-            if len(fields) < len(names) and short_rows < short_rows_skipped:
-                short_rows += 1
-                continue
-            raise _wrong_field_count(f"{path}, line {number}", fields, names)
+            raise DataError(
+                f"{path}, line {number}: expected {len(names)} fields ({', '.join(names)}), found {len(fields)}: "
+                f"{', '.join(repr(f[:30]) for f in fields[:6])}{', ...' if len(fields) > 6 else ''}."
+            )
         rows.append(tuple(fields[i] for i in indices))
         numbers.append(number)
-    return _table(path, kept, rows, numbers, typed=False)
+    return Table(path, kept, rows, numbers, typed=False)
 
 
-def read_csv(path: Path) -> Table:
-    """Read comma-separated values with a header, quoted as RFC 4180 has it; a quoted field may span lines.
+def _tsv_fields(path: Path) -> Iterator[tuple[int, list[str]]]:
+    r"""One row a line; quotation marks are text (QUOTE_NONE), `\r\n` is accepted."""
+    return ((number, line.split("\t")) for number, line in _text_lines(path))
 
-    Raises:
-        DataError: a line with the wrong number of fields or bad quoting, no row.
-    """
-    rows, numbers = [], []
+
+def _csv_fields(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Rows quoted as in RFC 4180; a quoted field may span lines, empty lines are skipped."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, strict=True)
         try:
-            names = tuple(next(reader, ()))
-            _check_header(path, names)
-            for fields in reader:
-                if not fields:
-                    continue  # an empty line
-                if len(fields) != len(names):
-                    raise _wrong_field_count(f"{path}, line {reader.line_num}", fields, names)
-                rows.append(tuple(fields))
-                numbers.append(reader.line_num)
+            for fields in filter(None, reader):
+                yield reader.line_num, fields
         except csv.Error as error:
             raise DataError(f"{path}, line {reader.line_num}: malformed CSV: {error}.") from error
         except UnicodeDecodeError as error:
             raise DataError(f"{path}, after line {reader.line_num}: not UTF-8 ({error.reason}).") from error
-    return _table(path, names, rows, numbers, typed=False)
 
 
-def read_jsonl(path: Path) -> Table:
-    """Read one JSON object a line.
-
-    Raises:
-        DataError: a line that is no JSON object, no row.
-    """
+def _read_jsonl(path: Path) -> Table:
+    """Read one JSON object a line."""
     objects, numbers = [], []
     for number, line in _text_lines(path):
         try:
@@ -166,18 +172,23 @@ def read_jsonl(path: Path) -> Table:
             )
         objects.append(value)
         numbers.append(number)
-    names = tuple(dict.fromkeys(name for value in objects for name in value))
-    rows = [tuple(value.get(name, MISSING) for name in names) for value in objects]
-    return _table(path, names, rows, numbers, typed=True)
+    return _table_of_objects(path, objects, numbers, "line")
 
 
-def read_parquet(path: Path) -> Table:
-    """Read a Parquet file.
+def _read_json(path: Path) -> Table:
+    """Read a list of objects, or one object."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}, line {error.lineno}, column {error.colno}: not JSON: {error.msg}.") from error
+    objects = content if isinstance(content, list) else [content]
+    if not all(isinstance(row, dict) for row in objects):
+        raise DataError(f"{path}: expected a list of objects, or one object.")
+    return _table_of_objects(path, objects, range(1, len(objects) + 1), "entry")
 
-    Raises:
-        DataError: it is no Parquet file, or has no row.
-    """
-    import pyarrow  # type: ignore[import-untyped]
+
+def _read_parquet(path: Path) -> Table:
+    import pyarrow  # type: ignore[import-untyped]  # heavy, and needed for this format only
     import pyarrow.parquet  # type: ignore[import-untyped]
 
     try:
@@ -185,40 +196,39 @@ def read_parquet(path: Path) -> Table:
     except pyarrow.ArrowException as error:
         raise DataError(f"{path}: not a Parquet file: {error}") from error
     rows = list(zip(*(column.to_pylist() for column in content.columns)))
-    return _table(path, tuple(content.column_names), rows, range(1, len(rows) + 1), typed=True, unit="row")
+    return Table(path, tuple(content.column_names), rows, range(1, len(rows) + 1), typed=True, unit="row")
+
+
+CUSTOM_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+"""Formats of custom data; a registered task may be a .json file too."""
+FIELDS: dict[str, Callable[[Path], Iterator[tuple[int, list[str]]]]] = {".csv": _csv_fields, ".tsv": _tsv_fields}
+OBJECTS: dict[str, Callable[[Path], Table]] = {".jsonl": _read_jsonl, ".json": _read_json, ".parquet": _read_parquet}
 
 
 def column_names(path: Path) -> tuple[str, ...]:
-    """The names of a file's columns, by its beginning alone; none if it cannot be read, which `read_table` then explains.
+    """Return a file's column names from its beginning; of JSON lines, those of the first line.
 
-    Of JSON lines, those of the first one.
+    Empty if the file cannot be read; `read_table` then says why.
     """
+    suffix = path.suffix.lower()
     try:
-        if path.suffix.lower() == ".parquet":
-            import pyarrow.parquet
+        if suffix == ".parquet":
+            import pyarrow.parquet  # heavy, and needed for this format only
 
             return tuple(pyarrow.parquet.read_schema(path).names)
         _, first = next(_text_lines(path))
-        if path.suffix.lower() == ".jsonl":
+        if suffix == ".jsonl":
             content = json.loads(first)
             return tuple(content) if isinstance(content, dict) else ()
-        return tuple(next(csv.reader([first], delimiter="\t" if path.suffix.lower() == ".tsv" else ",")))
+        return tuple(next(csv.reader([first], delimiter="\t" if suffix == ".tsv" else ",")))
     except (OSError, ValueError, StopIteration):
         return ()
 
 
-READERS: dict[str, Callable[[Path], Table]] = {
-    ".csv": read_csv,
-    ".tsv": read_tsv,
-    ".jsonl": read_jsonl,
-    ".parquet": read_parquet,
-}
-
-
 def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number and text of each line without its end; empty lines at the end of the file are not lines.
+    """Yield number and text of each line without its end; empty lines at the end of the file are not lines.
 
-    Split at line feeds only: texts hold other characters that str.splitlines would break at.
+    Splits at line feeds only: texts hold other characters at which str.splitlines would break.
     """
     empty: list[tuple[int, str]] = []
     with path.open("rb") as file:
@@ -235,30 +245,7 @@ def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
                 empty.append((number, line))
 
 
-def _check_header(path: Path, names: tuple[str, ...]) -> None:
-    if not any(names):
-        raise DataError(f"{path}: the file is empty.")
-    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
-    if twice:
-        raise DataError(f"{path}, line 1: two columns have the name {twice[0]!r}; rename one.")
-
-
-def _wrong_field_count(where: str, fields: Sequence[str], names: Sequence[str]) -> DataError:
-    return DataError(
-        f"{where}: expected {len(names)} fields ({', '.join(names)}), found {len(fields)}: "
-        f"{', '.join(repr(f[:30]) for f in fields[:6])}{', ...' if len(fields) > 6 else ''}."
-    )
-
-
-def _table(
-    path: Path,
-    columns: tuple[str, ...],
-    rows: list[tuple[Any, ...]],
-    lines: Sequence[int],
-    *,
-    typed: bool,
-    unit: str = "line",
-) -> Table:
-    if not rows:
-        raise DataError(f"{path}: the file is empty: it has no row of data.")
-    return Table(path, columns, rows, lines, typed=typed, unit=unit)
+def _table_of_objects(path: Path, objects: Sequence[dict[str, Any]], numbers: Sequence[int], unit: str) -> Table:
+    names = tuple(dict.fromkeys(name for value in objects for name in value))
+    rows = [tuple(value.get(name, MISSING) for name in names) for value in objects]
+    return Table(path, names, rows, numbers, typed=True, unit=unit)

@@ -1,17 +1,12 @@
-"""What a task is, before it is loaded (`Task`) and after (`TaskData`), whatever its source and kind.
-
-Readers hand over plain examples (`Rows` where a label is learned); here they are limited, become data sets with the same
-columns for every task of a kind, and get a fingerprint.
-"""
+"""A task before it is loaded (`Task`) and after (`TaskData`), and its examples as readers return them (`Rows`)."""
 
 from __future__ import annotations
 
-import hashlib
 import random
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -19,64 +14,132 @@ if TYPE_CHECKING:
 
 CLASSIFICATION_METRICS = ("accuracy", "matthews_correlation")
 REGRESSION_METRICS = ("pearson", "spearman")
+EXACT_MATCH_METRICS = ("exact_match", "loss", "perplexity")
+LOSS_METRICS = ("loss", "perplexity")
+
 Kind = Literal["classification", "generation"]
-"""What is learned: a label (a class, or a number), or a written answer."""
+"""A task's target: a label (class or number), or a written answer."""
 Scoring = Literal["final_number", "boxed"]
-"""What counts of a written answer; see `answer_scoring`."""
+"""The part of a written answer that is compared; see `answers`."""
 
 LIMIT_SEED = 0
 """Seed of the order in which limited examples are drawn; the same in every run."""
 
 
 class DataError(ValueError):
-    """A data file that cannot be used as it is; the message names the file, the line and the remedy."""
+    """A data file that cannot be used; the message names the file, the line and the fix."""
 
 
 class DataNotFoundError(FileNotFoundError):
-    """A data file that is not there; the message lists what was looked for."""
+    """A data file that does not exist; the message lists the places searched."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One line of `glora list tasks`: what is known without loading anything."""
+    """A task's description, known without loading anything."""
 
     name: str
     summary: str
     metrics: tuple[str, ...]
-    primary_metric: str
-    label_names: tuple[str, ...] | None
+    """The first one judges the task."""
+    label_names: tuple[str, ...] | None = None
     """Classes in the order of their numbers; None means regression, or written answers."""
     evaluation_splits: tuple[str, ...] = ("validation",)
     kind: Kind = "classification"
     scoring: Scoring | None = None
-    """By what written answers are compared; None where only their loss is measured."""
+    """The comparison of written answers; None where only their loss is measured."""
+    source: str | None = None
+    """Hub id; None where the task is not on the hub."""
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def primary_metric(self) -> str:
+        """The metric that judges the task."""
+        return self.metrics[0]
+
+    @property
+    def regression(self) -> bool:
+        """Return whether the label is a number to predict, not a class."""
+        return self.kind == "classification" and self.label_names is None
+
+    @property
+    def num_labels(self) -> int:
+        """Number of the model's outputs: classes, or 1 in regression."""
+        return 1 if self.label_names is None else len(self.label_names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskData(Task):
+    """A loaded task.
+
+    Where a label is learned, every split has the columns `text_a`, `text_b` for pairs, and `label`; otherwise `prompt`
+    (messages) and `answer`.
+    """
+
+    train: Dataset
+    evaluation: dict[str, Dataset]
+    """Split name -> examples. The first split is the one reported."""
+    fingerprint: str
+    """SHA-256 over the examples used, in order, and the class names: equal data, equal fingerprint."""
+
+    @property
+    def example_counts(self) -> dict[str, int]:
+        """Split -> number of examples, "train" first."""
+        return {"train": len(self.train)} | {name: len(split) for name, split in self.evaluation.items()}
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """Names of the columns to tokenize, where a label is learned."""
+        return tuple(name for name in self.train.column_names if name.startswith("text_"))
 
 
 class Examples(Protocol):
-    """A split as a reader hands it over, whatever kind of task it is of."""
+    """A split as a reader returns it."""
 
     def __len__(self) -> int: ...
 
     @property
     def groups(self) -> Sequence[str] | None:
-        """What examples belong together and should not be divided between two splits, where a task knows it."""
+        """The group of each example; a group belongs to one split. None if the task has no groups."""
         ...
 
     def at(self, indices: Sequence[int]) -> Self:
-        """The examples at these places, in this order."""
+        """Return the examples at these positions, in this order."""
         ...
 
-    def dataset(self, task: Task) -> Dataset:
-        """The same as a data set in memory."""
+    def columns(self) -> dict[str, Sequence[Any]]:
+        """Return the columns of the data set."""
         ...
 
     def contents(self, task: Task) -> Iterator[str]:
-        """All that the examples hold, as texts: what a fingerprint is taken of."""
+        """Yield everything that the fingerprint covers, as texts."""
+        ...
+
+
+E = TypeVar("E", bound=Examples)
+LoadHub = Callable[[str, "str | None"], Mapping[str, Any]]
+"""Load a hub data set by its id and configuration: split -> rows."""
+
+
+class Source(Protocol):
+    """A registered task's origin: the files or the hub data set from which its splits are read."""
+
+    @property
+    def task(self) -> Task:
+        """Its description."""
+        ...
+
+    def find_files(self, data_dir: str) -> None:
+        """Raise DataNotFoundError or DataError if the task cannot be read from this folder."""
+        ...
+
+    def read(self, data_dir: str | None, load_hub: LoadHub, *, only_train: bool) -> Mapping[str, Examples]:
+        """Return split -> examples, `train` first; from the hub if there is no data_dir."""
         ...
 
 
 def limited(examples: E, limit: int | None) -> E:
-    """Keep `limit` examples, the same ones whenever asked; a smaller limit keeps a subset of them."""
+    """Keep `limit` examples, the same in every run; a smaller limit keeps a subset of a larger one."""
     if limit is None or limit >= len(examples):
         return examples
     order = list(range(len(examples)))
@@ -84,15 +147,15 @@ def limited(examples: E, limit: int | None) -> E:
     return examples.at(sorted(order[:limit]))
 
 
-E = TypeVar("E", bound=Examples)
-
-
 @dataclass
 class Rows:
-    """Examples as columns of plain Python values.
+    """Labelled examples as columns of plain Python values.
 
-    `text_b` is None where a task has one text; `labels` are class numbers, or floats in regression; `groups` names
-    what examples belong together and should not be divided between two splits, where a task knows it.
+    Attributes:
+        text_a: the first text.
+        text_b: the second text; None where a task has one text.
+        labels: class numbers, or floats in regression.
+        groups: the group of each example; see `Examples`.
     """
 
     text_a: list[str] = field(default_factory=list)
@@ -104,109 +167,18 @@ class Rows:
         return len(self.text_a)
 
     def at(self, indices: Sequence[int]) -> Rows:
-        """The rows at these places, in this order."""
-        return Rows(
-            text_a=[self.text_a[i] for i in indices],
-            text_b=None if self.text_b is None else [self.text_b[i] for i in indices],
-            labels=[self.labels[i] for i in indices],
-            groups=None if self.groups is None else [self.groups[i] for i in indices],
-        )
+        """Return the rows at these positions, in this order."""
+        lists = (self.text_a, self.text_b, self.labels, self.groups)
+        return Rows(*(None if values is None else [values[i] for i in indices] for values in lists))  # type: ignore[arg-type]
 
-    def dataset(self, task: Task) -> Dataset:
-        """Columns `text_a`, `text_b` where there is one, and `label`."""
-        from datasets import Dataset, Features, Value
-
-        columns: dict[str, Sequence[object]] = {"text_a": self.text_a}
-        if self.text_b is not None:
-            columns["text_b"] = self.text_b
-        features = {name: Value("string") for name in columns}
-        features["label"] = Value("float32" if task.label_names is None else "int64")
-        return Dataset.from_dict({**columns, "label": self.labels}, features=Features(features))
+    def columns(self) -> dict[str, Sequence[Any]]:
+        """Return `text_a`, `text_b` where there is one, and `label`."""
+        second = {} if self.text_b is None else {"text_b": self.text_b}
+        return {"text_a": self.text_a, **second, "label": self.labels}
 
     def contents(self, task: Task) -> Iterator[str]:
-        """The texts, column by column, then the labels."""
+        """Yield the texts, column by column, then the labels."""
         yield from self.text_a
         yield from self.text_b or []
-        # in regression as what they become in the data set: the hub keeps 32 bits of a score, a file three digits
+        # scores as float32, as in the data set: the hub keeps 32 bits, a file three digits
         yield repr(self.labels if task.label_names is not None else array("f", self.labels).tolist())
-
-
-@dataclass(frozen=True)
-class TaskData:
-    """A task, loaded.
-
-    Where a label is learned, every split has the columns `text_columns` (strings) and `label` (class number, or a float in
-    regression).
-    """
-
-    name: str
-    train: Dataset
-    evaluation: dict[str, Dataset]
-    """Split name -> examples. The first one is what a single figure refers to."""
-    text_columns: tuple[str, ...]
-    label_names: tuple[str, ...] | None
-    """Classes in the order of their numbers; None means regression, or written answers."""
-    metrics: tuple[str, ...]
-    primary_metric: str
-    fingerprint: str
-    """SHA-256 over the examples used, in order, and the class names: equal data, equal fingerprint."""
-    kind: Kind = "classification"
-    scoring: Scoring | None = None
-
-    @property
-    def regression(self) -> bool:
-        """Whether the label is a number to be predicted, and not a class."""
-        return self.kind == "classification" and self.label_names is None
-
-    @property
-    def example_counts(self) -> dict[str, int]:
-        """Split -> number of examples, "train" first."""
-        return {"train": len(self.train)} | {name: len(split) for name, split in self.evaluation.items()}
-
-    @property
-    def num_labels(self) -> int:
-        """Number of the model's outputs: classes, or 1 in regression."""
-        return 1 if self.label_names is None else len(self.label_names)
-
-
-def build_task_data(
-    task: Task,
-    train: Examples,
-    evaluation: Mapping[str, Examples],
-    *,
-    train_limit: int | None = None,
-    eval_limit: int | None = None,
-) -> TaskData:
-    """Limit the examples, take their fingerprint and make in-memory data sets of them."""
-    train = limited(train, train_limit)
-    evaluation = {name: limited(examples, eval_limit) for name, examples in evaluation.items()}
-    data = train.dataset(task)
-    return TaskData(
-        name=task.name,
-        train=data,
-        evaluation={name: examples.dataset(task) for name, examples in evaluation.items()},
-        text_columns=tuple(name for name in data.column_names if name.startswith("text_")),
-        label_names=task.label_names,
-        metrics=task.metrics,
-        primary_metric=task.primary_metric,
-        fingerprint=_fingerprint(task, {"train": train, **evaluation}),
-        kind=task.kind,
-        scoring=task.scoring,
-    )
-
-
-def _fingerprint(task: Task, splits: Mapping[str, Examples]) -> str:
-    """Hash lengths with contents, so that no two different data sets run together into the same bytes."""
-    digest = hashlib.sha256()
-
-    def add(text: str) -> None:
-        content = text.encode()
-        digest.update(len(content).to_bytes(8, "little"))
-        digest.update(content)
-
-    add(repr(task.label_names))
-    for name, examples in splits.items():
-        add(f"{name} {len(examples)}")
-        for text in examples.contents(task):
-            add(text)
-    return digest.hexdigest()

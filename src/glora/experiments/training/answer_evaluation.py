@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from glora.experiments.config import DEFAULT_MAX_NEW_TOKENS
-from glora.experiments.data.answer_scoring import SCORINGS
+from glora.experiments.data.answers import SCORINGS
 from glora.experiments.records.schema import WrittenAnswer
 from glora.experiments.training.generation import generate_answers
 from glora.messages import pluralize

@@ -10,9 +10,16 @@ from typing import Any
 import datasets
 import pytest
 
-from glora.experiments.data.glue import GLUE, read_files, read_hub
-from glora.experiments.data.registry import load_task
-from glora.experiments.data.task import DataError, DataNotFoundError
+from glora.experiments.data.glue import GLUE as TASKS
+from glora.experiments.data.glue import GlueTask
+from glora.experiments.data.loading import load_hub_dataset, load_task
+from glora.experiments.data.task import DataError, DataNotFoundError, Rows
+
+GLUE = {source.task.name: source for source in TASKS}
+
+
+def read_files(source: GlueTask, folder: Path | str) -> dict[str, Rows]:
+    return source.read(folder, load_hub_dataset)
 
 
 @pytest.mark.parametrize("name", GLUE)
@@ -90,8 +97,8 @@ def test_the_hub_gives_the_same_data_as_the_files(
 
 
 def test_without_a_network_the_remedy_is_named() -> None:
-    with pytest.raises(DataNotFoundError, match=r"cannot load rte from nyu-mll/glue .* as data_dir"):
-        read_hub(GLUE["rte"])
+    with pytest.raises(DataNotFoundError, match=r"cannot load nyu-mll/glue \(rte\) .* as data_dir"):
+        load_task("rte")
 
 
 def test_hub_columns_of_each_task() -> None:

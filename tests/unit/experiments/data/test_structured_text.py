@@ -35,7 +35,7 @@ def test_yaml_merges_are_no_repeats(tmp_path: Path) -> None:
         ("a.json", "", "malformed JSON at line 1, column 1"),
         ("a.yaml", "seeds: [0]\nsettings: {epochs: 1\n", "malformed YAML at line 3, column 1: expected"),
         ("a.yaml", "seeds: [0]\nsummary: a\x07b\n", "malformed YAML at line 2, column 11"),
-        ("a.json", "[1]", "holds a list; names with values are expected"),
+        ("a.json", "[1]", "holds a list; expected names with values"),
         ("a.yaml", "", "holds nothing"),
         ("a.json", b"\xff\xfe", "not UTF-8 text"),
         ("a.json", '{"seeds": [0], "settings": {"epochs": 1, "epochs": 2}}', "epochs is given more than once"),

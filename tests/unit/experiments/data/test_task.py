@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from glora.experiments.data.task import Rows, Task, build_task_data, limited
+from glora.experiments.data.loading import build_task_data
+from glora.experiments.data.task import Rows, Task, limited
 
-TASK = Task("t", "", ("accuracy",), "accuracy", ("no", "yes"))
+TASK = Task("t", "", ("accuracy",), ("no", "yes"))
 
 
 def rows(n: int, *, pairs: bool = True) -> Rows:
@@ -36,7 +37,7 @@ def test_data_sets_have_the_same_columns_for_every_task() -> None:
     assert data.train.column_names == ["text_a", "text_b", "label"]
     assert (len(data.train), len(data.evaluation["validation"])) == (4, 2)
     assert (data.num_labels, data.regression, data.text_columns) == (2, False, ("text_a", "text_b"))
-    scored = Task("t", "", ("pearson",), "pearson", None)
+    scored = Task("t", "", ("pearson",))
     single = build_task_data(scored, Rows(["a", "b"], None, [0.5, 3]), {"validation": Rows(["c"], None, [1.0])})
     assert single.train.column_names == ["text_a", "label"]
     assert single.train[1] == {"text_a": "b", "label": 3.0}
@@ -72,5 +73,5 @@ def test_fingerprint_tells_different_examples_apart(other: Rows) -> None:
 
 def test_fingerprint_tells_splits_and_class_names_apart() -> None:
     assert fingerprint(rows(2), rows(4)) != fingerprint(rows(4), rows(2))
-    turned = Task("t", "", ("accuracy",), "accuracy", ("yes", "no"))
+    turned = Task("t", "", ("accuracy",), ("yes", "no"))
     assert fingerprint(rows(2), rows(2), turned) != fingerprint(rows(2), rows(2))

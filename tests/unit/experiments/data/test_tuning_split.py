@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from glora.experiments.config import RunConfig
-from glora.experiments.data import custom_tables as custom_data
-from glora.experiments.data import glue, stdlib_docs
-from glora.experiments.data import table_files as data_files
-from glora.experiments.data.registry import load_task
+from glora.experiments.data import custom_data, glue
+from glora.experiments.data.loading import load_hub_dataset, load_task
+from glora.experiments.data.stdlib_docs import StdlibDocs
+from glora.experiments.data.table_files import read_table
 from glora.experiments.data.task import DataError, Rows
 from glora.experiments.data.tuning_split import hold_out
 from glora.experiments.plan import TaskLoader
@@ -57,7 +57,7 @@ def test_a_part_that_would_be_empty_is_refused(count: int, groups: list[str] | N
 
 def test_modules_of_the_standard_library_are_in_one_part_only() -> None:
     data = load_task("stdlib-docs", held_out=0.2)
-    whole = stdlib_docs.load_splits()["train"]
+    whole = StdlibDocs().read(None, load_hub_dataset, only_train=True)["train"]
     module = dict(zip(whole.text_b or (), whole.groups or ()))  # a docstring occurs in one module only
     parts = [{module[text] for text in split["text_b"]} for split in (data.train, data.evaluation["tuning"])]
     assert not parts[0] & parts[1]
@@ -79,9 +79,9 @@ def test_the_dev_split_is_not_read(glue_folder: Path, tmp_path: Path, monkeypatc
 
     def recording(path: Path, *arguments: object, **options: object) -> object:
         read.append(Path(path).name)
-        return data_files.read_tsv(path, *arguments, **options) if options else data_files.read_table(path)
+        return read_table(path, *arguments, **options)
 
-    monkeypatch.setattr(glue, "read_tsv", recording)
+    monkeypatch.setattr(glue, "read_table", recording)
     monkeypatch.setattr(custom_data, "read_table", recording)
     for name in ("train", "validation"):
         (tmp_path / f"{name}.csv").write_text("text,label\n" + "".join(f"{name} {i},{i % 2}\n" for i in range(20)))

@@ -10,8 +10,8 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from conftest import SHARED_DATA
-from glora.experiments.data.answer_scoring import SCORINGS
-from glora.experiments.data.registry import load_task
+from glora.experiments.data.answers import SCORINGS
+from glora.experiments.data.loading import load_task
 from glora.experiments.models.chat_format import IGNORED, ChatFormat
 from glora.experiments.training.generative import Generation
 from tiny_writer import TEMPLATE, build_tokenizer

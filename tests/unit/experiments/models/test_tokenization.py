@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from glora.experiments.data.task import Rows, Task, TaskData, build_task_data
+from glora.experiments.data.loading import build_task_data
+from glora.experiments.data.task import Rows, Task, TaskData
 from glora.experiments.models.tokenization import tokenize
 
 PAIR = Rows(["a red fox", "a dog"], ["in the barn", "in the garden near the red barn"], [1, 0])
 
 
 def data(rows: Rows, label_names: tuple[str, ...] | None = ("no", "yes")) -> TaskData:
-    return build_task_data(Task("t", "", ("accuracy",), "accuracy", label_names), rows, {"validation": rows})
+    return build_task_data(Task("t", "", ("accuracy",), label_names), rows, {"validation": rows})
 
 
 @pytest.fixture

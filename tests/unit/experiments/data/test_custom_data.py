@@ -1,17 +1,20 @@
-"""Data of one's own: what is guessed, what is refused, and the string that names it on the command line."""
+"""Custom data: what is guessed, what is an error, and the string that names it on the command line."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
-from glora.experiments.data.custom_tables import OwnData, custom_task, looks_like_own_data, parse_own_data
-from glora.experiments.data.registry import load_task
+from glora.experiments.data.custom_data import CustomData, looks_like_custom_data, parse_custom_data
+from glora.experiments.data.loading import load_task
 from glora.experiments.data.task import DataError, DataNotFoundError, TaskData
 
 PAIRS = [("a cat", "an animal", "yes"), ("a cat", "a dog", "no"), ("a dog", "an animal", "yes")]
@@ -36,27 +39,28 @@ def write_labels(folder: Path, train: list[str], validation: list[str]) -> tuple
     return paths
 
 
+def load(train: Path, validation: Path | None = None, columns: str = "") -> TaskData:
+    return load_task(f"{train},{validation or train}{columns}")
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
 def test_every_format_gives_the_same_data(tmp_path: Path, suffix: str) -> None:
     train = write_pairs(tmp_path / f"train{suffix}")
-    validation = write_pairs(tmp_path / f"validation{suffix}")
-    data = custom_task(train, validation, text_columns=("premise", "hypothesis"), label_column="label")
+    write_pairs(tmp_path / f"validation{suffix}")
+    data = load_task(f"{train}:premise,hypothesis:label")
     assert data.train.to_dict() == {
         "text_a": ["a cat", "a cat", "a dog"],
         "text_b": ["an animal", "a dog", "an animal"],
         "label": [1, 0, 1],
     }
-    assert data.label_names == ("no", "yes")
-    assert data.metrics == ("accuracy", "matthews_correlation")
-    assert data.name == str(train)
-    assert data.fingerprint == load_task(str(train)).fingerprint
-    limited = custom_task(train, validation, train_limit=2, eval_limit=1)
-    assert (len(limited.train), len(limited.evaluation["validation"])) == (2, 1)
+    assert (data.label_names, data.metrics) == (("no", "yes"), ("accuracy", "matthews_correlation"))
+    guessed = load_task(str(train))
+    assert (guessed.name, guessed.fingerprint) == (str(train), data.fingerprint)
 
 
 def test_formats_may_be_mixed(tmp_path: Path) -> None:
     train, validation = write_pairs(tmp_path / "train.jsonl"), write_pairs(tmp_path / "dev.parquet")
-    assert custom_task(train, validation).evaluation["validation"]["label"][:] == [1, 0, 1]
+    assert load(train, validation).evaluation["validation"]["label"][:] == [1, 0, 1]
 
 
 # labels
@@ -72,13 +76,34 @@ def test_formats_may_be_mixed(tmp_path: Path) -> None:
     ],
 )
 def test_integers_and_strings_are_classes(tmp_path: Path, labels: list[str], names: tuple[str, ...]) -> None:
-    data = custom_task(*write_labels(tmp_path, labels, labels))
+    data = load(*write_labels(tmp_path, labels, labels))
     assert data.label_names == names
     assert [names[i] for i in data.train["label"]] == labels
 
 
+def test_neither_class_numbers_nor_the_fingerprint_depend_on_the_hash_seed(tmp_path: Path) -> None:
+    labels = ["01", "1", "+1", "001", "2", "-0", "0"]  # equal integers: only their spelling orders them
+    train, _ = write_labels(tmp_path, labels, labels)
+    program = (
+        "import sys; from glora.experiments.data.loading import load_task;"
+        "data = load_task(sys.argv[1]); print(data.label_names, data.fingerprint)"
+    )
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", program, str(train)],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(printed) == 1
+    assert "('-0', '0', '+1', '001', '01', '1', '2')" in printed.pop()
+
+
 def test_decimal_numbers_make_a_regression(tmp_path: Path) -> None:
-    data = custom_task(*write_labels(tmp_path, ["4.5", "3", "-1e-1"], ["2", "7.25"]))
+    data = load(*write_labels(tmp_path, ["4.5", "3", "-1e-1"], ["2", "7.25"]))
     assert data.regression
     assert data.train["label"][:] == pytest.approx([4.5, 3.0, -0.1])
     assert data.evaluation["validation"]["label"][:] == [2.0, 7.25]
@@ -89,7 +114,7 @@ def test_json_types_decide(tmp_path: Path) -> None:
     def task(*labels: object) -> TaskData:
         path = tmp_path / "train.jsonl"
         path.write_text("".join(json.dumps({"text": "t", "label": label}) + "\n" for label in labels))
-        return custom_task(path, path)
+        return load(path)
 
     assert task(1, 0.5, 2).train["label"][:] == [1.0, 0.5, 2.0]
     assert task("0.5", "1.5").label_names == ("0.5", "1.5")  # strings are classes whatever they look like
@@ -115,19 +140,19 @@ def test_json_types_decide(tmp_path: Path) -> None:
         (["0.5", "1.5"], ["0.5", "high"], r"validation\.csv, line 3: the label 'high' is not a number"),
         (["a", "a"], ["a"], r"train\.csv: every row has the label 'a'"),
         (["a", "", "b"], ["a"], r"train\.csv, line 3: the label column 'label' is empty"),
-        ([str(i) for i in range(60)], ["1"], r"60 different labels in 60 rows, which are hardly classes"),
+        ([str(i) for i in range(60)], ["1"], "60 different labels in 60 rows"),
     ],
 )
 def test_labels_that_cannot_be_used(tmp_path: Path, train: list[str], validation: list[str], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        custom_task(*write_labels(tmp_path, train, validation))
+        load(*write_labels(tmp_path, train, validation))
 
 
 def test_a_text_that_is_none(tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
     path.write_text('{"text": "x", "label": 1}\n{"text": null, "label": 0}\n')
     with pytest.raises(DataError, match="line 2: the text column 'text' holds None"):
-        custom_task(path, path)
+        load(path)
 
 
 # columns
@@ -147,7 +172,7 @@ def test_columns_are_guessed(tmp_path: Path, header: str, texts: tuple[str, ...]
     path = tmp_path / "train.csv"
     columns = header.split(",")
     path.write_text(header + "\n" + "\n".join(",".join(f"{c} {i}" for c in columns) for i in (0, 1)) + "\n")
-    data = custom_task(path, path)
+    data = load(path)
     assert data.train[1] == {
         **{f"text_{'ab'[i]}": f"{name} 1" for i, name in enumerate(texts)},
         "label": 1,
@@ -158,28 +183,28 @@ def test_columns_are_guessed(tmp_path: Path, header: str, texts: tuple[str, ...]
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ("text,label,score", "cannot tell which column is the label: it may be label or score"),
-        ("text,grade", "cannot tell which column is the label: none is called label,"),
-        ("text,sentence,label", "cannot tell which columns are the texts: they may be sentence or text"),
-        ("title,body,label", "cannot tell which columns are the texts: no usual name is among them"),
+        ("text,label,score", "cannot tell the label column: it may be label or score"),
+        ("text,grade", "cannot tell the label column: none is named label,"),
+        ("text,sentence,label", "cannot tell the text columns: they may be sentence or text"),
+        ("title,body,label", "cannot tell the text columns: none has a usual name"),
     ],
 )
 def test_ambiguous_columns_are_refused_with_the_way_to_name_them(tmp_path: Path, header: str, message: str) -> None:
     path = tmp_path / "train.csv"
     path.write_text(header + "\n" + ",".join("x" for _ in header.split(",")) + "\n")
     with pytest.raises(DataError, match=message) as error:
-        custom_task(path, path)
+        load(path)
     assert "Name the columns: TRAIN[,VALIDATION][:TEXT[,TEXT][:LABEL]]" in str(error.value)
     assert f"The file has: {', '.join(header.split(','))}" in str(error.value)
 
 
 def test_a_missing_column_in_either_file(tmp_path: Path) -> None:
     train, validation = write_labels(tmp_path, ["a", "b"], ["a"])
-    with pytest.raises(DataError, match=r"train\.csv: there is no column 'lable'\. Nearest: label"):
-        custom_task(train, validation, ["text"], "lable")
+    with pytest.raises(DataError, match=r"train\.csv: there is no column 'lable'; did you mean 'label'"):
+        load(train, validation, ":text:lable")
     validation.write_text("texts,label\nx,a\n")
-    with pytest.raises(DataError, match=r"validation\.csv: there is no column 'text'\. Nearest: texts"):
-        custom_task(train, validation)
+    with pytest.raises(DataError, match=r"validation\.csv: there is no column 'text'; did you mean 'texts'"):
+        load(train, validation)
 
 
 # the string form
@@ -192,25 +217,27 @@ def test_parse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train, validation = train.relative_to(tmp_path), validation.relative_to(tmp_path)
     other = tmp_path / "other.tsv"
     other.write_text("")
-    assert parse_own_data("data/train.csv") == OwnData(train, validation)
-    assert parse_own_data("data") == OwnData(train, validation)
-    assert parse_own_data("data/") == OwnData(train, validation)
-    assert parse_own_data("data/train.csv:text") == OwnData(train, validation, ("text",))
-    assert parse_own_data("data/train.csv:p, h:gold") == OwnData(train, validation, ("p", "h"), "gold")
-    assert parse_own_data("data/train.csv::gold") == OwnData(train, validation, None, "gold")
-    assert parse_own_data("data/train.csv,other.tsv:p,h:gold") == OwnData(train, Path("other.tsv"), ("p", "h"), "gold")
-    assert parse_own_data("data:text:label") == OwnData(train, validation, ("text",), "label")
+    assert parse_custom_data("data/train.csv") == CustomData(train, validation)
+    assert parse_custom_data("data") == CustomData(train, validation)
+    assert parse_custom_data("data/") == CustomData(train, validation)
+    assert parse_custom_data("data/train.csv:text") == CustomData(train, validation, ("text",))
+    assert parse_custom_data("data/train.csv:p, h:gold") == CustomData(train, validation, ("p", "h"), "gold")
+    assert parse_custom_data("data/train.csv::gold") == CustomData(train, validation, None, "gold")
+    assert parse_custom_data("data/train.csv,other.tsv:p,h:gold") == CustomData(
+        train, Path("other.tsv"), ("p", "h"), "gold"
+    )
+    assert parse_custom_data("data:text:label") == CustomData(train, validation, ("text",), "label")
     odd = tmp_path / "a,b:c.csv"
     odd.write_text("")
     (tmp_path / "dev.csv").write_text("")
-    assert parse_own_data("a,b:c.csv") == OwnData(Path("a,b:c.csv"), Path("dev.csv"))
+    assert parse_custom_data("a,b:c.csv") == CustomData(Path("a,b:c.csv"), Path("dev.csv"))
 
 
 def test_the_validation_file_is_the_one_whose_name_says_so(tmp_path: Path) -> None:
     train = write_pairs(tmp_path / "train.csv")
     for name in ("val.csv", "dev.jsonl", "dev.csv", "validation.parquet"):  # each takes precedence over the one before
         write_pairs(tmp_path / name)
-        assert parse_own_data(str(train)).validation == tmp_path / name
+        assert parse_custom_data(str(train)).validation == tmp_path / name
 
 
 @pytest.mark.parametrize(
@@ -225,8 +252,8 @@ def test_the_validation_file_is_the_one_whose_name_says_so(tmp_path: Path) -> No
         ),
         (("train.csv",), "train.csv,gone.csv:text", DataNotFoundError, "there is no data file '.*gone.csv'"),
         (("notes.txt",), "", DataNotFoundError, r"found no data in the folder .*; looked for .*train\.csv"),
-        (("train.csv", "train.tsv"), "", DataError, "several files could be meant"),
-        (("train.csv", "dev.csv"), "train.csv:a,b,c:label", DataError, "one or two text columns, not 'a,b,c'"),
+        (("train.csv", "train.tsv"), "", DataError, "several training files"),
+        (("train.csv", "dev.csv"), "train.csv:a,b,c:label", DataError, "one or two text columns, got 'a,b,c'"),
         (("train.csv", "dev.csv"), "train.csv:a,:label", DataError, "one or two text columns"),
     ],
 )
@@ -236,20 +263,20 @@ def test_paths_that_cannot_be_used(
     for name in files:
         write_pairs(tmp_path / name)
     with pytest.raises(error, match=message):
-        parse_own_data(f"{tmp_path}/{text}".replace(",gone", f",{tmp_path}/gone"))
+        parse_custom_data(f"{tmp_path}/{text}".replace(",gone", f",{tmp_path}/gone"))
 
 
 def test_a_drive_letter_is_no_path_of_its_own() -> None:
     for text in ("C:\\x.csv", "C:\\x.csv:text", "C:\\x.csv:text:label"):
         with pytest.raises(DataNotFoundError, match=re.escape(repr("C:\\x.csv"))):
-            parse_own_data(text)
+            parse_custom_data(text)
 
 
 @pytest.mark.parametrize("name", ["./x", "~/x", "a/b", "x.csv", "x.TSV", "x.jsonl:text:label", "C:\\x.csv:t:l"])
-def test_looks_like_own_data(name: str) -> None:
-    assert looks_like_own_data(name)
+def test_looks_like_custom_data(name: str) -> None:
+    assert looks_like_custom_data(name)
 
 
 @pytest.mark.parametrize("name", ["rte", "mnlii", "GLUE MNLI", "x.csvs", "", ":text:label"])
 def test_does_not_look_like_own_data(name: str) -> None:
-    assert not looks_like_own_data(name)
+    assert not looks_like_custom_data(name)

@@ -1,0 +1,208 @@
+"""Tasks whose answers are written, from the hub or from files.
+
+Files may be laid out as on the hub (JSON lines, JSON or Parquet) or as the authors published them. GSM8K and MATH have a
+training and a test split: the test split is scored, and a search tunes on a part of the training split. Alpaca and Dolly have
+one split: a twentieth of it is held out by the prompts (`split_by_prompt`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from glora.experiments.data.conversations import (
+    Columns,
+    Conversations,
+    check_references,
+    read_conversations,
+    split_by_prompt,
+)
+from glora.experiments.data.table_files import CUSTOM_SUFFIXES, read_table
+from glora.experiments.data.task import (
+    EXACT_MATCH_METRICS,
+    LOSS_METRICS,
+    DataError,
+    DataNotFoundError,
+    LoadHub,
+    Scoring,
+    Task,
+)
+from glora.messages import pluralize
+
+HELD_OUT_SHARE = 0.05
+
+PlacedRows = tuple[list[str], Sequence[Mapping[str, Any]]]
+"""The place of each row, for errors, and its columns."""
+
+MATH_SUBJECTS = (
+    "algebra",
+    "counting_and_probability",
+    "geometry",
+    "intermediate_algebra",
+    "number_theory",
+    "prealgebra",
+    "precalculus",
+)
+
+
+@dataclass(frozen=True)
+class GenerativeTask:
+    """A task whose answers are written.
+
+    Attributes:
+        task: its description; `task.source` is its hub id.
+        columns: meaning of its columns.
+        configs: the hub's configurations; all are read, in this order.
+        test_split: the split that is scored; None: a part of `train` is held out.
+        hub_file: name of the only data file on the hub, where it is not one of `train.*`.
+    """
+
+    task: Task
+    columns: Columns
+    configs: tuple[str | None, ...] = (None,)
+    test_split: str | None = None
+    hub_file: str | None = None
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits to read, `train` first."""
+        return ("train", self.test_split) if self.test_split else ("train",)
+
+    def find_files(self, data_dir: str | Path) -> dict[str, list[Path]]:
+        """Find the files below a folder: split -> paths.
+
+        Raises:
+            DataNotFoundError: a file does not exist; lists the places searched.
+        """
+        root = Path(data_dir).expanduser()
+        if not root.is_dir():
+            raise DataNotFoundError(f"data_dir: there is no folder {str(root)!r}.")
+        source = str(self.task.source)
+        folders = [root / self.task.name, root / source.rpartition("/")[2], root]
+        for folder in folders:
+            found = {split: self._split_files(folder, split) for split in self.splits}
+            if all(found.values()):
+                return found
+        needed = " and ".join(f"{split}.jsonl (or .parquet)" for split in self.splits)
+        raise DataNotFoundError(
+            f"{self.task.name} needs {needed}{f' or {self.hub_file}' if self.hub_file else ''}; looked in "
+            f"{', '.join(map(str, folders))}. Give a copy of {source} as data_dir."
+        )
+
+    def _split_files(self, folder: Path, split: str) -> list[Path]:
+        """Find the files of one split, in the first layout that is complete."""
+        if self.hub_file and (folder / self.hub_file).is_file():
+            return [folder / self.hub_file]
+        parts = [config for config in self.configs if config]
+        for inner in (folder, folder / "data", *(folder / part for part in parts[:1] if len(parts) == 1)):
+            found = _files_of(inner, split)
+            if found:
+                return found
+        # a folder for each configuration, as on the hub; or for each split, as MATH's authors have it
+        each = [_files_of(folder / part, split) for part in parts]
+        published = [sorted((folder / split / part).glob("*.json")) for part in parts]
+        layout = next((layout for layout in (each, published) if len(parts) > 1 and all(layout)), [])
+        return [path for paths in layout for path in paths]
+
+    def read(
+        self, data_dir: str | Path | None, load_hub: LoadHub, *, only_train: bool = False
+    ) -> dict[str, Conversations]:
+        """Read the task, or its training examples alone: split -> examples.
+
+        Raises:
+            DataNotFoundError: a file is missing, or the hub cannot be reached.
+            DataError: a file is malformed, or a reference has no part that could be scored.
+        """
+        wanted = self.splits[:1] if only_train else self.splits
+        splits = {}
+        for split, (where, rows) in (
+            self._hub_rows(load_hub, wanted) if data_dir is None else self._file_rows(data_dir, wanted)
+        ).items():
+            splits[split] = read_conversations(rows, self.columns, where, empty_answers=True)
+            if split != "train":
+                check_references(self.task, splits[split], where)
+        if self.test_split:
+            return splits
+        train, held_out = split_by_prompt(splits["train"], HELD_OUT_SHARE)
+        if not len(train) or not len(held_out):
+            raise DataError(
+                f"{self.task.name}: {pluralize(len(splits['train']), 'example')} are too few to hold out "
+                f"{HELD_OUT_SHARE:.0%} of them; add examples."
+            )
+        return {"train": train} if only_train else {"train": train, self.task.evaluation_splits[0]: held_out}
+
+    def _file_rows(self, data_dir: str | Path, splits: Iterable[str]) -> dict[str, PlacedRows]:
+        found = self.find_files(data_dir)
+        tables = {split: [read_table(path) for path in found[split]] for split in splits}
+        return {
+            split: (
+                [table.where(i) for table in each for i in range(len(table.rows))],
+                [row for table in each for row in table.records()],
+            )
+            for split, each in tables.items()
+        }
+
+    def _hub_rows(self, load_hub: LoadHub, splits: Iterable[str]) -> dict[str, PlacedRows]:
+        source = str(self.task.source)
+        loaded = [load_hub(source, config) for config in self.configs]
+        found: dict[str, PlacedRows] = {}
+        for split in splits:
+            rows = [row for part in loaded for row in part[split]]
+            found[split] = ([f"{source}, {split}, row {i}" for i in range(1, len(rows) + 1)], rows)
+        return found
+
+
+def _files_of(folder: Path, split: str) -> list[Path]:
+    for suffix in (*CUSTOM_SUFFIXES, ".json"):
+        if (folder / f"{split}{suffix}").is_file():
+            return [folder / f"{split}{suffix}"]
+    return sorted(folder.glob(f"{split}-*-of-*.parquet"))
+
+
+def _task(
+    name: str,
+    summary: str,
+    source: str,
+    columns: Columns,
+    aliases: tuple[str, ...],
+    scoring: Scoring | None = None,
+    **layout: Any,
+) -> GenerativeTask:
+    task = Task(
+        name,
+        summary,
+        EXACT_MATCH_METRICS if scoring else LOSS_METRICS,
+        evaluation_splits=(layout.get("test_split", "validation"),),
+        kind="generation",
+        scoring=scoring,
+        source=source,
+        aliases=aliases,
+    )
+    return GenerativeTask(task, columns, **layout)
+
+
+GENERATIVE: tuple[GenerativeTask, ...] = (
+    _task(
+        "gsm8k", "school mathematics in words; the final number is scored, on the test split (7,473 examples)",
+        "openai/gsm8k", Columns("question", "answer"), ("gsm8k main",),
+        "final_number", configs=("main",), test_split="test",
+    ),
+    _task(
+        "MATH", r"competition mathematics; the content of \boxed{} is scored, on the test split (7,500 examples)",
+        "EleutherAI/hendrycks_math",  # the authors' hendrycks/competition_math is no longer there
+        Columns("problem", "solution"), ("hendrycks/competition_math", "competition_math", "hendrycks_math"),
+        "boxed", configs=MATH_SUBJECTS, test_split="test",
+    ),
+    _task(
+        "alpaca-cleaned", "instructions and answers; loss and perplexity on a twentieth, held out by prompt (51,760 examples)",
+        "yahma/alpaca-cleaned", Columns("instruction", "output", "input"), ("Alpaca",),
+        hub_file="alpaca_data_cleaned.json",
+    ),
+    _task(
+        "databricks-dolly-15k", "the same, written by people; a twentieth is held out by prompt (15,011 examples)",
+        "databricks/databricks-dolly-15k", Columns("instruction", "response", "context"), ("dolly-15k", "Dolly"),
+        hub_file="databricks-dolly-15k.jsonl",
+    ),
+)  # fmt: skip
