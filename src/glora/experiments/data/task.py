@@ -129,8 +129,8 @@ class Source(Protocol):
         """Its description."""
         ...
 
-    def find_files(self, data_dir: str) -> None:
-        """Raise DataNotFoundError or DataError if the task cannot be read from this folder."""
+    def find_files(self, data_dir: str) -> object:
+        """Find the task's files, or raise DataNotFoundError or DataError."""
         ...
 
     def read(self, data_dir: str | None, load_hub: LoadHub, *, only_train: bool) -> Mapping[str, Examples]:
