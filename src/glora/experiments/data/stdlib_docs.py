@@ -197,9 +197,7 @@ class StdlibDocs:
         Raises:
             DataError: always.
         """
-        raise DataError(
-            f"data_dir={data_dir!r} is not for {self.task.name}, read from Python's library; leave it out."
-        )
+        raise DataError(f"data_dir={data_dir!r} is not for {self.task.name}, read from Python's library; leave it out.")
 
     def read(self, data_dir: str | None, load_hub: LoadHub, *, only_train: bool = False) -> Mapping[str, Rows]:
         """Read `train` and, unless `only_train`, `validation`."""
