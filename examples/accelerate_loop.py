@@ -19,7 +19,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from glora import RankAllocationConfig, RankAllocator
 
-MIDDLE, END = 12, 24  # optimiser steps; the ranks change at step 8
+MIDDLE, END = 12, 24  # optimizer steps; the ranks change at step 8
 
 
 def dataset():

@@ -1,6 +1,6 @@
 """Resuming: a training that is cut off after the reallocation goes on from its checkpoint and gives the same weights.
 
-The checkpoint says what the ranks were. The model is made anew, with its first, equal ranks, and takes them on by itself.
+The checkpoint holds the ranks. A new model starts with equal ranks, and takes on those of the checkpoint when it is loaded.
 
     python examples/resume.py [FOLDER]      where the checkpoints are kept (default: a temporary folder)
 """
@@ -20,7 +20,7 @@ from transformers import (
     set_seed,
 )
 
-from glora import RankAllocationCallback, RankAllocationConfig, last_complete_checkpoint
+from glora import RankAllocationCallback, last_complete_checkpoint
 
 
 class CutOff(TrainerCallback):
@@ -49,7 +49,7 @@ def make_trainer(folder, *callbacks):
         report_to="none",
         disable_tqdm=True,
     )
-    allocation = RankAllocationCallback(RankAllocationConfig(warmup_steps=6))
+    allocation = RankAllocationCallback(warmup_steps=6)
     return Trainer(
         model=get_peft_model(base, lora),
         args=arguments,

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from glora import RankAllocationCallback, RankAllocationConfig
+from glora import RankAllocationCallback
 
 COLOURS = ["red", "green", "blue", "white", "black", "grey"]
 ANIMALS = ["fox", "owl", "cat", "horse", "goat", "hen"]
@@ -44,7 +44,7 @@ def main(folder):
     tokenizer = word_tokenizer(row["prompt"] + row["completion"] for row in rows)
     size = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4)
     base = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), pad_token_id=0, eos_token_id=1, **size))
-    callback = RankAllocationCallback(RankAllocationConfig(warmup_steps=0.2))  # the first fifth of the training
+    callback = RankAllocationCallback(warmup_steps=0.2)  # the first fifth of the training
     trainer = SFTTrainer(
         model=base,
         processing_class=tokenizer,

@@ -33,7 +33,7 @@ def interleave(
         for name in order:
             synchronize(device)
             start = now()
-            if number < 0:  # the first step may wait: it looks at the optimiser
+            if number < 0:  # the first step may wait: it looks at the optimizer
                 variants[name].step(batch)
             else:
                 with never_waiting():
@@ -116,4 +116,4 @@ def _kind(name: str, shapes: list[list[int]], ranks: set[int]) -> str:
         return "additions and scalings"
     if "bmm" in name or "attention" in name or name == "aten::sum":
         return "attention's products and sums"
-    return "optimiser" if "adam" in name else "other operations"
+    return "optimizer" if "adam" in name else "other operations"

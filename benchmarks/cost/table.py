@@ -99,7 +99,7 @@ def _asides(record: Record, step: float) -> list[str]:
 
 
 def _recording(variant: Record) -> list[list[float]]:
-    """Before the optimiser's step, and after it."""
+    """Before the optimizer's step, and after it."""
     return [variant[what] for what in ("recording_seconds", "averaging_seconds") if what in variant]
 
 
@@ -175,7 +175,7 @@ def _where(record: Record) -> str:
 
 
 def document(text: str, made: str) -> str:
-    """A page with what is between its marks made anew."""
+    """A page with new text between its marks."""
     before, rest = text.split(BEGIN)
     return f"{before}{BEGIN}\n{made}\n{END}{rest.split(END)[1]}"
 

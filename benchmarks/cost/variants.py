@@ -30,7 +30,7 @@ class Variant:
         model: The model.
         optimizer: AdamW over what is trained, as Trainer makes it; None for the floor.
         allocator: The RankAllocator that records, or that has reallocated.
-        after_step: What comes between the optimiser's step and zero_grad.
+        after_step: What comes between the optimizer's step and zero_grad.
         forward: The forward pass, where it is not the model's own.
         within: What its step is made in.
         notes: What was measured while the variant was made.

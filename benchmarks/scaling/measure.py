@@ -63,7 +63,7 @@ def model_of(n: int, d: int, rank: int, *, d_out: int | None = None) -> nn.Modul
 
 
 def ready(model: nn.Module) -> tuple[torch.optim.Optimizer, Callable[[], None]]:
-    """An optimiser with its state, and what gives every factor a gradient."""
+    """An optimizer with its state, and what gives every factor a gradient."""
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4)
 
@@ -77,7 +77,7 @@ def ready(model: nn.Module) -> tuple[torch.optim.Optimizer, Callable[[], None]]:
 
 
 def reallocation(n: int, d: int, rank: int, *, d_out: int | None = None) -> dict[str, float]:
-    """CPU seconds of the parts of one reallocation, in one process; the model is made anew each time."""
+    """CPU seconds of the parts of one reallocation, in one process, with a new model each time."""
     best: dict[str, float] = {}
     for _ in range(3):
         model = model_of(n, d, rank, d_out=d_out)
@@ -99,7 +99,7 @@ def reallocation(n: int, d: int, rank: int, *, d_out: int | None = None) -> dict
 
 
 def reducer(n: int) -> dict[str, float]:
-    """CPU seconds of making the reducer anew."""
+    """CPU seconds of making a new reducer."""
     model = model_of(n, 16, 4)
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
     wrapper = DistributedDataParallel(model, init_sync=False)

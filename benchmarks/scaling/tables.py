@@ -133,7 +133,7 @@ def measured(record: dict[str, Any]) -> str:
         ["making the allocator", *[seconds(by_n[i]["construct"]) for i in columns]],
         ["reading the norms, each step of the warm-up", *[seconds(by_n[i]["read"]) for i in columns]],
         ["from norms to ranks", *[seconds(by_n[i]["allocate"]) for i in columns]],
-        ["resizing layers and optimiser (16 × 16, rank 4)", *[seconds(by_n[i]["resize"]) for i in columns]],
+        ["resizing layers and optimizer (16 × 16, rank 4)", *[seconds(by_n[i]["resize"]) for i in columns]],
         ["a new reducer", *[seconds(point["seconds"]) for point in record["reducer"]]],
         ["stock PEFT loads the saved adapter", *[loading.get(by_n[i]["n"], "") for i in columns]],
     ]
@@ -141,7 +141,7 @@ def measured(record: dict[str, Any]) -> str:
     head = ["CPU seconds in one process, 14 matrices 64 × d, d =", *[str(point["d"]) for point in by_d]]
     rows = [
         ["reading the norms, each step of the warm-up", *[seconds(point["read"]) for point in by_d]],
-        ["resizing layers and optimiser (rank 16)", *[seconds(point["resize"]) for point in by_d]],
+        ["resizing layers and optimizer (rank 16)", *[seconds(point["resize"]) for point in by_d]],
         ["the adapter's parameters", *[count(point["parameters"]) for point in by_d]],
     ]
     return first + "\n" + table(head, rows)

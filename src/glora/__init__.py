@@ -1,7 +1,6 @@
-"""GLoRA: gradient-norm aware rank allocation for LoRA.
+"""GLoRA: gradient-norm aware rank allocation for LoRA. This is the contents page: the public names and their homes.
 
-The names are imported when they are first used, so that `import glora`, and with it the command line, costs no import of
-torch.
+A name is imported at its first use, so that `import glora`, and with it the command line, does not import torch.
 """
 
 from importlib import import_module
@@ -12,11 +11,10 @@ from glora._version import __version__
 if TYPE_CHECKING:
     from glora.acceleration.accelerate import accelerate_lora
     from glora.allocation.shares import allocate_ranks
-    from glora.allocation_file import save_allocation
     from glora.allocator import RankAllocator
     from glora.checkpoints import last_complete_checkpoint
     from glora.config import RankAllocationConfig
-    from glora.export import export_uniform
+    from glora.export import export_uniform, save_allocation
     from glora.lora.matrix import resize_lora_layer
     from glora.rank_log import RankLogCallback
     from glora.suggest import suggest_ranks
@@ -47,7 +45,7 @@ _HOMES = {
     "export_uniform": "export",
     "last_complete_checkpoint": "checkpoints",
     "resize_lora_layer": "lora.matrix",
-    "save_allocation": "allocation_file",
+    "save_allocation": "export",
     "suggest_ranks": "suggest",
 }
 

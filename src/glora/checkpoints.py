@@ -1,8 +1,8 @@
 """The newest checkpoint that can be resumed, after a run that was killed.
 
 Trainer writes a checkpoint in place, file by file, trainer_state.json last, and removes old ones file by file as well. A run
-that is killed meanwhile leaves a folder that looks like a checkpoint. `resume_from_checkpoint=True` takes the one with the
-highest number and fails on it, or, where only the optimiser's file is missing, goes on without.
+that is killed at such a moment leaves a folder that looks like a checkpoint. `resume_from_checkpoint=True` takes the highest
+number and fails on it or, where only the optimizer's file is missing, continues without it.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _WEIGHTS_IN_PARTS = ("model.safetensors.index.json", "pytorch_model.bin.index.js
 
 
 def last_complete_checkpoint(output_dir: str | Path) -> str | None:
-    """The newest checkpoint of a Trainer run that was written to its end.
+    """Return the newest complete checkpoint of a Trainer run.
 
         trainer.train(resume_from_checkpoint=last_complete_checkpoint(args.output_dir))
 
-    starts anew the first time and goes on ever after, however often the run is killed.
+    This starts a run the first time, and continues it every time after that.
 
-    A checkpoint counts as complete if trainer_state.json is there and of the right step, the weights are there, the optimiser,
-    the scheduler and the random state are all there (or none of them: save_only_model=True), and no file has been cut off.
+    A checkpoint is complete if trainer_state.json is of the folder's step, the weights are there, the states of optimizer,
+    scheduler and random generators are all there (or none of them: save_only_model=True), and no file is cut off.
 
     Args:
         output_dir: Trainer's output_dir; need not exist.
@@ -61,7 +61,7 @@ def _is_complete(folder: Path, step: int) -> bool:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a file of tensors has its end: torch's is a zip archive, and safetensors' header gives its length."""
+    """Return whether a file of tensors has its end: torch writes a zip archive, and safetensors' header has the length."""
     if path.suffix in (".pt", ".pth", ".bin"):
         return zipfile.is_zipfile(path)
     if path.suffix == ".safetensors":

@@ -1,14 +1,21 @@
-"""An adapter whose layers all have one rank, for servers that read one rank for all layers.
+"""Files for others: an adapter with one rank in every layer, and the record of an allocation beside an adapter.
 
-Every layer is padded to the largest rank: A gets zero rows and B zero columns, so B·A and every logit stay as they are. Where
-the layers' scalings differ, the difference goes into B. Modules without an adapter (rank 0) stay without: they are not in the
-file, and `exclude_modules` names them.
+Some servers read one rank for all layers. `export_uniform` pads every layer to the largest rank: A gets zero rows and B zero
+columns, so B·A and every logit stay as they are. Where the layers' scalings differ, B takes the difference. Modules at rank 0
+stay without an adapter: they are not in the file, and `exclude_modules` names them.
+
+`save_allocation` writes allocation.json for programs, and a section of the model card for people. PEFT needs neither; the
+adapter's own configuration has its ranks.
 """
 
 from __future__ import annotations
 
 import copy
+import json
 import math
+import os
+import re
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -19,10 +26,16 @@ from peft.utils.other import get_pattern_key
 from safetensors.torch import save_file
 from torch import nn
 
+from glora._version import __version__
+from glora.allocator import RankAllocator
 from glora.lora.discovery import adapted_model, base_model, find_matrices, peft_configs
 from glora.lora.resize import by_rank_A, by_rank_B
+from glora.messages import pluralize
 
 PREFIX = "base_model.model."  # PEFT's, of every name in an adapter's file
+FILE_NAME = "allocation.json"
+MODEL_CARD = "README.md"
+BEGIN, END = "<!-- glora: begin -->", "<!-- glora: end -->"
 
 
 def export_uniform(model: nn.Module, directory: str | Path, adapter_name: str = "default") -> Path:
@@ -30,7 +43,7 @@ def export_uniform(model: nn.Module, directory: str | Path, adapter_name: str = 
 
     Args:
         model: A PeftModel, or a transformers model with an adapter.
-        directory: Where adapter_config.json and adapter_model.safetensors are written; made if it does not exist.
+        directory: Folder for adapter_config.json and adapter_model.safetensors; made if it does not exist.
         adapter_name: The adapter to export.
 
     Returns:
@@ -41,81 +54,117 @@ def export_uniform(model: nn.Module, directory: str | Path, adapter_name: str = 
     """
     _, matrices = find_matrices(model, adapter_name, trainable=False)
     widest = max(matrices.values(), key=lambda matrix: matrix.rank)
-    rank, scaling = widest.rank, widest.scaling
-
     model = adapted_model(model)
     root = base_model(model)
     paths = {module: path for path, module in root.named_modules()}
-    peft = isinstance(model, PeftModel)
-    state = get_peft_model_state_dict(model if peft else root, adapter_name=adapter_name)
-    tensors = {("" if peft else PREFIX) + key: value for key, value in state.items()}
+    is_peft = isinstance(model, PeftModel)
+    state = get_peft_model_state_dict(model if is_peft else root, adapter_name=adapter_name)
+    tensors = {("" if is_peft else PREFIX) + key: value for key, value in state.items()}
     for matrix in matrices.values():
-        factor = matrix.scaling / scaling
-        _pad(tensors, f"{PREFIX}{paths[matrix.layer]}.", matrix.rank, rank, matrix.experts, factor)
+        factor = matrix.scaling / widest.scaling
+        _pad(tensors, f"{PREFIX}{paths[matrix.layer]}.", matrix.rank, widest.rank, matrix.experts, factor)
     config = copy.deepcopy(peft_configs(model)[adapter_name])
-    return _write(config, rank, widest.layer.lora_alpha[adapter_name], tensors, Path(directory))
+    return _write(config, widest.rank, widest.layer.lora_alpha[adapter_name], tensors, Path(directory))
 
 
 def export_saved_adapter(adapter: str | Path, directory: str | Path, *, overwrite: bool = False) -> Path:
-    """Do the same to an adapter that lies in a folder or on the hub; its base model is not needed.
+    """Pad an adapter in a folder or on the hub as `export_uniform` does; its base model is not needed.
 
     Args:
         adapter: The folder with adapter_config.json, or the hub's id.
-        directory: Where the padded adapter is written; made if it does not exist.
-        overwrite: Whether an adapter that is there already may be replaced. Other files in the folder stay as they are.
+        directory: Folder for the padded adapter; made if it does not exist.
+        overwrite: Replace an adapter in that folder. Other files in it stay as they are.
 
     Returns:
         The directory.
 
     Raises:
-        ValueError: there is none, it is not a LoRA adapter, or it adapts parameters of experts, whose layout only the model
-            knows; or the directory holds an adapter.
+        ValueError: there is no adapter, it is not a LoRA adapter, or it adapts parameters of experts, whose layout only the
+            model has; or the directory holds an adapter.
     """
     if Path(directory).resolve() == Path(adapter).resolve():
         raise ValueError(f"{directory} is the adapter itself; give another folder for the padded one")
     present = [name for name in (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME) if (Path(directory) / name).exists()]
     if present and not overwrite:
         raise ValueError(
-            f"{directory} already holds an adapter ({' and '.join(present)}), which would be overwritten; give another folder, "
-            "or say that it may be: --overwrite, in Python overwrite=True"
+            f"{directory} already holds an adapter ({' and '.join(present)}); give another folder, or --overwrite "
+            "(overwrite=True in Python)"
         )
     try:
         config = PeftConfig.from_pretrained(str(adapter))
     except ValueError as error:
         raise ValueError(
-            f"there is no adapter at {str(adapter)!r}: it is no folder with an adapter_config.json, which save_pretrained "
-            "writes, and no adapter that can be had from the hub"
+            f"there is no adapter at {str(adapter)!r}; give a folder with adapter_config.json, as save_pretrained writes it, "
+            "or an adapter's id on the hub"
         ) from error
     if not isinstance(config, LoraConfig):
         raise ValueError(f"{adapter} is of type {config.peft_type.value}; only a LoRA adapter can be padded")
     if config.target_parameters:
         raise ValueError(
-            f"{adapter} adapts expert parameters ({', '.join(config.target_parameters)}), whose layout only the model knows; "
-            "load the model with this adapter and use glora.export_uniform(model, directory)"
+            f"{adapter} adapts expert parameters ({', '.join(config.target_parameters)}), whose layout only the model has; "
+            "load the model with it and use glora.export_uniform(model, directory)"
         )
     tensors = load_peft_weights(str(adapter), device="cpu")
-    endings = ("lora_A.weight", "lora_embedding_A")
-    prefixes = {
-        key[: -len(end)]: tensors[key].shape[0] for key in tensors for end in endings if key.endswith("." + end)
-    }
+    endings = (".lora_A.weight", ".lora_embedding_A")
+    found = {key: end for key in tensors for end in endings if key.endswith(end)}
+    ranks = {key.removesuffix(end) + ".": tensors[key].shape[0] for key, end in found.items()}
     alphas = {}
-    for prefix in prefixes:
+    for prefix in ranks:
         name = prefix.removeprefix(PREFIX).removesuffix(".")
         alphas[prefix] = config.alpha_pattern.get(get_pattern_key(config.alpha_pattern, name), config.lora_alpha)
-    widest = max(prefixes, key=lambda prefix: prefixes[prefix])
-    rank = prefixes[widest]
+    scalings = {p: alphas[p] / (math.sqrt(rank) if config.use_rslora else rank) for p, rank in ranks.items()}
+    widest = max(ranks, key=lambda prefix: ranks[prefix])
+    for prefix, rank in ranks.items():
+        _pad(tensors, prefix, rank, ranks[widest], 1, scalings[prefix] / scalings[widest])
+    return _write(config, ranks[widest], alphas[widest], tensors, Path(directory))
 
-    def scaling(prefix: str) -> float:
-        root = math.sqrt(prefixes[prefix]) if config.use_rslora else prefixes[prefix]
-        return float(alphas[prefix] / root)
 
-    for prefix, old_rank in prefixes.items():
-        _pad(tensors, prefix, old_rank, rank, 1, scaling(prefix) / scaling(widest))
-    return _write(config, rank, alphas[widest], tensors, Path(directory))
+def save_allocation(allocator: RankAllocator, directory: str | Path) -> Path:
+    """Write allocation.json into a folder, and a section into its model card if it has one.
+
+    RankAllocationCallback calls it for each checkpoint. After your own `model.save_pretrained(folder)`, call it for that
+    folder. A second call replaces what the first wrote.
+
+    Args:
+        allocator: The allocator of the adapter that is saved.
+        directory: The folder with the adapter; made if it does not exist.
+
+    Returns:
+        The path of allocation.json: a version, the configuration, `total_rank`, `parameters` before and after, `reallocation`
+        (null before it), package versions, and for each matrix `rank`, `initial_rank`, `shape` (d_out, d_in) and `norm`, the
+        moving average g_k (null where there was no adapter to measure).
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    adapter, norms = allocator.adapter, allocator.norms
+    initial = sum(adapter.initial_ranks[name] * matrix.cost for name, matrix in adapter.matrices.items())
+    content = {
+        "version": 1,
+        "config": allocator.config.to_dict(),
+        "total_rank": allocator.total_rank,
+        "parameters": {"before": initial, "after": allocator.parameters},
+        "reallocation": None if allocator.reallocation is None else vars(allocator.reallocation),
+        "versions": {"glora": __version__} | {name: version(name) for name in ("peft", "transformers", "torch")},
+        "matrices": {
+            name: {
+                "rank": matrix.rank,
+                "initial_rank": adapter.initial_ranks[name],
+                "shape": matrix.shape,
+                "norm": norms.get(name),
+            }
+            for name, matrix in adapter.matrices.items()
+        },
+    }
+    path = directory / FILE_NAME
+    _replace(path, json.dumps(content, indent=1) + "\n")
+    card = directory / MODEL_CARD
+    if card.is_file():
+        _replace(card, _with_section(card.read_text(encoding="utf-8"), _section(allocator, initial)))
+    return path
 
 
 def _pad(tensors: dict[str, torch.Tensor], prefix: str, old_rank: int, rank: int, E: int, factor: float) -> None:
-    """Pad one module's factors in place, and multiply what B gives by a factor."""
+    """Pad one module's factors in place, and multiply the output of B by a factor."""
     embedding = f"{prefix}lora_embedding_A" in tensors
     key_A, key_B = (f"{prefix}lora_embedding_{f}" if embedding else f"{prefix}lora_{f}.weight" for f in "AB")
     A, B = tensors[key_A], tensors[key_B]
@@ -131,8 +180,40 @@ def _write(config: LoraConfig, rank: int, alpha: float, tensors: dict[str, torch
     config.rank_pattern, config.alpha_pattern = {}, {}
     config.inference_mode = True
     directory.mkdir(parents=True, exist_ok=True)
-    # cloned, because safetensors refuses tensors that share memory, as tied modules_to_save do
+    # cloned, because safetensors rejects tensors that share memory, as tied modules_to_save do
     plain = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
     save_file(plain, directory / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
     config.save_pretrained(str(directory))
     return directory
+
+
+def _section(allocator: RankAllocator, parameters_before: int) -> str:
+    ranks, config = allocator.ranks, allocator.config
+    if allocator.allocated:
+        steps = allocator.steps if allocator.reallocation is None else allocator.reallocation.step
+        status = (
+            f"After {pluralize(steps, 'step')} of warm-up it shared out {sum(ranks.values()):,} ranks over "
+            f"{pluralize(len(ranks), 'matrix')} by gradient norm (signal `{config.signal}`), under the {config.budget} "
+            f"budget: {min(ranks.values())} to {max(ranks.values())} a matrix, {sum(r == 0 for r in ranks.values())} without "
+            f"an adapter. Adapter parameters: {parameters_before:,} before, {allocator.parameters:,} after."
+        )
+    else:
+        status = f"The warm-up has made {allocator.steps} of {config.warmup_steps} steps; the ranks are still uniform."
+    return (
+        f"{BEGIN}\n## Rank allocation\n\nGLoRA {__version__} allocated the ranks of this LoRA adapter. {status} It is a plain "
+        f"PEFT LoRA adapter and loads without glora. `{FILE_NAME}` has the rank and norm of each matrix.\n{END}\n"
+    )
+
+
+def _with_section(card: str, section: str) -> str:
+    old = re.compile(re.escape(BEGIN) + ".*?" + re.escape(END) + "\n?", re.DOTALL)
+    if old.search(card):
+        return old.sub(lambda _: section, card)
+    return card.rstrip("\n") + "\n\n" + section
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write all of a file or none of it."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,8 +1,8 @@
-"""Norms and ranks in TensorBoard, W&B, MLflow and whatever else a Trainer reports to by `report_to`.
+"""Norms and ranks in TensorBoard, W&B, MLflow and every other reporter of a Trainer (`report_to`).
 
-Trainer calls its reporters before the callbacks that a user adds, so a callback cannot add to what they are told; this one
-tells them itself, after each of Trainer's own logs and for the same step. It tells nobody else: two numbers for each matrix
-would fill the console and the log history in every checkpoint.
+Trainer calls its reporters before the callbacks that a user adds, so a callback cannot add to their logs. RankLogCallback calls
+them itself, after each of Trainer's own logs and for the same step. It logs nowhere else: two numbers for each matrix would
+fill the console and the log history in every checkpoint.
 """
 
 from __future__ import annotations
@@ -20,23 +20,22 @@ logger = get_logger()
 
 
 class RankLogCallback(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
-    """Tells a Trainer's reporters the norms and the ranks.
+    """Log norms and ranks to a Trainer's reporters.
 
         trainer = Trainer(..., TrainingArguments(..., report_to="tensorboard"), callbacks=[RankAllocationCallback()])
         trainer.add_callback(RankLogCallback(trainer))
 
-    At each of Trainer's own logs (`logging_steps`) that is not one of an evaluation:
+    It logs at each of Trainer's own logs (`logging_steps`), except those of an evaluation:
 
-        glora/norm/<module>        g_k, while it is being averaged
+        glora/norm/<module>        g_k, during a warm-up
         glora/rank/<module>        r_k, 0 where the adapter was taken out
         glora/total_rank, glora/smallest_rank, glora/largest_rank, glora/adapter_parameters
 
-    Reporters put `train/` before these names, as before all of Trainer's. Reading the norms waits for the device, once a
-    log, where Trainer has just waited for the loss; nothing is read between logs. It is not on by default, because it is two
-    curves for each matrix.
+    Reporters put `train/` before these names, as before all of Trainer's. Reading the norms waits for the device once a log,
+    where Trainer has just waited for the loss. It is not on by default, because it makes two curves for each matrix.
 
     Args:
-        trainer: the Trainer whose reporters are told. One of its callbacks must be a RankAllocationCallback.
+        trainer: The Trainer. One of its callbacks must be a RankAllocationCallback.
 
     Raises:
         ValueError: at the start of training, if there is no RankAllocationCallback.
@@ -49,13 +48,12 @@ class RankLogCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """See that there is something to tell, and somebody."""
+        """Check that there are values and reporters."""
         self._last_step = None
         self.check()
         if not self._reporters():
             logger.warning(
-                "RankLogCallback has nobody to tell: Trainer reports to nothing; give TrainingArguments(report_to=...), such "
-                "as 'tensorboard'"
+                "RankLogCallback found no reporter; set TrainingArguments(report_to=...), for example to 'tensorboard'"
             )
 
     def on_log(
@@ -66,9 +64,9 @@ class RankLogCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
         logs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Tell the reporters, once a step."""
-        of_an_evaluation = any(name.startswith(("eval_", "test_")) for name in logs or ())
-        if of_an_evaluation or state.global_step == self._last_step:
+        """Log to the reporters, once a step."""
+        evaluation = any(name.startswith(("eval_", "test_")) for name in logs or ())
+        if evaluation or state.global_step == self._last_step:
             return
         self._last_step = state.global_step
         reporters = self._reporters()
@@ -77,19 +75,19 @@ class RankLogCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
             reporter.on_log(args, state, control, logs=dict(values), **kwargs)
 
     def check(self) -> None:
-        """Refuse to watch a training in which no ranks are allocated. A subclass that has its own values needs none.
+        """Check that ranks are allocated in this training. A subclass with other values may override it.
 
         Raises:
             ValueError: there is no RankAllocationCallback.
         """
         if self._allocation() is None:
             raise ValueError(
-                "RankLogCallback found no RankAllocationCallback among the callbacks of its Trainer; give "
-                "Trainer(callbacks=[RankAllocationCallback()]), and RankLogCallback that same Trainer"
+                "RankLogCallback found no RankAllocationCallback; make its Trainer with "
+                "callbacks=[RankAllocationCallback()]"
             )
 
     def values(self) -> dict[str, float]:
-        """What is told: name -> value. A subclass may tell something else."""
+        """Return the values to log, by name. A subclass may log others."""
         allocation = self._allocation()
         allocator = allocation.allocator if allocation is not None else None
         if allocator is None:
@@ -107,12 +105,12 @@ class RankLogCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
 
 
 def rank_log(ranks: Mapping[str, int], parameters: int, norms: Mapping[str, float]) -> dict[str, float]:
-    """Norms and ranks by the names under which they are logged.
+    """Return norms and ranks by the names under which they are logged; nothing without ranks.
 
     Args:
-        ranks: module name -> r_k; without any, there is nothing to log.
-        parameters: of the adapter.
-        norms: module name -> g_k, as far as they are being averaged.
+        ranks: r_k by module name.
+        parameters: Parameters of the adapter.
+        norms: g_k by module name, during a warm-up.
     """
     if not ranks:
         return {}

@@ -1,7 +1,7 @@
-"""Ranks from a few calibration batches, without training: a rank_pattern to begin with.
+"""Ranks from a few calibration batches, without training, as a rank_pattern.
 
-The same norms as during a warm-up, at the very start of one: LoRA's B is zero, so ∂L/∂B = s·G·Aᵀ sketches the gradient of the
-pretrained model, and the mean norm over the batches takes the place of the moving average. The model is left as it was.
+The norms are those of a warm-up's first step: LoRA's B is zero, so ∂L/∂B = s·G·Aᵀ sketches the gradient of the pretrained
+model. The mean norm over the batches replaces the moving average. The model stays as it was.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from glora.lora.peft_config import exact_pattern, excluding
 from glora.scoring.gradient_norms import GradientNorms
 
 Loss = Callable[[nn.Module, Any], torch.Tensor]
-PROBE = "glora_probe"
-# What get_peft_model adds to modules_to_save for a task.
+ADAPTER = "glora_suggest"  # for a model without an adapter; removed afterwards
+# get_peft_model adds these to modules_to_save, by task.
 HEADS = {"SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",)}
 
 
@@ -44,36 +44,35 @@ def suggest_ranks(
         config = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", rank_pattern=ranks,
                             alpha_pattern={name: 2 * rank for name, rank in ranks.items()})
 
-    With a rank_pattern alone PEFT would scale each matrix by lora_alpha/r_k; the alpha_pattern keeps one scaling, here 2.
+    With a rank_pattern alone PEFT would scale each matrix by lora_alpha/r_k. The alpha_pattern keeps one scaling, here 2.
 
     Args:
         model: A model without an adapter (give `config`), or one with a LoRA adapter that has not been trained.
-        batches: What `loss` takes; by default dictionaries for `model(**batch).loss`, moved to the model's device. About
-            8 to 32 batches of the size you train with; each costs one forward and one backward pass.
-        config: The LoRA configuration that you are going to use; its own rank_pattern and initialisation are not.
+        batches: Inputs of `loss`; by default dictionaries for `model(**batch).loss`, moved to the model's device. Use 8 to 32
+            batches of your training's size; each costs one forward and one backward pass.
+        config: The LoRA configuration for your training; its own rank_pattern and initialization are not used.
         total_rank: The sum of the ranks. Default: n·r for the n matrices of the configuration.
         budget: "rank", Σ r_k = total_rank, or "parameters", no more parameters than total_rank ranks spread evenly.
-        min_rank: No matrix gets a smaller rank; at least 1, since a rank_pattern cannot leave a matrix out.
-        max_rank: No matrix gets a larger rank; min(d_in, d_out) always bounds it.
-        loss: What to differentiate: loss(model, batch) -> scalar. Default: `model(**batch).loss`.
+        min_rank: Lower bound of every rank, at least 1, since a rank_pattern cannot leave a matrix out.
+        max_rank: Upper bound of every rank; min(d_in, d_out) is another.
+        loss: The function to differentiate, loss(model, batch) -> scalar. Default: `model(**batch).loss`.
         seed: Seeds the random A. The global generators are not touched.
 
     Returns:
         PEFT's exact patterns ("^" and the escaped module name) with their ranks, for LoraConfig(rank_pattern=...).
 
     Raises:
-        ValueError: no batch, no configuration for a model without LoRA, a configuration for one that has an adapter, or with
-            layer_replication; a loss that is missing or not finite; bounds that cannot be met.
+        ValueError: there is no batch; a model without LoRA and without `config`, or with both; layer_replication; a loss that
+            is missing or not finite; bounds that cannot be met.
     """
     if isinstance(min_rank, bool) or not isinstance(min_rank, int) or min_rank < 1:
         raise ValueError(
-            f"min_rank={min_rank!r} must be an int of at least 1: a rank_pattern cannot leave a matrix out; "
-            "name it in LoraConfig(exclude_modules=...) instead"
+            f"min_rank={min_rank!r} must be an int of at least 1; to leave a matrix out, use LoraConfig(exclude_modules=...)"
         )
     if budget not in ("rank", "parameters"):
         raise ValueError(f"budget={budget!r} must be one of rank, parameters")
-    with _untouched(model), _probed(model, config, seed) as adapter:
-        norms = _mean_norms(model, adapter, batches, loss or _own_loss)
+    with _restored(model), _adapter_of(model, config, seed) as adapter:
+        norms = _mean_norms(model, adapter, batches, loss or _loss_of_model)
         if not any(norms.values()):
             raise ValueError("no gradient reached any matrix; check that the loss depends on the adapted layers")
         ranks = allocate_ranks(
@@ -106,31 +105,30 @@ def _mean_norms(model: nn.Module, adapter: RankedAdapter, batches: Iterable[Any]
     return dict(zip(reader.names, (total / count).tolist()))
 
 
-def _own_loss(model: nn.Module, batch: Mapping[str, Any]) -> torch.Tensor:
+def _loss_of_model(model: nn.Module, batch: Mapping[str, Any]) -> torch.Tensor:
     device = next(model.parameters()).device
     outputs = model(**{k: v.to(device) if torch.is_tensor(v) else v for k, v in batch.items()})
     return cast(torch.Tensor, outputs["loss"] if isinstance(outputs, Mapping) else outputs[0])
 
 
 @contextmanager
-def _probed(model: nn.Module, config: LoraConfig | None, seed: int) -> Iterator[RankedAdapter]:
-    """The model with an adapter to read from: its own, or one that is there only for the time being."""
+def _adapter_of(model: nn.Module, config: LoraConfig | None, seed: int) -> Iterator[RankedAdapter]:
+    """Yield the model's adapter, or a temporary one."""
     root = base_model(model)
     if config is None:
         try:
             adapter = RankedAdapter(model)
         except ValueError as error:
-            raise ValueError(f"{error}; or give the LoraConfig that is to be used") from None
+            raise ValueError(f"{error}; or give `config`, your LoraConfig") from None
     else:
         if adapters := list(peft_configs(adapted_model(model))):
             raise ValueError(
-                f"the model has an adapter already ({', '.join(adapters)}); leave out `config` to get ranks for that one, or "
-                "give the model without it (model.unload())"
+                f"the model has an adapter already ({', '.join(adapters)}); leave out `config` to get its ranks, or remove it "
+                "with model.unload()"
             )
         if config.layer_replication:
             raise ValueError(
-                "layer_replication makes another model of this one; make it with get_peft_model(model, config), and give "
-                "that, without `config`"
+                "layer_replication changes the model; give get_peft_model(model, config) instead, without `config`"
             )
         plain = {"rank_pattern": {}, "alpha_pattern": {}, "init_lora_weights": True, "modules_to_save": None}
         exclude = {"exclude_modules": _without_heads(config)}
@@ -138,8 +136,8 @@ def _probed(model: nn.Module, config: LoraConfig | None, seed: int) -> Iterator[
         fields = {k: v for k, v in fields.items() if k in LoraConfig.__dataclass_fields__}
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            inject_adapter_in_model(LoraConfig(**fields), root, PROBE)
-        adapter = RankedAdapter(root, PROBE)
+            inject_adapter_in_model(LoraConfig(**fields), root, ADAPTER)
+        adapter = RankedAdapter(root, ADAPTER)
     root.requires_grad_(False)
     for factor in adapter.factors:
         factor.requires_grad_(True)
@@ -147,14 +145,14 @@ def _probed(model: nn.Module, config: LoraConfig | None, seed: int) -> Iterator[
 
 
 def _without_heads(config: LoraConfig) -> Any:
-    """What the configuration excludes, and the modules that training will train whole, which PEFT gives no adapter."""
+    """Return the excluded modules, and those that training will train whole, which get no adapter from PEFT."""
     heads = {*(config.modules_to_save or ()), *HEADS.get(config.task_type or "", ())}
     return excluding([rf"(?:.*\.)?(?:{'|'.join(sorted(heads))})(?:\..*)?"] if heads else [], config.exclude_modules)
 
 
 @contextmanager
-def _untouched(model: nn.Module) -> Iterator[None]:
-    """Put back, whatever happens, the module tree, attributes, gradients, and flags, and keep dropout off meanwhile."""
+def _restored(model: nn.Module) -> Iterator[None]:
+    """Turn dropout off, and restore module tree, attributes, gradients and flags at the end, also after an error."""
     modules = list(model.modules())
     children = [(module, dict(module._modules), set(vars(module)), module.training) for module in modules]
     parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]

@@ -1,4 +1,4 @@
-"""GLoRA in transformers.Trainer and TRL: one callback."""
+"""RankAllocationCallback: rank allocation in transformers.Trainer and TRL."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from glora.allocation_file import save_allocation
 from glora.allocator import RankAllocator, check_same_matrices
 from glora.config import RankAllocationConfig, as_config
 from glora.distributed.unsupported import refuse_engines
+from glora.export import save_allocation
 from glora.lora.adapter import RankedAdapter
 from glora.messages import get_logger, pluralize
 from glora.scoring.sketch_ratios import refuse_compiled
@@ -26,36 +26,40 @@ logger = get_logger()
 
 
 class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # transformers is untyped
-    """Allocates LoRA's ranks during a Trainer run.
+    """Allocate LoRA's ranks during a Trainer run.
 
-        trainer = Trainer(model=get_peft_model(base, LoraConfig(r=8)), ..., callbacks=[RankAllocationCallback()])
+        callback = RankAllocationCallback(total_rank=96, budget="parameters")
+        trainer = Trainer(model=get_peft_model(base, LoraConfig(r=8)), ..., callbacks=[callback])
 
-    The norms are read in `on_pre_optimizer_step`: accumulated, reduced, unscaled and clipped, as the optimiser will use
-    them. (Clipping multiplies all gradients of one step by one factor: shares within a step stay, a clipped step weighs
-    less.)
+    `on_pre_optimizer_step` reads the norms: accumulated, reduced, unscaled and clipped, as the optimizer will use them.
+    (Clipping multiplies all gradients of a step by one factor, so it keeps the shares and lowers the weight of the step.)
 
-    Checkpoints hold the allocation, in trainer_state.json, and `train(resume_from_checkpoint=...)` goes on from it, as
-    does `load_best_model_at_end` across the reallocation. To resume after the reallocation the callback has to be among
-    the `callbacks` that Trainer is made with, since Trainer loads a checkpoint before any event of training.
+    Checkpoints hold the allocation, in trainer_state.json. `train(resume_from_checkpoint=...)` continues from it, and
+    `load_best_model_at_end` works across the reallocation. To resume after the reallocation, give the callback to
+    `Trainer(callbacks=[...])`, since Trainer loads a checkpoint before any event of training.
 
     Args:
-        config: How to allocate, a RankAllocationConfig or its fields as a dictionary. With `warmup_steps=None` the
-            warm-up is one epoch, with a float below 1 a share of all steps, rounded up.
+        config: A RankAllocationConfig, or its fields as a dictionary.
+        **fields: The fields of RankAllocationConfig, in place of `config`. With `warmup_steps=None` the warm-up is one epoch,
+            with a float below 1 a share of all steps, rounded up.
 
     Attributes:
+        config: The configuration.
         allocator: The RankAllocator of the present or last training run; None before the first.
-        allocator_class: What makes it; a subclass of the callback may name a subclass of RankAllocator.
+        allocator_class: Its class; a subclass of the callback may name a subclass of RankAllocator.
 
     Raises:
-        ValueError: at the start of training, for whatever RankAllocator refuses, for a warm-up that is not shorter than
-            the training, and for DeepSpeed, FSDP1 and DataParallel.
-        TypeError: at once, for a configuration that is none.
+        ValueError: at the start of training, for everything that RankAllocator rejects, for a warm-up that is not shorter
+            than the training, and for DeepSpeed, FSDP1 and DataParallel.
+        TypeError: at once, for a config of another type, or an unknown field.
     """
 
     allocator_class: type[RankAllocator] = RankAllocator
 
-    def __init__(self, config: RankAllocationConfig | Mapping[str, Any] | None = None) -> None:
-        self.config = as_config(config)
+    def __init__(self, config: RankAllocationConfig | Mapping[str, Any] | None = None, **fields: Any) -> None:
+        if config is not None and fields:
+            raise TypeError(f"give config, or the fields {', '.join(fields)}, not both")
+        self.config = as_config(fields if config is None else config)
         self.allocator: RankAllocator | None = None
         self._adapter: RankedAdapter | None = None
         self._training = False
@@ -69,11 +73,11 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
         optimizer: torch.optim.Optimizer | None = None,
         **kwargs: Any,
     ) -> None:
-        """From now on, let checkpoints of other ranks be loaded."""
+        """Let checkpoints of other ranks be loaded from now on."""
         try:
             self._follow(model, optimizer)
         except ValueError:
-            # Whatever is wrong with the model is said when training begins; it may still be changed until then.
+            # on_train_begin reports what is wrong with the model; it may still be changed until then
             self._adapter = None
 
     def on_train_begin(
@@ -87,7 +91,7 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
         lr_scheduler: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Start a warm-up with a new allocator, or go on where the checkpoint was taken."""
+        """Start a warm-up with a new allocator, or continue where the checkpoint was taken."""
         _refuse_data_parallel(args)
         _refuse_a_second(state, self)
         if optimizer is None:
@@ -109,14 +113,13 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
             # Trainer starts again after running out of memory (auto_find_batch_size), on the model as it is
             adapter.set_ranks(adapter.initial_ranks, optimizer=optimizer)
         self.allocator = self.allocator_class(adapter, optimizer, dataclasses.replace(self.config, warmup_steps=warmup))
-        self.allocator.warm_up.over()  # on_train_end says so, and an error or Ctrl-C speaks for itself
+        self.allocator.warm_up.over()  # on_train_end reports a warm-up that was not finished
         if saved is not None:
             self.allocator.load_state_dict(saved)
         if state.global_step > 0 and not optimizer.state and getattr(lr_scheduler, "last_epoch", 1) == 0:
             logger.warning(
-                "the checkpoint of step %d has no state of the optimiser and the schedule, so both begin anew and the "
-                "result will not be that of an uninterrupted run; was it made with save_only_model=True, or cut off? "
-                "glora.last_complete_checkpoint finds one that is whole",
+                "the checkpoint of step %d has no optimizer and no scheduler state, so both start again; it was made with "
+                "save_only_model=True or cut off: glora.last_complete_checkpoint finds a complete one",
                 state.global_step,
             )
         self._training = True
@@ -124,26 +127,28 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
         state.stateful_callbacks.setdefault(type(self).__name__, self.state())
 
     def take_ranks_from(self, checkpoint: str | Path) -> None:
-        """Give the model a checkpoint's ranks before Trainer shards it with FSDP2, which loads the weights only afterwards.
+        """Give the model a checkpoint's ranks before Trainer shards it with FSDP2; Trainer loads the weights only afterwards.
 
             trainer = Trainer(model, ..., callbacks=[callback])
             callback.take_ranks_from(checkpoint)
             trainer.train(resume_from_checkpoint=checkpoint)
 
-        Everywhere else the ranks follow what is loaded, and this changes nothing.
+        Without FSDP2 the ranks follow the weights that are loaded, and this changes nothing.
 
         Args:
-            checkpoint: The folder that training is going to be resumed from.
+            checkpoint: The folder to resume from.
 
         Raises:
-            ValueError: there is no Trainer yet, or the checkpoint does not hold this callback's state or is of another model.
+            ValueError: there is no Trainer yet, or the checkpoint has no state of this callback or is of another model.
         """
         if self._adapter is None:
-            raise ValueError("give this callback to Trainer(callbacks=[...]) before it takes a checkpoint's ranks")
+            raise ValueError("take_ranks_from needs a model; give this callback to Trainer(callbacks=[...]) first")
         state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
         saved = _saved_state(state, type(self).__name__)
         if saved is None:
-            raise ValueError(f"{checkpoint} was made without {type(self).__name__}: there are no ranks to take from it")
+            raise ValueError(
+                f"{checkpoint} was made without {type(self).__name__}, so it has no ranks; use another checkpoint"
+            )
         check_same_matrices(saved["ranks"], self._adapter)
         self._adapter.set_ranks(saved["ranks"])
 
@@ -155,9 +160,9 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
             self.allocator.step()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Put allocation.json, and a section in the model card, beside the checkpoint's adapter."""
+        """Write allocation.json, and a section of the model card, beside the checkpoint's adapter."""
         name = f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-        # a trial of hyperparameter_search has a folder of its own, which Trainer does not tell: the one just written
+        # each trial of hyperparameter_search has another folder, which Trainer does not pass: take the one just written
         pattern = f"*/{name}" if state.is_hyper_param_search else name
         checkpoints = sorted(Path(args.output_dir).glob(pattern), key=lambda path: path.stat().st_mtime)
         if self.allocator is not None and state.is_world_process_zero and checkpoints:
@@ -166,14 +171,14 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
     def on_push_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Put allocation.json into the folder that goes to the hub; Trainer copies only the adapter there."""
+        """Write allocation.json into the folder that goes to the hub; Trainer copies only the adapter there."""
         if self.allocator is not None and state.is_world_process_zero and Path(args.output_dir).is_dir():
             save_allocation(self.allocator, args.output_dir)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Say so if training ended before the warm-up did."""
+        """Warn if training ended before the warm-up."""
         self._training = False
         if self._adapter is not None:
             self._adapter.stop_following()
@@ -192,16 +197,16 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
         allocator.detach()
 
     def state(self) -> dict[str, Any]:
-        """What Trainer writes into a checkpoint's trainer_state.json."""
+        """Return what Trainer writes into a checkpoint's trainer_state.json."""
         saved = self.allocator.state_dict() if self.allocator is not None else None
         return {"args": {"config": self.config.to_dict()}, "attributes": {"saved_state": saved}}
 
     def _follow(self, model: nn.Module | None, optimizer: torch.optim.Optimizer | None) -> RankedAdapter:
-        """The adapter of this model, whose ranks follow what is loaded; hyperparameter_search brings a new model each time."""
+        """Return the adapter of this model, whose ranks follow what is loaded; hyperparameter_search makes new models."""
         if model is None:
             raise ValueError("RankAllocationCallback needs Trainer's model")
         name = self.config.adapter_name
-        # Trainer may have put this object in the place of the one that followed the loading (restore_callback_states_from_...)
+        # Trainer may have replaced the callback that followed the loading by this one (restore_callback_states_from_...)
         known = [adapter for adapter in (self._adapter, RankedAdapter.following(model)) if adapter is not None]
         adapter = next((a for a in known if a.describes(model, name)), None) or RankedAdapter(model, name)
         for other in known:
@@ -212,24 +217,23 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
         return adapter
 
     def _refuse_other_config(self, model: nn.Module | None) -> None:
-        """Trainer has made this object from the checkpoint; the one that the user gave is known to the adapter."""
+        """Compare with the callback that the user gave, which the adapter knows: Trainer made this one from the checkpoint."""
         known = RankedAdapter.following(model) if model is not None else None
         given = known.asked_by if known is not None else None
         if isinstance(given, RankAllocationCallback) and (differing := given.config.differences(self.config.to_dict())):
             raise ValueError(
-                "restore_callback_states_from_checkpoint=True puts the checkpoint's configuration in the place of "
-                f"yours: {differing}. Go on with the old values, or start anew"
+                f"restore_callback_states_from_checkpoint=True replaces your configuration by the checkpoint's: {differing}. "
+                "Use the old values, or start again"
             )
 
 
 def _saved_state(state: TrainerState, name: str) -> dict[str, Any] | None:
-    """The allocator's state in the checkpoint that Trainer resumes from, if there is one.
+    """Return the allocator's state in the checkpoint that Trainer resumes from, if there is one.
 
-    Trainer itself restores callbacks only with restore_callback_states_from_checkpoint=True, and then into a new
-    object.
+    Trainer itself restores callbacks only with restore_callback_states_from_checkpoint=True, and then into a new object.
 
     Raises:
-        ValueError: there is the state of a callback of another class.
+        ValueError: the checkpoint has the state of a callback of another class.
     """
     if state.global_step == 0:
         return None
@@ -241,8 +245,8 @@ def _saved_state(state: TrainerState, name: str) -> dict[str, Any] | None:
     }
     if name not in found and (others := [other for other, saved in found.items() if "initial_ranks" in saved]):
         raise ValueError(
-            f"the checkpoint holds the allocation of a {others[0]}, and this callback is a {name}, which would begin another "
-            f"warm-up; go on with {others[0]}"
+            f"the checkpoint holds the allocation of {others[0]}; resume with that callback, not with {name}, which would "
+            "start another warm-up"
         )
     return dict(found[name]) if name in found else None
 
@@ -250,10 +254,9 @@ def _saved_state(state: TrainerState, name: str) -> dict[str, Any] | None:
 def _check_loaded(saved: Mapping[str, Any], adapter: RankedAdapter) -> None:
     if saved["ranks"].keys() == adapter.ranks.keys() and saved["ranks"] != adapter.ranks:
         raise ValueError(
-            "the model's weights do not have the ranks of the checkpoint that training resumes from. If Trainer has "
-            "just started again after running out of memory (auto_find_batch_size), it has not loaded the weights "
-            "again: resume from the same checkpoint in a new process, with a smaller per_device_train_batch_size. "
-            "Otherwise the checkpoint is a mixture of two: take another, see glora.last_complete_checkpoint"
+            "the weights do not have the ranks in the checkpoint's trainer_state.json. After running out of memory "
+            "(auto_find_batch_size), resume in a new process with a smaller batch; otherwise the checkpoint mixes two: use "
+            "glora.last_complete_checkpoint"
         )
 
 
@@ -265,8 +268,8 @@ def _warmup_steps(
             batches = len(train_dataloader)
         except TypeError:
             raise ValueError(
-                "warmup_steps=None means one epoch, but the length of an epoch is unknown for this data set (it has no "
-                "len()); give RankAllocationConfig(warmup_steps=...) a number of steps, or a share below 1"
+                "warmup_steps=None means one epoch, but this data set has no length; set warmup_steps to a number of steps, "
+                "or to a share below 1"
             ) from None
         steps = max(math.ceil(batches / int(args.gradient_accumulation_steps)), 1)
         meaning = "one epoch, "
@@ -276,27 +279,25 @@ def _warmup_steps(
     left = state.max_steps - (state.global_step if fresh else 0)
     if steps >= left:
         raise ValueError(
-            f"the warm-up ({meaning}{pluralize(steps, 'step')}) must be shorter than training ({pluralize(left, 'step')}), or "
-            "the new ranks are never trained; lower it with RankAllocationConfig(warmup_steps=0.1), or train for longer"
+            f"the warm-up ({meaning}{pluralize(steps, 'step')}) must be shorter than training ({pluralize(left, 'step')}); "
+            "set for example warmup_steps=0.1, or train longer"
         )
     return steps
 
 
 def _refuse_a_second(state: TrainerState, callback: RankAllocationCallback) -> None:
-    """Both hear of one training with one state, the only thing in which either can find the other."""
+    """Refuse a second callback. Both get the same state of Trainer, which is the only thing that they share."""
     first = vars(state).setdefault("_rank_allocation_callback", callback)
     if first is not callback:
-        names = f"a {type(first).__name__} and a {type(callback).__name__}"
         raise ValueError(
-            f"there are two callbacks among Trainer's that allocate ranks, {names}, and each would resize the model under "
-            "the other; give one. To allocate the ranks of two adapters, train one after the other"
+            f"Trainer has two callbacks that allocate ranks, {type(first).__name__} and {type(callback).__name__}; give one. "
+            "Train two adapters one after the other"
         )
 
 
 def _refuse_data_parallel(args: TrainingArguments) -> None:
     if args.n_gpu > 1:
         raise ValueError(
-            f"Trainer would spread each batch over {args.n_gpu} GPUs with DataParallel, which glora does not support; "
-            f"start one process for each GPU (torchrun --nproc_per_node={args.n_gpu} ..., or accelerate launch), or "
-            "make one visible with CUDA_VISIBLE_DEVICES=0"
+            f"Trainer would use DataParallel on {args.n_gpu} GPUs, which glora does not support; start one process for each "
+            f"GPU (torchrun --nproc_per_node={args.n_gpu}, or accelerate launch), or set CUDA_VISIBLE_DEVICES=0"
         )

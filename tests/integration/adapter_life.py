@@ -38,7 +38,7 @@ class Setup:
         config: Makes PEFT's configuration.
         inputs: Makes the keyword arguments of a forward pass.
         adapt: Gives a base model its adapter.
-        optimizer: Makes the optimiser of the model that is to be trained.
+        optimizer: Makes the optimizer of the model that is to be trained.
         load: Puts a saved adapter on a fresh base model, without glora.
         merges: Whether PEFT can merge this kind of adapter.
         rounding: How far logits may be apart that are equal but for the order of additions.
@@ -148,7 +148,7 @@ def live_through(setup: Setup, folder: Path) -> Life:
     assert all(norm > 0 for norm in allocator.norms.values())
     trainable = {id(p) for p in model.parameters() if p.requires_grad}
     held = [id(p) for group in optimizer.param_groups for p in group["params"]]
-    assert sorted(held) == sorted(trainable), "the optimiser must hold what is trained, once, and nothing else"
+    assert sorted(held) == sorted(trainable), "the optimizer must hold what is trained, once, and nothing else"
 
     present = adapter.factors
     before = [factor.detach().clone() for factor in present]

@@ -107,11 +107,11 @@ class Attention(nn.Module):
         return self.linear(self.attention(x, x, x, need_weights=False)[0])
 
 
-class OwnLinear(nn.Linear):
+class CustomLinear(nn.Linear):
     """A layer that PEFT does not know."""
 
 
-class OwnLora(LoraLinear):
+class CustomLora(LoraLinear):
     """What a user registers with PEFT for it."""
 
 
@@ -207,10 +207,10 @@ def with_corda(base: nn.Module, config: LoraConfig) -> nn.Module:
     return get_peft_model(base, config)
 
 
-def with_own_layer() -> nn.Module:
+def with_custom_layer() -> nn.Module:
     config = lora()()
-    config._register_custom_module({OwnLinear: OwnLora})
-    return get_peft_model(ThreeLayers(lambda: OwnLinear(WIDTH, WIDTH)), config)
+    config._register_custom_module({CustomLinear: CustomLora})
+    return get_peft_model(ThreeLayers(lambda: CustomLinear(WIDTH, WIDTH)), config)
 
 
 def in_a_copied_module() -> nn.Module:

@@ -23,18 +23,16 @@ class Family:
         model: Name of the transformers class.
         config: Name of its configuration class.
         fields: Fields of the configuration.
-        inputs: "tokens" (labels for each), "sequence" (one label a sequence), "pixels", or "tokens and pixels".
         lora: Fields of the LoraConfig; PEFT's default target modules where there are none.
-        how: What the table says.
+        inputs: "tokens" (labels for each), "sequence" (one label a sequence), "pixels", or "tokens and pixels".
     """
 
     name: str
     model: str
     config: str
     fields: Mapping[str, Any]
-    inputs: str = "tokens"
     lora: Mapping[str, Any] = field(default_factory=dict)
-    how: str = ""
+    inputs: str = "tokens"
 
     def base(self) -> nn.Module:
         config = getattr(transformers, self.config)(**self.fields)
@@ -62,47 +60,13 @@ class Family:
         return {"input_ids": tokens, "labels": tokens.clone()}
 
 
-def _decoder(**fields: Any) -> dict[str, Any]:
-    return (
-        dict(
-            vocab_size=VOCABULARY,
-            hidden_size=WIDTH,
-            intermediate_size=24,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=8,
-            max_position_embeddings=32,
-            pad_token_id=0,
-            bos_token_id=1,
-            eos_token_id=2,
-        )
-        | fields
-    )
-
-
-def _encoder(**fields: Any) -> dict[str, Any]:
-    return (
-        dict(
-            vocab_size=VOCABULARY,
-            hidden_size=WIDTH,
-            intermediate_size=24,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=32,
-            pad_token_id=0,
-            initializer_range=0.2,
-        )
-        | fields
-    )
-
-
+SMALL = dict(hidden_size=WIDTH, intermediate_size=24, num_attention_heads=2)
+TEXT = dict(vocab_size=VOCABULARY, max_position_embeddings=32, pad_token_id=0, num_hidden_layers=2)
+DECODER = SMALL | TEXT | dict(num_key_value_heads=1, head_dim=8, bos_token_id=1, eos_token_id=2)
 LINEAR = {"target_modules": "all-linear"}
-CLASSIFY, CAUSAL = {"task_type": "SEQ_CLS"}, {"task_type": "CAUSAL_LM"}
 EXPERTS = {"target_parameters": ["experts.gate_up_proj", "experts.down_proj"]}
-GEMMA = _decoder(query_pre_attn_scalar=8, sliding_window=4)
-LATENT_ATTENTION = dict(
-    num_hidden_layers=2,
+GEMMA = DECODER | dict(query_pre_attn_scalar=8, sliding_window=4)
+DEEPSEEK = DECODER | dict(
     q_lora_rank=12,
     kv_lora_rank=10,
     qk_rope_head_dim=4,
@@ -118,124 +82,79 @@ LATENT_ATTENTION = dict(
     first_k_dense_replace=1,
 )
 
+
+def _encoder(name: str, kind: str, lora: Mapping[str, Any], fields: Mapping[str, Any]) -> Family:
+    fields = SMALL | TEXT | dict(initializer_range=0.2) | fields
+    lora = {"task_type": "SEQ_CLS"} | lora
+    return Family(name, f"{kind}ForSequenceClassification", f"{kind}Config", fields, lora, "sequence")
+
+
+def _decoder(name: str, kind: str, lora: Mapping[str, Any], fields: Mapping[str, Any], config: str = "") -> Family:
+    lora = {"task_type": "CAUSAL_LM"} | lora
+    return Family(name, f"{kind}ForCausalLM", config or f"{kind}Config", DECODER | fields, lora)
+
+
+DEBERTA = dict(relative_attention=True, position_buckets=8, norm_rel_ebd="layer_norm", share_att_key=True)
+DISTILBERT = dict(vocab_size=VOCABULARY, dim=WIDTH, hidden_dim=24, n_layers=2, n_heads=2, max_position_embeddings=32)
+DISTILBERT_TARGETS = ["q_lin", "k_lin", "v_lin", "out_lin", "lin1", "lin2"]
+MODERNBERT = dict(global_attn_every_n_layers=2, local_attention=4, cls_token_id=1, sep_token_id=2)
+T5 = dict(vocab_size=VOCABULARY, d_model=WIDTH, d_kv=8, d_ff=24, num_layers=1, num_heads=2, decoder_start_token_id=0)
+IMAGES = SMALL | dict(image_size=8, patch_size=4, num_hidden_layers=1)
+GEMMA_IMAGES = dict(text_config=GEMMA, vision_config=IMAGES | dict(vision_use_head=False), mm_tokens_per_image=4)
+MIXTURE = dict(num_experts_per_tok=2, moe_intermediate_size=12)
+LLAMA4 = dict(num_local_experts=4, num_experts_per_tok=1, interleave_moe_layer_step=1, intermediate_size_mlp=24)
+
 FAMILIES = [
-    Family(
+    _encoder(
         "DeBERTa-v2, DeBERTa-v3",
-        "DebertaV2ForSequenceClassification",
-        "DebertaV2Config",
-        _encoder(
-            relative_attention=True,
-            position_buckets=8,
-            norm_rel_ebd="layer_norm",
-            share_att_key=True,
-            pos_att_type=["p2c", "c2p"],
-            position_biased_input=False,
-            type_vocab_size=0,
-        ),
-        "sequence",
-        CLASSIFY | LINEAR,
+        "DebertaV2",
+        LINEAR,
+        DEBERTA | dict(pos_att_type=["p2c", "c2p"], position_biased_input=False, type_vocab_size=0),
     ),
-    Family("BERT", "BertForSequenceClassification", "BertConfig", _encoder(), "sequence", CLASSIFY),
+    _encoder("BERT", "Bert", {}, {}),
     Family(
         "DistilBERT",
         "DistilBertForSequenceClassification",
         "DistilBertConfig",
-        dict(vocab_size=VOCABULARY, dim=WIDTH, hidden_dim=24, n_layers=2, n_heads=2, max_position_embeddings=32)
-        | dict(pad_token_id=0, initializer_range=0.2),
+        DISTILBERT | dict(pad_token_id=0, initializer_range=0.2),
+        {"task_type": "SEQ_CLS", "target_modules": DISTILBERT_TARGETS},
         "sequence",
-        CLASSIFY | {"target_modules": ["q_lin", "k_lin", "v_lin", "out_lin", "lin1", "lin2"]},
     ),
-    Family(
-        "RoBERTa",
-        "RobertaForSequenceClassification",
-        "RobertaConfig",
-        _encoder(pad_token_id=1),
-        "sequence",
-        CLASSIFY | LINEAR,
-    ),
-    Family(
-        "ModernBERT",
-        "ModernBertForSequenceClassification",
-        "ModernBertConfig",
-        _encoder(global_attn_every_n_layers=2, local_attention=4, cls_token_id=1, sep_token_id=2)
-        | dict(bos_token_id=1, eos_token_id=2),
-        "sequence",
-        CLASSIFY | LINEAR,
-    ),
-    Family(
-        "T5",
-        "T5ForConditionalGeneration",
-        "T5Config",
-        dict(
-            vocab_size=VOCABULARY, d_model=WIDTH, d_kv=8, d_ff=24, num_layers=1, num_heads=2, decoder_start_token_id=0
-        ),
-        "tokens",
-        {"task_type": "SEQ_2_SEQ_LM"},
-    ),
+    _encoder("RoBERTa", "Roberta", LINEAR, dict(pad_token_id=1)),
+    _encoder("ModernBERT", "ModernBert", LINEAR, MODERNBERT | dict(bos_token_id=1, eos_token_id=2)),
+    Family("T5", "T5ForConditionalGeneration", "T5Config", T5, {"task_type": "SEQ_2_SEQ_LM"}),
     Family(
         "ViT",
         "ViTForImageClassification",
         "ViTConfig",
-        dict(image_size=8, patch_size=4, hidden_size=WIDTH, intermediate_size=24)
-        | dict(num_hidden_layers=1, num_attention_heads=2, initializer_range=0.2),
-        "pixels",
+        IMAGES | dict(initializer_range=0.2),
         LINEAR | {"modules_to_save": ["classifier"]},
+        "pixels",
     ),
-    Family("Qwen3", "Qwen3ForCausalLM", "Qwen3Config", _decoder(), lora=CAUSAL),
-    Family(
-        "Qwen3-MoE",
-        "Qwen3MoeForCausalLM",
-        "Qwen3MoeConfig",
-        _decoder(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=12),
-        lora=CAUSAL | LINEAR,
-        how='"all-linear" takes experts and router too, as `target_parameters`',
-    ),
-    Family("Gemma 3", "Gemma3ForCausalLM", "Gemma3TextConfig", GEMMA, lora=CAUSAL),
+    _decoder("Qwen3", "Qwen3", {}, {}),
+    _decoder("Qwen3-MoE", "Qwen3Moe", LINEAR, MIXTURE | dict(num_experts=4)),
+    _decoder("Gemma 3", "Gemma3", {}, GEMMA, "Gemma3TextConfig"),
     Family(
         "Gemma 3 with images",
         "Gemma3ForConditionalGeneration",
         "Gemma3Config",
-        dict(
-            text_config=GEMMA,
-            vision_config=dict(hidden_size=WIDTH, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2)
-            | dict(image_size=8, patch_size=4, vision_use_head=False),
-            mm_tokens_per_image=4,
-            image_token_id=IMAGE_TOKEN,
-        ),
+        GEMMA_IMAGES | dict(image_token_id=IMAGE_TOKEN),
+        LINEAR | {"task_type": "CAUSAL_LM"},
         "tokens and pixels",
-        CAUSAL | LINEAR,
     ),
-    Family(
+    _decoder(
         "Llama 4",
-        "Llama4ForCausalLM",
+        "Llama4",
+        LINEAR | EXPERTS | {"exclude_modules": ["router"]},
+        LLAMA4 | dict(attention_chunk_size=4),
         "Llama4TextConfig",
-        _decoder(num_local_experts=4, num_experts_per_tok=1, interleave_moe_layer_step=1)
-        | dict(intermediate_size_mlp=24, attention_chunk_size=4),
-        lora=CAUSAL | LINEAR | EXPERTS | {"exclude_modules": ["router"]},
-        how="experts by `target_parameters`; exclude the router, which PEFT cannot wrap",
     ),
-    Family(
-        "DeepSeek-V3",
-        "DeepseekV3ForCausalLM",
-        "DeepseekV3Config",
-        _decoder(**LATENT_ATTENTION),
-        lora=CAUSAL | LINEAR,
-        how='"all-linear" takes experts and router too, as `target_parameters`',
-    ),
-    Family(
+    _decoder("DeepSeek-V3", "DeepseekV3", LINEAR, DEEPSEEK),
+    _decoder(
         "DeepSeek-V3.2",
-        "DeepseekV32ForCausalLM",
-        "DeepseekV32Config",
-        _decoder(index_topk=4, index_head_dim=8, index_n_heads=2, **LATENT_ATTENTION),
-        lora=CAUSAL | {"target_modules": ["q_b_proj", "kv_b_proj", "o_proj"]} | EXPERTS,
-        how="experts by `target_parameters`",
+        "DeepseekV32",
+        {"target_modules": ["q_b_proj", "kv_b_proj", "o_proj"]} | EXPERTS,
+        DEEPSEEK | dict(index_topk=4, index_head_dim=8, index_n_heads=2),
     ),
-    Family(
-        "gpt-oss",
-        "GptOssForCausalLM",
-        "GptOssConfig",
-        _decoder(num_local_experts=4, num_experts_per_tok=2, sliding_window=4),
-        lora=CAUSAL | LINEAR | EXPERTS,
-        how="experts by `target_parameters`",
-    ),
+    _decoder("gpt-oss", "GptOss", LINEAR | EXPERTS, dict(num_local_experts=4, num_experts_per_tok=2, sliding_window=4)),
 ]

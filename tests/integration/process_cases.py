@@ -1,4 +1,4 @@
-"""A training loop of one's own that runs in any number of processes on the same global batches."""
+"""A training loop that runs in any number of processes on the same global batches, in DistributedDataParallel or FSDP2."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
@@ -35,7 +36,7 @@ TARGETS = ["first", "second", "aside", "third"]
 
 
 class Net(nn.Module):
-    def __init__(self, *, branch: bool, checkpointed: bool) -> None:
+    def __init__(self, *, branch: bool = False, checkpointed: bool = False) -> None:
         super().__init__()
         self.first, self.second = nn.Linear(6, 16), nn.Linear(16, 12)
         self.aside, self.third = nn.Linear(12, 12), nn.Linear(12, 12)
@@ -52,7 +53,7 @@ class Net(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One run."""
+    """One run. `before` is a module-level function: what happens in this process before training."""
 
     wrap: dict[str, Any] = dataclasses.field(default_factory=dict)  # DistributedDataParallel's
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -63,9 +64,10 @@ class Job:
     comm_hook: str = ""
     optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW
     learning_rate: float = 1e-2
-    steps: int = STEPS
-    before: Callable[[Any], None] | None = None  # a module-level function: what happens in this process
+    before: Callable[[Any], None] | None = None
+    accelerated: bool = False
     compiled: bool = False
+    sharded: bool = False
     mesh: tuple[int, ...] = ()
 
 
@@ -77,7 +79,7 @@ class Run:
     inner: nn.Module
     optimizer: torch.optim.Optimizer
     allocator: RankAllocator
-    job: Job
+    job: Job = Job()
     steps: int = 0  # made
     heard: list[str] = dataclasses.field(default_factory=list)
 
@@ -86,33 +88,41 @@ def world() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
+def adapted(base: nn.Module | None = None, rank: int = 4, **fields: Any) -> nn.Module:
+    return get_peft_model(base or Net(), LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=TARGETS, **fields))
+
+
 def make(job: Job) -> Run:
     torch.manual_seed(0)
     base = Net(branch=job.branch, checkpointed=job.checkpointed)
     torch.manual_seed(1)
-    inner = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules=TARGETS, modules_to_save=["head"]))
+    model = inner = adapted(base, modules_to_save=["head"])
     with torch.no_grad():  # so that every factor has a gradient from the first step on
         for name, parameter in inner.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.1)
-    model = inner
-    if dist.is_initialized():
+    if job.accelerated:  # before fully_shard, which changes the layers' classes
+        accelerate_lora(inner)
+    if dist.is_initialized() and job.sharded:
+        names = ("replicate", "shard")[-len(job.mesh or (1,)) :]
+        mesh = init_device_mesh("cpu", job.mesh or (world()[1],), mesh_dim_names=names)
+        fully_shard(base.first, mesh=mesh)  # a LoRA layer that is a unit itself
+        fully_shard(base.second, mesh=mesh, reshard_after_forward=False)
+        fully_shard(model, mesh=mesh)
+    elif dist.is_initialized():
         model = DistributedDataParallel(inner, **job.wrap)
         model.marker = "kept"
         if job.comm_hook:
             _register(model, job.comm_hook)
     if job.compiled:
         model = torch.compile(model, backend="eager")
-    parameters = [p for p in inner.parameters() if p.requires_grad]
-    optimizer = job.optimizer(parameters, lr=job.learning_rate)
+    optimizer = job.optimizer([p for p in inner.parameters() if p.requires_grad], lr=job.learning_rate)
     given = model if job.give_wrapper else inner
     allocator = RankAllocator(given, optimizer, RankAllocationConfig(**dict(warmup_steps=WARMUP) | job.config))
     return Run(model, inner, optimizer, allocator, job)
 
 
 def _register(model: DistributedDataParallel, name: str) -> None:
-    from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
-
     if name == "counted":
         model.counts = []
 
@@ -131,56 +141,36 @@ def _register(model: DistributedDataParallel, name: str) -> None:
 # what happens in one process, for Job(before=...)
 
 
-def _only_in(rank: int, run: Run, method: str, replacement: Callable[..., Any], *, of: Any = None) -> None:
-    if world()[0] == rank:
-        setattr(of or run.allocator, method, replacement)
-
-
 def unwrapped(run: Run) -> None:
     run.model = run.inner
 
 
-def accelerated(run: Run) -> None:
-    accelerate_lora(run.inner)
-
-
-def own_rule(run: Run) -> None:
+def custom_rule(run: Run) -> None:
     """A rule that gives every process other ranks."""
     names = list(run.allocator.ranks)
     run.allocator.allocate = lambda: dict.fromkeys(names, 2 + world()[0])
-
-
-def rule_by_scores(run: Run) -> None:
-    """A rule that reads the scores, where process 0 alone allocates; under fully_shard some scores have to be gathered."""
-
-    def allocate() -> dict[str, int]:
-        return {name: max(round(16 * score), 1) for name, score in run.allocator.scores.items()}
-
-    run.allocator.allocate = allocate
 
 
 def rule_that_fails(run: Run) -> None:
     def fail() -> dict[str, int]:
         raise ZeroDivisionError("the rule of process 0")
 
-    _only_in(0, run, "allocate", fail)
-
-
-def deaf(run: Run) -> None:
-    """The columns of each process are its own, and stay so."""
-    run.allocator.config = dataclasses.replace(run.allocator.config, seed=world()[0])
-    dist.broadcast = lambda tensor, *_, **__: None if tensor.is_floating_point() else broadcast(tensor, *_, **__)
-
-
-broadcast = dist.broadcast
+    if world()[0] == 0:
+        run.allocator.allocate = fail
 
 
 def other_seed(run: Run) -> None:
     run.allocator.config = dataclasses.replace(run.allocator.config, seed=world()[0])
 
 
+def deaf(run: Run) -> None:
+    """The columns of each process are its own, and stay so."""
+    other_seed(run)
+    broadcast = dist.broadcast
+    dist.broadcast = lambda tensor, *_, **__: None if tensor.is_floating_point() else broadcast(tensor, *_, **__)
+
+
 def hear(run: Run) -> None:
-    run.heard = []
     handler = logging.Handler()
     handler.emit = lambda record: run.heard.append(record.getMessage())
     logging.getLogger("glora").addHandler(handler)
@@ -193,68 +183,89 @@ class Fate:
         self.rank, self.when, self.signal = rank, when, signal_number
 
     def __call__(self, run: Run) -> None:
-        processes = run.allocator._processes
-        if self.when == "deciding":
-            _only_in(self.rank, run, "decide", self.strike, of=processes)
-        elif self.when == "sharing":
-            _only_in(self.rank, run, "share", self.strike, of=processes)
-        elif self.when == "checking":
-            _only_in(self.rank, run, "check_shared", self.strike, of=processes)
+        if world()[0] != self.rank:
+            return
+        methods = {"deciding": "decide", "sharing": "share", "checking": "check_shared"}
+        if self.when in methods:
+            setattr(run.allocator._processes, methods[self.when], self.strike)
         else:
             step = {"before": WARMUP - 2, "after": WARMUP + 2}[self.when]
             run.optimizer.register_step_pre_hook(lambda *_: self.strike() if run.steps == step else None)
 
     def strike(self, *_: Any, **__: Any) -> None:
-        if world()[0] == self.rank:
-            os.kill(os.getpid(), self.signal)
+        os.kill(os.getpid(), self.signal)
 
 
-def batch_of(step: int, size: int = 16) -> torch.Tensor:
+# training
+
+
+def batch_of(step: int) -> torch.Tensor:
     """The global batch."""
-    return torch.randn(size, 6, generator=torch.Generator().manual_seed(step))
-
-
-def mine(x: torch.Tensor) -> torch.Tensor:
-    """What this process sees of it; BatchNorm's own statistics are kept out of the comparison by eval mode."""
-    rank, size = world()
-    return x.chunk(size)[rank]
+    return torch.randn(16, 6, generator=torch.Generator().manual_seed(step))
 
 
 def loss_of(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return (model(x) - x.sum(1, keepdim=True)).square().mean()
 
 
-def one_step(run: Run, step: int) -> float:
-    parts = mine(batch_of(step)).chunk(run.job.accumulate)
+def one_step(run: Run, step: int) -> None:
+    rank, size = world()
+    parts = batch_of(step).chunk(size)[rank].chunk(run.job.accumulate)
     for number, part in enumerate(parts, start=1):
-        synchronised = number == len(parts) or not isinstance(run.model, DistributedDataParallel)
-        with contextlib.nullcontext() if synchronised else run.model.no_sync():
-            loss = loss_of(run.model, part) / len(parts)
-            loss.backward()
+        last = number == len(parts)
+        if run.job.sharded and dist.is_initialized():
+            run.model.set_requires_gradient_sync(last)
+        wait = not last and isinstance(run.model, DistributedDataParallel)
+        with run.model.no_sync() if wait else contextlib.nullcontext():
+            (loss_of(run.model, part) / len(parts)).backward()
     run.allocator.step()
     run.optimizer.step()
     run.optimizer.zero_grad()
     run.steps += 1
-    return loss.item()
 
 
-def train(job: Job) -> dict[str, Any]:
+def prepared(job: Job) -> Run:
     run = make(job)
     if job.before is not None:
         job.before(run)
     run.model.eval()  # BatchNorm's statistics differ between batches; its buffers are there to be broadcast
-    for step in range(job.steps):
+    return run
+
+
+def train(job: Job) -> dict[str, Any]:
+    run = prepared(job)
+    for step in range(STEPS):
         one_step(run, step)
     return outcome(run)
 
 
+def train_all(jobs: dict[str, Job]) -> dict[str, dict[str, Any]]:
+    """Several jobs one after the other: starting processes takes longer than a job."""
+    return {name: _named(name, job) for name, job in jobs.items()}
+
+
+def _named(name: str, job: Job) -> dict[str, Any]:
+    try:
+        return train(job)
+    except Exception as error:
+        raise RuntimeError(f"the job {name!r} failed") from error
+
+
+def _whole(value: Any) -> Any:
+    return value.full_tensor() if hasattr(value, "full_tensor") else value
+
+
 def outcome(run: Run) -> dict[str, Any]:
-    allocator = run.allocator
+    """What a run ends with; sharded tensors are whole."""
+    optimizer = run.optimizer.state_dict()
+    state = {i: {key: _whole(v) for key, v in of_one.items()} for i, of_one in optimizer["state"].items()}
+    trained = {name: p.detach() for name, p in run.inner.named_parameters() if p.requires_grad}
     result = {
-        "ranks": allocator.ranks,
-        "norms": allocator.norms,
-        "weights": {name: p.detach() for name, p in run.inner.named_parameters() if p.requires_grad},
-        "optimizer": run.optimizer.state_dict(),
+        "ranks": run.allocator.ranks,
+        "norms": run.allocator.norms,
+        "weights": {name: _whole(p) for name, p in trained.items()},
+        "kinds": sorted({type(p).__name__ for p in trained.values()}),
+        "optimizer": optimizer | {"state": state},
         "wrapper": getattr(run.model, "marker", ""),
         "training": run.model.training,
         "heard": run.heard,
@@ -263,28 +274,33 @@ def outcome(run: Run) -> dict[str, Any]:
     return copy.deepcopy(result)
 
 
-def train_in_parts(job: Job, folder: Path, middle: int, save: bool) -> dict[str, Any]:
+def train_in_parts(job: Job, path: Path, middle: int, save: bool) -> dict[str, Any]:
     """Save after `middle` steps and go on; or begin there, in any number of processes."""
-    run = make(job)
-    run.model.eval()
-    path = folder / f"checkpoint-{middle}.pt"
+    run = prepared(job)
+    whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
     if not save:
-        state = torch.load(path)
+        state = torch.load(path, weights_only=False)
         run.allocator.load_state_dict(state["allocator"])
-        run.inner.load_state_dict(state["model"])
-        run.optimizer.load_state_dict(state["optimizer"])
-    for step in range(0 if save else middle, job.steps):
-        if save and step == middle and world()[0] == 0:
-            parts = {"allocator": run.allocator, "model": run.inner, "optimizer": run.optimizer}
-            torch.save({name: part.state_dict() for name, part in parts.items()}, path)
+        if job.sharded:
+            states = dict(model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+            set_state_dict(run.inner, run.optimizer, **states, options=whole)
+        else:
+            run.inner.load_state_dict(state["model"])
+            run.optimizer.load_state_dict(state["optimizer"])
+    for step in range(0 if save else middle, STEPS):
+        if save and step == middle:
+            model, optimizer = run.inner.state_dict(), run.optimizer.state_dict()
+            if job.sharded:
+                model, optimizer = get_state_dict(run.inner, run.optimizer, options=whole)
+            if world()[0] == 0:
+                torch.save({"allocator": run.allocator.state_dict(), "model": model, "optimizer": optimizer}, path)
         one_step(run, step)
     return outcome(run)
 
 
 def train_within_join(job: Job, batches: tuple[int, int]) -> dict[str, Any]:
-    """Each process has a number of batches of its own."""
-    run = make(job)
-    run.model.eval()
+    """Each process has another number of batches."""
+    run = prepared(job)
     with run.model.join():
         for step in range(batches[world()[0]]):
             one_step(run, step)
@@ -294,13 +310,11 @@ def train_within_join(job: Job, batches: tuple[int, int]) -> dict[str, Any]:
 def train_with_accelerate(size: int, rows: int = 72) -> dict[str, Any]:
     """The loop of docs/usage.md. With 72 rows an epoch ends in the midst of an accumulation, with 69 of a batch as well."""
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
-    job = Job()
     torch.manual_seed(0)
-    inner = get_peft_model(Net(branch=False, checkpointed=False), LoraConfig(r=4, lora_alpha=8, target_modules=TARGETS))
+    inner = adapted()
     optimizer = torch.optim.AdamW([p for p in inner.parameters() if p.requires_grad], lr=1e-2)
     data = torch.cat([batch_of(step) for step in range(5)])[:rows]
-    loader = DataLoader(data, batch_size=8 // size)
-    model, optimizer, loader = accelerator.prepare(inner, optimizer, loader)
+    model, optimizer, loader = accelerator.prepare(inner, optimizer, DataLoader(data, batch_size=8 // size))
     allocator = RankAllocator(model, optimizer, RankAllocationConfig(warmup_steps=WARMUP))
     model.eval()
     for _ in range(2):
@@ -312,162 +326,80 @@ def train_with_accelerate(size: int, rows: int = 72) -> dict[str, Any]:
                     allocator.step()
                 optimizer.step()
                 optimizer.zero_grad()
-    return outcome(Run(model, inner, optimizer.optimizer, allocator, job))
+    return outcome(Run(model, inner, optimizer.optimizer, allocator))
 
 
-def sharded(job: Job) -> Run:
-    """The same model under fully_shard, each layer that has an adapter in a unit with the next, or alone."""
-    torch.manual_seed(0)
-    base = Net(branch=False, checkpointed=job.checkpointed)
-    torch.manual_seed(1)
-    model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules=TARGETS, modules_to_save=["head"]))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(std=0.1)
-    if job.before is accelerated:  # before fully_shard, which changes the layers' classes
-        accelerate_lora(model)
-    if dist.is_initialized():
-        mesh = init_device_mesh(
-            "cpu", job.mesh or (world()[1],), mesh_dim_names=("replicate", "shard")[-len(job.mesh or (1,)) :]
-        )
-        fully_shard(base.first, mesh=mesh)  # a LoRA layer that is a unit itself
-        fully_shard(base.second, mesh=mesh, reshard_after_forward=False)
-        fully_shard(model, mesh=mesh)
-    optimizer = job.optimizer([p for p in model.parameters() if p.requires_grad], lr=job.learning_rate)
-    allocator = RankAllocator(model, optimizer, RankAllocationConfig(**dict(warmup_steps=WARMUP) | job.config))
-    return Run(model, model, optimizer, allocator, job)
+# what is not supported
 
 
-def train_sharded(job: Job) -> dict[str, Any]:
-    run = sharded(job)
-    if job.before not in (None, accelerated):
-        job.before(run)
-    run.model.eval()
-    for step in range(job.steps):
-        parts = mine(batch_of(step)).chunk(job.accumulate)
-        for number, part in enumerate(parts, start=1):
-            if dist.is_initialized():
-                run.model.set_requires_gradient_sync(number == len(parts))
-            (loss_of(run.model, part) / len(parts)).backward()
-        run.allocator.step()
-        run.optimizer.step()
-        run.optimizer.zero_grad()
-    result = outcome(run)
-    whole = {name: getattr(p, "full_tensor", lambda p=p: p)() for name, p in result["weights"].items()}
-    states = run.optimizer.state_dict()["state"]
-    states = {
-        i: {key: getattr(v, "full_tensor", lambda v=v: v)() for key, v in state.items()} for i, state in states.items()
-    }
-    sharded_now = [type(p).__name__ for p in run.model.parameters() if p.requires_grad]
-    return result | {"weights": whole, "optimizer": states, "kinds": sorted(set(sharded_now))}
-
-
-def refusals() -> list[str]:
-    """What is said of models that are spread over the processes in other ways."""
+def errors_of_sharded_models() -> dict[str, str]:
+    """The error of each way to spread a model over the processes; "" where there is none."""
     mesh = init_device_mesh("cpu", (world()[1],))
 
-    def said(shard: Callable[[nn.Module], Any], **config: Any) -> str:
-        model = get_peft_model(Net(branch=False, checkpointed=False), LoraConfig(r=4, target_modules=TARGETS))
-        shard(model)
-        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad])
-        try:
-            RankAllocator(model, optimizer, RankAllocationConfig(**dict(warmup_steps=1) | config))
-        except ValueError as error:
-            return str(error)
-        return ""
+    def shard(model: nn.Module, **options: Any) -> nn.Module:
+        return fully_shard(model, mesh=mesh, **options)
 
     def tensor_parallel(model: nn.Module) -> None:
         for layer in (getattr(model.get_base_model(), name) for name in TARGETS):
             for linear in (layer.lora_A["default"], layer.lora_B["default"]):
                 linear.weight = nn.Parameter(distribute_tensor(linear.weight.data, mesh, [Shard(0)]))
 
-    def of_another_version(model: nn.Module) -> None:
-        fully_shard(model, mesh=mesh)
-        for record in model._get_fsdp_state()._fsdp_param_group.fsdp_params:
-            record.__dict__.pop("mp_policy", None)
+    def changed_records(change: Callable[[Any], Any]) -> Callable[[nn.Module], None]:
+        def spread(model: nn.Module) -> None:
+            shard(model)
+            for record in model._get_fsdp_state()._fsdp_param_group.fsdp_params:
+                change(record)
 
-    def with_other_records(model: nn.Module) -> None:
-        fully_shard(model, mesh=mesh)
-        for record in model._get_fsdp_state()._fsdp_param_group.fsdp_params:
-            record.__class__ = type("FSDPParam", (type(record),), {"__init__": lambda self, param, info: None})
+        return spread
 
-    def with_other_groups(model: nn.Module) -> None:
-        fully_shard(model, mesh=mesh)
+    def without_policy(record: Any) -> None:
+        record.__dict__.pop("mp_policy", None)
+
+    def with_other_parameters(record: Any) -> None:
+        record.__class__ = type("FSDPParam", (type(record),), {"__init__": lambda self, param, info: None})
+
+    def other_groups(model: nn.Module) -> None:
+        shard(model)
         model._get_fsdp_state = lambda: types.SimpleNamespace(parameter_groups=[])
 
-    def grown_again() -> str:
-        model = get_peft_model(Net(branch=False, checkpointed=False), LoraConfig(r=4, target_modules=TARGETS))
-        fully_shard(model, mesh=mesh)
-        adapter = RankedAdapter(model)
+    def error_of(use: Callable[..., Any], *arguments: Any, **options: Any) -> str:
+        try:
+            use(*arguments, **options)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    def allocate(spread: Callable[[nn.Module], Any], **config: Any) -> None:
+        model = adapted()
+        spread(model)
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad])
+        RankAllocator(model, optimizer, RankAllocationConfig(**dict(warmup_steps=1) | config))
+
+    def grow_again() -> None:
+        adapter = RankedAdapter(shard(adapted()))
         Processes(adapter)
         before = dict(adapter.ranks)
         adapter.set_ranks(before | {"second": 0})
-        try:
-            adapter.set_ranks(before)
-        except ValueError as error:
-            return str(error)
-        return ""
+        adapter.set_ranks(before)
 
-    def loaded_too_late() -> str:
-        model, other = (
-            get_peft_model(Net(branch=False, checkpointed=False), LoraConfig(r=r, target_modules=TARGETS))
-            for r in (4, 2)
-        )
-        fully_shard(model, mesh=mesh)
-        adapter = RankedAdapter(model)
+    def load_too_late() -> None:
+        model, other = adapted(rank=4), adapted(rank=2)
+        adapter = RankedAdapter(shard(model))
         adapter.follow_loading()
-        try:
-            model.load_state_dict(other.state_dict())
-        except ValueError as error:
-            return str(error)
-        return ""
+        model.load_state_dict(other.state_dict())
 
-    def partly(model: nn.Module) -> None:
-        fully_shard(model.get_base_model().first, mesh=mesh)
-
-    return [
-        said(lambda model: fully_shard(model, mesh=mesh), signal="delta_exact"),
-        said(lambda model: fully_shard(model, mesh=mesh), relative_to="weight"),
-        said(lambda model: fully_shard(model, mesh=mesh, offload_policy=CPUOffloadPolicy(pin_memory=False))),
-        said(
-            lambda model: fully_shard(
-                model, mesh=mesh, shard_placement_fn=lambda p: Shard(p.ndim - 1) if p.ndim > 1 else None
-            )
-        ),
-        said(tensor_parallel),
-        said(partly),
-        said(of_another_version),
-        said(with_other_records),
-        said(with_other_groups),
-        grown_again(),
-        loaded_too_late(),
-        said(lambda model: fully_shard(model, mesh=mesh)),
-    ]
-
-
-def resume_sharded(folder: Path, save: bool) -> dict[str, Any]:
-    """Saved after the reallocation with torch.distributed.checkpoint, whole; loaded by another number of processes."""
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    job = Job(mesh=(world()[1],))
-    run = sharded(job)
-    run.model.eval()
-    middle, path = WARMUP + 1, folder / "sharded.pt"
-    if not save:
-        state = torch.load(path, weights_only=False)
-        run.allocator.load_state_dict(state["allocator"])
-        set_state_dict(
-            run.model,
-            run.optimizer,
-            model_state_dict=state["model"],
-            optim_state_dict=state["optimizer"],
-            options=options,
-        )
-    for step in range(0 if save else middle, job.steps):
-        if save and step == middle:
-            model, optimizer = get_state_dict(run.model, run.optimizer, options=options)
-            if world()[0] == 0:
-                torch.save({"allocator": run.allocator.state_dict(), "model": model, "optimizer": optimizer}, path)
-        one_step(run, step)
-    whole = {name: p.full_tensor().detach() for name, p in run.model.named_parameters() if p.requires_grad}
-    return {"ranks": run.allocator.ranks, "weights": whole}
+    offload = dict(offload_policy=CPUOffloadPolicy(pin_memory=False))
+    columns = dict(shard_placement_fn=lambda p: Shard(p.ndim - 1) if p.ndim > 1 else None)
+    return {
+        "supported": error_of(allocate, shard),
+        "delta_exact": error_of(allocate, shard, signal="delta_exact"),
+        "offloaded": error_of(allocate, lambda model: shard(model, **offload)),
+        "columns": error_of(allocate, lambda model: shard(model, **columns)),
+        "tensor parallel": error_of(allocate, tensor_parallel),
+        "partly": error_of(allocate, lambda model: shard(model.get_base_model().first)),
+        "no policy": error_of(allocate, changed_records(without_policy)),
+        "other parameters": error_of(allocate, changed_records(with_other_parameters)),
+        "other groups": error_of(allocate, other_groups),
+        "grown again": error_of(grow_again),
+        "loaded too late": error_of(load_too_late),
+    }

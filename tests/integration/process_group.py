@@ -28,7 +28,7 @@ TIMEOUT = 5  # seconds that a collective waits
 
 
 def start(target: Callable[..., Any], size: int, folder: Path, *arguments: Any) -> list[BaseProcess]:
-    """Begin `target(*arguments)` in each process of a group; what it returns, or its traceback, lies in the folder."""
+    """Start `target(*arguments)` in each process of a group; it writes its result, or its traceback, into the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])

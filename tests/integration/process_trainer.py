@@ -14,14 +14,14 @@ from accelerate.state import PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from transformers import Trainer, TrainerCallback
 
-from integration import resume_case
-from integration.resume_case import Job, callback_of, make_trainer, outcome
+from integration.resume_case import WARMUP, Job, make_trainer, outcome
+from integration.trainer_case import callback_of
 
 GLOBAL_BATCH = 8
 
 
 class ShardingTrainer(Trainer):
-    """FSDP2 as accelerate does it. accelerate itself knows FSDP on a GPU only, so it is told of it once it has been made."""
+    """FSDP2 as accelerate does it. accelerate supports FSDP on a GPU only, so its state is changed after it was made."""
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
@@ -43,10 +43,7 @@ def _arguments(job: Job) -> dict[str, Any]:
     """The same global batch in any number of processes."""
     size = dist.get_world_size() if dist.is_initialized() else 1
     accumulation = job.arguments.get("gradient_accumulation_steps", 1)
-    return dict(
-        per_device_train_batch_size=GLOBAL_BATCH // size // accumulation,
-        ddp_timeout=20,
-    )
+    return dict(per_device_train_batch_size=GLOBAL_BATCH // size // accumulation, ddp_timeout=20)
 
 
 def make(job: Job) -> Trainer:
@@ -75,8 +72,7 @@ def train(job: Job) -> dict[str, Any]:
 
 def train_sharded(job: Job) -> dict[str, Any]:
     """Under FSDP2; the weights that are returned are whole."""
-    resume_case.Trainer = ShardingTrainer
-    trainer = make(job)
+    trainer = make(dataclasses.replace(job, trainer_class=ShardingTrainer))
     if job.resume is not None:
         callback_of(trainer).take_ranks_from(job.resume)
     trainer.train(resume_from_checkpoint=str(job.resume) if job.resume else None)
@@ -101,7 +97,7 @@ class KillAfter(TrainerCallback):
 
 
 def kill_the_second_at_the_reallocation(trainer: Trainer) -> None:
-    trainer.add_callback(KillAfter(1, resume_case.WARMUP))
+    trainer.add_callback(KillAfter(1, WARMUP))
 
 
 class Worse(TrainerCallback):

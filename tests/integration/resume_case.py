@@ -18,16 +18,11 @@ from typing import Any
 import pytest
 import torch
 from peft import get_peft_model
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    DataCollatorWithPadding,
-    Trainer,
-    TrainingArguments,
-)
+from transformers import Trainer
 
 from glora import RankAllocationCallback
-from integration.trainer_case import encode, lora_config, read_rte
+from integration.trainer_case import base_model, callback_of, lora_config
+from integration.trainer_case import make_trainer as trainer_of
 
 WARMUP, STEPS = 4, 9  # an epoch is 6 steps, so the reallocation and its checkpoint lie inside the first
 
@@ -42,7 +37,8 @@ class Job:
     resume: Path | None = None
     config: dict[str, Any] | None = dataclasses.field(default_factory=dict)  # None: no callback
     arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
-    own_optimizer: bool = False
+    custom_optimizer: bool = False
+    trainer_class: type[Trainer] = Trainer
     prepare: Callable[[Trainer], None] | None = None  # a module-level function: what goes wrong in this process
 
     @property
@@ -55,34 +51,29 @@ class Job:
 
 def make_trainer(job: Job) -> Trainer:
     """Dropout in the model and in LoRA, weight decay in one of two parameter groups, a head that is trained as well."""
-    torch.manual_seed(0)
-    dropout = dict(hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
-    base = AutoModelForSequenceClassification.from_pretrained(job.base, num_labels=2, **dropout)
+    base = base_model(job.base, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
     model = get_peft_model(base, lora_config(lora_dropout=0.1))
-    tokenizer = AutoTokenizer.from_pretrained(job.base)
     settings = dict(
-        output_dir=str(job.output),
-        learning_rate=5e-3,
         weight_decay=0.1,
         warmup_steps=2,
         per_device_train_batch_size=8,
         max_steps=STEPS,
-        report_to="none",
+        save_strategy="steps",
         save_steps=1,
         logging_steps=1,
-        disable_tqdm=True,
-        seed=0,
-        use_cpu=True,
     )
     callbacks = [] if job.config is None else [RankAllocationCallback(dict(warmup_steps=WARMUP) | job.config)]
-    return Trainer(
-        model=model,
-        args=TrainingArguments(**settings | job.arguments),
-        train_dataset=encode(read_rte(job.data, "train")[:48], tokenizer),
-        eval_dataset=encode(read_rte(job.data, "dev")[:16], tokenizer),
-        data_collator=DataCollatorWithPadding(tokenizer),
-        callbacks=callbacks,
-        optimizers=_optimizer_by_factor(model) if job.own_optimizer else (None, None),
+    optimizers = _optimizer_by_factor(model) if job.custom_optimizer else (None, None)
+    return trainer_of(
+        model,
+        job.base,
+        job.data,
+        job.output,
+        callbacks,
+        examples=(48, 16),
+        optimizers=optimizers,
+        trainer_class=job.trainer_class,
+        **settings | job.arguments,
     )
 
 
@@ -95,10 +86,6 @@ def _optimizer_by_factor(model: torch.nn.Module) -> tuple[torch.optim.Optimizer,
     rates = {"lora_A": 2e-3, "lora_B": 8e-3, "": 5e-3}
     optimizer = torch.optim.AdamW([{"params": parameters, "lr": rates[key]} for key, parameters in groups.items()])
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.95**step)
-
-
-def callback_of(trainer: Trainer) -> RankAllocationCallback:
-    return next(c for c in trainer.callback_handler.callbacks if isinstance(c, RankAllocationCallback))
 
 
 def train(job: Job) -> None:

@@ -66,7 +66,9 @@ def test_calls_have_the_arguments_that_exist() -> None:
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in glora.__all__:
                 checked += 1
-                parameters = inspect.signature(getattr(glora, node.func.id)).parameters
+                parameters = dict(inspect.signature(getattr(glora, node.func.id)).parameters)
+                if parameters.pop("fields", None):  # those of the configuration
+                    parameters |= inspect.signature(glora.RankAllocationConfig).parameters
                 named = {keyword.arg for keyword in node.keywords}
                 wrong += [f"{where}: {node.func.id}({name}=...)" for name in named - parameters.keys() if name]
                 if len(node.args) + len(named) > len(parameters):

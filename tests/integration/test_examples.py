@@ -61,9 +61,9 @@ def test_trainer(embedded_encoder: Path, tmp_path: Path) -> None:
     assert (tmp_path / "output" / "adapter_config.json").is_file()
 
 
-def test_own_loop(tmp_path: Path) -> None:
+def test_training_loop(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
-    done = run("own_loop", tmp_path)
+    done = run("training_loop", tmp_path)
     (before,), (after,) = (
         numbers(rf"{when}: accuracy on negatives ([\d.]+)", done.stdout) for when in ("before", "after")
     )

@@ -1,4 +1,4 @@
-"""Every kind of layer, adapter and initialisation: it works from the first step to stock PEFT, or it is refused at once."""
+"""Every kind of layer, adapter, initialisation and model: it works from the first step to stock PEFT, or is refused at once."""
 
 from __future__ import annotations
 
@@ -18,27 +18,24 @@ from glora.lora import discovery as adapter_discovery
 from glora.lora.adapter import RankedAdapter
 from integration.adapter_life import Setup, adamw, live_through, logits_of, train
 from integration.layer_kinds import TARGETS, WIDTH, Attention, causal, linear, llama, lora, of, text, with_lora_ga
-from integration.support_cases import ADAPTERS, INITIALISATIONS, LAYERS, Refused, Works
+from integration.support_cases import ADAPTERS, INITIALISATIONS, LAYERS, MODELS, Case
 
-CASES = [*LAYERS, *ADAPTERS, *INITIALISATIONS]
-WALKS = [case for case in CASES if isinstance(case, Works) and isinstance(case.shown_by, Setup)]
-REFUSALS = [case for case in CASES if isinstance(case, Refused)]
+CASES = [*LAYERS, *ADAPTERS, *INITIALISATIONS, *MODELS]
 
 
-@pytest.mark.parametrize("case", WALKS, ids=lambda case: case.thing)
-def test_it_works(case: Works, tmp_path: Path) -> None:
-    assert isinstance(case.shown_by, Setup)
-    live_through(case.shown_by, tmp_path)
+@pytest.mark.parametrize("case", [case for case in CASES if case.setup], ids=lambda case: case.thing)
+def test_it_works(case: Case, tmp_path: Path) -> None:
+    live_through(case.setup, tmp_path)
 
 
-@pytest.mark.parametrize("case", REFUSALS, ids=lambda case: case.thing)
+@pytest.mark.parametrize("case", [case for case in CASES if case.make], ids=lambda case: case.thing)
 @pytest.mark.filterwarnings("ignore:aLoRA:UserWarning")
-def test_it_is_refused_before_the_first_step(case: Refused) -> None:
+def test_it_is_refused_before_the_first_step(case: Case) -> None:
     model = case.make()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(ValueError, match=case.error):
         RankAllocator(model, optimizer, RankAllocationConfig(warmup_steps=1, **case.allocation))
-    assert not optimizer._optimizer_step_post_hooks, "a refused allocator listens to the optimiser"
+    assert not optimizer._optimizer_step_post_hooks, "a refused allocator listens to the optimizer"
 
 
 @pytest.mark.parametrize(
@@ -127,7 +124,7 @@ class Classifier(nn.Module):
 
 @pytest.mark.parametrize("adapted", ["by get_peft_model", "LoraModel"])
 def test_an_adapted_model_inside_another(adapted: str, tmp_path: Path) -> None:
-    """PEFT's configuration lies within; it must follow, or what is saved could not be loaded."""
+    """PEFT's configuration is inside; it must follow, or what is saved could not be loaded."""
     inputs = of(6, WIDTH)()
 
     def classifier() -> tuple[nn.Module, nn.Module, RankAllocator]:

@@ -1,4 +1,4 @@
-"""More than one process: DistributedDataParallel in a loop of one's own, across the reallocation."""
+"""More than one process: DistributedDataParallel in your own training loop, across the reallocation."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from integration.process_cases import (
     WARMUP,
     Fate,
     Job,
-    accelerated,
+    custom_rule,
     deaf,
     hear,
     other_seed,
-    own_rule,
     rule_that_fails,
     train,
+    train_all,
     train_in_parts,
     train_with_accelerate,
     train_within_join,
@@ -34,6 +34,8 @@ from integration.process_cases import (
 )
 from integration.process_group import TIMEOUT, start, together, wait
 from integration.resume_case import differences
+
+Results = dict[str, list[dict[str, Any]]]
 
 
 def same(results: list[dict[str, Any]], alone: dict[str, Any], rtol: float = 1e-4) -> None:
@@ -60,23 +62,38 @@ JOBS = {
     "ranks that become 0, parameters": Job(config=dict(budget="parameters", max_rank=12, total_rank=6)),
     "SVD, again and again": Job(config=dict(keep="svd", reallocate_every=2)),
     "delta_exact": Job(config=dict(signal="delta_exact", exact_every=2), accumulate=2),
-    "with accelerate_lora": Job(before=accelerated, accumulate=2),
+    "with accelerate_lora": Job(accelerated=True, accumulate=2),
     "compiled, not given the wrapper": Job(compiled=True, give_wrapper=False),
-    "scores relative to the weights": Job(config=dict(relative_to="weight", rank_scaling="inverse_sqrt")),
+}
+HOOKS = {
+    "counted": Job(comm_hook="counted", config=dict(total_rank=30)),
+    "fp16": Job(comm_hook="fp16", learning_rate=1e-3),
+    "PowerSGD": Job(comm_hook="PowerSGD", learning_rate=1e-3),
+}
+DECIDED = {
+    "another seed": Job(before=other_seed),
+    "another rule": Job(before=custom_rule),
+    "another seed, SVD": Job(before=other_seed, config=dict(keep="svd")),
 }
 
 
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """What two processes end with, for every job."""
+    jobs = JOBS | HOOKS | DECIDED
+    results = together(train_all, 2, tmp_path_factory.mktemp("two"), jobs, limit=200)
+    return {name: [result[name] for result in results] for name in jobs}
+
+
 @pytest.mark.parametrize("name", JOBS)
-def test_two_processes_end_as_one(name: str, tmp_path: Path) -> None:
+def test_two_processes_end_as_one(name: str, of_two: Results) -> None:
     job = JOBS[name]
-    results = together(train, 2, tmp_path, job)
     # in one process, each micro-batch is what one of the two has seen
-    same(results, train(dataclasses.replace(job, accumulate=2 * job.accumulate)))
+    same(of_two[name], train(dataclasses.replace(job, accumulate=2 * job.accumulate)))
 
 
 def test_four_processes_and_what_they_say(tmp_path: Path) -> None:
-    job = Job(before=hear)
-    results = together(train, 4, tmp_path, job)
+    results = together(train, 4, tmp_path, Job(before=hear))
     same(results, train(Job()))
     heard = [result["heard"] for result in results]
     assert len(heard[0]) == 1
@@ -85,9 +102,9 @@ def test_four_processes_and_what_they_say(tmp_path: Path) -> None:
     assert all(result["wrapper"] == "kept" and not result["training"] for result in results)
 
 
-def test_a_communication_hook_sees_every_gradient(tmp_path: Path) -> None:
+def test_a_communication_hook_sees_every_gradient(of_two: Results) -> None:
     """One bucket a step, with all trained parameters, before the reallocation and after it."""
-    (result, _) = together(train, 2, tmp_path, Job(comm_hook="counted", config=dict(total_rank=30)))
+    result, _ = of_two["counted"]
     before, after = result["reduced"][:WARMUP], result["reduced"][WARMUP:]
     trained = sum(weight.numel() for weight in result["weights"].values())
     assert len(after) == STEPS - WARMUP
@@ -96,51 +113,50 @@ def test_a_communication_hook_sees_every_gradient(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("hook", ["fp16", "PowerSGD"])
-def test_communication_hooks_go_on(hook: str, tmp_path: Path) -> None:
-    results = together(train, 2, tmp_path, Job(comm_hook=hook, learning_rate=1e-3))
-    alone = train(Job(learning_rate=1e-3))
+def test_communication_hooks_go_on(hook: str, of_two: Results) -> None:
+    results, alone = of_two[hook], train(Job(learning_rate=1e-3))
     assert results[0]["ranks"] == alone["ranks"]
     assert not differences(results[0]["weights"], results[1]["weights"])
     for name, weight in alone["weights"].items():
         torch.testing.assert_close(results[0]["weights"][name], weight, rtol=0.1, atol=2e-3, msg=name)
 
 
-@pytest.mark.parametrize(
-    "job", [Job(before=other_seed), Job(before=own_rule), Job(before=other_seed, config=dict(keep="svd"))]
-)
-def test_process_0_decides(job: Job, tmp_path: Path) -> None:
-    """Whatever seed or rule the others have."""
-    results = together(train, 2, tmp_path, job)
-    same(results, train(job)) if job.before is other_seed else None
-    assert results[0]["ranks"] == results[1]["ranks"] == train(job)["ranks"]
-    assert not differences(results[0]["weights"], results[1]["weights"])
-    assert not differences(results[0]["optimizer"], results[1]["optimizer"])
+@pytest.mark.parametrize("name", DECIDED)
+def test_process_0_decides(name: str, of_two: Results) -> None:
+    """With any seed or rule of the others."""
+    alone = train(DECIDED[name])
+    if "seed" in name:
+        same(of_two[name], alone)
+    one, other = of_two[name]
+    assert one["ranks"] == other["ranks"] == alone["ranks"]
+    assert not differences(one["weights"], other["weights"])
+    assert not differences(one["optimizer"], other["optimizer"])
 
 
-@pytest.mark.parametrize(
-    ("job", "errors"),
-    [
-        (Job(before=unwrapped), ["gradients of 8 of 8 LoRA factors differ between 2 processes"] * 2),
-        (
-            Job(before=unwrapped, give_wrapper=False),
-            ["no forward pass went through DistributedDataParallel.*Call the model"] * 2,
-        ),
-        (
-            Job(before=rule_that_fails),
-            ["ZeroDivisionError: the rule of process 0", "process 0 could not allocate the ranks"],
-        ),
-        (Job(before=deaf), ["after the reallocation .* differ between the 2 processes"] * 2),
-    ],
-    ids=["the module called directly", "never wrapped", "a rule that fails", "columns that differ"],
-)
-def test_mistakes_are_errors_in_every_process(job: Job, errors: list[str], tmp_path: Path) -> None:
-    processes = start(train, 2, tmp_path, job)
-    found = wait(processes, tmp_path)
+MISTAKES = {
+    "the module called directly": (Job(before=unwrapped), ["8 of 8 LoRA factors differ between 2 processes"] * 2),
+    "never wrapped": (
+        Job(before=unwrapped, give_wrapper=False),
+        [r"no forward pass went through DistributedDataParallel.*accelerator.prepare\(model\)"] * 2,
+    ),
+    "a rule that fails": (
+        Job(before=rule_that_fails),
+        ["ZeroDivisionError: the rule of process 0", "see the error of process 0"],
+    ),
+    "columns that differ": (Job(before=deaf), ["after the reallocation .* differ between the 2 processes"] * 2),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_errors_in_every_process(name: str, tmp_path: Path) -> None:
+    job, errors = MISTAKES[name]
+    found = wait(start(train, 2, tmp_path, job), tmp_path)
     assert all(re.search(expected, error) for expected, error in zip(errors, found)), "\n".join(found)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("when", ["before", "deciding", "sharing", "checking", "after"])
+@pytest.mark.parametrize(
+    ("when", "rank"), [("before", 1), ("deciding", 0), ("sharing", 0), ("sharing", 1), ("checking", 1), ("after", 0)]
+)
 def test_a_process_that_is_killed_ends_the_others(when: str, rank: int, tmp_path: Path) -> None:
     processes = start(train, 3, tmp_path, Job(before=Fate(rank, when)))
     errors = wait(processes, tmp_path, limit=30)
@@ -162,19 +178,18 @@ def test_a_process_that_stops_ends_the_others(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("middle", [WARMUP - 2, WARMUP, WARMUP + 2])
 def test_resumed_by_another_number_of_processes(middle: int, tmp_path: Path) -> None:
-    alone = train_in_parts(Job(), tmp_path, middle, True)
-    same(together(train_in_parts, 2, tmp_path / "two", Job(), tmp_path, middle, False), alone)
-    (path := tmp_path / f"checkpoint-{middle}.pt").unlink()
-    together(train_in_parts, 3, tmp_path / "three", Job(accumulate=1), tmp_path, middle, True)
-    assert path.exists()
-    resumed = train_in_parts(Job(), tmp_path, middle, False)
-    assert resumed["ranks"] == alone["ranks"]
+    one, three = tmp_path / "one.pt", tmp_path / "three.pt"
+    alone = train_in_parts(Job(), one, middle, True)
+    same(together(train_in_parts, 2, tmp_path / "two", Job(), one, middle, False), alone)
+    if middle == WARMUP:
+        together(train_in_parts, 3, tmp_path / "three", Job(), three, middle, True)
+        assert train_in_parts(Job(), three, middle, False)["ranks"] == alone["ranks"]
 
 
 def test_a_state_of_other_ranks_needs_the_wrapper(tmp_path: Path) -> None:
-    train_in_parts(Job(), tmp_path, WARMUP + 1, True)
-    job = Job(give_wrapper=False)
-    errors = wait(start(train_in_parts, 2, tmp_path / "two", job, tmp_path, WARMUP + 1, False), tmp_path / "two")
+    path, folder = tmp_path / "one.pt", tmp_path / "two"
+    train_in_parts(Job(), path, WARMUP + 1, True)
+    errors = wait(start(train_in_parts, 2, folder, Job(give_wrapper=False), path, WARMUP + 1, False), folder)
     assert all("make the allocator with what accelerator.prepare(model)" in error for error in errors)
 
 
@@ -211,11 +226,10 @@ LAUNCHERS = {
 def test_started_by(launcher: str, tmp_path: Path) -> None:
     """Processes of their own from the beginning, which find each other by what the launcher tells them."""
     paths = os.pathsep.join([str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-m", *LAUNCHERS[launcher], "-m", "integration.launched", str(tmp_path / "result.pt")],
         check=False,
-        env=environment,
+        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=200,

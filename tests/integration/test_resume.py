@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,13 +12,13 @@ import pytest
 from transformers import TrainerCallback
 
 from glora import RankAllocationCallback
-from integration.resume_case import STEPS, WARMUP, Job, callback_of, differences, make_trainer, outcome, run
+from integration.resume_case import STEPS, WARMUP, Job, differences, make_trainer, outcome, run
+from integration.trainer_case import TAKEN_OUT, callback_of
 
-REMOVED = "deberta.encoder.layer.0.attention.self.key_proj"
 VARIANTS = {
     "default": {},
     "callbacks restored by Trainer": dict(arguments=dict(restore_callback_states_from_checkpoint=True)),
-    "an optimiser of one's own": dict(own_optimizer=True),
+    "a custom optimizer": dict(custom_optimizer=True),
     "measured norms": dict(config=dict(signal="delta_exact", exact_every=3)),
     "reallocated again": dict(config=dict(reallocate_every=3, keep="svd")),
 }
@@ -25,12 +26,12 @@ VARIANTS = {
 
 @pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS.keys())
 def test_same_bits(tiny_deberta: Path, glue_folder: Path, tmp_path: Path, fields: dict) -> None:
-    fields = fields | dict(config=dict(max_rank={REMOVED: 0}) | fields.get("config", {}))
+    fields = fields | dict(config=dict(max_rank={TAKEN_OUT: 0}) | fields.get("config", {}))
     job = Job(tiny_deberta, glue_folder, tmp_path / "whole", **fields)
     whole = run(job)
     assert whole["allocation"]["allocated"]
-    assert whole["allocation"]["ranks"][REMOVED] == 0
-    assert len(whole["optimizer"]["param_groups"]) == (3 if job.own_optimizer else 2)
+    assert whole["allocation"]["ranks"][TAKEN_OUT] == 0
+    assert len(whole["optimizer"]["param_groups"]) == (3 if job.custom_optimizer else 2)
     for step in (WARMUP - 1, WARMUP, WARMUP + 2):
         again = run(dataclasses.replace(job, output=tmp_path / f"from-{step}", resume=job.checkpoint(step)))
         assert not differences(whole, again), step
@@ -86,24 +87,19 @@ def test_plain_lora_goes_on_with_the_callback(finished: Job, tmp_path: Path) -> 
 def test_another_configuration_is_refused(finished: Job, tmp_path: Path) -> None:
     changed = dataclasses.replace(finished, output=tmp_path, config=dict(beta=0.5, warmup_steps=WARMUP + 1))
     trainer = make_trainer(changed)
-    with pytest.raises(
-        ValueError,
-        match=r"another configuration: beta was 0.9, is 0.5; warmup_steps was 4, is 5. Go on with the old values",
-    ):
+    with pytest.raises(ValueError, match=r"beta was 0.9, is 0.5; warmup_steps was 4, is 5"):
         trainer.train(resume_from_checkpoint=str(finished.checkpoint(WARMUP)))
 
 
 def test_another_configuration_is_refused_where_trainer_restores_the_old_one(finished: Job, tmp_path: Path) -> None:
     arguments = dict(restore_callback_states_from_checkpoint=True)
     changed = dataclasses.replace(finished, output=tmp_path, config=dict(beta=0.5), arguments=arguments)
-    with pytest.raises(
-        ValueError, match="checkpoint's configuration in the place of yours: beta was 0.9, is 0.5. Go on"
-    ):
+    with pytest.raises(ValueError, match="restore_callback_states_from_checkpoint.* beta was 0.9, is 0.5"):
         make_trainer(changed).train(resume_from_checkpoint=str(finished.checkpoint(WARMUP)))
 
 
 class AnotherCallback(RankAllocationCallback):
-    """A rule of one's own."""
+    """A custom rule."""
 
 
 def test_a_callback_of_another_class_is_refused(finished: Job, tmp_path: Path) -> None:
@@ -112,13 +108,11 @@ def test_a_callback_of_another_class_is_refused(finished: Job, tmp_path: Path) -
     old = callback_of(trainer)
     trainer.add_callback(AnotherCallback(old.config))
     trainer.remove_callback(old)
-    with pytest.raises(
-        ValueError, match=r"allocation of a RankAllocationCallback, and this callback is a AnotherCallback"
-    ):
+    with pytest.raises(ValueError, match="RankAllocationCallback.* AnotherCallback"):
         trainer.train(resume_from_checkpoint=str(finished.checkpoint(WARMUP - 1)))
 
 
-@pytest.mark.parametrize("resumed", [False, True], ids=["anew", "resumed"])
+@pytest.mark.parametrize("resumed", [False, True], ids=["new", "resumed"])
 @pytest.mark.parametrize("second", [RankAllocationCallback, AnotherCallback])
 def test_two_callbacks_are_refused(
     finished: Job, tmp_path: Path, second: type[RankAllocationCallback], resumed: bool
@@ -126,9 +120,7 @@ def test_two_callbacks_are_refused(
     """Of one class or of two: Trainer's state tells only the first, and of a resumed run neither."""
     trainer = make_trainer(dataclasses.replace(finished, output=tmp_path))
     trainer.add_callback(second())
-    with pytest.raises(
-        ValueError, match=f"two callbacks .* a RankAllocationCallback and a {second.__name__}, and each .*; give one"
-    ):
+    with pytest.raises(ValueError, match=f"two callbacks.* RankAllocationCallback and {second.__name__}"):
         trainer.train(resume_from_checkpoint=str(finished.checkpoint(WARMUP)) if resumed else None)
 
 
@@ -149,8 +141,7 @@ def test_a_half_written_checkpoint_is_never_used_silently(
     (broken / "trainer_state.json").write_text(state)
     (broken / "optimizer.pt").unlink()
     make_trainer(job).train(resume_from_checkpoint=str(broken))
-    assert "the checkpoint of step 6 has no state of the optimiser and the schedule" in caplog.text
-    assert "or cut off? glora.last_complete_checkpoint finds one that is whole" in caplog.text
+    assert re.search("checkpoint of step 6 .* optimizer .*last_complete_checkpoint", caplog.text)
 
 
 def test_a_mixture_of_two_checkpoints_is_refused(finished: Job, tmp_path: Path) -> None:
@@ -158,7 +149,7 @@ def test_a_mixture_of_two_checkpoints_is_refused(finished: Job, tmp_path: Path) 
     shutil.copytree(finished.checkpoint(6), mixed)
     for name in ("adapter_model.safetensors", "adapter_config.json", "optimizer.pt"):
         shutil.copy(finished.checkpoint(WARMUP - 1) / name, mixed / name)
-    with pytest.raises(ValueError, match="weights do not have the ranks of the checkpoint.*a mixture of two"):
+    with pytest.raises(ValueError, match="last_complete_checkpoint"):
         make_trainer(dataclasses.replace(finished, output=tmp_path)).train(resume_from_checkpoint=str(mixed))
 
 

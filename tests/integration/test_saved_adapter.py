@@ -1,7 +1,8 @@
-"""What is saved is a plain PEFT LoRA adapter: a process that cannot import glora loads it and computes the same."""
+"""What is saved is a plain PEFT LoRA adapter, which a process without glora loads; and the allocation beside it."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import textwrap
@@ -9,12 +10,23 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers.trainer
 from peft import LoHaConfig, LoraConfig
 from safetensors.torch import load_file
+from transformers import Trainer
 
-from glora import RankAllocationCallback, RankAllocationConfig, export_uniform
+from glora import RankAllocationCallback, RankAllocator, export_uniform, save_allocation
 from glora.export import export_saved_adapter
-from integration.trainer_case import base_model, lora_config, make_trainer, peft_model, probe_batch
+from integration.trainer_case import (
+    TAKEN_OUT,
+    base_model,
+    callback_of,
+    logits_of,
+    lora_config,
+    make_trainer,
+    peft_model,
+    probe_batch,
+)
 
 STOCK = textwrap.dedent(
     """
@@ -26,24 +38,26 @@ STOCK = textwrap.dedent(
     sys.meta_path.insert(0, Refuse())
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification
-    base, adapter, probe, result = sys.argv[1:]
-    torch.manual_seed(0)
+    base, probe, result, *adapters = sys.argv[1:]
     batch = torch.load(probe)
-    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
-    model = PeftModel.from_pretrained(model, adapter).eval()
-    with torch.no_grad():
-        logits = model(**batch).logits
-        merged = model.merge_and_unload()(**batch).logits
+    found = []
+    for adapter in adapters:
+        torch.manual_seed(0)
+        model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
+        model = PeftModel.from_pretrained(model, adapter).eval()
+        with torch.no_grad():
+            found += [model(**batch).logits, model.merge_and_unload()(**batch).logits]
     assert "glora" not in sys.modules
-    torch.save((logits, merged), result)
+    torch.save(found, result)
     """
 )
 
 
-def stock_logits(base: Path, adapter: Path, batch: dict[str, torch.Tensor], folder: Path) -> list[torch.Tensor]:
+def stock_logits(base: Path, batch: dict[str, torch.Tensor], folder: Path, *adapters: Path) -> list[torch.Tensor]:
+    """Logits with each adapter, before and after merging, in a process that cannot import glora."""
     torch.save(batch, folder / "probe.pt")
     command = [sys.executable, "-W", "error::UserWarning:peft", "-c", STOCK]
-    arguments = [str(base), str(adapter), str(folder / "probe.pt"), str(folder / "logits.pt")]
+    arguments = [str(path) for path in (base, folder / "probe.pt", folder / "logits.pt", *adapters)]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert "missing adapter keys" not in done.stderr
@@ -64,69 +78,139 @@ def stock_logits(base: Path, adapter: Path, batch: dict[str, torch.Tensor], fold
     ids=str,
 )
 def test_stock_peft_loads_it(tiny_deberta: Path, glue_folder: Path, tmp_path: Path, fields: dict) -> None:
-    without = "deberta.encoder.layer.0.attention.self.key_proj"
-    callback = RankAllocationCallback(RankAllocationConfig(warmup_steps=6, max_rank={without: 0}))
+    callback = RankAllocationCallback(warmup_steps=6, max_rank={TAKEN_OUT: 0})
     model = peft_model(tiny_deberta, **fields)
     make_trainer(model, tiny_deberta, glue_folder, tmp_path, [callback], max_steps=10).train()
     ranks = callback.allocator.ranks
-    assert ranks[without] == 0
+    assert ranks[TAKEN_OUT] == 0
     assert len(set(ranks.values())) > 3
 
     batch = probe_batch(tiny_deberta, glue_folder)
-    model.eval()
-    with torch.no_grad():
-        live = model(**batch).logits
-    model.save_pretrained(tmp_path / "adapter")
-    loaded, merged = stock_logits(tiny_deberta, tmp_path / "adapter", batch, tmp_path)
-    assert torch.equal(loaded, live)
-    torch.testing.assert_close(merged, live, rtol=1e-4, atol=1e-5)
-
-    export_uniform(model, tmp_path / "uniform")
-    export_saved_adapter(tmp_path / "adapter", tmp_path / "padded")
-    one, other = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("uniform", "padded"))
+    live = logits_of(model, batch)
+    adapter, uniform, padded = (tmp_path / name for name in ("adapter", "uniform", "padded"))
+    model.save_pretrained(adapter)
+    export_uniform(model, uniform)
+    export_saved_adapter(adapter, padded)
+    one, other = (load_file(folder / "adapter_model.safetensors") for folder in (uniform, padded))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[key], other[key]) for key in one), "from the model and from the files, the same"
     assert {len(t) for key, t in one.items() if "lora_A" in key} == {max(ranks.values())}
-    loaded, merged = stock_logits(tiny_deberta, tmp_path / "uniform", batch, tmp_path)
-    torch.testing.assert_close(loaded, live, rtol=1e-5, atol=1e-6)
+
+    loaded, merged, loaded_uniform, merged_uniform = stock_logits(tiny_deberta, batch, tmp_path, adapter, uniform)
+    assert torch.equal(loaded, live)
     torch.testing.assert_close(merged, live, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(loaded_uniform, live, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(merged_uniform, live, rtol=1e-4, atol=1e-5)
 
 
-def test_one_scaling_everywhere_for_servers_that_read_no_patterns(
-    tiny_deberta: Path, glue_folder: Path, tmp_path: Path
-) -> None:
-    callback = RankAllocationCallback(RankAllocationConfig(warmup_steps=2))
-    model = peft_model(tiny_deberta)
+def test_add_adapter_saves_and_loads(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> None:
+    model = base_model(tiny_deberta)
+    model.add_adapter(lora_config(task_type=None))
+    callback = RankAllocationCallback(warmup_steps=2)
     make_trainer(model, tiny_deberta, glue_folder, tmp_path, [callback], max_steps=3).train()
-    config = model.peft_config["default"]
-    layers = [m for m in model.modules() if hasattr(m, "lora_A") and "default" in m.lora_A]
+    batch = probe_batch(tiny_deberta, glue_folder)
+    model.save_pretrained(tmp_path / "adapter")
+    again = base_model(tiny_deberta)
+    again.load_adapter(str(tmp_path / "adapter"))
+    assert torch.equal(logits_of(again, batch), logits_of(model, batch))
+
+
+def test_what_cannot_be_padded_is_refused(tmp_path: Path) -> None:
+    LoHaConfig(target_modules=["q"]).save_pretrained(str(tmp_path / "loha"))
+    with pytest.raises(ValueError, match="LOHA.*LoRA"):
+        export_saved_adapter(tmp_path / "loha", tmp_path / "out")
+    LoraConfig(target_parameters=["experts.gate_up_proj"]).save_pretrained(str(tmp_path / "experts"))
+    with pytest.raises(ValueError, match=r"experts.gate_up_proj.*export_uniform\(model"):
+        export_saved_adapter(tmp_path / "experts", tmp_path / "out")
+    with pytest.raises(ValueError, match="another folder"):
+        export_saved_adapter(tmp_path / "loha", tmp_path / "loha")
+
+
+# beside the adapter: allocation.json and a section of the model card
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_deberta: Path, glue_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    """Eight steps, four of warm-up, with a checkpoint every second step."""
+    arguments = dict(max_steps=8, save_strategy="steps", save_steps=2)
+    callbacks, output = [RankAllocationCallback(warmup_steps=4)], tmp_path_factory.mktemp("trained")
+    trainer = make_trainer(peft_model(tiny_deberta), tiny_deberta, glue_folder, output, callbacks, **arguments)
+    trainer.train()
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def allocator(trained: Trainer) -> RankAllocator:
+    return callback_of(trained).allocator
+
+
+def test_one_scaling_everywhere_for_servers_that_read_no_patterns(trained: Trainer) -> None:
+    config = trained.model.peft_config["default"]
+    layers = [m for m in trained.model.modules() if hasattr(m, "lora_A") and "default" in m.lora_A]
     assert {m.scaling["default"] for m in layers} == {config.lora_alpha / config.r} == {2.0}
     for pattern, rank in config.rank_pattern.items():
         assert config.alpha_pattern[pattern] == 2 * rank
         assert pattern.startswith("^deberta\\.encoder\\.layer\\.")
 
 
-def test_add_adapter_saves_and_loads(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> None:
-    model = base_model(tiny_deberta)
-    model.add_adapter(lora_config(task_type=None))
-    callback = RankAllocationCallback(RankAllocationConfig(warmup_steps=2))
-    make_trainer(model, tiny_deberta, glue_folder, tmp_path, [callback], max_steps=3).train()
-    batch = probe_batch(tiny_deberta, glue_folder)
-    model.eval()
-    model.save_pretrained(tmp_path / "adapter")
-    again = base_model(tiny_deberta)
-    again.load_adapter(str(tmp_path / "adapter"))
-    again.eval()
-    with torch.no_grad():
-        assert torch.equal(again(**batch).logits, model(**batch).logits)
+def test_checkpoints_carry_the_allocation(trained: Trainer, allocator: RankAllocator) -> None:
+    early, late = (Path(trained.args.output_dir, f"checkpoint-{step}") for step in (2, 8))
+    assert "2 of 4 steps" in (early / "README.md").read_text()
+    early, late = (json.loads((folder / "allocation.json").read_text()) for folder in (early, late))
+    assert early["reallocation"] is None
+    assert {m["rank"] for m in early["matrices"].values()} == {4}
+    assert early["parameters"]["before"] == early["parameters"]["after"]
+
+    assert {n: m["rank"] for n, m in late["matrices"].items()} == allocator.ranks
+    assert {n: m["norm"] for n, m in late["matrices"].items()} == allocator.norms
+    assert late["parameters"]["after"] == allocator.parameters
+    assert late["reallocation"]["step"] == 4
+    assert late["config"]["budget"] == "rank"
+    assert set(late["versions"]) == {"glora", "peft", "transformers", "torch"}
 
 
-def test_what_cannot_be_padded_is_refused(tmp_path: Path) -> None:
-    LoHaConfig(target_modules=["q"]).save_pretrained(str(tmp_path / "loha"))
-    with pytest.raises(ValueError, match="is of type LOHA; only a LoRA adapter can be padded"):
-        export_saved_adapter(tmp_path / "loha", tmp_path / "out")
-    LoraConfig(target_parameters=["experts.gate_up_proj"]).save_pretrained(str(tmp_path / "experts"))
-    with pytest.raises(ValueError, match=r"adapts expert parameters \(experts.gate_up_proj\)"):
-        export_saved_adapter(tmp_path / "experts", tmp_path / "out")
-    with pytest.raises(ValueError, match="is the adapter itself; give another folder"):
-        export_saved_adapter(tmp_path / "loha", tmp_path / "loha")
+def test_what_goes_to_the_hub_has_it_too(
+    trained: Trainer, allocator: RankAllocator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pushed: dict[str, str] = {}
+
+    class Hub:
+        def upload_folder(self, folder_path: str, **kwargs: object) -> None:
+            pushed.update({path.name: path.read_text() for path in Path(folder_path).glob("*.json")})
+
+    monkeypatch.setattr(transformers.trainer, "hf_api", Hub)
+    monkeypatch.setattr(trained, "hub_model_id", "me/adapter", raising=False)
+    trained.push_to_hub()
+    assert "adapter_config.json" in pushed
+    ranks = {name: matrix["rank"] for name, matrix in json.loads(pushed["allocation.json"])["matrices"].items()}
+    assert ranks == allocator.ranks
+
+
+def test_writing_again_replaces_the_section_and_leaves_the_rest_of_the_card(
+    trained: Trainer, allocator: RankAllocator, tmp_path: Path
+) -> None:
+    trained.model.save_pretrained(tmp_path)
+    card = tmp_path / "README.md"
+    card.write_text(card.read_text() + "\nMy own words about \\1 this model.\n")
+    for _ in range(2):
+        save_allocation(allocator, tmp_path)
+    text = card.read_text()
+    assert text.count("## Rank allocation") == 1
+    assert text.startswith("---"), "the card's metadata"
+    assert "My own words about \\1 this model." in text
+    assert f"{allocator.parameters:,}" in text
+
+
+def test_a_failing_disk_leaves_the_old_file_whole(
+    allocator: RankAllocator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save_allocation(allocator, tmp_path)
+    before = path.read_text()
+
+    def full(self: Path, *args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_allocation(allocator, tmp_path)
+    assert path.read_text() == before

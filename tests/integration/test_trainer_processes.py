@@ -103,7 +103,7 @@ def test_sharded(alone: tuple[Job, dict[str, Any]], tiny_deberta: Path, glue_fol
         same(result, alone[1])
         assert result["wrapped"].startswith("FSDP")
     batch = probe_batch(tiny_deberta, glue_folder)
-    stock_logits(tiny_deberta, job.output / "saved", batch, tmp_path)
+    stock_logits(tiny_deberta, batch, tmp_path, job.output / "saved")
     saved, of_one = (
         load_file(d / "adapter_model.safetensors") for d in (job.output / "saved", alone[0].checkpoint(STEPS))
     )
@@ -119,16 +119,14 @@ def test_sharded(alone: tuple[Job, dict[str, Any]], tiny_deberta: Path, glue_fol
 
 def test_ranks_are_taken_from_a_checkpoint_that_has_them(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> None:
     callback = RankAllocationCallback()
-    with pytest.raises(ValueError, match=r"give this callback to Trainer\(callbacks=\[...\]\) before"):
+    with pytest.raises(ValueError, match=r"Trainer\(callbacks="):
         callback.take_ranks_from(tmp_path)
     make_trainer(peft_model(tiny_deberta), tiny_deberta, glue_folder, tmp_path, [callback])
     state = TrainerState(global_step=3)
     state.save_to_json(str(tmp_path / "trainer_state.json"))
-    with pytest.raises(ValueError, match="was made without RankAllocationCallback: there are no ranks to take from it"):
+    with pytest.raises(ValueError, match="without RankAllocationCallback"):
         callback.take_ranks_from(tmp_path)
     state.stateful_callbacks = {"RankAllocationCallback": {"attributes": {"saved_state": {"ranks": {"elsewhere": 4}}}}}
     state.save_to_json(str(tmp_path / "trainer_state.json"))
-    with pytest.raises(
-        ValueError, match="the allocator's state is of another model or other target_modules, by 13 names"
-    ):
+    with pytest.raises(ValueError, match="13 names"):
         callback.take_ranks_from(tmp_path)

@@ -18,7 +18,10 @@ from transformers import (
     TrainingArguments,
 )
 
+from glora import RankAllocationCallback
+
 TARGETS = ["query_proj", "key_proj", "value_proj", "attention.output.dense", "intermediate.dense", "output.dense"]
+TAKEN_OUT = "deberta.encoder.layer.0.attention.self.key_proj"
 
 
 def read_rte(folder: Path, split: str) -> list[tuple[str, str, int]]:
@@ -31,9 +34,9 @@ def encode(rows: list[tuple[str, str, int]], tokenizer: PreTrainedTokenizerBase)
     return [{**tokenizer(a, b, truncation=True, max_length=64), "labels": label} for a, b, label in rows]
 
 
-def base_model(folder: Path) -> nn.Module:
+def base_model(folder: Path, **fields: Any) -> nn.Module:
     torch.manual_seed(0)
-    return AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
+    return AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2, **fields)
 
 
 def lora_config(**fields: Any) -> LoraConfig:
@@ -47,8 +50,18 @@ def peft_model(folder: Path, **fields: Any) -> nn.Module:
 
 
 def make_trainer(
-    model: nn.Module, folder: Path, data: Path, output: Path, callbacks: list[Any], **arguments: Any
+    model: nn.Module,
+    folder: Path,
+    data: Path,
+    output: Path,
+    callbacks: list[Any],
+    *,
+    examples: tuple[int | None, int | None] = (None, None),
+    optimizers: tuple[Any, Any] = (None, None),
+    trainer_class: type[Trainer] = Trainer,
+    **arguments: Any,
 ) -> Trainer:
+    """A Trainer on the first `examples` of the training and the dev set; an epoch of all is 12 steps."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     settings = dict(
         output_dir=str(output),
@@ -62,17 +75,28 @@ def make_trainer(
         seed=0,
         use_cpu=True,
     )
-    return Trainer(
+    return trainer_class(
         model=model,
         args=TrainingArguments(**settings | arguments),
-        train_dataset=encode(read_rte(data, "train"), tokenizer),
-        eval_dataset=encode(read_rte(data, "dev"), tokenizer),
+        train_dataset=encode(read_rte(data, "train")[: examples[0]], tokenizer),
+        eval_dataset=encode(read_rte(data, "dev")[: examples[1]], tokenizer),
         data_collator=DataCollatorWithPadding(tokenizer),
         callbacks=callbacks,
+        optimizers=optimizers,
     )
+
+
+def callback_of(trainer: Trainer) -> RankAllocationCallback:
+    return next(c for c in trainer.callback_handler.callbacks if isinstance(c, RankAllocationCallback))
 
 
 def probe_batch(folder: Path, data: Path) -> dict[str, torch.Tensor]:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     batch = DataCollatorWithPadding(tokenizer)(encode(read_rte(data, "dev")[:8], tokenizer))
     return {k: v for k, v in batch.items() if k != "labels"}
+
+
+def logits_of(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    model.eval()
+    with torch.no_grad():
+        return model(**batch).logits

@@ -83,7 +83,7 @@ def test_the_model_is_left_as_it_was() -> None:
 def test_also_after_an_error() -> None:
     model = bert()
     before = everything(model)
-    with pytest.raises(ValueError, match="it must be a scalar tensor"):
+    with pytest.raises(ValueError, match="scalar"):
         suggest_ranks(
             model, [{"input_ids": torch.zeros(2, 3, dtype=torch.long)}], lora(), loss=lambda m, b: m(**b).logits
         )
@@ -158,21 +158,12 @@ def test_bounds_and_the_parameter_budget_hold() -> None:
     ("arguments", "message"),
     [
         (dict(batches=[], config=lora()), "batches is empty"),
-        (
-            dict(batches=batches(1)),
-            "there is no LoRA layer in this BertForSequenceClassification; .* or give the LoraConfig",
-        ),
-        (
-            dict(batches=batches(1), config=lora(layer_replication=[(0, 2), (0, 2)])),
-            "layer_replication makes another model",
-        ),
-        (dict(batches=batches(1), config=lora(), min_rank=0), "min_rank=0 must be an int of at least 1"),
-        (dict(batches=batches(1), config=lora(), budget="time"), "budget='time' must be one of rank, parameters"),
+        (dict(batches=batches(1)), "no LoRA layer in this BertForSequenceClassification.* `config`"),
+        (dict(batches=batches(1), config=lora(layer_replication=[(0, 2), (0, 2)])), "layer_replication.* without `config`"),
+        (dict(batches=batches(1), config=lora(), min_rank=0), "min_rank=0 .*at least 1"),
+        (dict(batches=batches(1), config=lora(), budget="time"), "budget='time' .* rank, parameters"),
         (dict(batches=batches(1), config=lora(), total_rank=3), "total_rank=3 cannot give 10 matrices"),
-        (
-            dict(batches=batches(1), config=lora(), loss=lambda m, b: m(**b).loss * float("nan")),
-            "batch 0 has gradients",
-        ),
+        (dict(batches=batches(1), config=lora(), loss=lambda m, b: m(**b).loss * float("nan")), "batch 0 .*inf or NaN"),
     ],
 )
 def test_bad_input(arguments: dict, message: str) -> None:
@@ -183,7 +174,7 @@ def test_bad_input(arguments: dict, message: str) -> None:
 def test_a_model_with_an_adapter_takes_no_configuration() -> None:
     """PEFT would make the second adapter the active one, in settings that nothing puts back."""
     model = get_peft_model(bert(), lora())
-    with pytest.raises(ValueError, match=r"has an adapter already \(default\); leave out `config`"):
+    with pytest.raises(ValueError, match=r"\(default\).* leave out `config`"):
         suggest_ranks(model, batches(1), lora())
     assert model.base_model.active_adapters == ["default"]
     assert list(model.peft_config) == ["default"]

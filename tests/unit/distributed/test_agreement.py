@@ -51,7 +51,7 @@ def _group_of_two():
 
 
 @pytest.mark.usefixtures("_group_of_two")
-def test_settings_that_lie_in_the_parameters_are_refused() -> None:
+def test_settings() -> None:
     wrapper = DistributedDataParallel(nn.Linear(2, 2), init_sync=False)
     Replicated(wrapper)
     wrapper.mixed_precision = types.SimpleNamespace()

@@ -1,10 +1,11 @@
-"""A training loop of one's own: accumulation, mixed precision, checkpointing, compilation, resuming."""
+"""Your own training loop: accumulation, gradient scalers, compilation, resuming, and what is reported."""
 
 from __future__ import annotations
 
 import copy
 import json
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,12 +18,10 @@ from accelerate.state import AcceleratorState, GradientState
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import AutoModelForSequenceClassification
 
 from glora import RankAllocationConfig, RankAllocator
 from glora.guards.unfinished_warmup import tell_unfinished
 from integration.resume_case import differences
-from integration.trainer_case import lora_config, probe_batch
 
 WARMUP, STEPS = 4, 8
 
@@ -60,18 +59,26 @@ def loss_of(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return (model(x) - x.sum(1, keepdim=True)).square().mean()
 
 
+def update(optimizer: torch.optim.Optimizer, allocator: RankAllocator) -> None:
+    allocator.step()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, allocator: RankAllocator, steps: range) -> None:
     for step in steps:
         loss_of(model, batch_of(step)).backward()
-        allocator.step()
-        optimizer.step()
-        optimizer.zero_grad()
+        update(optimizer, allocator)
+
+
+def started(optimizer: dict | None = None, **fields: object) -> tuple[nn.Module, torch.optim.Optimizer, RankAllocator]:
+    model = lora()
+    made = adamw(model, **optimizer or {})
+    return model, made, allocator_for(model, made, **fields)
 
 
 def plain_run(steps: int = STEPS, **fields: object) -> tuple[nn.Module, RankAllocator]:
-    model = lora()
-    optimizer = adamw(model)
-    allocator = allocator_for(model, optimizer, **fields)
+    model, optimizer, allocator = started(**fields)
     train(model, optimizer, allocator, range(steps))
     return model, allocator
 
@@ -85,15 +92,11 @@ def same_training(one: tuple[nn.Module, RankAllocator], other: tuple[nn.Module, 
 
 
 def test_accumulated_micro_batches_are_the_large_batch() -> None:
-    model = lora()
-    optimizer = adamw(model)
-    allocator = allocator_for(model, optimizer)
+    model, optimizer, allocator = started()
     for step in range(STEPS):
         for part in batch_of(step).split(2):
             (loss_of(model, part) / 4).backward()
-        allocator.step()
-        optimizer.step()
-        optimizer.zero_grad()
+        update(optimizer, allocator)
     same_training((model, allocator), plain_run(), rtol=1e-3)
 
 
@@ -130,37 +133,6 @@ def test_accelerate(only_when_synchronised: bool) -> None:
     same_training((model, allocator), plain_run(), rtol=1e-3)
 
 
-def test_clipping_weighs_a_step_less_and_keeps_its_shares() -> None:
-    model = lora()
-    optimizer = adamw(model, lr=0.0)
-    allocator = allocator_for(model, optimizer, beta=0.0, warmup_steps=9)
-    norms = []
-    for clip in (1e9, 0.01):
-        loss_of(model, batch_of(0)).backward()
-        total = nn.utils.clip_grad_norm_(model.parameters(), clip)
-        allocator.step()
-        optimizer.step()
-        optimizer.zero_grad()
-        norms.append(allocator.norms)
-    assert norms[1] == pytest.approx({name: norm * 0.01 / total.item() for name, norm in norms[0].items()}, rel=1e-4)
-
-
-def test_bfloat16_autocast() -> None:
-    model = lora()
-    optimizer = adamw(model)
-    allocator = allocator_for(model, optimizer)
-    for step in range(STEPS):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = loss_of(model, batch_of(step))
-        loss.backward()
-        allocator.step()
-        optimizer.step()
-        optimizer.zero_grad()
-    assert allocator.norms == pytest.approx(plain_run()[1].norms, rel=0.1)
-    assert allocator.allocated
-    assert allocator.non_finite_steps == 0
-
-
 def scaled_run(
     *,
     overflow_at: tuple[int, ...] = (),
@@ -170,9 +142,7 @@ def scaled_run(
     config: dict | None = None,
 ) -> tuple[nn.Module, RankAllocator]:
     """float16 with a gradient scaler; where a step overflows, it is one more and its batch counts for nothing."""
-    model = lora()
-    optimizer = adamw(model, fused=fused)
-    allocator = allocator_for(model, optimizer, **config or {})
+    model, optimizer, allocator = started(dict(fused=fused), **config or {})
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=2)
     made = 0
     for attempt in range(steps + len(overflow_at)):
@@ -203,30 +173,25 @@ def test_steps_that_a_scaler_skips_do_not_count(signal: str, fused: bool) -> Non
     assert run[1].norms == pytest.approx(plain_run(**fields)[1].norms, rel=0.05)
 
 
-@pytest.mark.parametrize("fused", [False, True])
-def test_forgetting_to_unscale_is_told_at_the_first_step(fused: bool, caplog: pytest.LogCaptureFixture) -> None:
-    scaled_run(steps=1, fused=fused)
-    assert not caplog.messages
-    scaled_run(unscale=False, steps=2, fused=fused)
+@pytest.mark.parametrize("how", ["scaled", "scaled, fused", "clipped"])
+def test_gradients_changed_after_they_were_read(how: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Reported at the first step, and once."""
+    fused = how.endswith("fused")
+    if how == "clipped":
+        model, optimizer, allocator = started()
+        for step in range(3):
+            loss_of(model, batch_of(step)).backward()
+            allocator.step()
+            nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+            optimizer.step()
+            optimizer.zero_grad()
+    else:
+        scaled_run(steps=1, fused=fused)
+        assert not caplog.messages
+        scaled_run(unscale=False, steps=2, fused=fused)
     (message,) = caplog.messages
-    assert message.startswith(
-        "the gradients changed by a factor of 0.000977 between allocator.step() and optimizer.step()"
-    )
-    assert "after scaler.unscale_(optimizer)" in message
-
-
-def test_clipping_after_the_norms_were_read_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    model = lora()
-    optimizer = adamw(model)
-    allocator = allocator_for(model, optimizer)
-    for step in range(3):
-        loss_of(model, batch_of(step)).backward()
-        allocator.step()
-        nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
-        optimizer.step()
-        optimizer.zero_grad()
-    (message,) = caplog.messages
-    assert "call allocator.step() after scaler.unscale_(optimizer) and after clipping" in message
+    assert re.search("factor of .* after scaler.unscale_.* after clipping", message)
+    assert how == "clipped" or "0.000977" in message
 
 
 SHORT_LOOP = """
@@ -249,16 +214,14 @@ for steps in (0, 3, 5):
 """
 
 
-def test_a_loop_that_ends_within_its_warmup_is_told_when_the_process_ends() -> None:
+def test_a_loop_that_ends_within_its_warmup_is_reported_when_the_process_ends() -> None:
     run = subprocess.run([sys.executable, "-c", SHORT_LOOP], capture_output=True, text=True, check=True)
-    told = [line for line in run.stderr.splitlines() if "warm-up" in line]
-    assert told == [
-        "glora: the process ends after 3 of 4 warm-up steps: the ranks were not reallocated, this is plain LoRA; lower "
-        "warmup_steps=4, train for longer, or resume it"
-    ]
+    reported = [line for line in run.stderr.splitlines() if "warm-up" in line]
+    assert len(reported) == 1
+    assert re.search("after 3 of 4 warm-up steps.* plain LoRA.* warmup_steps=4", reported[0])
 
 
-def test_what_was_resumed_after_its_warmup_or_detached_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_was_resumed_after_its_warmup_or_detached_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:
     tell_unfinished()  # of the tests before
     caplog.clear()
     states = []
@@ -268,9 +231,7 @@ def test_what_was_resumed_after_its_warmup_or_detached_is_not_told(caplog: pytes
         allocator = allocator_for(model, optimizer)
         for _ in range(steps):
             model(torch.ones(2, 6)).sum().backward()
-            allocator.step()
-            optimizer.step()
-            optimizer.zero_grad()
+            update(optimizer, allocator)
         states.append(allocator.state_dict())
         allocator.detach()
     for state in states:
@@ -281,45 +242,13 @@ def test_what_was_resumed_after_its_warmup_or_detached_is_not_told(caplog: pytes
     assert message.startswith(f"the process ends after {WARMUP - 1} of {WARMUP} warm-up steps")
 
 
-def test_a_warmup_in_which_every_step_is_skipped_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_warmup_in_which_every_step_is_skipped_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     model, allocator = scaled_run(overflow_at=tuple(range(120)), steps=0)
     assert allocator.steps == 0
     assert allocator.ranks == {"first": 4, "second": 4}
     (message,) = caplog.messages
-    assert "the gradients were read 100 times, and optimizer.step() did not follow" in message
-    assert message.endswith("which were found in first, second")
+    assert re.search(r"read 100 times, .* optimizer.step\(\) .* first, second", message)
     assert all(torch.isfinite(p).all() for p in model.parameters())
-
-
-def calls_of(module: nn.Module) -> list[nn.Module]:
-    calls: list[nn.Module] = []
-    module.register_forward_pre_hook(lambda module, _: calls.append(module))
-    return calls
-
-
-@pytest.mark.parametrize("kind", [None, {"use_reentrant": True}, {"use_reentrant": False}], ids=str)
-@pytest.mark.parametrize("signal", ["delta", "delta_exact"])
-def test_gradient_checkpointing(tiny_deberta: Path, glue_folder: Path, kind: dict | None, signal: str) -> None:
-    batch = probe_batch(tiny_deberta, glue_folder) | {"labels": torch.arange(8) % 2}
-    runs = []
-    for checkpointed in (False, True):
-        torch.manual_seed(0)
-        base = AutoModelForSequenceClassification.from_pretrained(tiny_deberta, num_labels=2)
-        if checkpointed:
-            base.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kind)
-        model = get_peft_model(base, lora_config())  # asks for gradients at the input, for the reentrant kind
-        optimizer = adamw(model)
-        allocator = allocator_for(model, optimizer, signal=signal, exact_every=2)
-        calls = calls_of(base.deberta.encoder.layer[0].intermediate)
-        for _ in range(WARMUP + 2):
-            model.train()(**batch).loss.backward()
-            allocator.step()
-            optimizer.step()
-            optimizer.zero_grad()
-        assert len(calls) == (WARMUP + 2) * (2 if checkpointed else 1)
-        runs.append((model, allocator))
-    assert runs[0][1].allocated
-    same_training(*runs, rtol=1e-4)
 
 
 def test_compiled_once_more_after_the_reallocation() -> None:
@@ -367,9 +296,7 @@ def test_blocks_that_are_compiled_one_by_one_need_a_higher_limit(
     with torch._dynamo.config.patch(recompile_limit=limit):
         for _ in range(4):
             model(torch.randn(2, 16)).square().mean().backward()
-            allocator.step()
-            optimizer.step()
-            optimizer.zero_grad()
+            update(optimizer, allocator)
             counts.append(graphs["unique_graphs"])
     assert allocator.ranks == ranks
     assert counts[1] == 2, "the first block's input needs no gradient"
@@ -437,15 +364,13 @@ def test_resumed_with_the_same_bits(tmp_path: Path, fields: dict) -> None:
         assert not differences(whole, torch.load(tmp_path / "99.pt")), start
 
 
-def test_an_optimiser_state_that_is_loaded_too_early_is_told() -> None:
-    model = lora()
-    optimizer = adamw(model)
-    allocator = allocator_for(model, optimizer, min_rank=1)
+def test_an_optimizer_state_that_is_loaded_too_early_is_refused() -> None:
+    model, optimizer, allocator = started(min_rank=1)
     train(model, optimizer, allocator, range(STEPS))
     fresh = lora()
     early = adamw(fresh)
     early.load_state_dict(optimizer.state_dict())
-    with pytest.raises(ValueError, match="a state from a checkpoint is loaded after the allocator's"):
+    with pytest.raises(ValueError, match="after the allocator's"):
         allocator_for(fresh, early, min_rank=1).load_state_dict(allocator.state_dict())
 
 
@@ -461,6 +386,7 @@ def test_reallocating_again_keeps_the_total(budget: str, removed: str | None, ca
     bounds = {} if removed is None else {"max_rank": {removed: 0}}
     allocator = allocator_for(model, optimizer, reallocate_every=3, budget=budget, **bounds)
     before, ranks, first_norms = allocator.parameters, [], []
+    costs = {name: sum(shape) for name, shape in allocator.shapes.items()}
     for step in range(WARMUP + 6):
         train(model, optimizer, allocator, range(step, step + 1))
         if step + 1 in (WARMUP, WARMUP + 3, WARMUP + 6):
@@ -476,7 +402,6 @@ def test_reallocating_again_keeps_the_total(budget: str, removed: str | None, ca
         if budget == "rank":
             assert sum(one.values()) == 6
         else:
-            costs = {name: matrix.cost for name, matrix in allocator.adapter.matrices.items()}
             spent = sum(rank * costs[name] for name, rank in one.items())
             assert before - max(costs.values()) < spent <= before
         assert removed is None or one[removed] == 0
@@ -499,26 +424,21 @@ def test_bounds_for_all_and_for_each_module() -> None:
 # numerical trouble
 
 
-def test_weights_that_are_not_finite_keep_their_ranks(caplog: pytest.LogCaptureFixture) -> None:
-    for keep in ("norm", "svd"):
-        caplog.clear()
-        model = lora()
-        optimizer = adamw(model)
-        allocator = allocator_for(model, optimizer, keep=keep)
-        train(model, optimizer, allocator, range(WARMUP - 1))
-        with torch.no_grad():
-            model.base_model.model.second.lora_B.default.weight[0, 0] = torch.inf
-        train(model, optimizer, allocator, range(WARMUP - 1, WARMUP + 2))
-        assert allocator.ranks == {"first": 4, "second": 4}
-        assert not allocator.allocated
-        assert "the weights of 2 matrices hold inf or NaN; the ranks stay as they are: first, second" in caplog.text
-        assert "1 of 4 warm-up steps had inf or NaN gradients and were left out of the average: first" in caplog.text
+@pytest.mark.parametrize("keep", ["norm", "svd"])
+def test_weights_that_are_not_finite_keep_their_ranks(keep: str, caplog: pytest.LogCaptureFixture) -> None:
+    model, optimizer, allocator = started(keep=keep)
+    train(model, optimizer, allocator, range(WARMUP - 1))
+    with torch.no_grad():
+        model.base_model.model.second.lora_B.default.weight[0, 0] = torch.inf
+    train(model, optimizer, allocator, range(WARMUP - 1, WARMUP + 2))
+    assert allocator.ranks == {"first": 4, "second": 4}
+    assert not allocator.allocated
+    assert re.search("weights of 2 matrices hold inf or NaN.*: first, second", caplog.text)
+    assert re.search("1 of 4 warm-up steps had inf or NaN gradients.*: first", caplog.text)
 
 
-def test_a_warmup_without_one_finite_step_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    model = lora()
-    optimizer = adamw(model)
-    allocator = allocator_for(model, optimizer)
+def test_a_warmup_without_one_finite_step_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    model, optimizer, allocator = started()
     untouched = copy.deepcopy(model.state_dict())
     for step in range(WARMUP):
         (loss_of(model, batch_of(step)) * torch.nan).backward()
@@ -527,23 +447,16 @@ def test_a_warmup_without_one_finite_step_is_told(caplog: pytest.LogCaptureFixtu
             parameter.grad = None  # a loop that throws bad gradients away, and steps all the same
         optimizer.step()
     assert not allocator.allocated
-    assert caplog.messages == [
-        "4 of 4 warm-up steps had inf or NaN gradients and were left out of the average: first, second",
-        "so there is no average; the ranks stay as they are and training goes on as plain LoRA",
-    ]
+    assert re.search("4 of 4 warm-up steps had inf or NaN gradients.*: first, second", caplog.messages[0])
+    assert "plain LoRA" in caplog.messages[1]
     assert all(torch.equal(p, untouched[name]) for name, p in model.state_dict().items())
     train(model, optimizer, allocator, range(2))
 
 
 def test_one_bad_matrix_is_named(caplog: pytest.LogCaptureFixture) -> None:
-    model = lora()
-    optimizer = adamw(model, lr=0.0)
-    allocator = allocator_for(model, optimizer)
-
-    def overflow(gradient: torch.Tensor) -> torch.Tensor:
-        return gradient * torch.inf
-
-    handle = model.base_model.model.second.lora_B.default.weight.register_hook(overflow)
+    model, optimizer, allocator = started(dict(lr=0.0))
+    weight = model.base_model.model.second.lora_B.default.weight
+    handle = weight.register_hook(lambda gradient: gradient * torch.inf)
     loss_of(model, batch_of(0)).backward()
     handle.remove()
     allocator.step()
@@ -551,22 +464,4 @@ def test_one_bad_matrix_is_named(caplog: pytest.LogCaptureFixture) -> None:
     optimizer.step()
     train(model, optimizer, allocator, range(1, WARMUP))
     assert allocator.allocated
-    assert caplog.messages[0] == (
-        "1 of 4 warm-up steps had inf or NaN gradients and were left out of the average: second"
-    )
-
-
-def test_a_long_list_of_names_is_cut(tiny_deberta: Path, glue_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    batch = probe_batch(tiny_deberta, glue_folder)
-    torch.manual_seed(0)
-    base = AutoModelForSequenceClassification.from_pretrained(tiny_deberta, num_labels=2)
-    model = get_peft_model(base, lora_config())
-    optimizer = adamw(model)
-    allocator = allocator_for(model, optimizer, warmup_steps=1)
-    (model(**batch).logits.sum() * 0).backward()
-    allocator.step()
-    optimizer.step()
-    (message,) = [record.getMessage() for record in caplog.records if record.name == "glora"]
-    assert message.startswith("no gradient reached the 12 matrices during the warm-up")
-    assert "deberta.encoder.layer.0.attention.self.query_proj, " in message
-    assert message.endswith(" and 6 more")
+    assert re.search("1 of 4 warm-up steps had inf or NaN gradients.*: second$", caplog.messages[0])

@@ -1,9 +1,9 @@
-"""GLoRA in a loop of one's own: two lines more than plain LoRA.
+"""GLoRA in your own training loop: two lines more than plain LoRA.
 
 A small network that reads handwritten digits learns to read them with black and white exchanged. Accumulation and clipping
-are there to show where `allocator.step()` belongs: after both, before the optimiser. The digits come with scikit-learn.
+are there to show where `allocator.step()` belongs: after both, before the optimizer. The digits come with scikit-learn.
 
-    python examples/own_loop.py
+    python examples/training_loop.py
 """
 
 import torch
