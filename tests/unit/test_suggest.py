@@ -159,7 +159,10 @@ def test_bounds_and_the_parameter_budget_hold() -> None:
     [
         (dict(batches=[], config=lora()), "batches is empty"),
         (dict(batches=batches(1)), "no LoRA layer in this BertForSequenceClassification.* `config`"),
-        (dict(batches=batches(1), config=lora(layer_replication=[(0, 2), (0, 2)])), "layer_replication.* without `config`"),
+        (
+            dict(batches=batches(1), config=lora(layer_replication=[(0, 2), (0, 2)])),
+            "layer_replication.* without `config`",
+        ),
         (dict(batches=batches(1), config=lora(), min_rank=0), "min_rank=0 .*at least 1"),
         (dict(batches=batches(1), config=lora(), budget="time"), "budget='time' .* rank, parameters"),
         (dict(batches=batches(1), config=lora(), total_rank=3), "total_rank=3 cannot give 10 matrices"),
