@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -14,6 +14,21 @@ Budget = Literal["rank", "parameters"]
 Keep = Literal["norm", "svd", "first"]
 
 
+class ConfigurationError(ValueError):
+    """Everything that is wrong with a configuration, reported together.
+
+    Attributes:
+        faults: one sentence each.
+    """
+
+    def __init__(self, faults: Sequence[str], *, where: str = "") -> None:
+        self.faults = tuple(dict.fromkeys(faults))
+        one = len(self.faults) == 1
+        lines = self.faults[0] if one else "".join(f"\n  - {fault}" for fault in self.faults)
+        count = "" if one else f"{len(self.faults)} things are wrong:"
+        super().__init__(f"{where}: {count}{lines}" if where else f"{count}{lines}")
+
+
 @dataclass(frozen=True)
 class RankAllocationConfig:
     """How gradient norms become ranks. The defaults are the method as published.
@@ -22,28 +37,27 @@ class RankAllocationConfig:
         total_rank: R_total, the sum of all ranks after reallocation. Default: the sum before, n·r for n matrices of
             rank r.
         warmup_steps: T_warmup, the optimizer steps with uniform ranks: an int is steps, a float below 1 a share of all
-            steps (rounded up, as in TrainingArguments), None is one epoch. A loop of one's own must give an int.
+            steps, rounded up. Default: one epoch; your own training loop needs an int.
         beta: β in g_k ← β·g_k + (1-β)·‖G_k‖_F, from 0 (the last step only) to below 1.
-        signal: What ‖G_k‖_F is read from: "delta", the estimate of ‖∂L/∂Δ_k‖_F that costs nothing; "delta_exact", which
-            measures the estimate's one assumption on every `exact_every`-th step; or "lora_b", the raw norm
-            ‖∂L/∂B_k‖_F, for comparison.
-        exact_every: m, with signal="delta_exact": steps from one measurement to the next. At 1 every norm is exact.
-        reallocate_every: Steps from one reallocation to the next, each from norms of its own; the total never changes, and
-            a matrix that lost its adapter stays without. Default: the ranks are allocated once, after the warm-up.
-        max_reallocations: No more reallocations than this. Default: as many as `reallocate_every` gives.
-        budget: What stays as it was: "rank", Σ r_k = R_total exactly (as published), or "parameters", Σ r_k·(d_in +
-            d_out) never above what R_total ranks spread evenly would cost, and within one column of it.
-        min_rank: No matrix gets a smaller rank: an int, or one for each module name. 0 lets a matrix lose its adapter,
-            where the adapter is no more than B·A: layers with DoRA or lora_bias, and experts, keep at least rank 1.
-        max_rank: No matrix gets a larger rank: an int, or one for each module name. min(d_in, d_out) always bounds it.
-        keep: Which columns a shrinking matrix keeps: "norm" (largest ‖A_i‖·‖B_i‖), "svd" (the best approximation of
-            B·A) or "first".
+        signal: Source of ‖G_k‖_F: "delta" estimates ‖∂L/∂Δ_k‖_F at no cost; "delta_exact" also measures the estimate's one
+            assumption at every exact_every-th step; "lora_b" is the raw norm ‖∂L/∂B_k‖_F, for comparison.
+        exact_every: Steps between two measurements of signal="delta_exact". At 1 every norm is exact.
+        reallocate_every: Steps between two reallocations, each from new norms. The total never changes, and a matrix that
+            lost its adapter stays without. Default: one reallocation, after the warm-up.
+        max_reallocations: Largest number of reallocations, together with reallocate_every. Default: no limit.
+        budget: Quantity held equal: "rank", Σ r_k = R_total exactly (as published), or "parameters", Σ r_k·(d_in + d_out)
+            at most the cost of R_total ranks spread evenly, and within one column of it.
+        min_rank: Smallest rank of a matrix: an int, or one for each module name. At 0 a matrix can lose its adapter;
+            layers with DoRA or lora_bias, and experts, keep at least rank 1.
+        max_rank: Largest rank of a matrix: an int, or one for each module name. min(d_in, d_out) always bounds it.
+        keep: Columns that a shrinking matrix keeps: "norm" (largest ‖A_i‖·‖B_i‖), "svd" (the best approximation of B·A)
+            or "first".
         adapter_name: The adapter whose ranks are allocated. Default: the active one.
-        seed: Seeds the new rows of A, for each module by its name, so that every process and every run draws the same
-            and the global generators (dropout, data order) are not touched.
+        seed: Seed of the new rows of A, combined with the module's name: every process draws the same, and the global
+            generators (dropout, data order) are not touched.
 
     Raises:
-        ValueError: any field is out of range; all faults are reported together.
+        ConfigurationError: any field is out of range; all faults are reported together.
     """
 
     total_rank: int | None = None
@@ -109,7 +123,7 @@ class RankAllocationConfig:
             *_unless(_is_int(self.seed, 0), "seed", self.seed, "an int ≥ 0"),
         ]
         if faults:
-            raise ValueError("RankAllocationConfig: " + "; ".join(faults))
+            raise ConfigurationError(faults, where="RankAllocationConfig")
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values, fit for JSON."""

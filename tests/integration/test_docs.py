@@ -93,20 +93,19 @@ def test_attributes_of_the_allocator_exist() -> None:
 
 
 def test_commands_and_options_exist() -> None:
-    typer = pytest.importorskip("typer")
+    pytest.importorskip("cyclopts")
     from glora.cli import app
 
-    commands = typer.main.get_command(app).commands
     wrong, checked = [], 0
     for page in PAGES:
         for line, text in blocks(page, "", "bash"):
             for command in re.findall(r"^glora (.*?)(?:\s+#.*)?$", text, re.MULTILINE):
                 name, *words = command.split()
                 checked += 1
-                if name not in commands:
+                if name not in app:
                     wrong.append(f"{page.name}:{line}: glora {name}")
                     continue
-                known = {option for parameter in commands[name].params for option in parameter.opts}
+                known = {option for argument in app[name].assemble_argument_collection() for option in argument.names}
                 options = {word.split("=")[0] for word in words if word.startswith("-")}
                 wrong += [f"{page.name}:{line}: glora {name} {option}" for option in sorted(options - known)]
     assert not wrong

@@ -1,244 +1,149 @@
-"""The command line's options, and what the text that is given for them means.
+"""Options: made from the settings of a run, and the meaning of the text that users give for them.
 
-Every setting of a run has one option, under one name in every command that takes it.
+Every setting has one option, under one name in every command that takes it. Its help and default are those of `SETTINGS`.
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from collections.abc import Sequence
+from dataclasses import fields, make_dataclass
+from typing import Annotated, Any, Literal, get_args
 
-import typer
+from cyclopts import Group, Parameter
+
+from glora.experiments.config import SETTINGS, Setting
 
 
 class UsageError(ValueError):
-    """What was asked for on the command line does not make sense; a message says it all."""
+    """A request on the command line that does not make sense."""
 
 
-Verbosity = Annotated[
-    int, typer.Option("-v", "--verbose", count=True, help="-v: also the libraries' warnings; -vv: all they say.")
-]
-Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")]
+_GROUPS = {
+    "comparison": Group("What is compared", sort_key=2),
+    "training": Group("Training, the same for all methods", sort_key=3),
+    "allocation": Group("GLoRA", sort_key=4),
+}
+_SHARING = Group("Many machines", sort_key=5)
+
+OTHER_NAMES = {"learning_rate": ("--lr",), "rank": ("--rank", "-r")}
+"""Setting -> its options where they are not its own name."""
+
+REPEATED = {"method", "seed"}
+"""Settings that a comparison has several of, by `--methods` and `--seeds`."""
 
 
-def _setting(text: str, default: str | None, *names: str, panel: str, metavar: str | None = None) -> Any:
-    """An option that is None unless it is given; its default is `RunConfig`'s or the preset's, and only shown here."""
-    return typer.Option(*names, help=text, rich_help_panel=panel, metavar=metavar, show_default=default or False)
+def _option(setting: Setting) -> tuple[str, Any, None]:
+    """The field of a command's settings; it is None unless the user gives the option."""
+    types = get_args(setting.type) or (setting.type,)
+    kind: Any = setting.type
+    if float in types:
+        kind = float
+    elif str in types or Ellipsis in get_args(types[0]):
+        kind = str
+    parameter = Parameter(
+        name=OTHER_NAMES.get(setting.name),
+        help=setting.description,
+        group=_GROUPS[setting.group],
+        negative="--no-" + setting.name.replace("_", "-") if bool in types else "",
+        show_default=False if setting.default is None else lambda _none: str(setting.default),
+    )
+    return setting.name, Annotated[kind | None, parameter], None
 
 
-_RUNS, _TRAINING, _BUDGET = "What is compared", "Training, the same for all methods", "GLoRA"
-_SHARING = "Many machines"
+def settings_type(names: Sequence[str]) -> Any:
+    """Return the type of a command's parameter that takes these settings as options."""
+    made = make_dataclass("Settings", [_option(SETTINGS[name]) for name in names])
+    made.__module__ = __name__  # cyclopts expands no type of the standard library, which this would seem to be
+    return Annotated[made | None, Parameter(name="*")]
 
-Preset = Annotated[str | None, _setting("Start from a preset: demo.", None, "--preset", panel=_RUNS, metavar="NAME")]
 
+def given(settings: Any) -> dict[str, Any]:
+    """Return the settings whose options the user gave."""
+    if settings is None:
+        return {}
+    values = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    if values.get("target_modules") is not None:
+        values["target_modules"] = names_of(values["target_modules"])
+    return {name: value for name, value in values.items() if value is not None}
+
+
+ComparisonSettings = settings_type([name for name in SETTINGS if name not in {*REPEATED, "held_out"}])
+RanksSettings = settings_type(
+    [
+        *("model", "task", "data_dir", "batch_size", "max_length", "rank", "lora_alpha", "target_modules"),
+        *("total_rank", "budget", "max_rank"),
+    ]
+)
+
+Output = Parameter(name=("--output", "-o"), help="Folder for the records and the report.")
+Plan = Annotated[bool, Parameter(help="Show the plan and stop.")]
 Methods = Annotated[
     str | None,
-    _setting(
-        "Methods, with commas; glora:keep=svd is a variant.",
-        "lora,adalora,glora",
-        "--methods",
-        panel=_RUNS,
-        metavar="NAMES",
+    Parameter(
+        group=_GROUPS["comparison"],
+        help="Methods, with commas; glora:keep=svd is a variant. Default: lora,adalora,glora.",
     ),
 ]
-Seeds = Annotated[str | None, _setting("Seeds, with commas.", "0,1,2", "--seeds", panel=_RUNS, metavar="NUMBERS")]
-
+Seeds = Annotated[str | None, Parameter(group=_GROUPS["comparison"], help="Seeds, with commas. Default: 0,1,2.")]
+Preset = Annotated[str | None, Parameter(group=_GROUPS["comparison"], help="Start from a preset: demo.")]
 Storage = Annotated[
     str | None,
-    typer.Option(
-        "--storage",
-        metavar="URL",
-        help="Database by which any number of processes share the runs, such as postgresql://user:password@host/database.",
-        rich_help_panel=_SHARING,
-        show_default="they are not shared",
+    Parameter(
+        group=_SHARING,
+        help="Database by which processes share the work, such as postgresql://user:password@host/database. "
+        "Default: none; for a search, SQLite in the output folder.",
     ),
 ]
-Study = Annotated[
-    str | None,
-    typer.Option(
-        "--study",
-        metavar="NAME",
-        help="Name in the database.",
-        rich_help_panel=_SHARING,
-        show_default="the output folder's",
-    ),
-]
+Study = Annotated[str | None, Parameter(group=_SHARING, help="Name in the database. Default: the output folder's.")]
 Claim = Annotated[
-    str | None,
-    typer.Option(
-        "--claim",
-        metavar="seeds|runs",
-        help="What a process takes at a time: a seed with all methods, whose times can be compared, or one run.",
-        rich_help_panel=_SHARING,
-        show_default="seeds",
+    Literal["seeds", "runs"] | None,
+    Parameter(
+        group=_SHARING,
+        help="What a process takes at a time: a seed with all methods, whose times can be compared, or one run. "
+        "Default: seeds.",
     ),
 ]
-
-SETTINGS: dict[str, Any] = {
-    "model": Annotated[
-        str | None, _setting("Model: a known name, a hub id or a folder.", "all-MiniLM-L6-v2", "--model", panel=_RUNS)
-    ],
-    "task": Annotated[
-        str | None, _setting("Task: a known name, or a data file of one's own.", "stdlib-docs", "--task", panel=_RUNS)
-    ],
-    "data_dir": Annotated[str | None, _setting("Folder with the task's own files.", None, "--data-dir", panel=_RUNS)],
-    "report_to": Annotated[
-        str | None,
-        _setting("Watch the runs in: tensorboard, wandb, ...", "nothing", "--report-to", panel=_RUNS, metavar="NAMES"),
-    ],
-    "train_limit": Annotated[
-        int | None, _setting("Use at most so many training examples.", "all", "--train-limit", panel=_RUNS)
-    ],
-    "eval_limit": Annotated[
-        int | None, _setting("Evaluate on at most so many examples.", "all", "--eval-limit", panel=_RUNS)
-    ],
-    "rank": Annotated[int | None, _setting("Rank of uniform LoRA.", "8", "--rank", "-r", panel=_TRAINING)],
-    "lora_alpha": Annotated[
-        float | None, _setting("Alpha; all methods scale by alpha / rank.", "2 * rank", "--lora-alpha", panel=_TRAINING)
-    ],
-    "lora_dropout": Annotated[
-        float | None, _setting("Dropout on the adapters' input.", "0", "--lora-dropout", panel=_TRAINING)
-    ],
-    "target_modules": Annotated[
-        str | None,
-        _setting(
-            "Adapted matrices: endings of their names, with commas.",
-            "all linear layers of the encoder or decoder",
-            "--target-modules",
-            panel=_TRAINING,
-            metavar="NAMES",
-        ),
-    ],
-    "learning_rate": Annotated[float | None, _setting("Peak learning rate of AdamW.", "2e-4", "--lr", panel=_TRAINING)],
-    "epochs": Annotated[float | None, _setting("Passes over the training data.", "3", "--epochs", panel=_TRAINING)],
-    "batch_size": Annotated[int | None, _setting("Examples a step.", "32", "--batch-size", panel=_TRAINING)],
-    "max_length": Annotated[
-        int | None,
-        _setting("Tokens an example.", "128; 1024 for written answers", "--max-length", panel=_TRAINING),
-    ],
-    "group_by_length": Annotated[
-        bool | None,
-        _setting("Batches of examples of one length.", "at random", "--group-by-length", panel=_TRAINING),
-    ],
-    "max_new_tokens": Annotated[
-        int | None, _setting("Tokens that a written answer may have.", "512", "--max-new-tokens", panel=_TRAINING)
-    ],
-    "temperature": Annotated[
-        float | None, _setting("Draw written answers at this temperature.", "greedy", "--temperature", panel=_TRAINING)
-    ],
-    "lr_scheduler": Annotated[
-        str | None, _setting("Schedule, as transformers names it.", "linear", "--lr-scheduler", panel=_TRAINING)
-    ],
-    "lr_warmup": Annotated[
-        float | None, _setting("Share of the steps over which the rate rises.", "0.06", "--lr-warmup", panel=_TRAINING)
-    ],
-    "weight_decay": Annotated[float | None, _setting("Weight decay of AdamW.", "0", "--weight-decay", panel=_TRAINING)],
-    "precision": Annotated[
-        str | None,
-        _setting("float32, or bfloat16 (autocast).", "float32", "--precision", panel=_TRAINING, metavar="TYPE"),
-    ],
-    "total_rank": Annotated[
-        int | None, _setting("Rank budget of all matrices together.", "matrices * rank", "--total-rank", panel=_BUDGET)
-    ],
-    "warmup_steps": Annotated[
-        float | None,
-        _setting("Steps with uniform ranks; below 1 a share of all.", "one epoch", "--warmup-steps", panel=_BUDGET),
-    ],
-    "beta": Annotated[float | None, _setting("Decay of the averaged norms.", "0.9", "--beta", panel=_BUDGET)],
-    "signal": Annotated[
-        str | None,
-        _setting("Which norm: delta, delta_exact or lora_b.", "delta", "--signal", panel=_BUDGET, metavar="NAME"),
-    ],
-    "budget": Annotated[
-        str | None,
-        _setting("What equals uniform LoRA's: rank or parameters.", "rank", "--budget", panel=_BUDGET, metavar="NAME"),
-    ],
-    "min_rank": Annotated[int | None, _setting("No matrix gets less.", "0", "--min-rank", panel=_BUDGET)],
-    "max_rank": Annotated[int | None, _setting("No matrix gets more.", "none", "--max-rank", panel=_BUDGET)],
-    "keep": Annotated[
-        str | None,
-        _setting(
-            "Columns a shrinking matrix keeps: norm, svd or first.", "norm", "--keep", panel=_BUDGET, metavar="RULE"
-        ),
-    ],
-    "reallocate_every": Annotated[
-        int | None, _setting("Steps between reallocations.", "there is one", "--reallocate-every", panel=_BUDGET)
-    ],
-    "max_reallocations": Annotated[
-        int | None, _setting("No more reallocations.", "no limit", "--max-reallocations", panel=_BUDGET)
-    ],
-}
-"""Field of `RunConfig` -> its option, for every command that trains with settings from the command line."""
-
-SETTINGS_OF_RANKS = (
-    "model",
-    "task",
-    "data_dir",
-    "batch_size",
-    "max_length",
-    "rank",
-    "lora_alpha",
-    "target_modules",
-    "total_rank",
-    "budget",
-    "max_rank",
-)
-"""Those that `glora ranks` takes: of the model, its data, the adapter and the budget."""
-
-
-def with_settings(command: Callable[..., None], names: Sequence[str] = tuple(SETTINGS)) -> Callable[..., None]:
-    """Give a command options of SETTINGS; what the user gives of them, it gets as the mapping `settings`."""
-    own = [p for name, p in inspect.signature(command, eval_str=True).parameters.items() if name != "settings"]
-    options = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=SETTINGS[name])
-        for name in names
-    ]
-
-    @functools.wraps(command)
-    def with_settings(**arguments: Any) -> None:
-        settings = {name: arguments.pop(name) for name in names}
-        settings["target_modules"] = names_of(settings["target_modules"])
-        command(**arguments, settings={name: value for name, value in settings.items() if value is not None})
-
-    del with_settings.__wrapped__  # typer is to see these parameters, and not those of the command
-    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-    with_settings.__signature__ = inspect.Signature([*parameters, *options])  # type: ignore[attr-defined]
-    with_settings.__annotations__ = {p.name: p.annotation for p in (*parameters, *options)}
-    return with_settings
+Verbosity = Annotated[
+    int,
+    Parameter(
+        name=("--verbose", "-v"),
+        count=True,
+        show_default=False,
+        help="-v: the libraries' warnings too; -vv: all messages.",
+    ),
+]
+Debug = Annotated[bool, Parameter(help="Show a traceback when something goes wrong.", show_default=False)]
 
 
 def names_of(text: str | None) -> tuple[str, ...] | None:
-    """Names with commas between them; None if nothing is given."""
+    """Return names with commas between them; None if nothing is given."""
     return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def seeds_of(text: str) -> tuple[int, ...]:
-    """Numbers with commas between them.
+def seeds_of(text: str | None) -> tuple[int, ...] | None:
+    """Return numbers with commas between them; None if nothing is given.
 
     Raises:
-        UsageError: one of them is no whole number.
+        UsageError: one of them is not a whole number.
     """
     try:
-        return tuple(int(seed) for seed in names_of(text) or ())
+        return None if text is None else tuple(int(seed) for seed in names_of(text) or ())
     except ValueError:
         raise UsageError(f"seeds={text!r}: seeds are whole numbers with commas between them, such as 0,1,2") from None
 
 
-def assignments_of(option: str, texts: list[str] | None) -> dict[str, str]:
-    """`NAME=VALUE` of an option that can be given several times.
+def assignments_of(option: str, texts: Sequence[str] | None) -> dict[str, str]:
+    """Return the NAME=VALUE pairs of an option that can be repeated.
 
     Raises:
-        UsageError: a text is of another form, or a name is there twice.
+        UsageError: a text has another form, or a name is repeated.
     """
-    pairs = [text.partition("=") for text in texts or ()]
+    pairs = [tuple(part.strip() for part in text.partition("=")) for text in texts or ()]
     for name, sign, value in pairs:
-        if not (name.strip() and sign and value.strip()):
-            raise UsageError(
-                f"{option} {name}{sign}{value}: write {'NAME=RANGE' if option == '--range' else 'NAME=VALUE'}"
-            )
-    names = [name.strip() for name, _, _ in pairs]
+        if not (name and sign and value):
+            form = "NAME=RANGE" if option == "--range" else "NAME=VALUE"
+            raise UsageError(f"{option} {name}{sign}{value}: write {form}")
+    names = [name for name, _, _ in pairs]
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
         raise UsageError(f"{option}: {', '.join(twice)} is given more than once; keep one of them")
-    return {name.strip(): value.strip() for name, _, value in pairs}
+    return {name: value for name, _, value in pairs}

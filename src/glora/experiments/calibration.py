@@ -90,14 +90,15 @@ def suggest(config: RunConfig, batches: int) -> SuggestedRanks:
         target_modules=kind.target_modules(model, config.target_modules),
         target_parameters=kind.target_parameters(model, config.target_modules) or None,
     )
+    allocation = config.allocation
     patterns = suggest_ranks(
         model,
         _batches(rows, kind.collator(tokenizer), config.batch_size),
         lora,
-        total_rank=config.total_rank,
-        budget=config.budget,
-        min_rank=max(config.min_rank, 1),
-        max_rank=config.max_rank,
+        total_rank=allocation.total_rank,
+        budget=allocation.budget,
+        min_rank=max(config.setting("min_rank"), 1),
+        max_rank=config.setting("max_rank"),
         seed=config.seed,
     )
     return SuggestedRanks(config.rank, config.alpha, patterns)

@@ -6,11 +6,18 @@ record's file, so that a run which is finished is recognised and not run again.
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from typing import Literal
+import json
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
-from pydantic_core import PydanticCustomError
+from docstring_parser import parse
+from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator, model_validator
+
+from glora.config import ConfigurationError, RankAllocationConfig
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 DEFAULT_TASK = "stdlib-docs"
@@ -19,6 +26,8 @@ DEFAULT_SEEDS = (0, 1, 2)
 GENERATIVE_MAX_LENGTH = 1024
 """Default of `max_length` where answers are written. Nothing is padded to it, so it costs only those that are so long."""
 DEFAULT_MAX_NEW_TOKENS = 512
+
+MAX_KEY_BYTES = 190
 
 
 class RunConfig(BaseModel):
@@ -88,39 +97,8 @@ class RunConfig(BaseModel):
         description="bfloat16 trains under autocast; a causal model's own weights, which are frozen, are then loaded in it.",
     )
 
-    total_rank: int | None = Field(
-        None, ge=1, description="R_total, the rank budget of AdaLoRA and GLoRA. Default: matrices * rank."
-    )
-    warmup_steps: float | None = Field(
-        None, gt=0, description="Steps with uniform ranks; below 1 a share of all steps. Default: one epoch."
-    )
-    beta: float = Field(0.9, ge=0, lt=1, description="Decay of the moving average of the gradient norms.")
-    signal: Literal["delta", "delta_exact", "lora_b"] = Field("delta", description="Which norm is averaged.")
-    budget: Literal["rank", "parameters"] = Field("rank", description="What GLoRA holds equal to uniform LoRA's.")
-    min_rank: int = Field(0, ge=0, description="No matrix gets a smaller rank.")
-    max_rank: int | None = Field(None, ge=1, description="No matrix gets a larger rank.")
-    keep: Literal["norm", "svd", "first"] = Field("norm", description="Which columns a shrinking matrix keeps.")
-    # None is RankAllocationConfig's default, and leaves the keys of runs from before these settings as they were
-    score: Literal["last_singular_value"] | None = Field(
-        None,
-        description="What ranks are shared out by. Default: the averaged gradient norm; else the last singular value of the "
-        "update learned in the warm-up.",
-    )
-    score_exponent: float | None = Field(
-        None, ge=0, description="p in s_k = g_k^p: above 1 ranks differ more, below 1 less. Default: 1."
-    )
-    relative_to: Literal["weight", "size"] | None = Field(
-        None,
-        description="Norms are divided by the norm of the frozen weight, or by √(d_in·d_out). Default: by nothing.",
-    )
-    rank_scaling: Literal["inverse_sqrt", "inverse"] | None = Field(
-        None, description="How a matrix's scaling falls as its rank grows, 1/√r or 1/r. Default: it is held."
-    )
-    reallocate_every: int | None = Field(
-        None, ge=1, description="Steps from one reallocation to the next. Default: there is one, after the warm-up."
-    )
-    max_reallocations: int | None = Field(
-        None, ge=1, description="No more reallocations than this; goes with reallocate_every. Default: no limit."
+    allocation: RankAllocationConfig = Field(
+        RankAllocationConfig(), description="How ranks are allocated, for the methods that allocate them."
     )
 
     report_to: str | None = Field(
@@ -137,14 +115,58 @@ class RunConfig(BaseModel):
         description="Folder with the task's own files; neither recorded nor part of the key.",
     )
 
-    @field_validator("warmup_steps")
+    @model_validator(mode="before")
     @classmethod
-    def _whole_steps(cls, value: float | None) -> float | None:
-        if value is not None and value >= 1 and not value.is_integer():
-            raise PydanticCustomError(
-                "steps", "a number of steps is a whole number; below 1 it is a share of all steps, such as 0.3"
-            )
-        return value
+    def _nest_allocation_settings(cls, given: Any) -> Any:
+        """Accept the allocation's settings by their flat names, as users write them."""
+        if not isinstance(given, Mapping):
+            return given
+        nested = {name: value for name, value in given.items() if name not in ALLOCATION_SETTINGS}
+        flat = {name: value for name, value in given.items() if name in ALLOCATION_SETTINGS}
+        if "warmup_steps" in flat:
+            flat["warmup_steps"] = _whole_steps(flat["warmup_steps"])
+        if flat:
+            before = nested.get("allocation", {})
+            nested["allocation"] = {**(vars(before) if isinstance(before, RankAllocationConfig) else before), **flat}
+        return nested
+
+    @field_validator("allocation")
+    @classmethod
+    def _same_bounds_for_all_matrices(cls, allocation: RankAllocationConfig) -> RankAllocationConfig:
+        bounds = {"min_rank": allocation.min_rank, "max_rank": allocation.max_rank}
+        faults = [f"{name} must be one int for all matrices" for name, v in bounds.items() if isinstance(v, Mapping)]
+        if faults:
+            raise ConfigurationError(faults)
+        return allocation
+
+    @field_serializer("allocation")
+    def _record_allocation(self, allocation: RankAllocationConfig) -> dict[str, Any]:
+        return {name: getattr(allocation, name) for name in SETTINGS if name in ALLOCATION_SETTINGS}
+
+    def setting(self, name: str) -> Any:
+        """Return a setting by its flat name, such as `beta`."""
+        return getattr(self.allocation if name in ALLOCATION_SETTINGS else self, name)
+
+    def settings(self) -> dict[str, Any]:
+        """Return all settings by their flat names."""
+        return {name: self.setting(name) for name in SETTINGS}
+
+    def recorded_settings(self) -> dict[str, Any]:
+        """Return the settings that can change a result, by their flat names, fit for JSON."""
+        recorded = self.model_dump(mode="json")
+        return recorded | recorded.pop("allocation")
+
+    def with_settings(self, settings: Mapping[str, Any]) -> RunConfig:
+        """Return a copy with these settings, validated as a whole.
+
+        Args:
+            settings: flat names and values.
+
+        Raises:
+            ValidationError: a setting does not exist or a value is not allowed.
+        """
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        return RunConfig.model_validate({**given, **settings})
 
     @property
     def alpha(self) -> float:
@@ -153,12 +175,92 @@ class RunConfig(BaseModel):
 
     @property
     def key(self) -> str:
-        """`task--model--method--r8--seed0--1a2b3c4d`: readable, and unique to this configuration.
+        """Readable name of the run's record, unique to this configuration: `task--model--method--r8--seed0--<digest>`.
 
-        Settings that are None are left out of the digest, so that a setting that is added later, and is None by default,
-        gives no finished run another name.
+        The digest leaves out settings that are None and allocation settings at their defaults, so that finished runs keep
+        their names when settings are added. At most 190 bytes long, because file systems allow 255.
         """
-        digest = hashlib.sha256(self.model_dump_json(exclude_none=True).encode()).hexdigest()[:8]
-        parts = (self.task, self.model, self.method, f"r{self.rank}", f"seed{self.seed}")
-        slug = "--".join("".join(c if c.isalnum() or c in ".-" else "-" for c in p.rsplit("/", 1)[-1]) for p in parts)
-        return f"{slug}--{digest}"
+        defaults = {name: SETTINGS[name].default for name in ALLOCATION_SETTINGS}
+        settings = {name: value for name, value in self.recorded_settings().items() if value != defaults.get(name)}
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+        end = f"--r{self.rank}--seed{self.seed}--{digest}"
+        names = (name.rsplit("/", 1)[-1] for name in (self.task, self.model, self.method))
+        slug = "--".join("".join(c if c.isalnum() or c in ".-" else "-" for c in name) for name in names)
+        return slug.encode()[: MAX_KEY_BYTES - len(end)].decode(errors="ignore") + end
+
+
+def _whole_steps(value: Any) -> Any:
+    """Read 300.0 and "3e2" as 300 steps; below 1, `warmup_steps` is a share."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return value
+    return int(number) if number >= 1 and number.is_integer() else value
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a run, as the command line, experiment files and reports present it."""
+
+    name: str
+    type: Any
+    default: Any
+    description: str
+    group: Literal["comparison", "training", "allocation"]
+    recorded: bool = True
+    """False for settings that cannot change a result, such as where the data is."""
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Names that the setting allows; empty where it takes numbers or free text."""
+        types = (self.type, *get_args(self.type))
+        return tuple(choice for each in types if get_origin(each) is Literal for choice in get_args(each))
+
+
+def _describe_settings() -> dict[str, Setting]:
+    comparison = {"model", "task", "method", "seed", "data_dir", "report_to", "train_limit", "eval_limit", "held_out"}
+    found = {
+        name: Setting(
+            name,
+            field.annotation,
+            field.default,
+            field.description or "",
+            "comparison" if name in comparison else "training",
+            recorded=not field.exclude,
+        )
+        for name, field in RunConfig.model_fields.items()
+        if name != "allocation"
+    }
+    described = {entry.args[1]: entry.description or "" for entry in parse(RankAllocationConfig.__doc__ or "").params}
+    types = get_type_hints(RankAllocationConfig)
+    for field in fields(RankAllocationConfig):
+        if field.name in ALLOCATION_SETTINGS:
+            text = " ".join(described[field.name].split())
+            kind = _without_mapping(types[field.name])
+            found[field.name] = Setting(field.name, kind, field.default, text, "allocation")
+    return found
+
+
+def _without_mapping(annotation: Any) -> Any:
+    """Return the type of a bound that is the same for all matrices."""
+    kinds = [kind for kind in get_args(annotation) if get_origin(kind) is not Mapping]
+    return functools.reduce(operator.or_, kinds) if len(kinds) < len(get_args(annotation)) else annotation
+
+
+def settings_schema() -> dict[str, Any]:
+    """Return the JSON schema of each setting by its flat name."""
+    schema = RunConfig.model_json_schema()
+    properties = {**schema["properties"], **schema["$defs"]["RankAllocationConfig"]["properties"]}
+    return {name: {**properties[name], "description": setting.description} for name, setting in SETTINGS.items()}
+
+
+ALLOCATION_SETTINGS = frozenset(
+    # The adapter is the method's own, and the run's seed seeds it.
+    field.name
+    for field in fields(RankAllocationConfig)
+    if field.name not in {"adapter_name", "seed", "score", "score_exponent", "relative_to", "rank_scaling"}
+)
+"""Settings that only methods with their own rank budget read."""
+
+SETTINGS: Mapping[str, Setting] = _describe_settings()
+"""Every setting of a run by its flat name: what users can write in files, options, variants and search ranges."""

@@ -1,65 +1,60 @@
-"""Faults are gathered as sentences, so that a user hears of all of them at once."""
+"""Errors as sentences, collected so that a user sees all of them at once."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from glora.experiments.config import RunConfig
+from glora.config import ConfigurationError
+from glora.experiments.config import SETTINGS
+from glora.messages import did_you_mean
 
 T = TypeVar("T")
 
 
-class ConfigurationError(ValueError):
-    """What is wrong, all of it.
-
-    Attributes:
-        faults: one sentence each.
-    """
-
-    def __init__(self, faults: Sequence[str], *, where: str = "") -> None:
-        self.faults = tuple(dict.fromkeys(faults))
-        one = len(self.faults) == 1
-        lines = self.faults[0] if one else "".join(f"\n  - {fault}" for fault in self.faults)
-        count = "" if one else f"{len(self.faults)} things are wrong:"
-        super().__init__(f"{where}: {count}{lines}" if where else f"{count}{lines}")
-
-
-def attempt(find: Callable[[], T], faults: list[str], *, field: str = "") -> T | None:
-    """What `find` returns; or None, and what it refused is added to the faults.
+def collect(find: Callable[[], T], faults: list[str], *, field: str = "") -> T | None:
+    """Return the result of `find`, or None after adding its errors to `faults`.
 
     Args:
-        find: looks something up, or checks it.
-        faults: gets a sentence, or several of a `ConfigurationError` or a configuration.
-        field: where the fault is, before each sentence.
+        find: looks something up or checks it.
+        faults: receives one sentence for each error.
+        field: place of the error, written before each sentence.
     """
     try:
         return find()
-    except ValidationError as error:
-        found = [_in_words(fault) for fault in error.errors()]
-    except ConfigurationError as error:
-        found = list(error.faults)
     except (ValueError, OSError) as error:
-        found = [str(error)]
-    faults += [f"{field}: {fault}" if field else fault for fault in found]
-    return None
+        faults += [f"{field}: {fault}" if field else fault for fault in faults_of(error)]
+        return None
+
+
+def faults_of(error: Exception) -> list[str]:
+    """Return one sentence for each thing that is wrong; a setting is named once."""
+    if isinstance(error, ConfigurationError):
+        return list(error.faults)
+    if not isinstance(error, ValidationError):
+        return [str(error)]
+    by_setting: dict[tuple[int | str, ...], list[str]] = {}
+    for fault in error.errors():
+        place = tuple(part for part in fault["loc"] if part != "allocation")
+        by_setting.setdefault(place[:1], _in_words(place, fault))
+    return [sentence for sentences in by_setting.values() for sentence in sentences]
 
 
 def repeated(what: str, values: Sequence[Any]) -> list[str]:
-    """A fault that names the values which stand there more than once; none if there is no such value."""
+    """Return an error that names the values which occur more than once; empty if there are none."""
     twice = [value for value in dict.fromkeys(values) if list(values).count(value) > 1]
     return [f"{what}: {', '.join(map(str, twice))} is given more than once"] if twice else []
 
 
-def _in_words(fault: Any) -> str:
-    """A fault of a configuration, with its value."""
-    field = str(fault["loc"][0]) if fault["loc"] else "settings"
-    if fault["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(field, RunConfig.model_fields, n=2)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        return f"{field}: there is no such setting{hint}"
+def _in_words(place: Sequence[int | str], fault: Any) -> list[str]:
+    cause = fault.get("ctx", {}).get("error")
+    if isinstance(cause, ConfigurationError):
+        return list(cause.faults)
+    name = str(place[0]) if place else "settings"
+    if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return [f"{name}: there is no such setting{did_you_mean(name, SETTINGS)}"]
     message = fault["msg"][:1].lower() + fault["msg"][1:]
-    return f"{field}={fault['input']!r}: {message}"
+    choices = SETTINGS[name].choices if name in SETTINGS else ()
+    return [f"{name}={fault['input']!r}: {message}{did_you_mean(str(fault['input']), choices)}"]

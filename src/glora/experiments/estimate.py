@@ -87,4 +87,4 @@ def _scaled_seconds(record: RunRecord, steps: int) -> float:
 
 
 def _alike(one: RunConfig, other: RunConfig, settings: Sequence[str]) -> bool:
-    return all(getattr(one, name) == getattr(other, name) for name in settings)
+    return all(one.setting(name) == other.setting(name) for name in settings)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from glora.experiments.config import DEFAULT_MODEL, DEFAULT_TASK, RunConfig
 from glora.experiments.data.registry import TASKS, reads_data_dir
-from glora.experiments.errors import attempt, repeated
+from glora.experiments.errors import collect, repeated
 from glora.experiments.experiment_file import (
     NOT_SETTINGS,
     Experiment,
@@ -117,7 +117,7 @@ def plan_experiment(experiment: ResolvedExperiment, output: Path) -> tuple[Plan,
     faults: list[str] = []
     load = TaskLoader()
     plans = [
-        attempt(
+        collect(
             functools.partial(
                 plan_comparison,
                 output,
@@ -166,7 +166,7 @@ def _resolve(path: Path, source: Experiment, faults: list[str], faulty: set[str]
 
 def _each(field: str, texts: Sequence[str], find: Callable[[str], T], faults: list[str]) -> dict[str, T]:
     """What each text stands for; those that stand for nothing become faults."""
-    found = {text: attempt(functools.partial(find, text), faults, field=field) for text in texts}
+    found = {text: collect(functools.partial(find, text), faults, field=field) for text in texts}
     return {text: value for text, value in found.items() if value is not None}
 
 
@@ -231,7 +231,7 @@ def _unmeasured(metrics: Mapping[str, ResolvedMetric], tasks: Sequence[str]) -> 
 def _ranges(source: Experiment, faults: list[str]) -> tuple[SearchRange, ...]:
     field = "hyperparameters_to_search"
     attempts = [
-        attempt(functools.partial(find_range, search.name, search.range), faults, field=field)
+        collect(functools.partial(find_range, search.name, search.range), faults, field=field)
         for search in source.hyperparameters_to_search
     ]
     ranges = tuple(found for found in attempts if found is not None)

@@ -7,16 +7,16 @@ also the JSON schema that an editor can check it with (`glora run --schema`).
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from glora.experiments.config import DEFAULT_SEEDS, RunConfig
+from glora.config import ConfigurationError
+from glora.experiments.config import DEFAULT_SEEDS, SETTINGS, settings_schema
 from glora.experiments.data.structured_text import read_mapping
-from glora.experiments.errors import ConfigurationError
+from glora.messages import did_you_mean
 
 NOT_SETTINGS = {
     "model": "write it into models_to_use",
@@ -56,8 +56,7 @@ class Search(BaseModel):
 
 def _describe_settings(schema: dict[str, Any]) -> None:
     """So that an editor knows the settings by name, and their values."""
-    properties = RunConfig.model_json_schema()["properties"]
-    schema["properties"] = {name: field for name, field in properties.items() if name not in NOT_SETTINGS}
+    schema["properties"] = {name: field for name, field in settings_schema().items() if name not in NOT_SETTINGS}
     schema["additionalProperties"] = False
 
 
@@ -152,10 +151,9 @@ def _in_words(fault: Any) -> str:
     where = str(field) + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in _steps(inner))
     if fault["type"] == "extra_forbidden":
         known = Search.model_fields if inner else Experiment.model_fields
-        near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=2)
-        if not inner and field in RunConfig.model_fields and field not in NOT_SETTINGS:
+        if not inner and field in SETTINGS and field not in NOT_SETTINGS:
             return f"{where}: there is no such field here; it is a setting of a run: write it into settings"
-        return f"{where}: there is no such field{'; did you mean ' + ' or '.join(near) + '?' if near else ''}"
+        return f"{where}: there is no such field{did_you_mean(str(fault['loc'][-1]), known)}"
     if fault["type"] == "missing":
         return f"{where} is missing"
     if fault["type"] == "too_short":

@@ -79,7 +79,7 @@ def _not_searched(ranges: Sequence[SearchRange], config: RunConfig) -> str:
     """`glora run` trains with one value of each; which, and that it does not search."""
     values = []
     for setting in dict.fromkeys(found.setting for found in ranges):
-        value = getattr(config, setting)
+        value = config.setting(setting)
         values.append(f"{setting}={FOLLOWS[setting] if value is None and setting in FOLLOWS else value}")
     return f"`glora run` searches nothing, `glora search` does; it trains with {', '.join(values)}"
 

@@ -17,11 +17,12 @@ from typing import Any
 
 import transformers
 
+from glora.config import ConfigurationError
 from glora.experiments.config import DEFAULT_METHODS, DEFAULT_SEEDS, GENERATIVE_MAX_LENGTH, RunConfig
 from glora.experiments.data.loading import load_task
 from glora.experiments.data.registry import resolve_task
 from glora.experiments.data.task import TaskData
-from glora.experiments.errors import ConfigurationError, attempt, repeated
+from glora.experiments.errors import collect, repeated
 from glora.experiments.methods.base import Method, Schedule, find_method
 from glora.experiments.models.model_fit import comes_from_hub, length_faults, unsupported_settings
 from glora.experiments.models.registry import resolve_model
@@ -134,7 +135,7 @@ def plan_comparison(
     done = finished_records(output)
     if any(config.key not in done for config in configs) and comes_from_hub(base.model):
         unfit: list[str] = []
-        unfit += attempt(functools.partial(length_faults, base), unfit) or []
+        unfit += collect(functools.partial(length_faults, base), unfit) or []
         _raise_if_any(unfit)
 
     task = (load or TaskLoader())(base)
@@ -156,7 +157,7 @@ def check_comparison(
     faults = _folder_faults(output)
     if not methods:
         faults.append(f"methods is empty; give at least one, such as {','.join(DEFAULT_METHODS)}")
-    found = [attempt(functools.partial(find_method, name), faults) for name in dict.fromkeys(methods)]
+    found = [collect(functools.partial(find_method, name), faults) for name in dict.fromkeys(methods)]
     chosen = [method for method in found if method is not None]
     faults += repeated("methods", methods) or repeated("methods", [method.name for method in chosen])
     faults += repeated("seeds", seeds)
@@ -191,7 +192,7 @@ def _raise_if_any(faults: Iterable[str]) -> None:
 def _checked_settings(settings: Mapping[str, Any], seeds: Sequence[int], faults: list[str]) -> RunConfig | None:
     """The settings as a configuration; None if they do not form one. Names are looked up but not loaded."""
     validate = RunConfig.model_validate
-    each = [attempt(functools.partial(validate, {**settings, "seed": seed}), faults) for seed in seeds]
+    each = [collect(functools.partial(validate, {**settings, "seed": seed}), faults) for seed in seeds]
     config = each[0]
     if config is None or None in each:
         return None
@@ -199,9 +200,9 @@ def _checked_settings(settings: Mapping[str, Any], seeds: Sequence[int], faults:
     if (name := config.lr_scheduler) not in schedulers:
         hint = did_you_mean(name, schedulers) or "."
         faults.append(f"lr_scheduler={name!r} is unknown{hint} Schedules: {', '.join(schedulers)}")
-    attempt(functools.partial(reporters, config.report_to), faults)
-    model = attempt(lambda: resolve_model(config.model), faults)
-    task = attempt(lambda: resolve_task(config.task, config.data_dir), faults)
+    collect(functools.partial(reporters, config.report_to), faults)
+    model = collect(lambda: resolve_model(config.model), faults)
+    task = collect(lambda: resolve_task(config.task, config.data_dir), faults)
     if task is None:
         return config
     changes: dict[str, Any] = {"task": task.name}
@@ -209,7 +210,7 @@ def _checked_settings(settings: Mapping[str, Any], seeds: Sequence[int], faults:
         changes["max_length"] = GENERATIVE_MAX_LENGTH
     named = config.model_copy(update=changes)
     if model is not None:
-        faults += attempt(functools.partial(unsupported_settings, named, task.kind), faults) or []
+        faults += collect(functools.partial(unsupported_settings, named, task.kind), faults) or []
     return named
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from glora.experiments.methods.base import ALLOCATION_SETTINGS, find_method
+from glora.experiments.config import ALLOCATION_SETTINGS
+from glora.experiments.methods.base import find_method
 from glora.messages import pluralize
 
 if TYPE_CHECKING:
@@ -55,8 +56,9 @@ def describe_plan(plan: Plan, sharing: Sharing | None = None, state: SharedState
     rows += [
         (
             method,
-            f"warm-up {pluralize(schedule.warmup_steps(c.warmup_steps), 'step')}, beta {c.beta:g}, signal {c.signal}, "
-            f"{c.budget} budget, keeps columns by {c.keep}{_unpublished(c)}",
+            f"warm-up {pluralize(schedule.warmup_steps(c.allocation.warmup_steps), 'step')}, beta {c.allocation.beta:g}, "
+            f"signal {c.allocation.signal}, {c.allocation.budget} budget, keeps columns by {c.allocation.keep}"
+            f"{_unpublished(c)}",
         )
         for method, c in allocating.items()
     ]
@@ -96,6 +98,6 @@ def _how_far(state: SharedState) -> str:
 
 def _unpublished(config: RunConfig) -> str:
     """The settings by which this run's GLoRA is another than the published one, so far as they are set."""
-    names = ("score", "score_exponent", "relative_to", "rank_scaling", "reallocate_every", "max_reallocations")
-    values = {name: getattr(config, name) for name in names}
+    names = ("reallocate_every", "max_reallocations")
+    values = {name: config.setting(name) for name in names}
     return "".join(f", {name.replace('_', ' ')} {value}" for name, value in values.items() if value is not None)

@@ -144,6 +144,7 @@ def _norms(level: dict[str, float], config: RunConfig, steps: int) -> list[NormS
         batch = draw.lognormvariate(0, 0.25)
         for name in average:
             norm = level[name] * batch * draw.lognormvariate(0, 0.3) * (1 + 0.5 * step / steps)
-            average[name] = config.beta * average[name] + (1 - config.beta) * norm
+            beta = config.allocation.beta
+            average[name] = beta * average[name] + (1 - beta) * norm
         samples.append(NormSample(step=step, values=dict(average)))
     return samples

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from glora.experiments.config import RunConfig
+from glora.experiments.config import SETTINGS, RunConfig
+from glora.experiments.errors import collect
 from glora.experiments.methods.base import find_method
 
 
@@ -49,6 +50,49 @@ def test_faults_are_refused(fields: dict) -> None:
 
 
 def test_a_warmup_is_a_share_or_whole_steps() -> None:
-    assert [RunConfig(warmup_steps=value).warmup_steps for value in (None, 0.25, 1, 12.0)] == [None, 0.25, 1, 12]
-    with pytest.raises(ValidationError, match="a number of steps is a whole number; below 1 it is a share"):
+    assert [RunConfig(warmup_steps=v).setting("warmup_steps") for v in (None, 0.25, 1, 12.0, "3e1")] == [
+        None,
+        0.25,
+        1,
+        12,
+        30,
+    ]
+    with pytest.raises(ValidationError, match="warmup_steps=1.5 must be a number of steps"):
         RunConfig(warmup_steps=1.5)
+
+
+def test_settings_go_by_flat_names_and_are_checked_together() -> None:
+    config = RunConfig(beta=0.5).with_settings({"keep": "svd", "rank": 4})
+    assert (config.setting("beta"), config.setting("keep"), config.allocation.keep, config.rank) == (
+        0.5,
+        "svd",
+        "svd",
+        4,
+    )
+    assert config.settings().keys() == SETTINGS.keys()
+    assert config.with_settings(config.settings()) == config
+    found: list[str] = []
+    assert (
+        collect(lambda: config.with_settings({"beta": 1, "total_rank": 0, "kep": "svd", "signal": "dleta"}), found)
+        is None
+    )
+    assert len(found) == 2, "an unknown name and a wrong type hide the rules"
+    assert "kep: there is no such setting; did you mean 'keep'" in found[0] + found[1]
+    assert "did you mean 'delta'" in found[0] + found[1]
+    found = []
+    collect(lambda: config.with_settings({"beta": 1, "total_rank": 0, "epochs": "x"}), found)
+    assert [fault.split("=")[0] for fault in found] == ["epochs", "total_rank", "beta"]
+    with pytest.raises(ValidationError, match="min_rank must be one int"):
+        RunConfig(min_rank={"a": 1})
+
+
+def test_every_setting_is_described() -> None:
+    assert all(len(setting.description) > 10 for setting in SETTINGS.values())
+    assert SETTINGS["budget"].choices == ("rank", "parameters")
+    assert SETTINGS["min_rank"].type is int
+
+
+def test_a_key_fits_into_a_file_name() -> None:
+    config = RunConfig(model="é" * 200, task="x" * 200, seed=2**32 - 1)
+    assert len(f"{config.key}.json".encode()) < 200
+    assert config.key != config.with_settings({"model": "é" * 199}).key

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from glora.experiments import plan as planning
-from glora.experiments.config import RunConfig
+from glora.experiments.config import SETTINGS
 from glora.experiments.experiment import load_experiment
 from glora.experiments.experiment_file import NOT_SETTINGS, Experiment, InvalidExperimentError
 from glora.experiments.models import registry as models
@@ -87,7 +87,7 @@ def check_the_study(path: Path) -> None:
         SearchRange("warmup_steps", "integer", 500, 1500),
     )
     assert [(c.method, c.seed) for c in found.configs] == [(m, s) for s in (0, 1, 2) for m in found.methods]
-    assert {(c.model, c.task, c.learning_rate, c.beta, c.total_rank) for c in found.configs} == {
+    assert {(c.model, c.task, c.learning_rate, c.allocation.beta, c.allocation.total_rank) for c in found.configs} == {
         ("deberta-v3-base", "mnli", 2e-4, 0.9, None)
     }, "what is searched is at its default"
 
@@ -165,7 +165,9 @@ def test_settings_and_overrides(file: Callable[..., Path], glue_folder: Path, ti
     assert {config.model for config in found.configs} == {str(tiny_deberta)}
     assert {(c.task, c.data_dir) for c in found.configs} == {("mnli", str(glue_folder)), ("stdlib-docs", None)}
     assert {config.epochs for config in found.configs} == {1}
-    assert {c.method for c in found.configs if c.warmup_steps == 0.3} == {"glora"}, "lora looks at no warm-up"
+    assert {c.method for c in found.configs if c.allocation.warmup_steps == 0.3} == {"glora"}, (
+        "lora looks at no warm-up"
+    )
 
 
 def test_what_is_given_beside_the_file_wins(file: Callable[..., Path]) -> None:
@@ -259,13 +261,13 @@ def test_everything_wrong_is_said_at_once(file: Callable[..., Path]) -> None:
         "datasets_to_use: 'GLUE MNLX' is no known data set. Nearest: ",
         "datasets_to_use: 'gsm8' is no known data set. Nearest: gsm8k",
         "comparative_methods: 'AdaLoR' is no known method. Nearest: adalora",
-        "hyperparameters_to_search[4].rnge: there is no such field; did you mean range?",
+        "hyperparameters_to_search[4].rnge: there is no such field; did you mean 'range'",
         "hyperparameters_to_search[4].range is missing",
         "hyperparameters_to_search: learning_rate: the range '5e-4-1e-4' has 5e-4 below",
         "hyperparameters_to_search: 'momentumm' is no setting that can be searched",
         "hyperparameters_to_search: beta is given more than once",
         "seeds: 0 is given more than once",
-        "settings.epoch: there is no such setting; did you mean epochs",
+        "settings.epoch: there is no such setting; did you mean 'epochs'",
         "settings.rank=0: input should be greater than or equal to 1",
         "settings.seed: write it into seeds",
         "settings.held_out: it is an option of a search, `glora search --held-out`",
@@ -338,4 +340,4 @@ def test_an_editor_knows_the_settings_and_their_values() -> None:
     assert settings["additionalProperties"] is False, "a misspelt setting is underlined"
     assert settings["properties"]["precision"]["enum"] == ["float32", "bfloat16"]
     assert settings["properties"]["epochs"]["exclusiveMinimum"] == 0
-    assert settings["properties"].keys() == RunConfig.model_fields.keys() - NOT_SETTINGS.keys()
+    assert settings["properties"].keys() == SETTINGS.keys() - NOT_SETTINGS.keys()

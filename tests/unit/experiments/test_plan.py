@@ -128,10 +128,10 @@ def test_all_faults_are_told_at_once_with_the_nearest_names(plan, tmp_path: Path
 
 def test_wrong_values_are_named_with_the_rule(plan) -> None:
     text = "\n".join(faults(plan, settings={"beta": 1.0, "rank": 0, "precision": "float16", "learnrate": 1}))
-    assert "beta=1.0: input should be less than 1" in text
+    assert "beta=1.0 must be in [0, 1)" in text
     assert "rank=0: input should be greater than or equal to 1" in text
     assert "precision='float16'" in text
-    assert "learnrate: there is no such setting; did you mean learning_rate?" in text
+    assert "learnrate: there is no such setting; did you mean 'learning_rate'" in text
 
 
 def test_an_unknown_schedule_is_refused_with_the_nearest(plan) -> None:

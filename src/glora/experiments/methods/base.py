@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from glora.experiments.config import ALLOCATION_SETTINGS, SETTINGS
 from glora.experiments.methods.unsupported_settings import adalora_faults, allocation_faults, warmup_faults
 from glora.experiments.methods.variants import split_variant, variant_of
 
@@ -25,26 +26,6 @@ if TYPE_CHECKING:
 
     from glora.experiments.config import RunConfig
     from glora.experiments.methods.adapted_model import AdaptedModel
-
-ALLOCATION_SETTINGS = frozenset(
-    {
-        "total_rank",
-        "warmup_steps",
-        "beta",
-        "signal",
-        "budget",
-        "min_rank",
-        "max_rank",
-        "keep",
-        "score",
-        "score_exponent",
-        "relative_to",
-        "rank_scaling",
-        "reallocate_every",
-        "max_reallocations",
-    }
-)
-"""Fields of `RunConfig` that only a method with a rank budget of its own looks at."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +75,10 @@ class MethodContext:
     @property
     def total_rank(self) -> int:
         """R_total; by default what uniform LoRA spends."""
-        return self.config.total_rank or (len(self.target_modules) + len(self.target_parameters)) * self.config.rank
+        return (
+            self.config.allocation.total_rank
+            or (len(self.target_modules) + len(self.target_parameters)) * self.config.rank
+        )
 
     @property
     def scaling(self) -> float:
@@ -166,10 +150,9 @@ class Method:
         Settings that it does not look at are at their defaults, and so are those of `own_defaults` that were not given. What
         a variant's name says holds whatever was given.
         """
-        ignored = ALLOCATION_SETTINGS - self.settings
-        kept = {name: value for name, value in config if name not in ignored}
+        ignored = {name: SETTINGS[name].default for name in ALLOCATION_SETTINGS - self.settings}
         own = {name: value for name, value in self.own_defaults.items() if name not in config.model_fields_set}
-        return type(config).model_validate({**kept, **own, **self.fixed, "method": self.name, "seed": seed})
+        return config.with_settings({**ignored, **own, **self.fixed, "method": self.name, "seed": seed})
 
 
 def find_method(name: str) -> Method:

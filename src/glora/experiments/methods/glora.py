@@ -6,6 +6,7 @@ shuffled among matrices of the same shape, so that budget, parameters, cost and 
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,6 @@ from glora.experiments.methods.uniform_lora import uniform_lora
 from glora.trainer_callback import RankAllocationCallback
 
 if TYPE_CHECKING:
-    from glora.experiments.config import RunConfig
     from glora.experiments.methods.base import MethodContext
 
 
@@ -61,34 +61,16 @@ class AllocatedModel(AdaptedModel):
 
 def apply_glora(to: MethodContext) -> AllocatedModel:
     """Have the ranks of a LoRA model allocated."""
-    return AllocatedModel(uniform_lora(to), RankAllocationCallback(allocation_config(to.config)))
+    return AllocatedModel(uniform_lora(to), RankAllocationCallback(_allocation(to)))
 
 
 def apply_shuffled(to: MethodContext) -> AllocatedModel:
     """Have the ranks of a LoRA model allocated, and shuffled."""
-    return AllocatedModel(uniform_lora(to), ShuffledRankAllocationCallback(allocation_config(to.config)))
+    return AllocatedModel(uniform_lora(to), ShuffledRankAllocationCallback(_allocation(to)))
 
 
-def allocation_config(config: RunConfig) -> RankAllocationConfig:
-    """The part of a run's settings that is GLoRA's own.
-
-    Raises:
-        ValueError: GLoRA refuses a setting.
-    """
-    warmup = config.warmup_steps
-    return RankAllocationConfig(
-        total_rank=config.total_rank,
-        warmup_steps=warmup if warmup is None or warmup < 1 else int(warmup),
-        beta=config.beta,
-        signal=config.signal,
-        budget=config.budget,
-        min_rank=config.min_rank,
-        max_rank=config.max_rank,
-        keep=config.keep,
-        reallocate_every=config.reallocate_every,
-        max_reallocations=config.max_reallocations,
-        seed=config.seed,
-    )
+def _allocation(to: MethodContext) -> RankAllocationConfig:
+    return dataclasses.replace(to.config.allocation, seed=to.config.seed)
 
 
 def shuffle_ranks(ranks: dict[str, int], shapes: dict[str, tuple[int, int]], seed: int) -> dict[str, int]:

@@ -40,14 +40,15 @@ def apply_lora(to: MethodContext) -> AdaptedModel:
     Raises:
         ValueError: total_rank is less than one for each matrix, or experts are adapted, which share their rank.
     """
-    if to.config.total_rank is None:
+    total_rank = to.config.allocation.total_rank
+    if total_rank is None:
         return AdaptedModel(uniform_lora(to))
     if to.target_parameters:
         raise ValueError(
-            f"lora:total_rank={to.config.total_rank} cannot adapt stacked experts, such as {to.target_parameters[0]}; leave "
+            f"lora:total_rank={total_rank} cannot adapt stacked experts, such as {to.target_parameters[0]}; leave "
             "total_rank out"
         )
-    ranks = {exact_pattern(name): rank for name, rank in even_ranks(to.target_modules, to.config.total_rank).items()}
+    ranks = {exact_pattern(name): rank for name, rank in even_ranks(to.target_modules, total_rank).items()}
     alphas = {pattern: to.scaling * rank for pattern, rank in ranks.items()}
     return AdaptedModel(uniform_lora(to, rank_pattern=ranks, alpha_pattern=alphas))
 

@@ -24,16 +24,10 @@ def adalora_faults(_config: RunConfig, schedule: Schedule) -> list[str]:
 
 def allocation_faults(config: RunConfig) -> list[str]:
     """GLoRA's own settings, and bounds that no model could meet."""
-    from glora.experiments.methods.glora import allocation_config
-
-    try:
-        allocation_config(config)
-    except ValueError as error:
-        return [str(error)]
-    low, high, average = config.min_rank, config.max_rank, config.rank
+    low, high, average = config.setting("min_rank"), config.setting("max_rank"), config.rank
     if high is not None and low > high:
         return [f"min_rank={low} is above max_rank={high}; lower the one or raise the other"]
-    if config.total_rank is not None:
+    if config.allocation.total_rank is not None:
         return []  # whether it fits the bounds depends on the number of matrices
     if low > average:
         return [f"min_rank={low} is more than the budget, rank={average} on average; lower it or give a total_rank"]
@@ -44,10 +38,10 @@ def allocation_faults(config: RunConfig) -> list[str]:
 
 def warmup_faults(config: RunConfig, schedule: Schedule) -> list[str]:
     """The warm-up must be shorter than the training."""
-    warmup = schedule.warmup_steps(config.warmup_steps)
+    warmup = schedule.warmup_steps(config.allocation.warmup_steps)
     if warmup < schedule.total_steps:
         return []
-    default = " (the default is one epoch)" if config.warmup_steps is None else ""
+    default = " (the default is one epoch)" if config.allocation.warmup_steps is None else ""
     return [
         f"a warm-up of {pluralize(warmup, 'step')}{default} is not shorter than the training of "
         f"{pluralize(schedule.total_steps, 'step')}, so "

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from glora.experiments.config import RunConfig
+from glora.experiments.config import SETTINGS, RunConfig
+from glora.experiments.errors import faults_of
 
 if TYPE_CHECKING:
     from glora.experiments.methods.base import Method, Schedule
@@ -44,9 +45,7 @@ def variant_of(method: Method, text: str) -> Method:
         ValueError: it is not written so, or it names a setting that the method does not look at, one twice, or a value
             that the setting cannot have.
     """
-    known = [
-        name for name in RunConfig.model_fields if name in {*method.settings, *method.variant_settings, *OF_TRAINING}
-    ]
+    known = [name for name in SETTINGS if name in {*method.settings, *method.variant_settings, *OF_TRAINING}]
     where = f"method {method.name + text!r}"
     given: dict[str, Any] = {}
     for part in text.removeprefix(SEPARATOR).split(SEPARATOR):
@@ -67,7 +66,7 @@ def variant_of(method: Method, text: str) -> Method:
     fixed = {setting: given[setting] for setting in known if setting in given}
 
     def with_settings(config: RunConfig) -> RunConfig:
-        return config.model_copy(update=fixed)
+        return config.with_settings(fixed)
 
     def schedule_faults(config: RunConfig, schedule: Schedule) -> list[str]:
         return method.schedule_faults(with_settings(config), schedule)
@@ -85,10 +84,9 @@ def variant_of(method: Method, text: str) -> Method:
 
 def _validated(setting: str, value: str, where: str) -> Any:
     try:
-        return getattr(RunConfig.model_validate({setting: value}), setting)
+        return RunConfig.model_validate({setting: value}).setting(setting)
     except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise ValueError(f"{where}: {setting}={value!r}: {reason[:1].lower()}{reason[1:]}") from error
+        raise ValueError(f"{where}: {'; '.join(faults_of(error))}") from error
 
 
 def _written(value: Any) -> str:

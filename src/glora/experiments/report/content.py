@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from glora.experiments.config import RunConfig
+from glora.experiments.config import SETTINGS, RunConfig
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.report.caveats import caveats
 from glora.experiments.report.number_format import bytes_text, short_name
@@ -68,7 +68,7 @@ def report_content(groups: Sequence[GroupSummary], search: SearchRecord | None =
     configs = [run.config for run in finished]
     named = (*NAMED_BY_GROUP, *NAMED_BY_ROW)
     different = differing_settings(configs, ignored=named)
-    recorded = [name for name, field in RunConfig.model_fields.items() if not field.exclude]
+    recorded = [name for name, setting in SETTINGS.items() if setting.recorded]
     shared = [name for name in recorded if name not in (*named, *different)]
     return ReportContent(
         f"{pluralize(len(finished), 'finished run')}, {len(failed)} failed. Made from the records in `runs/` by "
@@ -79,10 +79,7 @@ def report_content(groups: Sequence[GroupSummary], search: SearchRecord | None =
         TextTable(
             SHARED_SETTINGS_TITLE,
             ("setting", "value", "meaning"),
-            tuple(
-                (name, _setting_text(getattr(configs[0], name)), RunConfig.model_fields[name].description or "")
-                for name in shared
-            ),
+            tuple((name, _setting_text(configs[0].setting(name)), SETTINGS[name].description) for name in shared),
             words=("setting", "value", "meaning"),
         ),
     )
@@ -157,7 +154,7 @@ def _provenance_lines(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def _values(configs: Sequence[RunConfig], name: str) -> str:
-    return ", ".join(dict.fromkeys(_setting_text(getattr(config, name)) for config in configs))
+    return ", ".join(dict.fromkeys(_setting_text(config.setting(name)) for config in configs))
 
 
 def _setting_text(value: object) -> str:

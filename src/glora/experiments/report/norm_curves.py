@@ -70,7 +70,7 @@ class NormCurves:
     @property
     def caption(self) -> str:
         """How to read it."""
-        beta = self.method.runs[0].config.beta
+        beta = self.method.runs[0].config.allocation.beta
         chosen = f" Shown are the {len(self.panels)} matrix types with the largest norms, of {self.types}."
         return (
             f"Gradient norm of each matrix over the warm-up of {self.method.label}, "
@@ -98,7 +98,7 @@ def corrected_norms(run: RunRecord) -> dict[int, dict[str, float]]:
     beta^t (Kingma and Ba 2015, section 3). Uncorrected, every curve would rise in a way that no gradient did.
     The scores g_k / sum_j g_j are the same either way.
     """
-    beta = run.config.beta
+    beta = run.config.allocation.beta
     return {
         sample.step: {module: value / (1 - beta**sample.step) for module, value in sample.values.items()}
         for sample in run.norms

@@ -14,8 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from glora.experiments.config import RunConfig
-from glora.experiments.methods.base import ALLOCATION_SETTINGS
+from glora.experiments.config import ALLOCATION_SETTINGS, SETTINGS, RunConfig
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.report.statistics import (
     Estimate,
@@ -130,8 +129,8 @@ def summarise(records: Sequence[RunRecord]) -> list[GroupSummary]:
 
 def differing_settings(configs: Sequence[RunConfig], ignored: Sequence[str] = ()) -> list[str]:
     """Names of the settings that are not the same in all `configs`, in the order of the schema."""
-    names = [name for name in RunConfig.model_fields if name not in ignored]
-    return [name for name in names if len({getattr(config, name) for config in configs}) > 1]
+    names = [name for name in SETTINGS if name not in ignored]
+    return [name for name in names if len({config.setting(name) for config in configs}) > 1]
 
 
 def _summarise_group(records: list[RunRecord]) -> GroupSummary:
@@ -178,7 +177,7 @@ def _labels(rows: Sequence[tuple[RunRecord, ...]]) -> list[str]:
         config = runs[0].config
         siblings = [other[0].config for other in rows if other[0].config.method == config.method]
         different = differing_settings(siblings, ignored=NAMED_BY_ROW)
-        settings = ", ".join(f"{name}={getattr(config, name)}" for name in different)
+        settings = ", ".join(f"{name}={config.setting(name)}" for name in different)
         labels.append(f"{config.method} ({settings})" if settings else config.method)
     return labels
 

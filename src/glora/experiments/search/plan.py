@@ -102,7 +102,7 @@ class MethodSearch:
     @property
     def terms(self) -> dict[str, Any]:
         """What must be equal for two processes to work on one study."""
-        settings = self.base.model_dump(mode="json", exclude_none=True)
+        settings = self.base.recorded_settings()
         beside = {"model", "task", "method", "seed", "held_out", *self.space}
         return {
             "model": self.base.model,
@@ -113,7 +113,7 @@ class MethodSearch:
             "pruner": describe_pruner(self.trials),
             "judged by": f"{self.metric}, {self.direction}d",
             "held out": self.options.held_out,
-            "settings": {name: value for name, value in settings.items() if name not in beside},
+            "settings": {name: value for name, value in settings.items() if name not in beside and value is not None},
             "seed of the trials": self.base.seed,
             "data fingerprint": self.fingerprint,
         }

@@ -18,12 +18,13 @@ from typing import Any, Literal, get_args
 
 from pydantic import ValidationError
 
-from glora.experiments.config import RunConfig
+from glora.experiments.config import SETTINGS, RunConfig
+from glora.experiments.errors import faults_of
 from glora.experiments.names import plain
 
 SEARCHABLE = tuple(
     name
-    for name in RunConfig.model_fields
+    for name in SETTINGS
     if name not in {"model", "task", "method", "seed", "data_dir", "report_to", "eval_limit", "held_out"}
 )
 """What changes how well a method does; the others say what is compared, and on what."""
@@ -153,7 +154,7 @@ def _between(setting: str, written: str, low_text: str, high_text: str, scale: s
 
 
 def _takes_reals(setting: str) -> bool:
-    annotation = RunConfig.model_fields[setting].annotation
+    annotation = SETTINGS[setting].type
     return float in (annotation, *get_args(annotation))
 
 
@@ -172,7 +173,6 @@ def _one_of(setting: str, written: object, parts: list[Any]) -> SearchRange:
 def _accepted(setting: str, value: object, where: str) -> Any:
     """The value as the configuration holds it."""
     try:
-        return getattr(RunConfig.model_validate({setting: value}), setting)
+        return RunConfig.model_validate({setting: value}).setting(setting)
     except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise SearchRangeError(f"{where}: {value!r}: {reason[:1].lower()}{reason[1:]}") from error
+        raise SearchRangeError(f"{where}: {'; '.join(faults_of(error))}") from error

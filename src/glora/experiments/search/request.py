@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from glora.experiments.config import DEFAULT_METHODS, DEFAULT_SEEDS
-from glora.experiments.errors import attempt, repeated
+from glora.experiments.errors import collect, repeated
 from glora.experiments.experiment import load_experiment
 from glora.experiments.plan import InvalidComparisonError
 from glora.experiments.search.ranges import SearchRange, find_range
@@ -67,7 +67,7 @@ def search_request_of_file(
 
 def _understood(ranges: Mapping[str, str]) -> list[SearchRange]:
     faults: list[str] = []
-    attempts = [attempt(functools.partial(find_range, name, text), faults) for name, text in ranges.items()]
+    attempts = [collect(functools.partial(find_range, name, text), faults) for name, text in ranges.items()]
     found = [each for each in attempts if each is not None]
     faults += repeated("range", [each.setting for each in found])
     if faults:

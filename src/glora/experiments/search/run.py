@@ -181,7 +181,7 @@ def _objective(
         faults = config_faults(search.method, search.base, values, search.examples["train"])
         if faults:
             raise _bad_settings(trial, progress, f"{name} cannot be trained ({settings_text(values)})", faults[0], 0)
-        config = search.method.normalise(search.base.model_copy(update=values), search.base.seed)
+        config = search.method.normalise(search.base.with_settings(values), search.base.seed)
         watch = _TrialWatch(progress, trial, search, config, name)
         try:
             record = make_run(config, search.task, progress=watch)
@@ -266,7 +266,9 @@ class _TrialWatch(RunProgress):
         if "warmup_steps" not in self._search.method.settings:
             return 0
         schedule = self._search.schedule
-        return type(schedule)(self._total_steps, schedule.steps_per_epoch).warmup_steps(self._config.warmup_steps)
+        return type(schedule)(self._total_steps, schedule.steps_per_epoch).warmup_steps(
+            self._config.allocation.warmup_steps
+        )
 
     @override
     def say(self, message: str) -> None:

@@ -81,7 +81,10 @@ def terms_of(plan: Plan, claim: str) -> dict[str, Any]:
     """What must be equal for two processes to share runs: all that makes a run, but for its seed."""
     first = plan.runs[0].config
     configs = {run.config.method: run.config for run in plan.runs if run.config.seed == first.seed}
-    settings = {method: config.model_dump(mode="json", exclude_none=True) for method, config in configs.items()}
+    settings = {
+        method: {name: value for name, value in config.recorded_settings().items() if value is not None}
+        for method, config in configs.items()
+    }
     names = dict.fromkeys(name for values in settings.values() for name in values)
     return {
         "claimed": claim,

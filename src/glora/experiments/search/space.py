@@ -9,10 +9,9 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
-from glora.experiments.config import RunConfig
-from glora.experiments.methods.base import ALLOCATION_SETTINGS, Method, Schedule
+from glora.experiments.config import ALLOCATION_SETTINGS, RunConfig
+from glora.experiments.errors import collect
+from glora.experiments.methods.base import Method, Schedule
 from glora.experiments.report.number_format import settings_text
 from glora.experiments.search.ranges import SearchRange, parse_range
 
@@ -115,10 +114,10 @@ def range_faults(method: Method, base: RunConfig, ranges: Sequence[SearchRange],
 
 def config_faults(method: Method, base: RunConfig, values: Mapping[str, Any], examples: int) -> list[str]:
     """What is wrong with one choice of values."""
-    try:
-        config = RunConfig.model_validate({**dict(base), **values})
-    except ValidationError as error:
-        return [f"{fault['loc'][0] if fault['loc'] else 'settings'}: {fault['msg']}" for fault in error.errors()]
+    faults: list[str] = []
+    config = collect(lambda: base.with_settings(values), faults)
+    if config is None:
+        return faults
     schedule = Schedule.of(examples, config.batch_size, config.epochs)
     return [*method.setting_faults(config), *method.schedule_faults(config, schedule)]
 

@@ -19,7 +19,7 @@ from glora.experiments.search.space import searched_by
 def test_a_variants_settings_hold_whatever_all_methods_are_given() -> None:
     variant = find_method("glora:budget=parameters:learning_rate=2e-3")
     config = variant.normalise(RunConfig(learning_rate=1e-4, budget="rank", beta=0.5), seed=3)
-    assert (config.method, config.budget, config.learning_rate, config.beta, config.seed) == (
+    assert (config.method, config.allocation.budget, config.learning_rate, config.allocation.beta, config.seed) == (
         "glora:learning_rate=0.002:budget=parameters",
         "parameters",
         2e-3,
@@ -60,7 +60,7 @@ def test_a_variant_has_another_key_than_its_method() -> None:
         ("glora:rank=4", "'rank' is no setting of glora's own"),
         ("lora:beta=0.5", "'beta' is no setting of lora's own"),
         ("glora:keep=svd:keep=norm", "keep is given twice"),
-        ("glora:beta=2", "beta='2': input should be less than 1"),
+        ("glora:beta=2", "beta=2.0 must be in [0, 1)"),
         ("lora:", "such as lora:learning_rate=1e-3"),
         ("glore:keep=svd", "unknown method 'glore': did you mean 'glora'"),
     ],
@@ -108,8 +108,8 @@ def test_an_experiment_file_spells_a_variants_method_freely() -> None:
 
 def test_lora_ignores_the_budget_of_others_but_not_its_own() -> None:
     base = RunConfig(total_rank=50)
-    assert find_method("lora").normalise(base, 0).total_rank is None
-    assert find_method("lora:total_rank=96").normalise(base, 0).total_rank == 96
+    assert find_method("lora").normalise(base, 0).allocation.total_rank is None
+    assert find_method("lora:total_rank=96").normalise(base, 0).allocation.total_rank == 96
 
 
 @pytest.mark.parametrize(("matrices", "total"), [(4, 4), (4, 7), (37, 97), (5, 14)])

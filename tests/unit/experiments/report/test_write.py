@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from glora.experiments.config import RunConfig
+from glora.experiments.config import SETTINGS
 from glora.experiments.records import whole_files
 from glora.experiments.records.schema import RecordError, RunRecord, write_record
 from glora.experiments.records.whole_files import NotWrittenError
@@ -101,8 +101,8 @@ def test_how_the_runs_were_made_is_told(study_report: tuple[Path, str, str]) -> 
         "What limits this comparison",
     ):
         assert expected in markdown
-    for name, field in RunConfig.model_fields.items():
-        assert (name.replace("_", r"\_") in markdown) != (field.exclude is True), name
+    for name, field in SETTINGS.items():
+        assert (name.replace("_", r"\_") in markdown) is field.recorded, name
 
 
 def test_no_folder_of_the_machine_is_in_the_report(tmp_path: Path) -> None:

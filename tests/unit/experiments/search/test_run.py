@@ -95,7 +95,7 @@ def test_each_method_is_tuned_in_the_settings_it_looks_at_and_equally_often(plan
     ]
     assert [sum(config.method == name for config in runs.made) for name in ("lora", "adalora", "glora")] == [4, 4, 4]
     assert all(1e-4 <= config.learning_rate <= 1e-2 for config in runs.made)
-    assert {config.total_rank for config in runs.made if config.method == "glora"} <= {24, 48}
+    assert {config.allocation.total_rank for config in runs.made if config.method == "glora"} <= {24, 48}
 
 
 def test_methods_begin_with_the_same_values_and_a_trial_has_a_seed_that_is_not_reported(plan, storage) -> None:
@@ -169,7 +169,7 @@ def test_the_best_is_the_one_that_is_run(plan, storage, tmp_path: Path) -> None:
     assert {(r.config.method, r.config.learning_rate) for r in tuned.runs} == {
         (outcome.search.method.name, outcome.values["learning_rate"]) for outcome in outcomes
     }
-    assert {run.config.beta for run in tuned.runs if run.config.method == "lora"} == {0.9}
+    assert {run.config.allocation.beta for run in tuned.runs if run.config.method == "lora"} == {0.9}
 
 
 def test_a_loss_is_minimised(plan, storage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,7 +310,7 @@ def test_settings_that_cannot_be_trained_together_cost_a_trial_and_no_training(p
     (outcome,) = search(plan(ranges=ranges, methods=("glora",), trials=12), storage, runs)
     assert len(outcome.slots) == 12
     assert 0 < len(runs.made) < 12
-    assert all(config.warmup_steps < 5 * config.epochs for config in runs.made)
+    assert all(config.allocation.warmup_steps < 5 * config.epochs for config in runs.made)
     assert outcome.counts["failed"] == 12 - len(runs.made)
 
 
@@ -337,8 +337,10 @@ def test_an_interrupted_search_goes_on_with_the_values_it_would_have_had(plan, s
         search(plan(), storage, first)
     search(plan(), quick_storage(tmp_path), rest)
     assert len(first.made) + len(rest.made) == 8, "what was finished is not made again"
-    tried = [{(c.method, c.learning_rate, c.beta) for c in made} for made in (whole.made, first.made + rest.made)]
-    at_random = {(c.method, c.learning_rate, c.beta) for c in whole.made[:4]}
+    tried = [
+        {(c.method, c.learning_rate, c.allocation.beta) for c in made} for made in (whole.made, first.made + rest.made)
+    ]
+    at_random = {(c.method, c.learning_rate, c.allocation.beta) for c in whole.made[:4]}
     assert at_random <= tried[1]
     assert len(tried[1]) == 8
 

@@ -184,26 +184,16 @@ def test_glora_reallocates_after_its_warmup(config: RunConfig, method: str) -> N
 
 
 def test_every_variation_of_the_method_reaches_it(config: RunConfig) -> None:
-    settings = dict(score_exponent=0.5, relative_to="weight", rank_scaling="inverse_sqrt", min_rank=1)
-    record = record_of(of(config, "glora", reallocate_every=6, max_reallocations=2, **settings))
+    record = record_of(of(config, "glora", reallocate_every=6, max_reallocations=2, min_rank=1))
     assert record.reallocated_at == 12
-    published = record_of(of(config, "glora"))
-    assert sum(record.ranks.values()) == sum(published.ranks.values())
-    spread = [max(r.ranks.values()) - min(r.ranks.values()) for r in (record, published)]
-    assert spread[0] < spread[1], "the square root of a norm tells matrices less apart"
+    assert sum(record.ranks.values()) == sum(record_of(of(config, "glora")).ranks.values())
+    assert min(record.ranks.values()) == 1
 
 
 def test_a_parameter_budget_is_kept(config: RunConfig) -> None:
     record = ok(run(of(config, "glora", budget="parameters")))
     dearest = max(sum(shape) for shape in record.module_shapes.values())
     assert 0 <= record.adapter_parameters_before - record.adapter_parameters_after < dearest
-
-
-def test_ranks_by_the_last_singular_value_are_others_than_by_the_norm(config: RunConfig) -> None:
-    by_value, by_norm = (record_of(of(config, "glora", score=score)) for score in ("last_singular_value", None))
-    assert sum(by_value.ranks.values()) == sum(by_norm.ranks.values())
-    assert by_value.ranks != by_norm.ranks
-    assert by_value.norms[0].values == by_norm.norms[0].values
 
 
 def test_shuffled_has_gloras_ranks_in_other_places(config: RunConfig) -> None:

@@ -1,0 +1,317 @@
+"""Commands that train: compare, run and search. Each shows its plan, makes the runs, writes the report and says what failed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from glora.cli.app import app
+from glora.cli.console import open_console, print_error, print_path, running
+from glora.cli.options import (
+    Claim,
+    ComparisonSettings,
+    Debug,
+    Methods,
+    Output,
+    Plan,
+    Preset,
+    Seeds,
+    Storage,
+    Study,
+    UsageError,
+    Verbosity,
+    assignments_of,
+    given,
+    names_of,
+    seeds_of,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from glora.experiments.plan import Plan as ComparisonPlan
+    from glora.experiments.search.sharing import Sharing
+
+ExperimentFile = Annotated[Path | None, Parameter(help="Experiment file, JSON or YAML.")]
+
+
+@app.command(
+    help_epilogue="Example: glora compare --output results --task rte --methods lora,glora --seeds 0,1,2 --rank 8"
+)
+def compare(
+    *,
+    output: Annotated[Path, Output],
+    preset: Preset = None,
+    methods: Methods = None,
+    seeds: Seeds = None,
+    settings: ComparisonSettings = None,
+    storage: Storage = None,
+    study: Study = None,
+    claim: Claim = None,
+    plan: Plan = False,
+    verbose: Verbosity = 0,
+    debug: Debug = False,
+) -> None:
+    """Train one model on one task with several methods and seeds, and report the difference.
+
+    Finished runs in the output folder are skipped: after Ctrl-C, or with more seeds, repeat the command.
+    Given on several machines with one --storage, they share the runs.
+    """
+    from glora.experiments.presets import find_preset
+
+    console = open_console()
+    start = find_preset(preset) if preset else None
+    with running(console, output, verbose), _shared(storage, study, claim, output) as sharing:
+        with console.status("Reading the task's data ..."):
+            from glora.experiments.config import DEFAULT_METHODS, DEFAULT_SEEDS
+            from glora.experiments.plan import plan_comparison
+
+            wanted, numbers = names_of(methods), seeds_of(seeds)
+            planned = plan_comparison(
+                output,
+                methods=wanted if wanted is not None else start.methods if start else DEFAULT_METHODS,
+                seeds=numbers if numbers is not None else start.seeds if start else DEFAULT_SEEDS,
+                settings={**(start.settings if start else {}), **given(settings)},
+            )
+        _show_plans(console, [planned], sharing)
+        if plan:
+            return
+        failed = _make(console, [planned], sharing)
+        _finish(console, failed, len(planned.runs), output, note=start.note if start else "")
+
+
+@app.command(help_epilogue="Example: glora run examples/experiment.json --set epochs=1 --seeds 0")
+def run(
+    experiment: ExperimentFile = None,
+    /,
+    *,
+    output: Annotated[Path | None, Output] = None,
+    seeds: Annotated[str | None, Parameter(help="Seeds, with commas. Default: the file's.")] = None,
+    settings: Annotated[
+        list[str] | None, Parameter(name="--set", help="A setting, NAME=VALUE, such as epochs=1. Repeatable.")
+    ] = None,
+    models: Annotated[
+        list[str] | None,
+        Parameter(name="--model", help="Load a model of the file from a folder, NAME=FOLDER. Repeatable."),
+    ] = None,
+    data_dir: Annotated[str | None, Parameter(help="Folder with the data sets' own files.")] = None,
+    storage: Storage = None,
+    study: Study = None,
+    claim: Claim = None,
+    plan: Plan = False,
+    schema: Annotated[bool, Parameter(help="Print the file's JSON schema and stop.")] = False,
+    verbose: Verbosity = 0,
+    debug: Debug = False,
+) -> None:
+    """Run an experiment file: every model on every data set, with each method and seed, and report the difference.
+
+    Options win over the file. Records go to results/EXPERIMENT by default; finished runs are skipped.
+    Given on several machines with one --storage, they share the runs.
+    """
+    if schema:
+        from glora.experiments.experiment_file import Experiment
+
+        print(json.dumps(Experiment.model_json_schema(), indent=2))
+        return
+    if experiment is None:
+        raise UsageError("the experiment file is missing; name one, as in `glora run examples/experiment.json`")
+    numbers = seeds_of(seeds)
+    fields = {
+        "seeds": None if numbers is None else list(numbers),
+        "settings": assignments_of("--set", settings),
+        "model_overrides": assignments_of("--model", models),
+        "data_dir": data_dir,
+    }
+    folder = output or Path("results") / experiment.stem
+    console = open_console()
+    with running(console, folder, verbose), _shared(storage, study, claim, folder) as sharing:
+        from glora.experiments.estimate import estimate
+        from glora.experiments.experiment import load_experiment, plan_experiment
+        from glora.experiments.experiment_view import describe_experiment
+
+        resolved = load_experiment(experiment, {n: value for n, value in fields.items() if value not in (None, {})})
+        console.print(describe_experiment(resolved, estimate(resolved, folder), folder))
+        if plan and sharing is None:
+            return
+        with console.status("Reading the data ..."):
+            plans = plan_experiment(resolved, folder)
+        console.print()
+        _show_plans(console, plans, sharing)
+        if plan:
+            return
+        failed = _make(console, plans, sharing)
+        _finish(console, failed, len(resolved.configs), folder)
+
+
+@app.command(
+    help_epilogue="Example: glora search --task rte --trials 20 --range learning_rate=1e-4-5e-4 --range rank=4,8,16"
+)
+def search(
+    experiment: ExperimentFile = None,
+    /,
+    *,
+    trials: Annotated[
+        int, Parameter(name=("--trials", "-n"), help="Trials of each method, on each model and task.")
+    ] = 20,
+    output: Annotated[Path | None, Output] = None,
+    ranges: Annotated[
+        list[str] | None,
+        Parameter(
+            name="--range",
+            help="What to search, NAME=RANGE, such as learning_rate=1e-4-5e-4 or rank=4,8,16. Repeatable. "
+            "Default: the file's; else learning_rate, beta, total_rank, warmup_steps.",
+        ),
+    ] = None,
+    held_out: Annotated[float, Parameter(help="Share of the training examples that trials are judged by.")] = 0.2,
+    search_seed: Annotated[int, Parameter(help="Seeds what the search chooses.")] = 0,
+    methods: Methods = None,
+    seeds: Seeds = None,
+    settings: ComparisonSettings = None,
+    storage: Storage = None,
+    study: Study = None,
+    plan: Plan = False,
+    verbose: Verbosity = 0,
+    debug: Debug = False,
+) -> None:
+    """Tune every method alike, then run each with its best settings on all seeds, and report the difference.
+
+    Settings are tuned on a part of the training examples, never on what is reported. Records go to results/EXPERIMENT, or
+    results/search, by default. Repeat the command to continue; given on several machines with one --storage, they share
+    the work. With an experiment file, --model is NAME=FOLDER.
+    """
+    output = output or Path("results") / (experiment.stem if experiment else "search")
+    console = open_console()
+    with running(console, output, verbose, kept="trials and runs"):
+        from glora.experiments.search.plan import SearchOptions, plan_search
+        from glora.experiments.search.record import search_record, write_search_record
+        from glora.experiments.search.run import SearchFailedError, plan_tuned_runs, run_trials
+        from glora.experiments.search.sharing import Sharing
+        from glora.experiments.search.storage import check_storage, open_storage, sqlite_url, storage_errors
+        from glora.experiments.search.view import describe_outcomes, describe_search
+        from glora.experiments.training.progress import open_progress
+
+        request = _search_request(
+            experiment, given(settings), names_of(methods), seeds_of(seeds), assignments_of("--range", ranges)
+        )
+        shown = check_storage(storage) if storage else sqlite_url(output)
+        opened = open_storage(storage) if storage and not plan else None
+        name = study or output.resolve().name
+        options = SearchOptions(trials=trials, held_out=held_out, seed=search_seed)
+        with console.status("Reading the data ..."):
+            planned = plan_search(output, name, options=options, **request)
+        console.print(describe_search(planned, shown))
+        if plan:
+            return
+        if opened is None:
+            output.mkdir(parents=True, exist_ok=True)
+            opened = open_storage(shown)
+        with storage_errors(opened):
+            try:
+                with open_progress(console) as progress:
+                    outcomes = run_trials(planned, opened, progress)
+            except SearchFailedError as error:
+                print_error(error)
+                sys.exit(1)
+            console.print(describe_outcomes(outcomes))
+            write_search_record(output, search_record(planned, outcomes))
+            plans = plan_tuned_runs(planned, outcomes)
+            failed = _make(console, plans, Sharing(opened, name))
+        _finish(console, failed, sum(len(each.runs) for each in plans), output)
+
+
+def _search_request(
+    path: Path | None,
+    settings: dict[str, Any],
+    methods: tuple[str, ...] | None,
+    seeds: tuple[int, ...] | None,
+    ranges: dict[str, str],
+) -> dict[str, Any]:
+    """Return what to search, by an experiment file or by options alone.
+
+    Raises:
+        UsageError: an option gives what the file gives.
+    """
+    from glora.experiments.search.request import search_request, search_request_of_file
+
+    if path is None:
+        return search_request(settings, methods=methods, seeds=seeds, ranges=ranges)
+    for option, value in (("--task", settings.get("task")), ("--methods", methods)):
+        if value is not None:
+            raise UsageError(f"{option}: the experiment file {path} gives that; leave out one of them")
+    models = settings.get("model")
+    fields = {
+        "seeds": None if seeds is None else list(seeds),
+        "data_dir": settings.get("data_dir"),
+        "model_overrides": assignments_of("--model", models.split(",") if models else None),
+        "settings": {name: value for name, value in settings.items() if name not in ("model", "data_dir")},
+    }
+    return search_request_of_file(path, {n: v for n, v in fields.items() if v not in (None, {})}, ranges=ranges)
+
+
+@contextlib.contextmanager
+def _shared(url: str | None, study: str | None, claim: str | None, output: Path) -> Iterator[Sharing | None]:
+    """With whom runs are shared, if they are; errors of the database become one message."""
+    if url is None and study is None and claim is None:
+        yield None
+        return
+    from glora.experiments.search.sharing import open_sharing
+    from glora.experiments.search.storage import storage_errors
+
+    sharing = open_sharing(url, study, claim, output)
+    with storage_errors(sharing.storage):
+        yield sharing
+
+
+def _show_plans(console: Console, plans: Sequence[ComparisonPlan], sharing: Sharing | None) -> None:
+    from glora.experiments.plan_view import describe_plan
+
+    if sharing is None:
+        tables = [describe_plan(planned) for planned in plans]
+    else:
+        from glora.experiments.search.shared_state import look
+
+        tables = [describe_plan(each, sharing, state) for each, state in zip(plans, look(sharing, plans))]
+    for i, table in enumerate(tables):
+        console.print(*([""] if i else []), table, sep="\n")
+
+
+def _make(console: Console, plans: Sequence[ComparisonPlan], sharing: Sharing | None) -> int:
+    """Make the runs of plans and return the number of runs that did not finish."""
+    from glora.experiments.training.progress import open_progress
+
+    with open_progress(console) as progress:
+        if sharing is not None:
+            from glora.experiments.search.shared_runs import make_shared_runs
+
+            records = make_shared_runs(sharing, plans, progress)
+            return sum(len(each.runs) for each in plans) - sum(record.status == "finished" for record in records)
+        from glora.experiments.runs import make_runs
+
+        made = make_runs(plans, progress)
+        return sum(len(each.to_make) for each in plans) - sum(record.status == "finished" for record in made)
+
+
+def _finish(console: Console, failed: int, runs: int, output: Path, note: str = "") -> None:
+    """Report the finished runs; end with exit code 1 if some did not finish."""
+    if failed < runs:
+        show_report(console, output)
+    if note:
+        print_path(console, f"\n{note}", style="dim")
+    if failed:
+        console.print(f"{failed} of {runs} runs did not finish", end="", style="red", highlight=False)
+        print_path(console, f": see above, and the tracebacks in {output / 'runs'}. The same command tries them again.")
+        sys.exit(1)
+
+
+def show_report(console: Console, directory: Path) -> None:
+    """Write a folder's report again and print its path."""
+    from glora.experiments.report.write import write_report
+
+    path = write_report(directory, console=console)
+    print_path(console, f"\nThe report: {path}\nAs a page: {path.with_suffix('.html')}")
