@@ -4,6 +4,6 @@ Heavy imports are inside the commands, so that help comes at once.
 """
 
 from glora.cli import adapters, training  # noqa: F401  the commands register themselves
-from glora.cli.app import app, main
+from glora.cli.application import app, main
 
 __all__ = ["app", "main"]

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from glora.cli.app import app
+from glora.cli.application import app
 from glora.cli.console import open_console, print_path
 from glora.cli.options import Debug, RanksSettings, UsageError, Verbosity, given
 from glora.cli.training import show_report

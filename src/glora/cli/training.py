@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from glora.cli.app import app
+from glora.cli.application import app
 from glora.cli.console import open_console, print_error, print_path, running
 from glora.cli.options import (
     Claim,

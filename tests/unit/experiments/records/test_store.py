@@ -88,10 +88,10 @@ def test_a_record_that_can_be_kept_nowhere_is_printed(
         keep_record(elsewhere / "results", record)
     assert left_in(elsewhere) == []
 
-    def fails() -> None:
+    def fails(*_: object) -> None:
         raise caught.value
 
-    monkeypatch.setattr(cli, "app", fails)
+    monkeypatch.setattr("glora.cli.application.app", fails)
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 2
