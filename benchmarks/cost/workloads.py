@@ -31,7 +31,7 @@ class Workload:
 
 
 def minilm() -> nn.Module:
-    from glora.experiments.models.registry import load_classifier
+    from glora.experiments.models.loading import load_classifier
 
     return load_classifier("all-MiniLM-L6-v2", num_labels=2)[0]
 

@@ -1,10 +1,13 @@
-"""A prompt and its answer as token ids, with a label where there is a loss: at the answer's tokens and nowhere else.
+"""A prompt and its answer as token ids, with labels (a loss) at the answer's tokens only.
 
-The model's own chat template writes both. The prompt's tokens are exactly those from which answers are generated, and the
-answer's follow them, tokenized on their own as they are generated: what the template puts before an answer (gpt-oss's channel,
-Qwen3's empty thoughts) is learned with it, and so is the token that ends the turn; what comes after that is cut off.
+The model's own chat template writes both. The prompt's tokens are exactly those from which answers are generated; the answer's
+follow them, tokenized separately, as they are generated. So the model learns what the template puts before an answer (gpt-oss's
+channel, Qwen3's empty thoughts) and the token that ends the turn; the rest is cut off.
 
-A model without a template gets `FALLBACK_TEMPLATE`, which is that of Alpaca without its preamble:
+TRL's `apply_chat_template` keeps the common prefix of prompt and conversation instead: where a template opens an answer only
+when it asks for one (a thought that has begun), training would not start where generation does, and scores would change.
+
+A model without a template gets `FALLBACK_TEMPLATE`, Alpaca's without its preamble:
 
     ### Instruction:
     How many eggs are left?
@@ -19,6 +22,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from jinja2 import TemplateError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -54,14 +59,14 @@ class Encoded:
     answer: list[int]
 
     def inputs(self, max_length: int) -> dict[str, list[int]]:
-        """What is trained on: both, with the answer's tokens as labels, cut off at `max_length`."""
+        """Return prompt and answer, with the answer's tokens as labels, cut off at `max_length`."""
         ids = self.prompt + self.answer
         labels = [IGNORED] * len(self.prompt) + self.answer
         return {"input_ids": ids[:max_length], "labels": labels[:max_length]}
 
 
 class ChatFormat:
-    """How one model's tokenizer writes conversations.
+    """A model's way to write conversations.
 
     Attributes:
         stop_ids: the tokens that end an answer: the tokenizer's end of text, those of the model's generation config, and the
@@ -80,28 +85,28 @@ class ChatFormat:
         self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys(end for end in ends if end is not None))
         if not self.stop_ids:
             raise ValueError(
-                "the tokenizer has no end-of-text token and its chat template ends a turn with none, so that a model could not "
-                "learn where an answer ends; set eos_token in tokenizer_config.json"
+                "neither the tokenizer nor its chat template has a token that ends an answer; set eos_token in "
+                "tokenizer_config.json"
             )
         self._warned = False
 
     def encode(self, prompts: Sequence[Sequence[Mapping[str, str]]], answers: Sequence[str]) -> list[Encoded]:
-        """Prompts, as messages with `role` and `content`, and their answers as token ids.
+        """Tokenize prompts (messages with `role` and `content`) and their answers.
 
         Raises:
-            ValueError: the template refuses a conversation, or leaves the answer out.
+            ValueError: the template rejects a conversation, or leaves the answer out.
         """
         asked = [self._written(prompt, ask=True) for prompt in prompts]
         replies = [self._reply(*example) for example in zip(prompts, asked, answers)]
         return [Encoded(prompt, self._ended(answer)) for prompt, answer in zip(self._ids(asked), self._ids(replies))]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """What a model wrote, up to its end and without special tokens."""
+        """Return the text that a model wrote, up to its end and without special tokens."""
         end = next((i for i, token in enumerate(ids) if token in self.stop_ids), len(ids))
         return str(self._tokenizer.decode(ids[:end], skip_special_tokens=True))
 
     def _reply(self, prompt: Sequence[Mapping[str, str]], asked: str, answer: str) -> str:
-        """What follows the prompt: the answer with what the template puts around it."""
+        """Return the text that follows the prompt: the answer with the template's text around it."""
         whole = self._written([*prompt, {"role": "assistant", "content": answer}], ask=False)
         follows = whole.startswith(asked)
         reply = whole[len(asked) :] if follows else whole
@@ -110,19 +115,16 @@ class ChatFormat:
             raise ValueError(f"the model's chat template leaves out the answer {answer[:60]!r}")
         if follows:
             return reply
-        # Some templates open an answer in a way that they do not write when it is there (a thought that has begun).
         if not self._warned:
             self._warned = True
             logger.warning(
-                "the chat template writes a prompt (%r at its end) otherwise than when an answer follows; answers are learned "
-                "right behind the prompt, where they are generated",
+                "the chat template ends a prompt with %r only if no answer follows; answers are learned right after that prompt, "
+                "where they are generated",
                 asked[-30:],
             )
         return whole[where:]
 
     def _written(self, messages: Sequence[Mapping[str, str]], *, ask: bool) -> str:
-        from jinja2 import TemplateError
-
         try:
             return str(
                 self._tokenizer.apply_chat_template(
@@ -131,7 +133,7 @@ class ChatFormat:
             )
         except TemplateError as error:
             roles = ", ".join(message["role"] for message in messages)
-            raise ValueError(f"the model's chat template refuses a conversation of {roles}: {error}") from error
+            raise ValueError(f"the model's chat template rejects a conversation of {roles}: {error}") from error
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         if not texts:
@@ -139,14 +141,14 @@ class ChatFormat:
         return list(self._tokenizer(list(texts), add_special_tokens=False)["input_ids"])
 
     def _ended(self, answer: list[int]) -> list[int]:
-        """An answer's tokens up to the last one that ends it; with an end where the template wrote none."""
+        """Return an answer's tokens up to its last end; with an end added where the template wrote none."""
         for i in reversed(range(len(answer))):
             if answer[i] in self.stop_ids:
                 return answer[: i + 1]
         return [*answer, self.stop_ids[0]]
 
     def _turn_end(self) -> int | None:
-        """The special token that the template writes right behind an answer, if it does."""
+        """Return the special token that the template writes right after an answer, if there is one."""
         messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _PROBE}]
         behind = self._written(messages, ask=False).rpartition(_PROBE)[2].lstrip()
         ids = self._ids([behind])[0] if behind else []
@@ -157,7 +159,7 @@ class ChatFormat:
 
 
 def _fallback(tokenizer: PreTrainedTokenizerBase) -> str:
-    """`FALLBACK_TEMPLATE`, behind the beginning-of-text token if the tokenizer puts one before every text."""
+    """Return `FALLBACK_TEMPLATE`, after the beginning-of-text token if the tokenizer puts one before every text."""
     begins = tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
     return ("{{ bos_token }}" if begins else "") + FALLBACK_TEMPLATE
 

@@ -1,4 +1,4 @@
-"""Whether a model can do what a run asks of it, as far as its name or its configuration tells: known before it is loaded."""
+"""Whether a model can do what a run asks of it, as far as its name or its configuration says: before any weights are loaded."""
 
 from __future__ import annotations
 
@@ -8,17 +8,37 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoConfig
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
 from glora.experiments.config import RunConfig
 from glora.experiments.data.task import Kind
-from glora.experiments.models.input_length import longest_input
-from glora.experiments.models.registry import MODELS, ModelNotFoundError, find_entry, resolve_model, why_not_loaded
+from glora.experiments.models.registry import (
+    CAUSAL_MODELS,
+    ModelNotFoundError,
+    find_entry,
+    resolve_model,
+    why_not_loaded,
+)
 from glora.messages import pluralize
 
 WRITTEN_ANSWERS_ONLY = ("max_new_tokens", "temperature")
+UNLIMITED = 1_000_000
+"""A tokenizer without a limit says 10^30 tokens."""
+
+AFTER_PADDING = frozenset(
+    ("camembert", "data2vec-text", "ibert", "longformer", "mpnet", "roberta", "roberta-prelayernorm")
+    + ("xlm-roberta", "xlm-roberta-xl", "xmod")
+)
+"""Model types that number positions from the padding token's id + 1, so that RoBERTa reads 512 tokens with 514 positions."""
 
 
 def unsupported_settings(config: RunConfig, kind: Kind) -> list[str]:
-    """What a run's settings ask of a model or a task that it cannot do, as sentences. Nothing is fetched from the hub.
+    """Return the settings that the run's model or task does not support, as sentences. Fetches nothing from the hub.
 
     Args:
         config: the run's settings.
@@ -27,11 +47,11 @@ def unsupported_settings(config: RunConfig, kind: Kind) -> list[str]:
     Raises:
         ModelNotFoundError: there is no such model.
     """
-    return _unfit_kind(config, kind) or ([] if comes_from_hub(config.model) else length_faults(config))
+    return _kind_faults(config, kind) or ([] if comes_from_hub(config.model) else length_faults(config))
 
 
 def comes_from_hub(model: str) -> bool:
-    """Whether nothing of a model is on this machine but what the hub's cache has.
+    """Return whether this machine has nothing of a model but the hub's cache.
 
     Raises:
         ModelNotFoundError: there is no such folder.
@@ -40,10 +60,10 @@ def comes_from_hub(model: str) -> bool:
 
 
 def length_faults(config: RunConfig) -> list[str]:
-    """Whether `max_length` is more than the model reads, as a sentence.
+    """Report a `max_length` above the longest input that the model reads.
 
     Raises:
-        ModelNotFoundError: its configuration cannot be had, so neither can the model.
+        ModelNotFoundError: its configuration is not available, so neither is the model.
     """
     source = resolve_model(config.model)
     try:
@@ -58,11 +78,39 @@ def length_faults(config: RunConfig) -> list[str]:
     ]
 
 
-def _unfit_kind(config: RunConfig, kind: Kind) -> list[str]:
+def longest_input(source: str) -> int | None:
+    """Return the longest input by a model's tokenizer, else its number of positions; None without a limit.
+
+    Fetches two small files of a hub model.
+
+    Args:
+        source: a folder or a hub id.
+
+    Raises:
+        Exception: raised by transformers where there is no such model, or no network.
+    """
+    config = AutoConfig.from_pretrained(source)
+    limit = get_tokenizer_config(source).get("model_max_length")
+    return int(limit) if limit and limit <= UNLIMITED else positions(config)
+
+
+def positions(config: Any) -> int | None:
+    """Return the number of tokens that a model has positions for; None where they are relative (DeBERTa-v3, T5).
+
+    Learned positions end there. Rotary positions do not, but the model was made for that length.
+    """
+    text = config.get_text_config()
+    count = getattr(text, "max_position_embeddings", None)
+    if not isinstance(count, int) or count < 1 or not getattr(text, "position_biased_input", True):
+        return None
+    return count - (text.pad_token_id or 0) - 1 if text.model_type in AFTER_PADDING else count
+
+
+def _kind_faults(config: RunConfig, kind: Kind) -> list[str]:
     if kind == "classification":
         given = [name for name in WRITTEN_ANSWERS_ONLY if getattr(config, name) is not None]
         return [
-            f"{name}={getattr(config, name):g} is for tasks whose answers are written, and {config.task} is none; leave it out"
+            f"{name}={getattr(config, name):g} is for written answers, which {config.task} does not have; leave it out"
             for name in given
         ]
     if importlib.util.find_spec("trl") is None:
@@ -75,39 +123,31 @@ def _unfit_kind(config: RunConfig, kind: Kind) -> list[str]:
         reason = why_it_writes_no_text(_config_of_folder(Path(resolve_model(config.model))))
     if reason is None:
         return []
-    writers = [name for name, known in MODELS.items() if known.kind == "causal-lm"]
     return [
-        f"model={config.model!r} {reason}, as {config.task} needs it; name a causal model, such as {writers[2]}, or the "
-        "folder of one"
+        f"model={config.model!r} {reason}, which {config.task} needs; name a causal model, such as {CAUSAL_MODELS[2].name}, or "
+        "its folder"
     ]
 
 
 def why_it_writes_no_text(config: Mapping[str, Any]) -> str | None:
-    """Why a model with this config.json is no causal language model; None if it is one, or nothing tells.
+    """Return why a model with this config.json is not a causal language model; None if it is one, or nothing says so.
 
     transformers would load BERT as one, with a head that was never trained and attention that sees the answer.
     """
     kind = config.get("model_type")
     if not kind:
         return None
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-    )
-
     if config.get("is_encoder_decoder"):
-        return (
-            f"({kind}) has an encoder and a decoder, and only models that are a decoder alone are trained here to write"
-        )
+        return f"({kind}) has an encoder and a decoder, and only decoder-only models are trained to write"
     if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.get("is_decoder"):
         return f"({kind}) is an encoder: it fills in masked words and writes no text"
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        return f"({kind}) is no causal language model that transformers knows"
+        return f"({kind}) is not a causal language model that transformers knows"
     return None
 
 
 def _config_of_folder(folder: Path) -> Mapping[str, Any]:
-    """What config.json says; nothing where there is none, as with a model of the hub."""
+    """Return config.json; empty if there is none, as for a model of the hub."""
     try:
         content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

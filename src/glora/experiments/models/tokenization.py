@@ -7,28 +7,28 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
+from datasets import Dataset
+from datasets.utils import logging
 
-    from glora.experiments.data.task import TaskData
+from glora.experiments.data.task import TaskData
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
 class TokenizedTask:
-    """A task as token ids: what Trainer takes. Columns: the tokenizer's own, and `labels`."""
+    """A task as token ids for Trainer. Columns: the tokenizer's own, and `labels`."""
 
     train: Dataset
     evaluation: dict[str, Dataset]
 
 
 def tokenize(task_data: TaskData, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TokenizedTask:
-    """Turn texts into token ids, truncated to `max_length` (of a pair the longer text gives way), not padded.
-
-    Padding is left to the collator, batch by batch. The data is in memory, so nothing is written to a cache.
+    """Tokenize texts, truncated to `max_length` (a pair's longer text first), not padded: the collator pads each batch.
 
     Raises:
-        ValueError: `max_length` is more than the model can read.
+        ValueError: `max_length` is more than the model reads.
     """
     limit = tokenizer.model_max_length
     if max_length > limit:
@@ -41,20 +41,16 @@ def tokenize(task_data: TaskData, tokenizer: PreTrainedTokenizerBase, max_length
         return encoded
 
     def convert(split: Dataset) -> Dataset:
-        # named, since a name by a hash of the tokenizer is for a cache, takes time and fails for some, with a warning
+        # without a name datasets hashes the tokenizer for its cache, which takes time and fails for some, with a warning
         return split.map(encode, batched=True, remove_columns=split.column_names, new_fingerprint="tokenized")
 
     with _without_progress_bars():
-        return TokenizedTask(
-            train=convert(task_data.train),
-            evaluation={name: convert(split) for name, split in task_data.evaluation.items()},
-        )
+        evaluation = {name: convert(split) for name, split in task_data.evaluation.items()}
+        return TokenizedTask(convert(task_data.train), evaluation)
 
 
 @contextlib.contextmanager
 def _without_progress_bars() -> Iterator[None]:
-    from datasets.utils import logging
-
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

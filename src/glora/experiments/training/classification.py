@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import DataCollatorWithPadding, TrainingArguments
 
-from glora.experiments.models.encoder_and_head import find_head_modules, find_target_modules
-from glora.experiments.models.module_names import choose_modules
-from glora.experiments.models.registry import load_classifier
+from glora.experiments.models.loading import load_classifier
+from glora.experiments.models.modules import choose_modules, find_head_modules, find_target_modules
 from glora.experiments.models.tokenization import TokenizedTask, tokenize
 from glora.experiments.training.metrics import compute
 from glora.experiments.training.timed_trainer import RunRecorder, TimedTrainer

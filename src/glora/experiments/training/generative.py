@@ -16,10 +16,9 @@ from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from glora.experiments.models.causal_loading import load_causal_lm
-from glora.experiments.models.causal_modules import find_expert_parameters, find_linear_layers
 from glora.experiments.models.chat_format import IGNORED, ChatFormat, Encoded
-from glora.experiments.models.module_names import choose_modules
+from glora.experiments.models.loading import load_causal_lm
+from glora.experiments.models.modules import choose_modules, find_expert_parameters, find_linear_layers
 from glora.experiments.models.tokenization import TokenizedTask
 from glora.experiments.training.answer_evaluation import ANSWERS_KEPT, AnswerEvaluation, perplexity
 from glora.experiments.training.timed_trainer import RunRecorder, Timed

@@ -17,7 +17,8 @@ from glora.experiments.methods.adalora import ORTHOGONALITY_WEIGHT, AdaLoraSched
 from glora.experiments.methods.adapted_model import AdaptedModel, adapted_layers
 from glora.experiments.methods.base import METHODS, Schedule, find_method
 from glora.experiments.methods.glora import shuffle_ranks
-from glora.experiments.models.registry import find_head_modules, find_target_modules, load_classifier
+from glora.experiments.models.loading import load_classifier
+from glora.experiments.models.modules import find_head_modules, find_target_modules
 from unit.experiments.methods.method_case import adapt, batch
 
 

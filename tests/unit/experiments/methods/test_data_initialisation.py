@@ -16,7 +16,7 @@ from glora.experiments.methods import data_initialisation
 from glora.experiments.methods.adapted_model import adapted_layers
 from glora.experiments.methods.base import MethodContext, Schedule
 from glora.experiments.methods.data_initialisation import NotSettledError, apply_eva
-from glora.experiments.models.registry import find_target_modules
+from glora.experiments.models.modules import find_target_modules
 from glora.experiments.training.training_batches import training_batches
 from unit.experiments.methods import method_case
 from unit.experiments.methods.method_case import adapt, adapter_parameters, batch, batches, classifier

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel
 
-from glora.experiments.models.causal_loading import _dequantised, load_causal_lm
-from glora.experiments.models.model_fit import why_it_writes_no_text
-from glora.experiments.models.registry import ModelNotFoundError
+from glora.experiments.models.model_fit import longest_input, positions, why_it_writes_no_text
 from glora.experiments.plan import InvalidComparisonError, check_settings, plan_comparison
+
+TINY = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+RELATIVE = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 4}
 
 
 def fault(**settings: object) -> str:
@@ -28,7 +29,7 @@ def test_encoders_write_no_answers(tmp_path: Path, tiny_deberta: Path, sums_fold
     assert "model='roberta-base' is an encoder" in fault(model="roberta-base", **data)
     assert "name a causal model, such as Qwen3-0.6B" in fault(model="microsoft/deberta-v3-base", **data)
     assert "(deberta-v2) is an encoder" in fault(model=str(tiny_deberta), **data)
-    for kind, message in (("t5", "an encoder and a decoder"), ("vit", "is no causal language model")):
+    for kind, message in (("t5", "an encoder and a decoder"), ("vit", "is not a causal language model")):
         (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, "is_encoder_decoder": kind == "t5"}))
         assert message in fault(model=str(tmp_path), **data)
     with pytest.raises(InvalidComparisonError, match="is an encoder"):
@@ -79,29 +80,57 @@ def test_what_says_nothing_is_not_refused() -> None:
 
 def test_settings_of_written_answers_are_for_them() -> None:
     assert fault(task="rte", max_new_tokens=9) == (
-        "max_new_tokens=9 is for tasks whose answers are written, and rte is none; leave it out"
+        "max_new_tokens=9 is for written answers, which rte does not have; leave it out"
     )
-    assert "temperature=0.5 is for tasks" in fault(task="rte", temperature=0.5)
+    assert "temperature=0.5 is for written answers" in fault(task="rte", temperature=0.5)
 
 
-@pytest.mark.parametrize("method", ["mxfp4", "fp8"])
-def test_weights_that_cannot_be_trained_on_are_dequantised(method: str) -> None:
-    told = _dequantised(SimpleNamespace(quantization_config={"quant_method": method}))["quantization_config"]
-    assert told.get_loading_attributes()["dequantize"] is True, "the one attribute that wins over the checkpoint's own"
-    assert _dequantised(SimpleNamespace(quantization_config=None)) == _dequantised(SimpleNamespace()) == {}
-    assert _dequantised(SimpleNamespace(quantization_config={"quant_method": "bitsandbytes"})) == {}
+def tiny(kind: str, **fields: Any) -> Any:
+    return AutoConfig.for_model(kind, **{**TINY, "max_position_embeddings": 16, "pad_token_id": 1, **fields})
 
 
-def test_loading_a_causal_model(tiny_writer: Path, tiny_deberta: Path, tmp_path: Path) -> None:
-    model, tokenizer = load_causal_lm(str(tiny_writer), dtype=torch.bfloat16)
-    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
-    assert (tokenizer.model_max_length, tokenizer.pad_token) == (48, "<pad>")
-    with pytest.raises(ModelNotFoundError, match=r"\(deberta-v2\) is an encoder"):
-        load_causal_lm(str(tiny_deberta), dtype=torch.float32)
-    (tmp_path / "config.json").write_text('{"model_type": "qwen3"}')
-    with pytest.raises(ModelNotFoundError, match="cannot load a causal language model from the folder"):
-        load_causal_lm(str(tmp_path), dtype=torch.float32)
-    AutoModel.from_pretrained(tiny_writer).save_pretrained(tmp_path / "backbone")
-    AutoTokenizer.from_pretrained(tiny_writer).save_pretrained(tmp_path / "backbone")
-    with pytest.raises(ModelNotFoundError, match="has no weights for lm_head.weight; without them"):
-        load_causal_lm(str(tmp_path / "backbone"), dtype=torch.float32)
+def reads(config: Any, tokens: int) -> bool:
+    model = AutoModel.from_config(config).eval()
+    try:
+        with torch.no_grad():
+            model(input_ids=torch.full((1, tokens), 5))
+    except (IndexError, RuntimeError):
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("config", "limit"),
+    [
+        (tiny("bert"), 16),
+        (tiny("roberta"), 14),
+        (tiny("mpnet"), 14),
+        (tiny("gpt2", n_embd=8, n_layer=1, n_head=2), 16),
+        (tiny("deberta-v2", position_biased_input=True, **RELATIVE), 16),
+    ],
+    ids=lambda value: getattr(value, "model_type", ""),
+)
+def test_learned_positions_end(config: Any, limit: int) -> None:
+    assert positions(config) == limit
+    assert reads(config, limit)
+    assert not reads(config, limit + 1)
+
+
+def test_relative_positions_do_not_end() -> None:
+    config = tiny("deberta-v2", position_biased_input=False, **RELATIVE)
+    assert positions(config) is None
+    assert reads(config, 40)
+    assert positions(AutoConfig.for_model("t5")) is None
+
+
+def test_of_a_model_of_images_and_text_the_text_counts() -> None:
+    config = AutoConfig.for_model("gemma3")
+    assert positions(config) == config.text_config.max_position_embeddings
+
+
+@pytest.mark.parametrize(("told", "limit"), [(12, 12), (10**30, 14), (None, 14)])
+def test_the_tokenizer_speaks_first(told: int | None, limit: int, tmp_path: Any) -> None:
+    tiny("roberta").save_pretrained(tmp_path)
+    if told is not None:
+        (tmp_path / "tokenizer_config.json").write_text(f'{{"model_max_length": {told}}}')
+    assert longest_input(str(tmp_path)) == limit

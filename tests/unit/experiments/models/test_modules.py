@@ -10,7 +10,7 @@ from peft.tuners.lora import LoraLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
-from glora.experiments.models.encoder_and_head import find_head_modules, find_target_modules
+from glora.experiments.models.modules import choose_modules, find_head_modules, find_target_modules
 
 WIDTH = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 BASE = {**WIDTH, "vocab_size": 40, "max_position_embeddings": 32, "num_labels": 3, "pad_token_id": 0}
@@ -134,3 +134,13 @@ def test_an_encoder_without_linear_layers() -> None:
     model.encoder = nn.Sequential(nn.Conv1d(2, 2, 1))
     with pytest.raises(ValueError, match="has no linear layer to adapt"):
         find_target_modules(model)
+
+
+def test_modules_are_chosen_by_full_names_and_endings() -> None:
+    names = ["a.0.query", "a.0.key", "a.1.query"]
+    assert choose_modules(names, None, what="layer") == names
+    assert choose_modules(names, ["0.query", "a.1.query"], what="layer") == ["a.0.query", "a.1.query"]
+    with pytest.raises(ValueError, match="target_modules: 'qery' matches no layer; did you mean 'query'"):
+        choose_modules(names, ["qery"], what="layer")
+    with pytest.raises(ValueError, match="'xyz' matches no layer; use one of 0.key, 0.query"):
+        choose_modules(names, ["xyz"], what="layer")

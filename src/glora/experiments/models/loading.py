@@ -1,0 +1,155 @@
+"""Load a model and its tokenizer: with a classification head, or to write answers. Weights are on the CPU."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    FineGrainedFP8Config,
+    Mxfp4Config,
+)
+from transformers.utils import logging
+
+from glora.experiments.models.model_fit import UNLIMITED, positions, why_it_writes_no_text
+from glora.experiments.models.registry import ModelNotFoundError, resolve_model, why_not_loaded
+from glora.messages import pluralize
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load_classifier(
+    name: str,
+    *,
+    num_labels: int,
+    label_names: tuple[str, ...] | None = None,
+    regression: bool = False,
+    seed: int = 0,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a model in float32 with a classification head, and its tokenizer.
+
+    Weights that the checkpoint lacks, above all the head, are drawn from `seed`: every method gets the same head at one seed.
+    torch's global generators keep their states. A head in the checkpoint is kept if its shape fits.
+
+    Args:
+        name: as for `resolve_model`.
+        num_labels: number of classes; 1 with `regression`.
+        label_names: names of the classes in the order of their numbers, written into the config.
+        regression: one output, squared error.
+        seed: seed of new weights.
+
+    Raises:
+        ModelNotFoundError: see `resolve_model`; or transformers cannot load it.
+        ValueError: `num_labels` contradicts `label_names` or `regression`.
+    """
+    if regression and num_labels != 1:
+        raise ValueError(f"num_labels must be 1, not {num_labels}, in a regression.")
+    if label_names is not None and len(label_names) != num_labels:
+        raise ValueError(
+            f"num_labels={num_labels} does not match {pluralize(len(label_names), 'name')}: {label_names}."
+        )
+    source = resolve_model(name)
+    labels: dict[str, Any] = {"num_labels": num_labels}
+    if label_names is not None:
+        labels = {
+            "id2label": dict(enumerate(label_names)),
+            "label2id": {label: i for i, label in enumerate(label_names)},
+        }
+    try:
+        with _quiet_loading(), torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)  # devices' generators are not touched
+            tokenizer = AutoTokenizer.from_pretrained(source)
+            model = AutoModelForSequenceClassification.from_pretrained(
+                source,
+                dtype=torch.float32,
+                problem_type="regression" if regression else "single_label_classification",
+                ignore_mismatched_sizes=True,
+                **labels,
+            )
+    except Exception as error:  # a broken file of weights is not an OSError
+        raise ModelNotFoundError(why_not_loaded(name, source, error)) from error
+    _complete_tokenizer(model, tokenizer)
+    return model, tokenizer
+
+
+def load_causal_lm(name: str, *, dtype: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a causal language model, and its tokenizer.
+
+    Weights in MXFP4 (gpt-oss) or FP8 (DeepSeek), which cannot be trained on, are dequantized.
+
+    Args:
+        name: as for `resolve_model`.
+        dtype: of its weights.
+
+    Raises:
+        ModelNotFoundError: see `resolve_model`; transformers cannot load it, it is an encoder, or the checkpoint lacks weights.
+    """
+    source = resolve_model(name)
+    try:
+        with _quiet_loading():
+            config = AutoConfig.from_pretrained(source)
+            reason = why_it_writes_no_text(config.to_dict())
+            if reason is None:
+                tokenizer = AutoTokenizer.from_pretrained(source)
+                model, found = AutoModelForCausalLM.from_pretrained(
+                    source, dtype=dtype, output_loading_info=True, **_dequantized(config)
+                )
+                reason = _missing_weights(found)
+    except Exception as error:  # a broken file of weights is not an OSError
+        raise ModelNotFoundError(why_not_loaded(name, source, error, "causal language model")) from error
+    if reason is not None:
+        raise ModelNotFoundError(f"the model {name!r} {reason}.")
+    if model.base_model is model and hasattr(model, "model"):
+        # Llama 4's class names another backbone than it has, and TRL runs the backbone by that name
+        model.base_model_prefix = "model"
+    _complete_tokenizer(model, tokenizer)
+    return model, tokenizer
+
+
+def _missing_weights(found: dict[str, Any]) -> str | None:
+    """Report weights that transformers would draw at random, such as the output embedding of a backbone saved alone."""
+    missing = sorted(found["missing_keys"])
+    if not missing:
+        return None
+    more = f" and {pluralize(len(missing) - 1, 'other')}" if len(missing) > 1 else ""
+    return f"has no weights for {missing[0]}{more}, and would write at random; give a whole causal language model"
+
+
+def _dequantized(config: Any) -> dict[str, Any]:
+    """Return the arguments of from_pretrained that give weights on which adapters can be trained."""
+    stored = getattr(config, "quantization_config", None) or {}
+    method = stored.get("quant_method") if isinstance(stored, dict) else getattr(stored, "quant_method", None)
+    classes = {"mxfp4": Mxfp4Config, "fp8": FineGrainedFP8Config}
+    return {"quantization_config": classes[method](dequantize=True)} if method in classes else {}
+
+
+def _complete_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Add a padding token, and the longest input, where the tokenizer lacks them."""
+    if tokenizer.pad_token_id is None:
+        # causal models often have no padding token; the attention mask hides its substitute
+        tokenizer.pad_token = tokenizer.eos_token
+    limit = positions(model.config)
+    if limit and tokenizer.model_max_length > UNLIMITED:
+        tokenizer.model_max_length = limit
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+
+
+@contextlib.contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """Hide the progress bar and the report on new weights: a new head is wanted here."""
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
