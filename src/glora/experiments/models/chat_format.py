@@ -118,8 +118,8 @@ class ChatFormat:
         if not self._warned:
             self._warned = True
             logger.warning(
-                "the chat template ends a prompt with %r only if no answer follows; answers are learned right after that prompt, "
-                "where they are generated",
+                "the chat template ends a prompt with %r only if no answer follows; answers are learned right after that "
+                "prompt, where they are generated",
                 asked[-30:],
             )
         return whole[where:]

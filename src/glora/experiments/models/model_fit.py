@@ -30,10 +30,16 @@ WRITTEN_ANSWERS_ONLY = ("max_new_tokens", "temperature")
 UNLIMITED = 1_000_000
 """A tokenizer without a limit says 10^30 tokens."""
 
-AFTER_PADDING = frozenset(
-    ("camembert", "data2vec-text", "ibert", "longformer", "mpnet", "roberta", "roberta-prelayernorm")
-    + ("xlm-roberta", "xlm-roberta-xl", "xmod")
-)
+XLM_ROBERTA = {"xlm-roberta", "xlm-roberta-xl", "xmod"}
+AFTER_PADDING = XLM_ROBERTA | {
+    "camembert",
+    "data2vec-text",
+    "ibert",
+    "longformer",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+}
 """Model types that number positions from the padding token's id + 1, so that RoBERTa reads 512 tokens with 514 positions."""
 
 
