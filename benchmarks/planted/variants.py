@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from benchmarks.planted.global_cut import global_cut
 from benchmarks.planted.task import PlantedTask
 
 from glora import RankAllocationConfig, RankAllocator
 from glora.allocation.bounds import allocate_within_bounds
+from glora.allocation.cut import cut_spectra
 from glora.experiments.methods.glora import ShuffledRankAllocator
 from glora.lora.matrix import LoraMatrix
 
@@ -118,7 +118,7 @@ class SpectrumCutAllocator(LearnedAllocator):
             ratio = (values[-1] / values[0]) ** (1 / (len(values) - 1)) if len(values) > 1 and values[0] else 0.0
             longest = min(self.shapes[name])
             continued[name] = values + [values[-1] * ratio**j for j in range(1, longest - len(values) + 1)]
-        return global_cut(continued, self.total_rank, _costs(self))
+        return _cut(self, continued)
 
 
 class GradientMeanAllocator(RankAllocator):
@@ -130,8 +130,8 @@ class GradientMeanAllocator(RankAllocator):
 
     def step(self) -> None:
         super().step()
-        if self._ratios is not None:
-            for name, G in self._ratios.gradients.items():
+        if self._recorder.ratios is not None:
+            for name, G in self._recorder.ratios.gradients.items():
                 self._sums[name] = self._sums[name] + G if name in self._sums else G.clone()
 
     def singular_values(self) -> dict[str, list[float]]:
@@ -143,7 +143,7 @@ class GradientCutAllocator(GradientMeanAllocator):
     """Ranks by one cut through the singular values of all mean gradients."""
 
     def allocate(self) -> dict[str, int]:
-        return global_cut(self.singular_values(), self.total_rank, _costs(self))
+        return _cut(self, self.singular_values())
 
 
 class ZeroMomentAllocator(RankAllocator):
@@ -220,11 +220,12 @@ def _grown(
     return {name: allocator.adapter.matrices[name].factors for name in names}
 
 
-def _costs(allocator: RankAllocator) -> dict[str, int] | None:
-    """Parameters of one rank of each matrix, under a parameter budget."""
+def _cut(allocator: RankAllocator, spectra: Mapping[str, list[float]]) -> dict[str, int]:
+    """One cut through all spectra, at what R_total ranks cost spread evenly."""
+    costs = {name: matrix.cost for name, matrix in allocator.adapter.matrices.items()}
     if allocator.config.budget == "rank":
-        return None
-    return {name: matrix.cost for name, matrix in allocator.adapter.matrices.items()}
+        costs = dict.fromkeys(costs, 1)
+    return cut_spectra(spectra, budget=allocator.total_rank * sum(costs.values()) / len(costs), costs=costs).ranks
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,50 +1,64 @@
-"""The method: norms are averaged while LoRA trains as usual, and once the warm-up is over every matrix gets its rank.
-
-This is where the three parts meet: gradient_norms reads ‖G_k‖_F, rank_allocation turns the averages into ranks, resize
-gives them to the layers. Here lie the moving average, the warm-up and the moment of reallocation:
+"""The method: average the norms while LoRA trains as usual, and give every matrix its rank once the warm-up is over.
 
     g_k ← β·g_k + (1-β)·‖G_k‖_F     at each of the first T_warmup optimizer steps, from g_k = 0
     s_k = g_k / Σ_j g_j              after the last of them
     r_k = round(R_total·s_k)         with Σ r_k = R_total
 
-A step is pluralize, and its norms enter the average, when the optimizer has really made it: what a gradient scaler skips,
-or a micro-batch that is only accumulated, never does.
+`scoring` records g_k, `allocation` turns scores into ranks, and `lora` gives them to the layers. This file has the warm-up and
+the moment of reallocation. A step counts, and its norms enter the average, when the optimizer has made it: steps that a
+gradient scaler skips, and micro-batches that are only accumulated, do not.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from glora.allocation.bounds import allocate_within_bounds
-from glora.allocation.reallocation import Reallocation
 from glora.config import RankAllocationConfig, as_config
 from glora.distributed.agreement import Processes
 from glora.distributed.unsupported import refuse_engines
-from glora.guards.first_step import FirstStep
-from glora.guards.same_gradients import SameGradients
-from glora.guards.unfinished_warmup import watch
+from glora.guards.setup import check_same_matrices, check_setup
+from glora.guards.training_loop import FirstStep, WarmUp
 from glora.lora.adapter import RankedAdapter
 from glora.lora.input_gradients import release_input_gradients
-from glora.lora.layout import is_sharded, local
-from glora.lora.optimizer_state import check_optimizer, holds, skipped_its_step, unwrap_optimizer
+from glora.lora.layout import local
+from glora.lora.optimizer_state import skipped_its_step, unwrap_optimizer
 from glora.messages import get_logger, pluralize
-from glora.scoring.gradient_norms import GradientNorms
-from glora.scoring.norm_average import NormAverage
-from glora.scoring.sketch_ratios import SketchRatios, refuse_compiled
+from glora.scoring.recorder import NormRecorder, shortened
+from glora.scoring.sketch_ratios import refuse_compiled
 
 logger = get_logger()
 STATE_VERSION = 1
-PATIENCE = 100  # steps that are read and not made, before the first that is, until the user hears of it
 
-# The last allocator of each adapter, by the base model and the adapter's name.
-_ALLOCATORS: weakref.WeakKeyDictionary[nn.Module, dict[str, weakref.ref[RankAllocator]]] = weakref.WeakKeyDictionary()
+
+@dataclasses.dataclass(frozen=True)
+class Reallocation:
+    """A change of ranks; `str()` is the line that the user sees."""
+
+    step: int
+    matrices: int
+    changed: int
+    removed: int
+    smallest_rank: int
+    largest_rank: int
+    total_rank: int
+    parameters_before: int
+    parameters_after: int
+
+    def __str__(self) -> str:
+        """Return one line: matrices changed, smallest and largest rank, parameters before and after."""
+        ratio = self.parameters_after / self.parameters_before - 1
+        return (
+            f"step {self.step}: {self.changed} of {self.matrices} matrices changed rank, now {self.smallest_rank} to "
+            f"{self.largest_rank} ({self.removed} without an adapter, {self.total_rank} in all); adapter parameters "
+            f"{self.parameters_before:,} -> {self.parameters_after:,} ({ratio:+.1%})"
+        )
 
 
 class RankAllocator:
@@ -58,26 +72,27 @@ class RankAllocator:
             optimizer.zero_grad()
 
     `step()` reads the norms of the gradients as they are at that moment, so call it where the optimizer would see the
-    same: after accumulation, after clipping, after `scaler.unscale_(optimizer)`. The optimizer's own step then takes
-    them into the average and, after the last step of the warm-up, the layers are resized before the next forward pass.
+    same: after accumulation, after clipping, after `scaler.unscale_(optimizer)`. The optimizer's own step then adds
+    them to the average and, after the last step of the warm-up, the layers are resized before the next forward pass.
 
     Args:
         model: A PeftModel with a LoRA adapter, or a transformers model after `add_adapter`; or a RankedAdapter. In
-            several processes, what DistributedDataParallel, `fully_shard` or accelerate's `prepare` returned.
+            several processes, the result of DistributedDataParallel, `fully_shard` or accelerate's `prepare`.
         optimizer: The optimizer that trains it (accelerate's wrapper is fine).
         config: How to allocate, a RankAllocationConfig or its fields as a dictionary; `warmup_steps` must be an int here.
 
     Attributes:
+        config: The configuration.
         adapter: The RankedAdapter: the matrices and their ranks.
         total_rank: R_total.
-        allocated: Whether the ranks have been reallocated.
         steps: Optimizer steps recorded so far.
-        reallocation: What happened at the last reallocation, or None.
+        reallocation: The last reallocation, or None.
+        warm_up: Reports a warm-up that training did not last for.
 
     Raises:
         ValueError: no LoRA, another tuner, an unsupported layer or optimizer, a budget that the bounds cannot meet, a
-            warm-up that is not a number of steps, or a way to train in several processes that is not supported.
-        TypeError: the configuration is none.
+            warm-up that is not a number of steps, or training in several processes that is not supported.
+        TypeError: config has the wrong type.
     """
 
     def __init__(
@@ -89,38 +104,35 @@ class RankAllocator:
         self.config = config = as_config(config)
         if not isinstance(config.warmup_steps, int):
             raise ValueError(
-                f"warmup_steps={config.warmup_steps!r} must be a number of steps in a loop of one's own; only "
-                "RankAllocationCallback knows how long an epoch, or the whole training, is"
+                f"warmup_steps={config.warmup_steps!r} must be a number of steps in your own training loop; only "
+                "RankAllocationCallback knows the length of an epoch, or of the training"
             )
-        self._warmup_steps: int = config.warmup_steps
         refuse_engines(model.model if isinstance(model, RankedAdapter) else model, optimizer)
-        self.adapter = model if isinstance(model, RankedAdapter) else RankedAdapter(model, config.adapter_name)
+        self.adapter = adapter = (
+            model if isinstance(model, RankedAdapter) else RankedAdapter(model, config.adapter_name)
+        )
         if config.signal == "delta_exact":
-            refuse_compiled(self.adapter.root if isinstance(model, RankedAdapter) else model)
-        self._check_method()
+            refuse_compiled(adapter.root if isinstance(model, RankedAdapter) else model)
         self._optimizer = unwrap_optimizer(optimizer)
-        check_optimizer(self._optimizer)
-        self._check_trained()
-        self._processes = Processes(self.adapter)
-        self._same_gradients = SameGradients(self._optimizer, self._processes, self._parameters)
+        check_setup(adapter, self._optimizer, config)
+        self._processes = Processes(adapter)
 
-        default = sum(self.adapter.initial_ranks.values())
+        default = sum(adapter.initial_ranks.values())
         self.total_rank = config.total_rank if config.total_rank is not None else default
-        self.allocated = False
-        self.reallocation: Reallocation | None = None
-        self.steps = 0
-        self._reallocations = 0
         # Bounds that cannot be met are refused now, not after the warm-up.
-        allocate_within_bounds(self.adapter, config, self.total_rank, dict.fromkeys(self.adapter.matrices, 1.0))
-
-        self._norms: GradientNorms | None = None
-        self._ratios: SketchRatios | None = None
-        self._pending: torch.Tensor | None = None
-        self._succeed()
-        self._listen()
-        self.warm_up = watch(self._warmup_steps)
-        self._first_step = FirstStep(self._optimizer, self._parameters)
+        allocate_within_bounds(adapter, config, self.total_rank, dict.fromkeys(adapter.matrices, 1.0))
+        self.steps = self._reallocations = 0
+        self.reallocation: Reallocation | None = None
+        _replace_last(self)
+        self._recorder = NormRecorder(adapter.present, config, self._processes)
+        self._first_step = FirstStep(self._optimizer, adapter, self._processes)
+        self.warm_up = WarmUp(self._optimizer, config.warmup_steps)
         self._hook = self._optimizer.register_step_post_hook(lambda *_: self._after_optimizer_step())
+
+    @property
+    def allocated(self) -> bool:
+        """Whether the ranks have been reallocated."""
+        return self._reallocations > 0
 
     @property
     def ranks(self) -> dict[str, int]:
@@ -145,7 +157,7 @@ class RankAllocator:
     @property
     def norms(self) -> dict[str, float]:
         """g_k, the moving average of ‖G_k‖_F, of every matrix that has an adapter. Reading it waits for the device."""
-        return self._average.values
+        return self._recorder.average.values
 
     @property
     def scores(self) -> dict[str, float]:
@@ -157,12 +169,12 @@ class RankAllocator:
     @property
     def non_finite_steps(self) -> int:
         """Steps whose gradients held inf or NaN, and which the average left out. Reading it waits for the device."""
-        return self._average.left_out
+        return self._recorder.average.left_out
 
     @property
     def recording(self) -> bool:
         """Whether norms are being averaged for a reallocation to come."""
-        return self._norms is not None
+        return self._recorder.recording
 
     def step(self) -> None:
         """Read the gradient norms of this step; call it after backward() and before optimizer.step().
@@ -170,63 +182,41 @@ class RankAllocator:
         Raises:
             RuntimeError: there are no gradients.
         """
-        if self._norms is None:
-            return
-        if self._pending is not None:
-            self._skipped.add(self._pending)
-            self._pending = None
-            if self._skipped.steps == PATIENCE and self.steps == 0:
-                logger.warning("%s", self.describe_skipped())
-        if self._ratios is not None and self._measures_this_step():
-            self._ratios.measure()
-        self._pending = self._norms.read(self._ratios.ratios if self._ratios is not None else None)
-        self._first_step.read()
+        if self.recording:
+            self._recorder.read()
+            self._first_step.note_gradients()
 
     def allocate(self) -> dict[str, int]:
-        """The ranks that the present scores give under the budget and the bounds; nothing is changed.
+        """Return the ranks that the present norms give under the budget and the bounds; nothing is changed.
 
-        A subclass may allocate by a rule of its own, and read `norms`, `scores` and the adapter for it. In several processes
-        process 0 alone asks it at the reallocation, so it must not call the others.
+        A subclass may allocate by another rule, and read `norms`, `scores` and the adapter for it. In several processes only
+        process 0 calls it at the reallocation, so it must not communicate with the others.
         """
         return allocate_within_bounds(self.adapter, self.config, self.total_rank, self.norms)
 
     def describe_skipped(self) -> str:
-        """What to tell of gradients that were read and that no optimizer step followed; empty if there were none.
+        """Describe the gradients that were read without a following optimizer step; empty if there were none.
 
         A gradient scaler skips the steps in which it finds inf or NaN. Waits for the device.
         """
-        skipped, found = self._skipped.steps, self._skipped.ever_non_finite
-        if self._pending is not None:
-            last = torch.isfinite(self._pending).tolist()
-            skipped, found = skipped + 1, found or [n for n, ok in zip(self._skipped.names, last) if not ok]
-        if not skipped:
-            return ""
-        where = (
-            f"; a gradient scaler skips steps with inf or NaN, which were found in {_listing(found)}" if found else ""
-        )
-        return f"the gradients were read {pluralize(skipped, 'time')}, and optimizer.step() did not follow{where}"
+        return self._recorder.describe_skipped()
 
     def detach(self) -> None:
-        """Stop listening: to the optimizer, and to the layers. The ranks stay as they are."""
+        """Stop listening to the optimizer and to the layers. The ranks stay as they are."""
         self._hook.remove()
         self._first_step.detach()
-        self._same_gradients.detach()
         self._processes.detach()
-        self._stop_recording()
-        self.warm_up.over()
+        self._recorder.stop()
+        self.warm_up.finish()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs, as plain values fit for JSON."""
-        ratios = self._ratios.ratios.tolist() if self._ratios is not None else None
+        """Return all that a resumed run needs, as plain values fit for JSON."""
         return {
             "version": STATE_VERSION,
             "config": self.config.to_dict(),
             "steps": self.steps,
-            **self._average.state_dict(),
-            # NaN, a ratio that was not measured, is not JSON
-            "sketch_ratios": None if ratios is None else [None if math.isnan(x) else x for x in ratios],
+            **self._recorder.state_dict(),
             "allocated": self.allocated,
-            "recording": self.recording,
             "reallocations": self._reallocations,
             "initial_ranks": self.initial_ranks,
             "ranks": self.ranks,
@@ -234,7 +224,7 @@ class RankAllocator:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict()` was taken.
+        """Continue from a `state_dict()`.
 
         If the ranks had been reallocated by then, the layers are resized to them. Load the weights of the model and the
         state of the optimizer afterwards.
@@ -249,8 +239,8 @@ class RankAllocator:
         check_same_matrices(state["ranks"], self.adapter)
         if differing := self.config.differences(state["config"]):
             raise ValueError(
-                f"the allocator's state was made with another configuration: {differing}. Go on with the old values, "
-                "or start anew"
+                f"the allocator's state was made with another configuration: {differing}. Resume with the old values, or "
+                "start a new run"
             )
         if state["ranks"] != self.ranks:
             self._processes.check_wrapper_is_known()
@@ -260,78 +250,37 @@ class RankAllocator:
         self.adapter.initial_ranks = {name: state["initial_ranks"][name] for name in self.adapter.matrices}
         if self.config.total_rank is None:
             self.total_rank = sum(self.adapter.initial_ranks.values())
-        self.allocated = state["allocated"]
         self.reallocation = Reallocation(**state["reallocation"]) if state["reallocation"] else None
         self.steps, self._reallocations = state["steps"], state["reallocations"]
-        self.warm_up.made = self.steps
-        if self.steps >= self._warmup_steps:
-            self.warm_up.over()
-        self._stop_recording()
+        self._count_warm_up()
+        self._recorder.stop()
         # In the model's order, in which the norms are read; JSON may have sorted the names.
-        names = tuple(name for name in self.adapter.matrices if name in state["norms"])
-        self._listen(recording=state["recording"], names=names)
-        self._average.load_state_dict(state)
-        if self._ratios is not None and state["sketch_ratios"] is not None:
-            ratios = [math.nan if x is None else x for x in state["sketch_ratios"]]
-            self._ratios.ratios.copy_(torch.tensor(ratios))
+        names = [name for name in self.adapter.matrices if name in state["norms"]]
+        self._record(names=names, recording=state["recording"])
+        self._recorder.load_state_dict(state)
 
-    def _listen(self, *, recording: bool = True, names: tuple[str, ...] | None = None) -> None:
-        """Start a fresh average over the matrices that have an adapter."""
-        norms = GradientNorms(self.adapter.present, self.config.signal)
-        self._average = NormAverage(names or norms.names, self.config.beta, norms.device)
-        self._skipped = NormAverage(norms.names, self.config.beta, norms.device)
-        if not recording:
-            return
-        self._norms = norms
-        if self.config.signal == "delta_exact":
-            self._ratios = SketchRatios(self.adapter.present, norms.device, self._processes)
-            if self._measures_this_step():
-                self._ratios.arm()
+    def _record(self, **options: Any) -> None:
+        """Start a new average over the matrices that have an adapter."""
+        self._recorder = NormRecorder(self.adapter.present, self.config, self._processes, self.steps, **options)
 
-    def _succeed(self) -> None:
-        """Detach the adapter's last allocator if it listens to another optimizer: that training was broken off.
-
-        It would never hear of a step again, and what it hung on the layers to measure would stay there.
-        """
-        of_model = _ALLOCATORS.setdefault(self.adapter.root, {})
-        last = of_model[self.adapter.name]() if self.adapter.name in of_model else None
-        if last is not None and last._optimizer is not self._optimizer:
-            last.detach()
-        of_model[self.adapter.name] = weakref.ref(self)
-
-    def _stop_recording(self) -> None:
-        self._norms = self._pending = None
-        if self._ratios is not None:
-            self._ratios.disarm()
-            self._ratios = None
-
-    def _measures_this_step(self) -> bool:
-        return self.steps % self.config.exact_every == 0
+    def _count_warm_up(self) -> None:
+        self.warm_up.made = self.steps
+        if self.steps >= self.warm_up.steps:
+            self.warm_up.finish()
 
     def _after_optimizer_step(self) -> None:
-        self._same_gradients.after_step()
-        if self._norms is None or skipped_its_step(self._optimizer):
+        if not (self.recording or self._first_step.pending) or skipped_its_step(self._optimizer):
             return
-        if self._pending is None:
-            raise RuntimeError(
-                "optimizer.step() ran without allocator.step() before it, so this step's gradients were not seen and "
-                "the ranks would never be allocated; call allocator.step() between loss.backward() and optimizer.step(). (An "
-                "allocator that was made earlier for this optimizer listens until its detach().)"
-            )
-        self._first_step.made()
-        self._average.add(self._pending)
-        self._pending = None
-        self.steps += 1
-        self.warm_up.made = self.steps
-        if self._ratios is not None:
-            self._ratios.disarm()
-            if self._measures_this_step():
-                self._ratios.arm()
-        if self._is_due():
+        if self.recording:
+            self._recorder.take()
+            self.steps += 1
+        self._first_step.after_step()
+        self._count_warm_up()
+        if self.recording and self._is_due():
             self._reallocate()
 
     def _is_due(self) -> bool:
-        since, every = self.steps - self._warmup_steps, self.config.reallocate_every
+        since, every = self.steps - self.warm_up.steps, self.config.reallocate_every
         return since == 0 or (since > 0 and every is not None and since % every == 0 and self._reallocations_left())
 
     def _reallocations_left(self) -> bool:
@@ -339,20 +288,18 @@ class RankAllocator:
         return self.config.reallocate_every is not None and (most is None or self._reallocations < most)
 
     def _reallocate(self) -> None:
-        self.warm_up.over()
-        norms = self.norms
         before, old, diverged = self.parameters, self.ranks, self._diverged()
-        ranks = self._processes.decide(lambda: self._new_ranks(norms, diverged), list(old))
-        self._stop_recording()
+        ranks = self._processes.decide(lambda: self._new_ranks(diverged), list(old))
+        self._recorder.stop()
         if ranks is not None:
             seed = f"{self.config.seed}/{self._reallocations}"  # a matrix that grows twice must not draw the same rows
             share = self._processes.share
             self.adapter.set_ranks(ranks, optimizer=self._optimizer, keep=self.config.keep, seed=seed, share=share)
             self._processes.check_shared(ranks)
-            self._same_gradients = SameGradients(self._optimizer, self._processes, self._parameters)
+            if self._processes.size > 1:
+                self._first_step = FirstStep(self._optimizer, self.adapter, self._processes)
             release_input_gradients(self.adapter.root)
             self._reallocations += 1
-            self.allocated = True
             self.reallocation = Reallocation(
                 step=self.steps,
                 matrices=len(ranks),
@@ -366,99 +313,61 @@ class RankAllocator:
             )
             logger.info("%s", self.reallocation)
         if self._reallocations_left():
-            self._listen()
+            self._record()
 
-    def _new_ranks(self, norms: Mapping[str, float], diverged: list[str]) -> dict[str, int] | None:
-        """What the warm-up leads to, with a word where something was odd; None leaves the ranks as they are."""
-        recorded, left_out = self._average.steps, self.non_finite_steps
+    def _new_ranks(self, diverged: list[str]) -> dict[str, int] | None:
+        """Return the ranks after the warm-up, and warn of what is odd; None leaves the ranks as they are."""
+        average, norms = self._recorder.average, self.norms
+        recorded, left_out = average.steps, average.left_out
         if left_out:
             logger.warning(
                 "%d of %d warm-up steps had inf or NaN gradients and were left out of the average: %s",
                 left_out,
                 recorded,
-                _listing(self._average.ever_non_finite),
+                shortened(average.ever_non_finite),
             )
         if diverged:
             logger.warning(
                 "the weights of %s hold inf or NaN; the ranks stay as they are: %s",
                 pluralize(len(diverged), "matrix"),
-                _listing(diverged),
+                shortened(diverged),
             )
         elif any(norms.values()):
             if silent := [name for name, norm in norms.items() if norm == 0]:
-                logger.warning("%s never got a gradient: %s", pluralize(len(silent), "matrix"), _listing(silent))
+                logger.warning("%s never got a gradient: %s", pluralize(len(silent), "matrix"), shortened(silent))
             return self.allocate()
         elif left_out < recorded:
             logger.warning(
-                "no gradient reached the %s during the warm-up; the ranks stay as they are and "
-                "training goes on as plain LoRA: %s",
+                "no gradient reached the %s during the warm-up; the ranks stay as they are, this is plain LoRA: %s",
                 pluralize(len(norms), "matrix"),
-                _listing(list(norms)),
+                shortened(list(norms)),
             )
         else:
-            logger.warning("so there is no average; the ranks stay as they are and training goes on as plain LoRA")
+            logger.warning("so there is no average; the ranks stay as they are, this is plain LoRA")
         return None
 
-    def _parameters(self) -> list[nn.Parameter]:
-        return self.adapter.factors
-
     def _diverged(self) -> list[str]:
-        """The matrices whose weights hold inf or NaN."""
-        names = [matrix.name for matrix in self.adapter.present]
-        sound = (
-            torch.stack([torch.isfinite(local(p.detach())).all().cpu() for p in self._parameters()]).view(-1, 2).all(1)
-        )
-        return [name for name, ok in zip(names, self._processes.all_agree(sound).tolist()) if not ok]
-
-    def _check_method(self) -> None:
-        """Refuse, or warn of, settings that do not go with this adapter."""
-        stack = next((name for name, matrix in self.adapter.matrices.items() if matrix.experts > 1), None)
-        if self.config.keep == "svd" and stack is not None:
-            raise ValueError(f'{stack}: keep="svd" is for one matrix, and this is a stack of experts; use keep="norm"')
-        if self.config.signal == "delta_exact" and any(map(is_sharded, self._parameters())):
-            raise ValueError(
-                'signal="delta_exact" needs whole factors and gradients, and fully_shard spreads them over the processes; use '
-                'signal="delta"'
-            )
-        if self.config.signal == "delta" and self.adapter.initialization == "eva":
-            logger.warning(
-                "with init_lora_weights='eva' A follows the inputs and is no random sketch, so signal='delta' reads "
-                "too large, by a factor of its own for each matrix; use RankAllocationConfig(signal='delta_exact')"
-            )
-
-    def _check_trained(self) -> None:
-        frozen, unknown = [], []
-        for matrix in self.adapter.present:
-            if not matrix.zero_factor.requires_grad:
-                frozen.append(matrix.name)
-            elif not holds(self._optimizer, matrix.zero_factor):
-                unknown.append(matrix.name)
-        if frozen:
-            raise ValueError(
-                f"the adapter of {len(frozen)} of {len(self.adapter.matrices)} matrices is frozen, e.g. of {frozen[0]!r}: "
-                "without a gradient it would lose its ranks to the others, and what it has learned; let lora_A and lora_B "
-                "require gradients there, or give the matrices that are trained an adapter of their own"
-            )
-        if unknown:
-            raise ValueError(
-                f"the optimizer does not hold lora_B of {len(unknown)} of {len(self.adapter.matrices)} matrices, "
-                f"e.g. {unknown[0]!r}; make the optimizer from the model that is trained, after the adapter was added"
-            )
+        """Return the matrices whose weights hold inf or NaN."""
+        finite = [torch.isfinite(local(factor.detach())).all().cpu() for factor in self.adapter.factors]
+        sound = self._processes.all_agree(torch.stack(finite).view(-1, 2).all(1))
+        return [matrix.name for matrix, ok in zip(self.adapter.present, sound.tolist()) if not ok]
 
 
-def check_same_matrices(names: Iterable[str], adapter: RankedAdapter) -> None:
-    """Refuse a saved state of other matrices than this adapter's.
+class _Last(weakref.ref[RankAllocator]):
+    """A weak reference that a copied or saved model comes without."""
 
-    Raises:
-        ValueError: the names differ.
+    def __reduce__(self) -> Any:
+        return type(None), ()
+
+
+def _replace_last(allocator: RankAllocator) -> None:
+    """Detach the adapter's last allocator if it listens to another optimizer, so that its hooks do not leak.
+
+    That training was broken off, as in a notebook whose cell is run again.
     """
-    if odd := sorted(set(names) ^ set(adapter.matrices)):
-        raise ValueError(
-            f"the allocator's state is of another model or other target_modules, by {pluralize(len(odd), 'name')}, e.g. "
-            f"{odd[0]!r}. Make the model as the run began, with the same LoraConfig: loading gives it its ranks"
-        )
-
-
-def _listing(names: list[str]) -> str:
-    shown = 6
-    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
+    of_model: dict[str, _Last | None] = vars(allocator.adapter.root).setdefault("_glora_allocators", {})
+    reference = of_model.get(allocator.adapter.name)
+    last = None if reference is None else reference()
+    if last is not None and last._optimizer is not allocator._optimizer:
+        last.detach()
+    of_model[allocator.adapter.name] = _Last(allocator)

@@ -14,10 +14,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from glora.allocator import RankAllocator, check_same_matrices
+from glora.allocator import RankAllocator
 from glora.config import RankAllocationConfig, as_config
 from glora.distributed.unsupported import refuse_engines
 from glora.export import save_allocation
+from glora.guards.setup import check_same_matrices
 from glora.lora.adapter import RankedAdapter
 from glora.messages import get_logger, pluralize
 from glora.scoring.sketch_ratios import refuse_compiled
@@ -113,7 +114,7 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
             # Trainer starts again after running out of memory (auto_find_batch_size), on the model as it is
             adapter.set_ranks(adapter.initial_ranks, optimizer=optimizer)
         self.allocator = self.allocator_class(adapter, optimizer, dataclasses.replace(self.config, warmup_steps=warmup))
-        self.allocator.warm_up.over()  # on_train_end reports a warm-up that was not finished
+        self.allocator.warm_up.finish()  # on_train_end reports a warm-up that was not finished
         if saved is not None:
             self.allocator.load_state_dict(saved)
         if state.global_step > 0 and not optimizer.state and getattr(lr_scheduler, "last_epoch", 1) == 0:

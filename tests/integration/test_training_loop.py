@@ -20,7 +20,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from glora import RankAllocationConfig, RankAllocator
-from glora.guards.unfinished_warmup import tell_unfinished
 from integration.resume_case import differences
 
 WARMUP, STEPS = 4, 8
@@ -195,51 +194,44 @@ def test_gradients_changed_after_they_were_read(how: str, caplog: pytest.LogCapt
 
 
 SHORT_LOOP = """
-import sys, torch
+import gc, torch
 from peft import LoraConfig, get_peft_model
 from glora import RankAllocationConfig, RankAllocator
 
-def train(steps):
+def train(steps, state=None, detach=False, keep=False):
     model = get_peft_model(torch.nn.Sequential(torch.nn.Linear(6, 6)), LoraConfig(r=2, target_modules=["0"]))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
     allocator = RankAllocator(model, optimizer, RankAllocationConfig(warmup_steps=4))
+    if state is not None:
+        allocator.load_state_dict(state)
     for _ in range(steps):
         model(torch.ones(1, 6)).sum().backward()
         allocator.step()
         optimizer.step()
         optimizer.zero_grad()
+    if detach:
+        allocator.detach()
+    return optimizer if keep else allocator.state_dict()
 
-for steps in (0, 3, 5):
-    train(steps)
 """
 
 
-def test_a_loop_that_ends_within_its_warmup_is_reported_when_the_process_ends() -> None:
-    run = subprocess.run([sys.executable, "-c", SHORT_LOOP], capture_output=True, text=True, check=True)
+def test_a_loop_that_ends_within_its_warmup_is_reported() -> None:
+    loops = {  # and the steps that are reported
+        "train(0)": [],
+        "train(3)": [3],
+        "train(5)": [],
+        "train(3, detach=True)": [],
+        "train(0, state=train(2, detach=True))": [2],
+        "train(0, state=train(5))": [],
+        "optimizer = train(3, keep=True)": [3],  # at the end of the process
+    }
+    program = SHORT_LOOP + "\n".join(f"{loop}; gc.collect()" for loop in loops)
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     reported = [line for line in run.stderr.splitlines() if "warm-up" in line]
-    assert len(reported) == 1
-    assert re.search("after 3 of 4 warm-up steps.* plain LoRA.* warmup_steps=4", reported[0])
-
-
-def test_what_was_resumed_after_its_warmup_or_detached_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:
-    tell_unfinished()  # of the tests before
-    caplog.clear()
-    states = []
-    for steps in (WARMUP - 1, WARMUP):
-        model = lora()
-        optimizer = adamw(model)
-        allocator = allocator_for(model, optimizer)
-        for _ in range(steps):
-            model(torch.ones(2, 6)).sum().backward()
-            update(optimizer, allocator)
-        states.append(allocator.state_dict())
-        allocator.detach()
-    for state in states:
-        model = lora()
-        allocator_for(model, adamw(model)).load_state_dict(state)
-    tell_unfinished()
-    (message,) = [text for text in caplog.messages if "the process ends" in text]
-    assert message.startswith(f"the process ends after {WARMUP - 1} of {WARMUP} warm-up steps")
+    steps = [int(line.split(" of 4 warm-up steps")[0].split()[-1]) for line in reported]
+    assert steps == [step for expected in loops.values() for step in expected]
+    assert all("plain LoRA; lower warmup_steps=4" in line for line in reported)
 
 
 def test_a_warmup_in_which_every_step_is_skipped_is_reported(caplog: pytest.LogCaptureFixture) -> None:

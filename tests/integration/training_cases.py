@@ -89,8 +89,8 @@ works | gradient checkpointing, reentrant or not | training_modes::gradient_chec
 works | `torch.compile` of the model | training_loop::compiled_once_more_after_the_reallocation
 works | `torch.compile` of each block | training_loop::blocks_that_are_compiled_one_by_one_need_a_higher_limit
 not supported | `torch.compile` with `signal="delta_exact"` | numerical/delta_exact::compiled_models_are_refused
-not supported | PEFT's LoRA-FA optimizer | unit/guards/first_step::state_under_names_is_refused_at_the_first_step
-not supported | `ZeroRedundancyOptimizer` | unit/guards/first_step::another_optimizer_within_must_have_the_same_groups
+not supported | PEFT's LoRA-FA optimizer | unit/guards/training_loop::state_under_names_is_refused_at_the_first_step
+not supported | `ZeroRedundancyOptimizer` | unit/guards/training_loop::another_optimizer_within_must_have_the_same_groups
 works | `signal="delta_exact"` with DoRA | numerical/delta_exact::exact_with_dora
 works | `signal="delta_exact"` | numerical/delta_exact::hooks_on_every_mth_step_only_and_none_afterwards
 works | `reallocate_every` | training_loop::reallocating_again_keeps_the_total

@@ -297,40 +297,20 @@ class Convolution(nn.Module):
 @pytest.mark.parametrize(
     ("make", "fields", "message"),
     [
-        (Net, {}, "there is no LoRA layer in this Net; add one with peft.get_peft_model"),
-        (adalora, {}, "adapter 'default' is of type ADALORA; glora allocates the ranks of LoRA adapters only"),
-        (lora, dict(adapter_name="defualt"), "no LoRA adapter 'defualt' in this model; it has 'default'; did you mean"),
-        (lambda: merged(lora()), {}, "first: a merged adapter is not supported by glora; call model.unmerge_adapter"),
-        (lambda: frozen(lora()), {}, "adapter 'default' is frozen"),
-        (
-            lambda: lora().double(),
-            {},
-            "adapter weights in float64 is not supported by glora; load the model in float32",
-        ),
-        (lora, dict(warmup_steps=None), "warmup_steps=None must be a number of steps in a loop of one's own"),
-        (lora, dict(warmup_steps=0.5), "warmup_steps=0.5 must be a number of steps in a loop of one's own"),
-        (lora, dict(total_rank=1, min_rank=1), "total_rank=1 cannot give 2 matrices their min_rank of 1"),
-        (
-            lora,
-            dict(total_rank=19),
-            "total_rank=19 is more than 2 matrices can hold: .* lower total_rank to at most 18",
-        ),
-        (
-            lambda: lora(use_dora=True),
-            dict(max_rank=0),
-            "max_rank=0 for 'first' is below 1, and DoRA's magnitude does not allow less; raise it to 1",
-        ),
-        (
-            lora,
-            dict(total_rank=1, budget="parameters", max_rank={"first": 0}),
-            "total_rank=1 with budget='parameters' and these bounds pays for no rank of any matrix; raise total_rank",
-        ),
-        (
-            half_frozen,
-            {},
-            "the adapter of 1 of 2 matrices is frozen, e.g. of 'first': .* let lora_A and lora_B require",
-        ),
-        (lora, dict(max_rank={"frist": 2}), "max_rank names 'frist'"),
+        (Net, {}, "no LoRA layer in this Net; .*get_peft_model"),
+        (adalora, {}, "'default' is of type ADALORA"),
+        (lora, dict(adapter_name="defualt"), "'defualt' .* did you mean 'default'"),
+        (lambda: merged(lora()), {}, "first: a merged adapter .*unmerge_adapter"),
+        (lambda: frozen(lora()), {}, "adapter 'default' is frozen.*is_trainable=True"),
+        (lambda: lora().double(), {}, "float64 .*load the model in float32"),
+        (lora, dict(warmup_steps=None), "warmup_steps=None must be a number of steps"),
+        (lora, dict(warmup_steps=0.5), "warmup_steps=0.5 must be a number of steps"),
+        (lora, dict(total_rank=1, min_rank=1), "total_rank=1 .*min_rank of 1"),
+        (lora, dict(total_rank=19), "total_rank=19 .*lower total_rank to at most 18"),
+        (lambda: lora(use_dora=True), dict(max_rank=0), "max_rank=0 for 'first' is below 1, .*DoRA.*raise it to 1"),
+        (lora, dict(total_rank=1, budget="parameters", max_rank={"first": 0}), "total_rank=1 .*raise total_rank"),
+        (half_frozen, {}, "1 of 2 matrices is frozen, e.g. of 'first'.*require gradients"),
+        (lora, dict(max_rank={"frist": 2}), "max_rank names 'frist', .*did you mean 'first'"),
     ],
 )
 def test_what_cannot_work_is_refused_at_once(make: object, fields: dict, message: str) -> None:
@@ -345,7 +325,7 @@ def test_a_sketch_that_is_not_random_is_warned_of(caplog: pytest.LogCaptureFixtu
     for signal, warned in (("delta", True), ("delta_exact", False), ("lora_b", False)):
         caplog.clear()
         RankAllocator(model, sgd(model), config(signal=signal)).detach()
-        assert ("no random sketch" in caplog.text) is warned
+        assert ("another factor" in caplog.text) is warned
 
 
 def test_svd_of_experts_is_refused_before_the_first_step() -> None:

@@ -94,7 +94,7 @@ def test_recording_keeps_one_number_for_each_matrix() -> None:
         optimizer.zero_grad()
     held = [
         t
-        for owner in (allocator, allocator._average, allocator._norms)
+        for owner in (allocator._recorder, allocator._recorder.average, allocator._recorder._norms)
         for value in vars(owner).values()
         for t in (value if isinstance(value, list) else [value])
         if torch.is_tensor(t) and not isinstance(t, nn.Parameter)

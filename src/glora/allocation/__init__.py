@@ -1,1 +1,1 @@
-"""Allocation: scores and a budget become one integer rank per matrix. Pure of any training loop; imports `lora` only."""
+"""Allocation: from scores and a budget to integer ranks. For the allocator and `suggest`; uses `lora`."""

@@ -1,4 +1,4 @@
-"""Scores to ranks under the bounds that hold for an adapter: the user's, the shapes', and those of each kind of layer."""
+"""Ranks under the bounds of an adapter: the user's, those of the shapes, and those of each kind of layer."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from glora.messages import did_you_mean, pluralize
 def allocate_within_bounds(
     adapter: RankedAdapter, config: RankAllocationConfig, total_rank: int, scores: Mapping[str, float]
 ) -> dict[str, int]:
-    """The ranks of all matrices of an adapter.
+    """Return the ranks of all matrices of an adapter.
 
-    A matrix without an adapter has no score and stays without, but counts for what R_total ranks spread evenly would cost: so
+    A matrix without an adapter has no score and stays without, but counts for the cost of R_total ranks spread evenly: so
     the budget is the same at every reallocation.
 
     Args:
@@ -75,7 +75,7 @@ def allocate_within_bounds(
 
 
 def _by_name(bound: int | Mapping[str, int] | None) -> Mapping[str, int]:
-    """A bound for all matrices stands under the empty name."""
+    """Return a bound by name; one for all matrices is under the empty name."""
     if bound is None:
         return {}
     return bound if isinstance(bound, Mapping) else {"": bound}

@@ -81,8 +81,8 @@ def _check_scores(scores: Mapping[str, float]) -> None:
         )
     if not any(scores.values()):
         raise ValueError(
-            f"of {pluralize(len(scores), 'score')} none is above zero, so nothing says where ranks belong; "
-            "check that the adapter receives gradients, or keep the uniform ranks"
+            f"none of {pluralize(len(scores), 'score')} is above zero; check that the adapter receives gradients, or keep the "
+            "uniform ranks"
         )
 
 
@@ -132,12 +132,10 @@ def _check_bounds(
             f"total_rank={total_rank} cannot give {pluralize(n, 'matrix')} {'its' if n == 1 else 'their'} "
             f"min_rank{_of(min_rank, ' of ')}; raise total_rank to at least {needed} or lower min_rank"
         )
-    # A matrix that was not bounded by the user can always take more; one that was must not be bounded below its
-    # minimum.
     for name in names:
         if low[name] > high[name]:
             raise ValueError(
-                f"min_rank={low[name]} is above max_rank={high[name]} for {name!r}; lower the one or raise the other"
+                f"min_rank={low[name]} is above max_rank={high[name]} for {name!r}; lower min_rank or raise max_rank"
             )
     bounded = all(_bound(max_rank, name, -1, "max_rank") >= 0 for name in names)
     most = sum(high[name] * price[name] for name in names)
@@ -161,7 +159,7 @@ def _water_fill(
     high: dict[str, int],
     budget: Fraction,
 ) -> dict[str, Fraction]:
-    """The shares clip(λ·s_k, low_k, high_k), with the λ for which Σ price_k · share_k = budget."""
+    """Return the shares clip(λ·s_k, low_k, high_k), with the λ for which Σ price_k · share_k = budget."""
 
     def at(level: Fraction) -> dict[str, Fraction]:
         return {k: min(max(level * s, Fraction(low[k])), Fraction(high[k])) for k, s in score.items()}
@@ -187,7 +185,7 @@ def _water_fill(
 
 
 def _round(share: dict[str, Fraction], price: dict[str, int], high: dict[str, int], budget: Fraction) -> dict[str, int]:
-    """Floors, then one more rank at a time to the largest remainder that the budget still pays for."""
+    """Take the floors, then give one more rank at a time to the largest remainder that the budget still pays for."""
     ranks = {k: math.floor(value) for k, value in share.items()}
     left = budget - sum(price[k] * r for k, r in ranks.items())
     while True:

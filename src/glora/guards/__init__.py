@@ -1,1 +1,1 @@
-"""Guards: mistakes in a training loop that only its first step, or its end, can show."""
+"""Guards: mistakes in a training loop, found when it starts, at its first step or at its end. For the allocator."""

@@ -1,1 +1,1 @@
-"""LoRA layers: the two factors of one matrix, all matrices of one adapter, and how both change rank under a live optimizer."""
+"""LoRA: one adapted matrix, all matrices of an adapter, and their change of rank. For every other room of the core."""

@@ -15,7 +15,7 @@ _HOOKS = ("make_inputs_require_grads", "make_inputs_require_grad")  # transforme
 
 
 def release_input_gradients(root: nn.Module) -> bool:
-    """Let the embedding's output require no gradient, where non-reentrant gradient checkpointing is all that it is for.
+    """Let the embedding's output require no gradient, where only non-reentrant gradient checkpointing asks for it.
 
     No gradient of a parameter changes: an embedding that is trained gets its own as before.
 
@@ -23,7 +23,7 @@ def release_input_gradients(root: nn.Module) -> bool:
         root: The base model.
 
     Returns:
-        Whether something was released.
+        True if a hook was removed.
     """
     checkpointed = [
         getattr(module, "_gradient_checkpointing_func", None)

@@ -1,8 +1,7 @@
-"""A parameter's place and state in an optimizer, handed over to the parameter that replaces it.
+"""A parameter's place and state in an optimizer, carried to the parameter that replaces it.
 
 The successor goes into the same place of the same parameter group, so no group is added and schedulers notice nothing.
-What the optimizer keeps for each element follows the columns that are kept; what a new column starts with depends on
-what the number is:
+State of each element follows the columns that are kept. The state of a new column depends on its kind:
 
     first moment   0. A running mean of gradients of which there were none.
     second moment  the mean of the kept columns'. Zero would be wrong: Adam's bias correction is long past when the
@@ -13,7 +12,7 @@ what the number is:
 
 Eight- and four-bit states are carried in float32: the optimizers that keep them take that for a small parameter's state.
 
-Whatever else an optimizer keeps cannot follow, and is refused by name.
+Any other state cannot follow, and is refused by name.
 """
 
 from __future__ import annotations
@@ -81,7 +80,7 @@ Carry = Callable[[str, torch.Tensor], torch.Tensor]
 
 
 def unwrap_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """The torch optimizer inside accelerate's wrapper."""
+    """Return the torch optimizer inside accelerate's wrapper."""
     while not type(optimizer).__module__.startswith("torch.optim") and isinstance(
         inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer
     ):
@@ -90,7 +89,7 @@ def unwrap_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
 
 def holds(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> bool:
-    """Whether the optimizer updates this parameter."""
+    """Return whether the optimizer updates this parameter."""
     return _place_of(optimizer, parameter) is not None
 
 
@@ -99,7 +98,7 @@ def check_optimizer(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Pa
 
     Args:
         optimizer: The optimizer.
-        parameters: Those whose state is looked at. Default: all that it holds.
+        parameters: The parameters whose state is checked. Default: all that it holds.
 
     Raises:
         ValueError: it steps within backward(); it is LBFGS, whose history is one flat vector over all parameters; or it keeps,
@@ -117,8 +116,8 @@ def check_optimizer(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Pa
     for other in vars(inner).values():
         if isinstance(other, torch.optim.Optimizer) and not _same_groups(inner, other):
             raise ValueError(
-                f"{name} leaves its steps to a {type(other).__name__} with parameter groups of its own, which would go on "
-                f"training the matrices that were replaced; {REMEDY}"
+                f"{name} steps by a {type(other).__name__} with other parameter groups, which would keep training the replaced "
+                f"matrices; {REMEDY}"
             )
     # not at each matrix that is resized, since it goes through the state of all
     if parameters is None and (named := [key for key in inner.state if not isinstance(key, torch.Tensor)]):
@@ -149,7 +148,7 @@ def _same_groups(optimizer: torch.optim.Optimizer, other: torch.optim.Optimizer)
 
 
 def _fault(key: str, value: object, parameter: nn.Parameter) -> str:
-    """Why a state cannot follow; empty if it can."""
+    """Return why a state cannot follow; empty if it can."""
     if value is None or isinstance(value, bool | int | float | str):
         return ""
     if not isinstance(value, torch.Tensor):
@@ -168,7 +167,7 @@ def _fault(key: str, value: object, parameter: nn.Parameter) -> str:
 
 
 def _per_element(value: object, key: str = "") -> bool:
-    """Whether a state has one number for each element, or row, of a parameter; at rank 1 that may be a single number."""
+    """Return whether a state has one number for each element, or row, of a parameter; at rank 1 that may be a single number."""
     return isinstance(value, torch.Tensor) and value.dim() > 0 and (value.numel() > 1 or key in STATE_KINDS)
 
 
@@ -183,7 +182,7 @@ def _is_quantized(state: Mapping[str, Any]) -> bool:
 
 
 def _plain_state(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A parameter's state with quantized tensors (bitsandbytes', torchao's) in float32."""
+    """Return a parameter's state with quantized tensors (bitsandbytes', torchao's) in float32."""
     plain = {key: value.dequantize() if hasattr(value, "codes") else value for key, value in state.items()}
     if not _is_quantized(state):
         return plain
@@ -197,7 +196,7 @@ def _plain_state(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def skipped_its_step(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether step() changed nothing because a gradient scaler had found inf or NaN; to be asked within the step's hooks.
+    """Return whether step() changed nothing because a gradient scaler had found inf or NaN. For the step's hooks.
 
     An optimizer that unscales by itself (AdamW(fused=True)) is called all the same, and told by an attribute.
     """
@@ -206,23 +205,23 @@ def skipped_its_step(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def states_of(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> list[torch.Tensor]:
-    """What the optimizer keeps for each element of a parameter."""
+    """Return the state that the optimizer keeps for each element of a parameter."""
     inner = unwrap_optimizer(optimizer)
     states = inner.state.get(parameter, {}).items()
     return [state for key, state in states if _per_element(state, _known_name(inner, key))]
 
 
 def group_of(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> int | None:
-    """The number of the parameter group that holds this parameter; None if none does."""
+    """Return the number of the parameter group that holds this parameter; None if none does."""
     place = _place_of(optimizer, parameter)
     return None if place is None else place[0]
 
 
 def _place_of(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> tuple[int, int] | None:
-    """The number of a parameter's group, and its place in that; None if the optimizer does not hold it.
+    """Return the number of a parameter's group and its place there; None if the optimizer does not hold it.
 
-    Looked for first where the last one was found: an optimizer holds parameters in the model's order, and in that order they
-    are asked for. From the beginning each time, ten thousand matrices took twenty seconds.
+    The search starts where the last one ended, which the optimizer carries as an attribute: it holds parameters in the model's
+    order, in which callers ask. From the beginning each time, ten thousand matrices took twenty seconds.
     """
     inner = unwrap_optimizer(optimizer)
     last: dict[int, int] = vars(inner).setdefault("_glora_last_places", {})
@@ -243,7 +242,7 @@ def insert_parameter(
 
     Args:
         optimizer: The optimizer.
-        parameter: What it shall train from now on.
+        parameter: The parameter.
         group: The number of its group.
         places: The model's order of parameters, which the group keeps: an optimizer's saved state knows parameters by it.
     """

@@ -1,1 +1,1 @@
-"""Scores: what a warm-up tells about each matrix. Imported by the allocator; imports `lora` and `distributed`."""
+"""Scores: what a warm-up tells about each matrix. For the allocator and `suggest`; uses `lora` and `distributed`."""

@@ -10,13 +10,14 @@ one fused call. `lora_b` is ‖∂L/∂B‖_F itself, for comparison; it underra
 replaces the expectation by a measurement, see glora.scoring.sketch_ratios.
 
 For a stack of E experts √d_in becomes √(E·d_in), since ‖A‖_F then counts E matrices. An embedding is the other way round:
-A starts at zero and B is drawn, so ∂L/∂A = s·Bᵀ·G is the sketch, and A and B, d_in and d_out change places.
+A starts at zero and B at random, so ∂L/∂A = s·Bᵀ·G is the sketch, and A and B, d_in and d_out change places.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -26,7 +27,7 @@ from glora.lora.matrix import LoraMatrix
 
 
 class GradientNorms:
-    """Reads the gradient norms of one adapter's matrices, after the backward pass and before the optimizer's step.
+    """Gradient norms of one adapter's matrices, read after the backward pass and before the optimizer's step.
 
     Args:
         matrices: The adapter's matrices, all of rank 1 or more. A matrix that is resized needs a new object.
@@ -46,7 +47,7 @@ class GradientNorms:
         self._sqrt_d = self._vector([math.sqrt(matrix.random_factor.numel() / matrix.rank) for matrix in matrices])
 
     def read(self, ratios: torch.Tensor | None = None) -> torch.Tensor:
-        """The norms of this step, shape (n,), float32, on the device, in the order of the matrices.
+        """Return the norms of this step, shape (n,), float32, on the device, in the order of the matrices.
 
         A matrix that took no part in the step (its gradient is None) counts as 0.
 
@@ -77,9 +78,73 @@ class GradientNorms:
         return sketch * self._one_over_s * ratio
 
     def _norms(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Frobenius norms, summed in float32 whatever the dtype: one fused kernel for each device and dtype."""
+        """Return Frobenius norms, summed in float32 for every dtype: one fused kernel for each device and dtype."""
         norms = torch._foreach_norm([local(tensor) for tensor in tensors], 2, dtype=torch.float32)
         return [norm.to(self.device, non_blocking=True) for norm in norms]
 
     def _vector(self, values: list[float]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.float32, device=self.device)
+
+
+class NormAverage:
+    """Moving average of the gradient norms, over the steps whose norms are all finite.
+
+        g_k ← β·g_k + (1-β)·‖G_k‖_F     from g_k = 0
+
+    It stays on the device, and waits for the device only when its values are read.
+
+    Args:
+        names: The matrices, in the order in which norms are added.
+        beta: β.
+        device: Where the norms are.
+
+    Attributes:
+        names: The matrices.
+        steps: Steps added so far, those that were left out included.
+    """
+
+    def __init__(self, names: Sequence[str], beta: float, device: torch.device) -> None:
+        self.names, self._beta, self.steps = tuple(names), beta, 0
+        self._values = torch.zeros(len(self.names), dtype=torch.float32, device=device)
+        self._left_out = torch.zeros((), dtype=torch.int64, device=device)
+        self._non_finite = torch.zeros(len(self.names), dtype=torch.int64, device=device)
+
+    def add(self, norms: torch.Tensor) -> None:
+        """Add the norms of one step, shape (n,); a step with inf or NaN is counted and left out."""
+        finite = torch.isfinite(norms)
+        average = self._beta * self._values + (1 - self._beta) * norms
+        self._values = torch.where(finite.all(), average, self._values)
+        self._left_out += ~finite.all()
+        self._non_finite += ~finite
+        self.steps += 1
+
+    @property
+    def values(self) -> dict[str, float]:
+        """g_k by name. Waits for the device, as all properties do."""
+        return dict(zip(self.names, self._values.tolist()))
+
+    @property
+    def left_out(self) -> int:
+        """Number of steps that were left out."""
+        return int(self._left_out.item())
+
+    @property
+    def ever_non_finite(self) -> list[str]:
+        """The matrices whose norm was inf or NaN at some step."""
+        return [name for name, count in zip(self.names, self._non_finite.tolist()) if count]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain values, fit for JSON."""
+        return {
+            "norms": self.values,
+            "recorded_steps": self.steps,
+            "non_finite_steps": self.left_out,
+            "non_finite_norms": dict(zip(self.names, self._non_finite.tolist())),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load what `state_dict` returned; by name, because JSON may have sorted the names."""
+        self.steps = state["recorded_steps"]
+        self._values.copy_(torch.tensor([state["norms"][name] for name in self.names]))
+        self._left_out.fill_(state["non_finite_steps"])
+        self._non_finite.copy_(torch.tensor([state["non_finite_norms"][name] for name in self.names]))

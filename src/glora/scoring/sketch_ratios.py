@@ -33,12 +33,12 @@ from glora.lora.matrix import LoraMatrix
 
 
 class SketchRatios:
-    """Measures ‖G‖/‖G·Aᵀ‖ of each matrix while it is armed.
+    """Measured ‖G‖/‖G·Aᵀ‖ of each matrix, at the steps for which it is armed.
 
     Args:
         matrices: The adapter's matrices.
         device: Where the ratios are gathered.
-        processes: Those that train the model together, if there are several.
+        processes: The processes that train the model together.
 
     Raises:
         ValueError: a layer is not LoRA on a linear layer.
@@ -79,7 +79,7 @@ class SketchRatios:
             ]
 
     def disarm(self) -> None:
-        """Remove the hooks, and whatever they kept."""
+        """Remove the hooks, and what they kept."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -125,9 +125,9 @@ class SketchRatios:
         self.ratios = torch.stack(ratios)
 
     def _begin(self, name: str) -> Any:
-        """Before a forward pass: if the gradients were cleared meanwhile, what was gathered is of another step.
+        """Before a forward pass, drop what was gathered if the gradients were cleared meanwhile: it is of another step.
 
-        A gradient scaler that skips its step is not heard of otherwise, nor a batch that was given up after an error.
+        A gradient scaler that skips its step, or a batch that was given up after an error, cannot be noticed otherwise.
         """
 
         def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -166,11 +166,11 @@ class SketchRatios:
 
 
 def refuse_compiled(model: nn.Module, *, will_be: bool = False) -> None:
-    """Hooks that come and go are not called in compiled code, which would fall back on the expectation in silence.
+    """Reject compiled models: compiled code does not call hooks that come and go, and the expectation would be used silently.
 
     Args:
         model: The model as it is trained.
-        will_be: Whether somebody is going to compile it.
+        will_be: The model is going to be compiled.
 
     Raises:
         ValueError: the model, or a part of it, is compiled.

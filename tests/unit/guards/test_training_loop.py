@@ -48,25 +48,10 @@ def trained(model: nn.Module) -> list[nn.Parameter]:
 @pytest.mark.parametrize(
     ("kind", "what", "key", "message"),
     [
-        (
-            Keeper,
-            torch.zeros_like,
-            "curvature",
-            r"Keeper keeps 'curvature' of shape \(4, 6\) for a parameter, and glora",
-        ),
-        (
-            Keeper,
-            lambda p: torch.zeros(2, p.shape[-1]),
-            "exp_avg",
-            r"'exp_avg' of shape \(2, 6\) for a parameter of shape \(4, 6\)",
-        ),
-        (
-            Keeper,
-            lambda p: {"U": torch.eye(2)},
-            "basis",
-            r"'basis' \(a dict\) for a parameter, which glora cannot carry",
-        ),
-        (Elsewhere, torch.zeros_like, "", r"Elsewhere keeps its state in param_groups\[...\]\['moments'\]"),
+        (Keeper, torch.zeros_like, "curvature", r"Keeper keeps 'curvature' of shape \(4, 6\)"),
+        (Keeper, lambda p: torch.zeros(2, p.shape[-1]), "exp_avg", r"'exp_avg' of shape \(2, 6\) .* shape \(4, 6\)"),
+        (Keeper, lambda p: {"U": torch.eye(2)}, "basis", r"'basis' \(a dict\)"),
+        (Elsewhere, torch.zeros_like, "", r"Elsewhere .*param_groups\[...\]\['moments'\]"),
     ],
 )
 def test_refused_at_the_first_step(kind: type[Keeper], what: Callable, key: str, message: str) -> None:
@@ -108,7 +93,7 @@ class Wrapped(torch.optim.Optimizer):
 
 def test_another_optimizer_within_must_have_the_same_groups() -> None:
     model = lora()
-    with pytest.raises(ValueError, match="Wrapped leaves its steps to a SGD with parameter groups of its own"):
+    with pytest.raises(ValueError, match="Wrapped steps by a SGD"):
         RankAllocator(model, Wrapped(trained(model), share=False), config())
     optimizer = Wrapped(trained(model), share=True)
     allocator = RankAllocator(model, optimizer, config(warmup_steps=1))

@@ -1,0 +1,63 @@
+"""Adapters, optimizers and signals that do not go together, rejected before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from glora.config import RankAllocationConfig
+from glora.lora.adapter import RankedAdapter
+from glora.lora.layout import is_sharded
+from glora.lora.optimizer_state import check_optimizer, holds
+from glora.messages import get_logger, pluralize
+
+logger = get_logger()
+
+
+def check_setup(adapter: RankedAdapter, optimizer: torch.optim.Optimizer, config: RankAllocationConfig) -> None:
+    """Check that the optimizer trains the adapter, and that the configuration goes with it.
+
+    Raises:
+        ValueError: a matrix is frozen or unknown to the optimizer, the optimizer's state cannot follow a matrix to another
+            rank, or a setting does not go with the adapter.
+    """
+    stack = next((matrix.name for matrix in adapter.matrices.values() if matrix.experts > 1), None)
+    if config.keep == "svd" and stack is not None:
+        raise ValueError(f'{stack}: keep="svd" is for one matrix, and this is a stack of experts; use keep="norm"')
+    if config.signal == "delta_exact" and any(map(is_sharded, adapter.factors)):
+        raise ValueError(
+            'signal="delta_exact" needs whole factors and gradients, and fully_shard spreads them over the processes; use '
+            'signal="delta"'
+        )
+    if config.signal == "delta" and adapter.initialization == "eva":
+        logger.warning(
+            "init_lora_weights='eva' makes A follow the inputs, so signal='delta' reads too large, by another factor for each "
+            "matrix; use RankAllocationConfig(signal='delta_exact')"
+        )
+    check_optimizer(optimizer)
+    frozen = [matrix.name for matrix in adapter.present if not matrix.zero_factor.requires_grad]
+    if frozen:
+        raise ValueError(
+            f"the adapter of {len(frozen)} of {len(adapter.matrices)} matrices is frozen, e.g. of {frozen[0]!r}, and would "
+            "lose its ranks; let lora_A and lora_B require gradients there, or give the trained matrices their own adapter"
+        )
+    unknown = [matrix.name for matrix in adapter.present if not holds(optimizer, matrix.zero_factor)]
+    if unknown:
+        raise ValueError(
+            f"the optimizer does not hold lora_B of {len(unknown)} of {len(adapter.matrices)} matrices, e.g. {unknown[0]!r}; "
+            "make the optimizer from the model that is trained, after the adapter was added"
+        )
+
+
+def check_same_matrices(names: Iterable[str], adapter: RankedAdapter) -> None:
+    """Reject a saved state of other matrices than this adapter's.
+
+    Raises:
+        ValueError: the names differ.
+    """
+    if odd := sorted(set(names) ^ set(adapter.matrices)):
+        raise ValueError(
+            f"the allocator's state is of another model or other target_modules, by {pluralize(len(odd), 'name')}, e.g. "
+            f"{odd[0]!r}. Make the model as the run began, with the same LoraConfig: loading gives it its ranks"
+        )

@@ -1,0 +1,122 @@
+"""Mistakes that only the first optimizer step, or the end of training, can show.
+
+At the first step an optimizer makes its state, a gradient scaler or a clipping in the wrong place changes the gradients that
+were read, and processes that train apart have different gradients. Checking at once reports a mistake after one step and not
+after the warm-up. At the end, a warm-up that is longer than training leaves plain LoRA.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+
+import torch
+from torch.utils.hooks import RemovableHandle
+
+from glora.distributed.agreement import Processes
+from glora.lora.adapter import RankedAdapter
+from glora.lora.layout import local
+from glora.lora.optimizer_state import check_optimizer
+from glora.messages import get_logger, is_main_process
+
+logger = get_logger()
+
+
+class FirstStep:
+    """Check the optimizer's next step, once: its gradients, before it is made, and its state afterwards.
+
+    Args:
+        optimizer: The optimizer, without accelerate's wrapper.
+        adapter: The adapter that it trains.
+        processes: The processes that train it together.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, adapter: RankedAdapter, processes: Processes) -> None:
+        self._optimizer, self._adapter, self._processes = optimizer, adapter, processes
+        self._size: torch.Tensor | None = None
+        # Before the step: some optimizers write into the gradients (schedule-free's, for one).
+        self._hook: RemovableHandle | None = optimizer.register_step_pre_hook(lambda *_: self._before_step())
+
+    @property
+    def pending(self) -> bool:
+        """Whether the step is still to come."""
+        return self._hook is not None
+
+    def note_gradients(self) -> None:
+        """Note the size of the gradients as they are now; the last note before the step counts."""
+        if self._hook is not None:
+            self._size = self._gradient_size()
+
+    def after_step(self) -> None:
+        """Check the state that the optimizer has made, and stop watching.
+
+        Raises:
+            ValueError: the state cannot follow a parameter to another shape.
+        """
+        if self._hook is not None:
+            self.detach()
+            check_optimizer(self._optimizer)
+
+    def detach(self) -> None:
+        """Stop watching."""
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+
+    def _before_step(self) -> None:
+        self._processes.check_gradients(self._adapter.factors)
+        if self._size is None:
+            return
+        sizes = torch.stack([self._size, self._gradient_size().to(self._size.device)])
+        was, now = sizes.tolist()  # the one wait for the device
+        # A fused optimizer is given the scale and divides by it itself.
+        scale = getattr(self._optimizer, "grad_scale", None)
+        change = now / (was * (1.0 if scale is None else float(scale))) if was else math.nan
+        if math.isfinite(was) and math.isfinite(change) and abs(change - 1) > 1e-3:
+            logger.warning(
+                "the gradients changed by a factor of %.3g between allocator.step() and optimizer.step(), so the norms are "
+                "not of what the optimizer uses; call allocator.step() after scaler.unscale_(optimizer) and after clipping",
+                change,
+            )
+
+    def _gradient_size(self) -> torch.Tensor:
+        gradients = [p.grad for p in self._adapter.factors if p.grad is not None]
+        if not gradients:
+            return torch.zeros(())
+        norms = torch._foreach_norm([local(gradient) for gradient in gradients], 2, dtype=torch.float32)
+        return torch.stack([norm.to(gradients[0].device) for norm in norms]).square().sum().sqrt()
+
+
+class WarmUp:
+    """Report a warm-up that training did not last for, when the optimizer is dropped or the process ends.
+
+    Trainer says when training ends. Your own training loop just stops.
+
+    Args:
+        optimizer: The optimizer; of several processes, only the first reports.
+        steps: T_warmup.
+
+    Attributes:
+        made: Steps made so far.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, steps: int) -> None:
+        self.steps, self.made = steps, 0
+        self._end = weakref.finalize(optimizer, _report_unfinished, self)
+        if not is_main_process():
+            self._end.detach()
+
+    def finish(self) -> None:
+        """The ranks were reallocated, or somebody else says that they were not."""
+        self._end.detach()
+
+
+def _report_unfinished(warm_up: WarmUp) -> None:
+    if 0 < warm_up.made < warm_up.steps:
+        logger.warning(
+            "training ended after %d of %d warm-up steps: the ranks were not reallocated, this is plain LoRA; lower "
+            "warmup_steps=%d, train for longer, or resume",
+            warm_up.made,
+            warm_up.steps,
+            warm_up.steps,
+        )
