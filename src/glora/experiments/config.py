@@ -258,7 +258,7 @@ ALLOCATION_SETTINGS = frozenset(
     # The adapter is the method's own, and the run's seed seeds it.
     field.name
     for field in fields(RankAllocationConfig)
-    if field.name not in {"adapter_name", "seed", "score", "score_exponent", "relative_to", "rank_scaling"}
+    if field.name not in {"adapter_name", "seed"}
 )
 """Settings that only methods with their own rank budget read."""
 
