@@ -8,7 +8,6 @@ from pathlib import Path
 import datasets
 import pytest
 
-from conftest import SHARED_DATA
 from glora.experiments.data.conversations import Conversations, split_by_prompt
 from glora.experiments.data.generative import MATH_SUBJECTS
 from glora.experiments.data.loading import load_task
@@ -139,14 +138,6 @@ def test_the_hub_is_asked_for_every_configuration(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
     with pytest.raises(DataNotFoundError, match=r"cannot load openai/gsm8k \(main\) .*: no network Without a network"):
         load_task("gsm8k")
-
-
-def test_the_real_gsm8k() -> None:
-    folder = SHARED_DATA / "gsm8k"
-    if not folder.is_dir():
-        pytest.skip("the real GSM8K is not here")
-    data = load_task("gsm8k", data_dir=str(folder))
-    assert (len(data.train), len(data.evaluation["test"])) == (7473, 1319)
 
 
 def test_what_is_missing_or_cannot_be_scored(tmp_path: Path) -> None:
