@@ -87,8 +87,8 @@ def test_a_search_that_is_interrupted_and_resumed(call, source: tuple[str, ...],
     assert "lora, trial 1:" not in done.out.replace("glora, trial 1:", "")
     for method in ("lora", "glora"):
         name = f"tuned / rte / {source[1]} / {method}"
-        slots = [t.user_attrs["slot"] for t in read_trials(sqlite_url(output), name) if t.state.name != "FAIL"]
-        assert sorted(slots) == [f"trial {i}" for i in range(1, TRIALS + 1)]
+        items = [t.user_attrs["item"] for t in read_trials(sqlite_url(output), name) if t.state.name != "FAIL"]
+        assert sorted(items) == [f"trial {i}" for i in range(1, TRIALS + 1)]
     records = {record.config.method: record for record in read_records(output)}
     found = read_search_record(output)
     assert found is not None
@@ -166,8 +166,8 @@ def test_what_is_wrong_is_one_message(call, source: tuple[str, ...], tmp_path: P
         (("--range", "beta=0.9-0.8"), "beta: the range '0.9-0.8' has 0.9 below and 0.8 above"),
         (("--range", "beta"), "--range beta: write NAME=RANGE"),
         (("--range", "lr=1e-4-1e-3"), "--range: lr is given more than once; keep one of them"),
-        (("--range", "bta=0-1"), "Nearest: beta"),
-        (("--storage", "search.db"), "the storage is no database URL"),
+        (("--range", "bta=0-1"), "did you mean 'beta'"),
+        (("--storage", "search.db"), "not a database URL"),
         (("--storage", "postgresql://me:secret@127.0.0.1:1/x"), "storage=postgresql://me:***@127.0.0.1:1/x: "),
         (("--held-out", 1.5), "held_out=1.5 must be above 0 and below 1"),
         (("--seeds", "one"), "seeds='one'"),
@@ -199,5 +199,5 @@ def test_if_every_trial_fails_the_exit_code_says_so(
     monkeypatch.setattr(train, "run", FakeRuns(broken))
     done = call(*source, "--trials", 2, "--output", tmp_path / "out")
     assert done.code == 1
-    assert "none of the 2 trials of lora on rte came to its end" in done.err
+    assert "0 of 2 trials of lora on rte finished" in done.err
     assert not (tmp_path / "out" / "report.md").exists()

@@ -193,10 +193,10 @@ def test_ctrl_c_says_how_to_go_on_and_gives_the_seed_back(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--study", "ours"), "study='ours' is for runs that are shared; name the database: --storage URL"),
-        (("--claim", "runs"), "claim='runs' is for runs that are shared"),
+        (("--study", "ours"), "study='ours' is for shared runs; name the database: --storage URL"),
+        (("--claim", "runs"), "claim='runs' is for shared runs"),
         (("--storage", "redis://localhost"), "redis"),
-        (("--storage", "sqlite:////nowhere/at/all.db"), "there is no folder '/nowhere/at'"),
+        (("--storage", "sqlite:////nowhere/at/all.db"), "unable to open database file"),
     ],
 )
 def test_what_cannot_be_shared_is_refused_before_data_is_read(

@@ -189,10 +189,10 @@ def search(
     console = open_console()
     with running(console, output, verbose, kept="trials and runs"):
         from glora.experiments.search.plan import SearchOptions, plan_search
-        from glora.experiments.search.record import search_record, write_search_record
-        from glora.experiments.search.run import SearchFailedError, plan_tuned_runs, run_trials
+        from glora.experiments.search.record import write_search_record
         from glora.experiments.search.sharing import Sharing
         from glora.experiments.search.storage import check_storage, open_storage, sqlite_url, storage_errors
+        from glora.experiments.search.trials import SearchFailedError, plan_tuned_runs, run_trials, search_record
         from glora.experiments.search.view import describe_outcomes, describe_search
         from glora.experiments.training.progress import open_progress
 
@@ -237,7 +237,7 @@ def _search_request(
     Raises:
         UsageError: an option gives what the file gives.
     """
-    from glora.experiments.search.request import search_request, search_request_of_file
+    from glora.experiments.search.plan import search_request, search_request_of_file
 
     if path is None:
         return search_request(settings, methods=methods, seeds=seeds, ranges=ranges)
@@ -274,7 +274,7 @@ def _show_plans(console: Console, plans: Sequence[ComparisonPlan], sharing: Shar
     if sharing is None:
         tables = [describe_plan(planned) for planned in plans]
     else:
-        from glora.experiments.search.shared_state import look
+        from glora.experiments.search.sharing import look
 
         tables = [describe_plan(each, sharing, state) for each, state in zip(plans, look(sharing, plans))]
     for i, table in enumerate(tables):
@@ -287,7 +287,7 @@ def _make(console: Console, plans: Sequence[ComparisonPlan], sharing: Sharing | 
 
     with open_progress(console) as progress:
         if sharing is not None:
-            from glora.experiments.search.shared_runs import make_shared_runs
+            from glora.experiments.search.sharing import make_shared_runs
 
             records = make_shared_runs(sharing, plans, progress)
             return sum(len(each.runs) for each in plans) - sum(record.status == "finished" for record in records)

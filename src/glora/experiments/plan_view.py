@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
@@ -14,11 +15,10 @@ from glora.messages import pluralize
 if TYPE_CHECKING:
     from glora.experiments.config import RunConfig
     from glora.experiments.plan import Plan
-    from glora.experiments.search.shared_state import SharedState
     from glora.experiments.search.sharing import Sharing
 
 
-def describe_plan(plan: Plan, sharing: Sharing | None = None, state: SharedState | None = None) -> Table:
+def describe_plan(plan: Plan, sharing: Sharing | None = None, state: Mapping[str, int] | None = None) -> Table:
     """What is trained on what, for how long, how often, and where it will lie.
 
     Args:
@@ -85,15 +85,8 @@ def describe_plan(plan: Plan, sharing: Sharing | None = None, state: SharedState
     return table
 
 
-def _how_far(state: SharedState) -> str:
-    counts = {
-        "finished": state.finished,
-        "being made": state.being_made,
-        "left by a process that died": state.abandoned,
-        "failed": state.failed,
-        "waiting": state.waiting,
-    }
-    return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+def _how_far(state: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {what}" for what, count in state.items() if count)
 
 
 def _unpublished(config: RunConfig) -> str:

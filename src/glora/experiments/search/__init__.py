@@ -1,1 +1,4 @@
-"""Search: tuning every method alike, and sharing runs between processes, by Optuna."""
+"""Search: tune every method alike, and share runs between processes, by Optuna.
+
+The command line imports it. `experiments.experiment` imports `ranges`, and the report imports `record`; both do without Optuna.
+"""

@@ -1,26 +1,31 @@
-"""What is searched: one study for each model, data set and method, checked as a whole before a model is trained.
+"""Plan a search: one study for each model, data set and method, checked as a whole before a model is trained.
 
-All studies of a search have the same number of trials, the same sampler with the same seed, the same pruner and the same
-tuning split; only the settings differ, since each method is tuned in those that it looks at.
+All studies have the same number of trials, sampler, seed, pruner and tuning split. Only the ranges differ: each method is tuned
+in the settings that it reads.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from glora.experiments.config import RunConfig
+from glora.experiments.config import DEFAULT_METHODS, DEFAULT_SEEDS, RunConfig
 from glora.experiments.data.task import TaskData
+from glora.experiments.errors import collect, repeated
+from glora.experiments.experiment import load_experiment
 from glora.experiments.methods.base import Method, Schedule
 from glora.experiments.plan import InvalidComparisonError, TaskLoader, check_comparison
-from glora.experiments.search.ranges import SearchRange
-from glora.experiments.search.sampler import EveryCombination, SlotSeededTPE, describe_pruner
-from glora.experiments.search.shared_trials import LONGEST_NAME
+from glora.experiments.search.ranges import SearchRange, find_range
 from glora.experiments.search.space import combinations, default_ranges, range_faults, searched_by
 from glora.experiments.training.metrics import higher_is_better
 from glora.experiments.training.run import count_target_matrices
+from glora.messages import pluralize
+
+RANDOM_TRIALS, TRIALS_BEFORE_PRUNING = 10, 5
+"""Optuna's defaults: trials before TPE chooses, and before the median rule stops any."""
 
 HELD_OUT = 0.2
 """Share of the training examples on which is tuned: with RTE's 2,490 examples, 498, whose accuracy is known to ± 2 points."""
@@ -28,10 +33,10 @@ HELD_OUT = 0.2
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """How is searched.
+    """Options of a search.
 
     Attributes:
-        trials: of each study; one whose ranges are all choices has no more than these have combinations.
+        trials: per study, or fewer if all ranges are lists with fewer combinations.
         held_out: share of the training examples that trials are judged by.
         seed: of the sampler.
     """
@@ -47,11 +52,11 @@ class MethodSearch:
 
     Attributes:
         method: the method that is tuned.
-        base: the settings of its trials that are not searched; its seed is none of those that are reported.
-        ranges: the settings that are searched; none if the method looks at none of them.
+        base: the other settings of its trials; the seed is none of the reported ones.
+        ranges: the settings that are searched, perhaps none.
         schedule: length of a trial with the settings of `base`.
         task: with the examples of a trial.
-        options: how is searched.
+        options: the search's options.
     """
 
     method: Method
@@ -67,32 +72,48 @@ class MethodSearch:
         return self.task.example_counts
 
     @property
-    def fingerprint(self) -> str:
-        """Of these examples."""
-        return self.task.fingerprint
-
-    @property
     def metric(self) -> str:
         """What trials are judged by, after their last step."""
         return self.task.primary_metric
 
     @property
-    def direction(self) -> str:
+    def direction(self) -> Literal["maximize", "minimize"]:
         """As Optuna names it."""
         return "maximize" if higher_is_better(self.metric) else "minimize"
 
     @property
-    def sampler(self) -> SlotSeededTPE | EveryCombination:
-        """What chooses the settings of trials: where the trials are enough for all combinations, nothing is left to chance."""
-        every = combinations(self.ranges)
-        if every and len(every) <= self.options.trials:
-            return EveryCombination(every)
-        return SlotSeededTPE(self.options.seed, self.options.trials)
+    def title(self) -> str:
+        """Method and task, for messages."""
+        return f"{self.method.name} on {self.base.task}"
 
     @property
-    def trials(self) -> int:
-        """How many there are."""
-        return min(self.options.trials, len(combinations(self.ranges)) or self.options.trials)
+    def trials(self) -> dict[str, dict[str, Any]]:
+        """Name of each trial -> parameters that are fixed: all of them if there are enough trials for all combinations."""
+        every = combinations(self.ranges)
+        fixed = every if 0 < len(every) <= self.options.trials else [{}] * self.options.trials
+        return {f"trial {number}": params for number, params in enumerate(fixed, start=1)}
+
+    @property
+    def random_trials(self) -> int:
+        """Trials before TPE has seen enough to choose: Optuna's default, or half of all."""
+        return max(1, min(RANDOM_TRIALS, len(self.trials) // 2))
+
+    @property
+    def trials_before_pruning(self) -> int:
+        """Trials that are trained to the end before one is stopped early: Optuna's default, or a third of all, at least 2."""
+        return max(2, min(TRIALS_BEFORE_PRUNING, len(self.trials) // 3))
+
+    @property
+    def sampler(self) -> str:
+        """How the settings of trials are chosen."""
+        if not combinations(self.ranges) or len(combinations(self.ranges)) > self.options.trials:
+            return f"TPE, seed {self.options.seed}, the first {self.random_trials} at random"
+        return f"each of the {len(self.trials)} combinations once" if len(self.trials) > 1 else "one trial"
+
+    @property
+    def pruner(self) -> str:
+        """How trials are stopped early."""
+        return f"median rule after {pluralize(self.trials_before_pruning, 'trial')}"
 
     @property
     def space(self) -> dict[str, str]:
@@ -100,34 +121,30 @@ class MethodSearch:
         return {found.setting: str(found).removeprefix(f"{found.setting} ") for found in self.ranges}
 
     @property
-    def terms(self) -> dict[str, Any]:
-        """What must be equal for two processes to work on one study."""
-        settings = self.base.recorded_settings()
-        beside = {"model", "task", "method", "seed", "held_out", *self.space}
+    def study_config(self) -> dict[str, Any]:
+        """What two workers must agree on to share the study."""
+        settings = {name: value for name, value in self.base.recorded_settings().items() if value is not None}
         return {
-            "model": self.base.model,
-            "task": self.base.task,
-            "search space": self.space,
-            "trials": self.trials,
-            "sampler": self.sampler.description,
-            "pruner": describe_pruner(self.trials),
-            "judged by": f"{self.metric}, {self.direction}d",
-            "held out": self.options.held_out,
-            "settings": {name: value for name, value in settings.items() if name not in beside and value is not None},
+            **{name: value for name, value in settings.items() if name not in ("method", "seed", *self.space)},
+            **{f"range of {name}": text for name, text in self.space.items()},
+            "trials": len(self.trials),
+            "sampler": self.sampler,
+            "pruner": self.pruner,
+            "metric": f"{self.metric}, {self.direction}",
             "seed of the trials": self.base.seed,
-            "data fingerprint": self.fingerprint,
+            "data": self.task.fingerprint,
         }
 
     def study_name(self, search: str) -> str:
         """Its name in a storage that holds several searches."""
-        return f"{search} / {self.base.task} / {self.base.model} / {self.method.name}"[-LONGEST_NAME:]
+        return f"{search} / {self.base.task} / {self.base.model} / {self.method.name}"
 
 
 def how_chosen(studies: Sequence[MethodSearch]) -> str:
     """What chose the settings of the studies' trials; a method with fewer settings may have fewer combinations of them."""
     methods: dict[str, list[str]] = {}
     for study in studies:
-        methods.setdefault(study.sampler.description, []).append(study.method.name)
+        methods.setdefault(study.sampler, []).append(study.method.name)
     if len(methods) == 1:
         return next(iter(methods))
     return "; ".join(f"{', '.join(dict.fromkeys(names))}: {how}" for how, names in methods.items())
@@ -135,25 +152,15 @@ def how_chosen(studies: Sequence[MethodSearch]) -> str:
 
 @dataclass(frozen=True)
 class PairSearch:
-    """A model on a data set: a study for each method, and the settings of the runs that are reported in the end."""
+    """A model on a data set: fields of `RunConfig` that all its runs share, and a study for each method."""
 
     settings: Mapping[str, Any]
-    """Fields of `RunConfig`, for `plan_comparison`."""
     studies: tuple[MethodSearch, ...]
 
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """All of a search.
-
-    Attributes:
-        name: of the search, the first part of its studies' names.
-        output: folder for the records, the report and, where no storage is named, the database.
-        options: how is searched.
-        methods: what is compared.
-        seeds: of the runs that are reported.
-        pairs: every model with every data set.
-    """
+    """A whole search: its name starts the studies' names, its seeds are those of the reported runs."""
 
     name: str
     output: Path
@@ -168,6 +175,56 @@ class SearchPlan:
         return tuple(study for pair in self.pairs for study in pair.studies if study.ranges)
 
 
+def search_request(
+    settings: Mapping[str, Any],
+    *,
+    methods: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    ranges: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Return arguments of `plan_search` for one model and task: fields of `RunConfig` with a value, and ranges as text.
+
+    Raises:
+        InvalidComparisonError: naming every range that is malformed, contradicts itself, or is given twice.
+    """
+    return {
+        "pairs": [dict(settings)],
+        "methods": DEFAULT_METHODS if methods is None else tuple(methods),
+        "seeds": DEFAULT_SEEDS if seeds is None else tuple(seeds),
+        "ranges": _parsed(ranges or {}),
+    }
+
+
+def search_request_of_file(
+    path: Path, given: Mapping[str, Any] | None = None, *, ranges: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Return arguments of `plan_search` for an experiment file; `given` fields and `ranges` replace the file's.
+
+    Raises:
+        FileNotFoundError, IsADirectoryError, MalformedFileError, InvalidExperimentError: see `load_experiment`.
+        InvalidComparisonError: as for `search_request`.
+    """
+    wanted = _parsed(ranges or {})
+    experiment = load_experiment(path, given)
+    replaced = {found.setting for found in wanted}
+    return {
+        "pairs": [pair.settings for pair in experiment.pairs],
+        "methods": experiment.methods,
+        "seeds": experiment.seeds,
+        "ranges": [*wanted, *(found for found in experiment.ranges if found.setting not in replaced)],
+    }
+
+
+def _parsed(ranges: Mapping[str, str]) -> list[SearchRange]:
+    faults: list[str] = []
+    parsed = [collect(functools.partial(find_range, name, text), faults) for name, text in ranges.items()]
+    found = [each for each in parsed if each is not None]
+    faults += repeated("range", [each.setting for each in found])
+    if faults:
+        raise InvalidComparisonError(faults)
+    return found
+
+
 def plan_search(
     output: Path,
     name: str,
@@ -180,24 +237,23 @@ def plan_search(
 ) -> SearchPlan:
     """Check a search.
 
-    Reads the training examples, to know how long a trial is; and loads a model to count its matrices if `total_rank` is
-    searched by default. The splits that are reported are not read.
+    Read the training examples, to know the length of a trial; load a model to count its matrices if `total_rank` is searched by
+    default. The splits that are reported are not read.
 
     Args:
         output: folder of the records; need not exist.
-        name: of the search; processes that share a storage and a name share its studies.
-        pairs: for each model and data set the fields of `RunConfig` that are not at their defaults.
+        name: of the search; workers with the same storage and name share its studies.
+        pairs: for each model and data set the fields of `RunConfig` that differ from their defaults.
         methods: names of `METHODS`.
         seeds: of the runs that are reported.
-        options: how is searched.
-        ranges: what is searched; by default `default_ranges`, but for settings that `pairs` gives a value.
+        options: trials, held-out share, seed.
+        ranges: what is searched; by default `default_ranges`, except settings to which `pairs` gives a value.
 
     Raises:
-        InvalidComparisonError: naming every fault that can be found.
+        InvalidComparisonError: naming every fault.
     """
     faults = _option_faults(options)
-    found = []
-    load = TaskLoader()
+    found, load = [], TaskLoader()
     for settings in pairs:
         pair = (
             None if _option_faults(options) else _pair(output, settings, methods, seeds, options, ranges, load, faults)
@@ -235,9 +291,8 @@ def _pair(
         base, found = check_comparison(output, methods=methods, seeds=seeds, settings=settings)
         trial = base.model_copy(update={"held_out": options.held_out, "seed": (max(seeds) + 1) % 2**32})
         task = load(trial)
-        wanted = list(ranges) or [
-            r for r in default_ranges(count_target_matrices(trial, task), base.rank) if r.setting not in settings
-        ]
+        defaults = () if ranges else default_ranges(count_target_matrices(trial, task), base.rank)
+        wanted = [*ranges, *(found for found in defaults if found.setting not in settings)]
         studies = tuple(_study(method, trial, task, wanted, options) for method in found)
     except InvalidComparisonError as error:
         faults += error.faults
@@ -263,12 +318,12 @@ def _study(
 
 
 def _unsearched(ranges: Sequence[SearchRange], pairs: Sequence[PairSearch]) -> list[str]:
-    """Ranges that no method looks at; and nothing to search at all."""
+    """Return faults for ranges that no method reads, or for nothing to search at all."""
     searched = {found.setting for pair in pairs for study in pair.studies for found in study.ranges}
     if not searched:
-        return ["there is nothing to search: every setting of the methods has a value; leave one out, or name a range"]
+        return ["nothing to search: every setting of the methods has a value; leave one out, or name a range"]
     return [
-        f"{found.setting}: none of the methods looks at this setting, so there is nothing to search in it"
+        f"{found.setting}: none of the methods reads this setting; leave out its range"
         for found in ranges
         if found.setting not in searched
     ]

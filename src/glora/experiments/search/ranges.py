@@ -1,17 +1,16 @@
-"""What an experiment file says of a search: `"1e-4-5e-4"`, `"0.8-0.99"`, `"96,128,160"`, `"500-1500"`.
+"""Parse the ranges of a search: `"1e-4-5e-4"`, `"0.8-0.99"`, `"96,128,160"`, `"500-1500"`.
 
     LOW-HIGH        both whole numbers, of a setting that takes them: integers
-    LOW-HIGH        an exponent in one of them, or a learning rate: real numbers, searched on a log scale
-    LOW-HIGH        anything else: real numbers, searched evenly
+    LOW-HIGH        with an exponent, or of a learning rate: real numbers on a log scale
+    LOW-HIGH        anything else: real numbers on a linear scale
     A,B,C  or [A, B, C]   one of these values
-    LOW-HIGH log    (or `linear`) says the scale itself
+    LOW-HIGH log    (or `linear`) gives the scale
 
-`-` may also be a dash, `to` or `..`. Every bound and value is one that `RunConfig` accepts.
+`-` may also be a dash, `to` or `..`. `RunConfig` must accept every bound and value.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -21,13 +20,14 @@ from pydantic import ValidationError
 from glora.experiments.config import SETTINGS, RunConfig
 from glora.experiments.errors import faults_of
 from glora.experiments.names import plain
+from glora.messages import did_you_mean
 
 SEARCHABLE = tuple(
     name
     for name in SETTINGS
     if name not in {"model", "task", "method", "seed", "data_dir", "report_to", "eval_limit", "held_out"}
 )
-"""What changes how well a method does; the others say what is compared, and on what."""
+"""Settings that change how well a method does; the others say what is compared, and on what."""
 
 SPELLINGS = {
     "lr": "learning_rate",
@@ -44,11 +44,11 @@ SPELLINGS = {
     "numepochs": "epochs",
     "numtrainepochs": "epochs",
 }
-"""Other names by which the settings go, as letters only."""
+"""Other names of settings, as letters and digits only."""
 
 LOG_BY_NATURE = frozenset({"learning_rate"})
 REAL_BY_NATURE = frozenset({"learning_rate", "lora_alpha", "lora_dropout", "lr_warmup", "weight_decay", "beta"})
-"""Written `0-1`, these are meant to be real numbers all the same."""
+"""Settings that are real numbers even if both bounds are whole."""
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _INTERVAL = re.compile(
@@ -58,20 +58,20 @@ _INTERVAL = re.compile(
 
 
 class SearchRangeError(ValueError):
-    """A search that cannot be understood or contradicts itself."""
+    """A range that is malformed or contradicts itself."""
 
 
 @dataclass(frozen=True)
 class SearchRange:
-    """Which values of a setting are searched; the fields are those of Optuna's `suggest_*`.
+    """Values of a setting that are searched; the fields are those of Optuna's `suggest_*`.
 
     Attributes:
         setting: a field of `RunConfig`.
         kind: "float", "integer" or "categorical".
-        low: smallest value, of an interval.
-        high: largest value, of an interval; it is among those searched.
-        log: whether the interval is searched on a log scale.
-        choices: the values, if it is categorical.
+        low: smallest value of an interval.
+        high: largest value of an interval, inclusive.
+        log: use a log scale.
+        choices: the values of a categorical range.
     """
 
     setting: str
@@ -90,22 +90,22 @@ class SearchRange:
 
 
 def find_setting(name: str) -> str:
-    """The setting that a search names: `beta (EMA)` is `beta`, `Learning rate` is `learning_rate`.
+    """Find a setting by what people call it: `beta (EMA)` is `beta`, `Learning rate` is `learning_rate`.
 
     Raises:
-        SearchRangeError: there is none, naming the nearest.
+        SearchRangeError: it is unknown; the message suggests the nearest.
     """
     spelled = {plain(field): field for field in SEARCHABLE} | SPELLINGS
     key = plain(re.sub(r"\(.*?\)", "", name))
     if key in spelled:
         return spelled[key]
-    near = dict.fromkeys(spelled[match] for match in difflib.get_close_matches(key, spelled, n=3))
-    hint = f"Nearest: {', '.join(near)}. " if near else ""
-    raise SearchRangeError(f"{name!r} is no setting that can be searched. {hint}There are {', '.join(SEARCHABLE)}")
+    raise SearchRangeError(
+        f"{name!r} is not a searchable setting{did_you_mean(name, SEARCHABLE)} ({', '.join(SEARCHABLE)})"
+    )
 
 
 def find_range(name: str, text: object) -> SearchRange:
-    """A search as people write it: `beta (EMA)`, `0.8-0.99`.
+    """Parse a name and a range as people write them: `beta (EMA)`, `0.8-0.99`.
 
     Raises:
         SearchRangeError: see `find_setting` and `parse_range`.
@@ -114,15 +114,11 @@ def find_range(name: str, text: object) -> SearchRange:
 
 
 def parse_range(setting: str, text: object) -> SearchRange:
-    """Understand the range of a setting.
-
-    Args:
-        setting: a field of `RunConfig`.
-        text: as above; or a list of values, or one value.
+    """Parse the range of a setting: text as above, a list of values, or one value.
 
     Raises:
-        SearchRangeError: it cannot be understood, is empty, its lower bound is not below its upper one, a log range does
-            not begin above 0, a value is given twice, or a value is none that the setting may have.
+        SearchRangeError: malformed, empty, bounds in the wrong order, a log range that starts at or below 0, a repeated value,
+            or a value that the setting does not accept.
     """
     if isinstance(text, list):
         return _one_of(setting, text, text)
@@ -171,7 +167,7 @@ def _one_of(setting: str, written: object, parts: list[Any]) -> SearchRange:
 
 
 def _accepted(setting: str, value: object, where: str) -> Any:
-    """The value as the configuration holds it."""
+    """Return the value as the configuration holds it."""
     try:
         return RunConfig.model_validate({setting: value}).setting(setting)
     except ValidationError as error:

@@ -1,16 +1,13 @@
-"""What a search leaves behind, beside the records of its runs: `search.json`, how each method's settings were found.
+"""`search.json`: how a search found each method's settings, for the report and for readers.
 
-It is written when the trials are over, whole or not at all, and holds what a reader needs to judge the tuning: how many
-trials, by which sampler, on which examples, and how good the best was. All trials are in the storage, which Optuna's own tools
-read.
+It is written when the trials are over, whole or not at all. All trials are in the database, which Optuna's own tools read.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -19,10 +16,6 @@ from glora.experiments.records.whole_files import write_whole
 from glora.experiments.report.number_format import metric_header, settings_text, value_text
 from glora.experiments.report.tables import TextTable
 from glora.messages import pluralize
-
-if TYPE_CHECKING:
-    from glora.experiments.search.plan import SearchPlan
-    from glora.experiments.search.run import StudyOutcome
 
 SEARCH_FILE = "search.json"
 SCHEMA_VERSION = 1
@@ -64,46 +57,6 @@ class SearchRecord(_Part):
     trial_seed: int = Field(description="Seed with which all trials were trained; none of `seeds`.")
     seeds: list[int] = Field(description="Seeds of the reported runs.")
     methods: list[TunedMethod] = Field(description="What was found.")
-
-
-def search_record(plan: SearchPlan, outcomes: Sequence[StudyOutcome]) -> SearchRecord:
-    """The record of a search whose trials are over."""
-    from glora.experiments.search.plan import how_chosen  # Optuna, which reading a record does without
-
-    terms = outcomes[0].search.terms
-    return SearchRecord(
-        schema_version=SCHEMA_VERSION,
-        name=plan.name,
-        trials=plan.options.trials,
-        sampler=how_chosen([outcome.search for outcome in outcomes]),
-        pruner=terms["pruner"],
-        held_out=plan.options.held_out,
-        trial_seed=outcomes[0].search.base.seed,
-        seeds=list(plan.seeds),
-        methods=[_tuned(outcome) for outcome in outcomes],
-    )
-
-
-def _tuned(outcome: StudyOutcome) -> TunedMethod:
-    search, best = outcome.search, outcome.best
-    assert best is not None
-    return TunedMethod.model_validate(
-        {
-            "task": search.base.task,
-            "model": search.base.model,
-            "rank": search.base.rank,
-            "method": search.method.name,
-            "searched": search.space,
-            "best": outcome.values,
-            "best_value": best.value,
-            "best_trial": best.user_attrs["slot"],
-            "metric": search.metric,
-            "direction": search.direction,
-            "trials": outcome.counts,
-            "examples": dict(search.examples),
-            "data_fingerprint": search.fingerprint,
-        }
-    )
 
 
 def write_search_record(directory: str | os.PathLike[str], record: SearchRecord) -> Path:

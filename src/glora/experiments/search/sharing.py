@@ -1,35 +1,61 @@
-"""What processes must agree on to share runs: the database, a name for the work, what is claimed, and what makes a run.
+"""Runs that workers share: who claims what, the records in the database, and making the runs.
 
-What a process claims is a slot of a study (`shared_trials`). There is a study for each model, data set and seed, so that
-processes which ask for different seeds share those that they have in common.
+A worker claims a whole seed (a run of each method, whose times can then be compared) or a single run. There is a study for each
+model, data set and seed, so that workers with different seeds share those that they have in common. The records of a plan are a
+study too. Every worker ends with the same records: of two finished ones of a run the first in the database counts.
 """
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import math
+import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import optuna
+from optuna import Trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
 from glora.experiments.plan import Plan, PlannedRun
+from glora.experiments.records.schema import RunRecord, finished_records
+from glora.experiments.records.store import keep_record
 from glora.experiments.report.number_format import short_name
-from glora.experiments.search.shared_trials import LONGEST_NAME
 from glora.experiments.search.storage import SharedStorage, StorageError, open_storage
+from glora.experiments.search.study import (
+    MAX_NAME,
+    PROGRESS,
+    Item,
+    Job,
+    TrialFailedError,
+    find_items,
+    item_of,
+    open_study,
+    read_items,
+    retry_failed,
+    work,
+)
+from glora.experiments.training.progress import RunProgress
+from glora.experiments.training.run import runs_of
+from glora.messages import get_logger, pluralize
 
 CLAIMS = ("seeds", "runs")
-"""What a process can claim at a time."""
+"""What a worker can claim at a time."""
+
+CHUNK, MAX_CHUNKS, MAX_RECORD = 32_000, 1_000, 256 * 2**20
+"""Characters of one attribute (MySQL's TEXT holds 65,535 bytes), attributes of a record, and bytes of its JSON."""
+
+KEY = "run"
+"""User attribute of a record's trial, beside "chunk 0", "chunk 1", ..."""
 
 
 @dataclass(frozen=True)
 class Sharing:
-    """What processes have in common that share their runs.
-
-    Attributes:
-        storage: the database.
-        name: what they call this work; those that use the same name share it.
-        claim: "seeds": a process takes a seed and makes the runs of all methods; "runs": it takes one run.
-    """
+    """Work that processes share: its database, its name, and what they claim ("seeds" or "runs")."""
 
     storage: SharedStorage
     name: str
@@ -37,34 +63,85 @@ class Sharing:
 
 
 def open_sharing(url: str | None, study: str | None, claim: str | None, output: Path) -> Sharing:
-    """What the user gives as --storage, --study and --claim; the name is the output folder's unless it is given.
+    """Open what the user gave as --storage, --study and --claim; by default the output folder names the work.
 
     Raises:
-        StorageError: the storage cannot be used, the claim is unknown, or there is a study or a claim and no storage.
+        StorageError: the storage cannot be used, the claim is unknown, or there is no storage.
     """
     if url is None:
         given = f"study={study!r}" if study is not None else f"claim={claim!r}"
-        raise StorageError(f"{given} is for runs that are shared; name the database: --storage URL")
+        raise StorageError(f"{given} is for shared runs; name the database: --storage URL")
     if claim not in (None, *CLAIMS):
-        raise StorageError(f"claim={claim!r} is unknown; a process claims seeds, or runs")
+        raise StorageError(f"claim={claim!r} is unknown; use one of {', '.join(CLAIMS)}")
     return Sharing(open_storage(url), study or output.resolve().name, claim or CLAIMS[0])
 
 
-def slots_of(plan: Plan, claim: str) -> dict[int, dict[str, list[PlannedRun]]]:
-    """Seed -> what is claimed at a time -> its runs."""
-    slots: dict[int, dict[str, list[PlannedRun]]] = {}
-    for run in plan.runs:
-        seed, method = run.config.seed, run.config.method
-        slot = f"seed {seed}" if claim == "seeds" else f"seed {seed}, {method}"
-        slots.setdefault(seed, {}).setdefault(slot, []).append(run)
-    return slots
+def make_shared_runs(
+    sharing: Sharing,
+    plans: Sequence[Plan],
+    progress: RunProgress,
+    *,
+    make_run: Callable[..., RunRecord] | None = None,
+    look_after: float | None = None,
+) -> tuple[RunRecord, ...]:
+    """Make the runs of plans together with other workers; failed runs are tried once more.
+
+    `make_run` makes one run, by default `training.run.run`; `look_after` is as for `study.work`.
+
+    Returns:
+        The records of all runs, failed ones too. A run whose workers were killed every time has none.
+
+    Raises:
+        StudyMismatchError: another worker has other runs, settings or data under the same name.
+        RecordKeptElsewhereError: a record could not be written to the output folder.
+        KeyboardInterrupt: Ctrl-C; finished runs are kept, and others can take the one that was being made.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # progress shows what becomes of runs
+    shared = [_SharedPlan(sharing, plan, name) for plan, name in zip(plans, _names(sharing, plans))]
+    for each in shared:
+        each.open()
+
+    def gather() -> int:
+        return sum(each.gather() for each in shared)
+
+    to_make = [run for each in shared for run in each.left()]
+    progress.begin(len(to_make), sum(run.schedule.total_steps for run in to_make))
+    seeds = dict.fromkeys(seed for each in shared for seed in each.items)
+    jobs = [
+        each.job(seed, progress, make_run or runs_of(each.plan.output), gather)
+        for seed in seeds  # seed by seed, all models and data sets alike
+        for each in shared
+        if seed in each.items
+    ]
+    try:
+        work(
+            jobs,
+            waiting=lambda _: progress.waiting(f"other processes are making {pluralize(gather(), 'run')}"),
+            look_after=look_after,
+        )
+    finally:
+        gather()
+    records = {key: record for each in shared for key, record in each.records().items()}
+    configs = [run.config for plan in plans for run in plan.runs]
+    for config in configs:
+        if config.key not in records:
+            progress.say(f"{config.method}, seed {config.seed} is given up: every worker that tried died")
+    return tuple(records[config.key] for config in configs if config.key in records)
 
 
-def plan_names(sharing: Sharing, plans: Sequence[Plan]) -> list[str]:
-    """What each plan is called in the storage.
+def look(sharing: Sharing, plans: Sequence[Plan]) -> tuple[dict[str, int], ...]:
+    """Return how many runs of each plan are finished, being made, failed and waiting; make none.
 
-    A model that lies in different folders on two machines has different keys and cannot be shared. So the folder is not part
-    of the name, where it can be left out, but of the terms: then it is refused instead of being made twice.
+    Raises:
+        StudyMismatchError: as in `make_shared_runs`.
+    """
+    return tuple(_SharedPlan(sharing, plan, name).look() for plan, name in zip(plans, _names(sharing, plans)))
+
+
+def _names(sharing: Sharing, plans: Sequence[Plan]) -> list[str]:
+    """Name each plan in the database; with a model's folder only where its name alone is ambiguous.
+
+    A model in different folders has different keys, so it cannot be shared; the study's configuration says so.
     """
     pairs = [(plan.runs[0].config.task, plan.runs[0].config.model) for plan in plans]
     short = Counter((task, short_name(model)) for task, model in pairs)
@@ -72,30 +149,156 @@ def plan_names(sharing: Sharing, plans: Sequence[Plan]) -> list[str]:
     return [f"{sharing.name} / {task} / {model} / runs" for (task, _), model in zip(pairs, models)]
 
 
-def study_name(name: str, seed: int) -> str:
-    """The study of a seed of the plan that is called so."""
-    return f"{name} / seed {seed}"[-LONGEST_NAME:]
-
-
-def terms_of(plan: Plan, claim: str) -> dict[str, Any]:
-    """What must be equal for two processes to share runs: all that makes a run, but for its seed."""
+def _study_config(plan: Plan, claim: str) -> dict[str, Any]:
+    """Return what workers must agree on: all settings of the runs but the seed."""
     first = plan.runs[0].config
     configs = {run.config.method: run.config for run in plan.runs if run.config.seed == first.seed}
-    settings = {
-        method: {name: value for name, value in config.recorded_settings().items() if value is not None}
-        for method, config in configs.items()
-    }
-    names = dict.fromkeys(name for values in settings.values() for name in values)
-    return {
-        "claimed": claim,
-        "methods": ", ".join(configs),
-        **{name: _common(settings, name) for name in names if name not in ("task", "method", "seed")},
-        "data fingerprint": plan.task.fingerprint,
-    }
+    settings = {method: config.recorded_settings() for method, config in configs.items()}
+    shared: dict[str, Any] = {"claim": claim, "methods": ", ".join(configs), "data": plan.task.fingerprint}
+    for name in dict.fromkeys(name for given in settings.values() for name in given if name not in ("method", "seed")):
+        values = {method: given.get(name) for method, given in settings.items()}
+        if not any(value is not None for value in values.values()):
+            continue
+        equal = all(value == values[first.method] for value in values.values())
+        shared[name] = values[first.method] if equal else ", ".join(f"{m} {value}" for m, value in values.items())
+    return shared
 
 
-def _common(settings: Mapping[str, Mapping[str, Any]], name: str) -> Any:
-    """The value of a setting, or, where methods differ in it, the value of each method."""
-    values = {method: given.get(name) for method, given in settings.items()}
-    first = next(iter(values.values()))
-    return first if all(value == first for value in values.values()) else values
+class _SharedPlan:
+    """A plan in the database: a study for each seed, and its records.
+
+    Attributes:
+        items: seed -> name of what is claimed -> its runs.
+        studies: seed -> study, once it is opened.
+    """
+
+    def __init__(self, sharing: Sharing, plan: Plan, name: str) -> None:
+        self.plan, self._storage, self._name = plan, sharing.storage, name
+        self._records_name = f"{name} / records"[-MAX_NAME:]
+        self._config = _study_config(plan, sharing.claim)
+        self._keys = {run.config.key for run in plan.runs}
+        self._records: dict[str, RunRecord] = {}
+        self._read: set[int] = set()
+        self._record_study: optuna.Study | None = None
+        self.studies: dict[int, optuna.Study] = {}
+        self.items: dict[int, dict[str, list[PlannedRun]]] = {}
+        for run in plan.runs:
+            seed, method = run.config.seed, run.config.method
+            item = f"seed {seed}" if sharing.claim == "seeds" else f"seed {seed}, {method}"
+            self.items.setdefault(seed, {}).setdefault(item, []).append(run)
+
+    def open(self) -> None:
+        """Create or open the studies; hand in finished records of the output folder; retry what failed."""
+        for seed, items in self.items.items():
+            fixed: dict[str, dict[str, Any]] = {item: {} for item in items}
+            self.studies[seed] = open_study(self._storage, f"{self._name} / seed {seed}", fixed, self._config)
+        self._record_study = optuna.create_study(
+            storage=self._storage, study_name=self._records_name, load_if_exists=True
+        )
+        here = finished_records(self.plan.output)
+        self._here = {key: record.model_dump_json() for key, record in here.items()}
+        for key in self._keys & here.keys() - self._finished():
+            self._add(here[key])
+        for study in self.studies.values():
+            retry_failed(study)
+
+    def job(
+        self, seed: int, progress: RunProgress, make_run: Callable[..., RunRecord], gather: Callable[[], int]
+    ) -> Job:
+        """Return the work on a seed: to make the runs of an item that are not finished."""
+
+        def make(trial: Trial) -> float:
+            errors = []
+            for run in self.items[seed][item_of(trial)]:
+                progress.left(gather())
+                if run.config.key in self._finished():
+                    continue
+                record = make_run(run.config, self.plan.task, progress=progress)
+                keep_record(self.plan.output, record)
+                self._add(record)
+                trial.set_user_attr(PROGRESS, True)
+                errors += [str(record.error)] if record.status == "failed" else []
+            if errors:
+                raise TrialFailedError(errors[0])
+            return 0.0
+
+        return Job(self.studies[seed], {item: {} for item in self.items[seed]}, make)
+
+    def left(self) -> list[PlannedRun]:
+        """Return the unfinished runs of items that are open."""
+        finished = self._finished()
+        return [
+            run
+            for seed, study in self.studies.items()
+            for name, item in read_items(study).items()
+            if item.state in ("open", "lost")
+            for run in self.items[seed][name]
+            if run.config.key not in finished
+        ]
+
+    def gather(self) -> int:
+        """Write the records of the database to the output folder; return how many runs are left."""
+        for key, record in self.records().items():
+            text = record.model_dump_json()  # NaN does not equal itself
+            if key in self._keys and self._here.get(key) != text:
+                keep_record(self.plan.output, record)
+                self._here[key] = text
+        return len(self.left())
+
+    def look(self) -> dict[str, int]:
+        """Count runs by state."""
+        with contextlib.suppress(KeyError):
+            self._record_study = optuna.load_study(storage=self._storage, study_name=self._records_name)
+        counts = dict.fromkeys(("finished", "being made", "failed", "waiting"), 0)
+        finished = self._finished() | {run.config.key for run in self.plan.runs if run.finished}
+        for seed, items in self.items.items():
+            found = find_items(self._storage, f"{self._name} / seed {seed}", self._config)
+            for name, runs in items.items():
+                left = sum(run.config.key not in finished for run in runs)
+                counts["finished"] += len(runs) - left
+                trials = found.get(name, Item(name, ())).trials
+                making = int(left > 0 and any(trial.state == TrialState.RUNNING for trial in trials))
+                counts["being made"] += making
+                counts["failed" if trials and found[name].state == "failed" else "waiting"] += left - making
+        return counts
+
+    def _finished(self) -> set[str]:
+        return {key for key, record in self.records().items() if record.status == "finished"}
+
+    def records(self) -> dict[str, RunRecord]:
+        """Return the records in the database by key: the first finished one, else the last that failed."""
+        for trial in self._record_study.get_trials(deepcopy=False) if self._record_study else ():
+            record = None if trial.number in self._read else _unpack(trial)
+            self._read.add(trial.number)
+            if record and (record.key not in self._records or self._records[record.key].status == "failed"):
+                self._records[record.key] = record
+        return self._records
+
+    def _add(self, record: RunRecord) -> None:
+        """Keep a record for all workers. Optuna writes a finished trial with all its attributes in one transaction."""
+        assert self._record_study is not None
+        text = base64.b64encode(zlib.compress(record.model_dump_json().encode())).decode()
+        chunks = {f"chunk {i}": text[i * CHUNK : (i + 1) * CHUNK] for i in range(-(-len(text) // CHUNK))}
+        value = record.final.get(record.primary_metric or "", 0.0)  # for Optuna's own tools
+        outcome: dict[str, Any] = {"value": value if math.isfinite(value) else 0.0}
+        if record.status == "failed":
+            outcome = {"state": TrialState.FAIL}
+        self._record_study.add_trial(create_trial(**outcome, user_attrs={KEY: record.key, **chunks}))
+
+
+def _unpack(trial: FrozenTrial) -> RunRecord | None:
+    """Read a record that any worker may have written; None, with a warning, if it cannot be trusted."""
+    try:
+        names = [name for name in (f"chunk {i}" for i in range(MAX_CHUNKS)) if name in trial.user_attrs]
+        packed = base64.b64decode("".join(trial.user_attrs[name] for name in names), validate=True)
+        unpacker = zlib.decompressobj()
+        content = unpacker.decompress(packed, MAX_RECORD)
+        if not unpacker.eof:
+            raise ValueError(f"it is cut off, or has more than {MAX_RECORD} bytes")
+        record = RunRecord.model_validate_json(content)
+        if not trial.user_attrs[KEY] == record.key == record.config.key:
+            raise ValueError(f"{trial.user_attrs[KEY]!r} is not the key of its configuration, {record.config.key!r}")
+    except (KeyError, TypeError, ValueError, zlib.error) as error:
+        get_logger().warning("record %d in the shared database is ignored: %s", trial.number, error)
+        return None
+    return record

@@ -1,22 +1,21 @@
-"""Which values a search may give to which settings: per method, and whether training can have them.
+"""The search space of a method: the settings that it reads, and values that can be trained.
 
-Every method is tuned in the settings that it looks at, and in no others: `lora` has a learning rate, and no beta.
+`lora` is tuned in its learning rate, and `glora` in beta too.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from optuna import Trial
 
 from glora.experiments.config import ALLOCATION_SETTINGS, RunConfig
 from glora.experiments.errors import collect
 from glora.experiments.methods.base import Method, Schedule
 from glora.experiments.report.number_format import settings_text
 from glora.experiments.search.ranges import SearchRange, parse_range
-
-if TYPE_CHECKING:
-    from optuna import Trial
 
 DEFAULT_RANGES = {"learning_rate": "5e-5-5e-3", "beta": "0.8-0.99", "warmup_steps": "0.1-0.5"}
 """As an experiment file writes them. A warm-up below 1 is a share of all steps, so that it fits trainings of any length."""
@@ -26,10 +25,10 @@ DEFAULT_BUDGETS = (0.5, 0.75, 1.0)
 
 
 def default_ranges(matrices: int, rank: int) -> tuple[SearchRange, ...]:
-    """What is searched where nobody says: learning_rate, beta, total_rank and warmup_steps.
+    """Return the ranges of a search without any: learning_rate, beta, total_rank and warmup_steps.
 
     Args:
-        matrices: adapted matrices of the model.
+        matrices: number of adapted matrices of the model.
         rank: of uniform LoRA.
     """
     budgets = tuple(dict.fromkeys(max(1, round(share * matrices * rank)) for share in DEFAULT_BUDGETS))
@@ -39,13 +38,13 @@ def default_ranges(matrices: int, rank: int) -> tuple[SearchRange, ...]:
 
 
 def searched_by(method: Method, ranges: Sequence[SearchRange]) -> tuple[SearchRange, ...]:
-    """The ranges of the settings that a method looks at, and does not have of its own."""
+    """Return the ranges of settings that a method reads, and does not fix itself."""
     ignored = {*(ALLOCATION_SETTINGS - method.settings), *method.fixed}
     return tuple(found for found in ranges if found.setting not in ignored)
 
 
 def suggest(trial: Trial, ranges: Sequence[SearchRange]) -> dict[str, Any]:
-    """Setting -> the value that a trial gives it."""
+    """Return setting -> the value that a trial gives it."""
     for found in ranges:
         if found.kind == "categorical":
             trial.suggest_categorical(found.setting, tuple(map(_choice, found.choices)))
@@ -57,7 +56,7 @@ def suggest(trial: Trial, ranges: Sequence[SearchRange]) -> dict[str, Any]:
 
 
 def chosen(params: Mapping[str, Any], ranges: Sequence[SearchRange]) -> dict[str, Any]:
-    """The settings of a trial, of its parameters as Optuna keeps them."""
+    """Return the settings of a trial from its parameters in Optuna."""
     values = {}
     for found in ranges:
         value = params[found.setting]
@@ -67,7 +66,7 @@ def chosen(params: Mapping[str, Any], ranges: Sequence[SearchRange]) -> dict[str
 
 
 def combinations(ranges: Sequence[SearchRange]) -> list[dict[str, Any]]:
-    """Every combination of the choices, as Optuna keeps the values; none where a range is an interval."""
+    """Return every combination of the choices as Optuna's parameters; none if a range is an interval."""
     if not ranges or any(found.kind != "categorical" for found in ranges):
         return []
     names = [found.setting for found in ranges]
@@ -77,43 +76,43 @@ def combinations(ranges: Sequence[SearchRange]) -> list[dict[str, Any]]:
 
 
 def _choice(value: Any) -> Any:
-    """Optuna keeps plain values; names of matrices are written with commas, as on the command line."""
+    """Return a choice as Optuna keeps it: names of matrices are joined by commas, as on the command line."""
     return ",".join(value) if isinstance(value, tuple) else value
 
 
 def range_faults(method: Method, base: RunConfig, ranges: Sequence[SearchRange], examples: int) -> list[str]:
-    """Ends of ranges that no training of this method can have, whatever the other searched settings are.
+    """Return a fault for each bound of a range with which no training of this method is possible.
 
     Args:
         method: the method.
         base: its settings that are not searched.
-        ranges: those that are.
-        examples: training examples, from which the number of steps follows.
+        ranges: the settings that are.
+        examples: number of training examples, which gives the number of steps.
     """
     ends = {found.setting: _ends(found) for found in ranges}
     corners = [dict(zip(ends, values)) for values in itertools.product(*ends.values())]
-    judged = [(corner, config_faults(method, base, corner, examples)) for corner in corners]
-    everywhere = [fault for fault in judged[0][1] if all(fault in found for _, found in judged)]
+    checked = [(corner, config_faults(method, base, corner, examples)) for corner in corners]
+    everywhere = [fault for fault in checked[0][1] if all(fault in found for _, found in checked)]
     if everywhere:
         return [f"{method.name}: {fault}" for fault in everywhere]
-    hopeless = all(found for _, found in judged)
+    all_fail = all(found for _, found in checked)
     faults = []
     for setting, values in ends.items():
         for value in values:
-            found = [fault for corner, fault in judged if corner[setting] == value]
-            # Where nothing can be trained, an end is to blame only if it has one fault whatever the others are.
-            blamed = [fault for fault in found[0] if not hopeless or all(fault in each for each in found)]
+            found = [fault for corner, fault in checked if corner[setting] == value]
+            # If nothing can be trained, blame a bound only for a fault that it has with all other values.
+            blamed = [fault for fault in found[0] if not all_fail or all(fault in each for each in found)]
             if all(found) and blamed:
                 faults.append(f"{setting}={value} can never be trained with {method.name}: {blamed[0]}")
-    if hopeless and not faults:
-        corner, refused = judged[0]
+    if all_fail and not faults:
+        corner, refused = checked[0]
         ends_text = settings_text(corner)
         faults.append(f"{method.name} can be trained with no values of these ranges; {ends_text}: {refused[0]}")
     return faults
 
 
 def config_faults(method: Method, base: RunConfig, values: Mapping[str, Any], examples: int) -> list[str]:
-    """What is wrong with one choice of values."""
+    """Return what is wrong with one choice of values."""
     faults: list[str] = []
     config = collect(lambda: base.with_settings(values), faults)
     if config is None:

@@ -1,4 +1,4 @@
-"""A search, as the user sees it before it begins and when its trials are over."""
+"""Show a search: its plan, and what its studies found."""
 
 from __future__ import annotations
 
@@ -10,19 +10,14 @@ from rich.table import Table
 
 from glora.experiments.report.number_format import MISSING, metric_header, settings_text, short_name, value_text
 from glora.experiments.search.plan import SearchPlan, how_chosen
-from glora.experiments.search.run import StudyOutcome
+from glora.experiments.search.trials import StudyOutcome
 from glora.messages import pluralize
 
 BETTER = {"maximize": "the higher the better", "minimize": "the lower the better"}
 
 
 def describe_search(plan: SearchPlan, storage: str) -> RenderableType:
-    """What is searched for which method, on which examples, how often, and what is run in the end.
-
-    Args:
-        plan: the search.
-        storage: the database, without its password.
-    """
+    """Show the ranges of each method, the examples, the trials, the final runs, and the database without its password."""
     studies = plan.studies
     rows = [("search", plan.name)]
     for study in {(s.base.task, s.base.model): s for s in studies}.values():
@@ -35,8 +30,7 @@ def describe_search(plan: SearchPlan, storage: str) -> RenderableType:
                 f"{pluralize(study.schedule.total_steps, 'step')} a trial",
             )
         )
-    terms = studies[0].terms
-    numbers = [study.trials for study in studies]
+    numbers = [len(study.trials) for study in studies]
     studied = pluralize(len(studies), "study")
     each = f" = {studied} × {numbers[0]}" if len(set(numbers)) == 1 else f" in {studied}"
     runs = len(plan.pairs) * len(plan.methods) * len(plan.seeds)
@@ -45,7 +39,7 @@ def describe_search(plan: SearchPlan, storage: str) -> RenderableType:
             "trials",
             f"{sum(numbers)}{each}",
         ),
-        ("", f"{how_chosen(studies)}; {terms['pruner']}; trained with seed {terms['seed of the trials']}"),
+        ("", f"{how_chosen(studies)}; {studies[0].pruner}; trained with seed {studies[0].base.seed}"),
         (
             "runs",
             f"then {pluralize(runs, 'run')} with the best settings: {', '.join(plan.methods)} with "
@@ -68,14 +62,14 @@ def _spaces(plan: SearchPlan) -> Table:
         table.add_column(header, overflow="fold")
     for pair in plan.pairs:
         for study in pair.studies:
-            space = "; ".join(map(str, study.ranges)) or "nothing: it looks at none of these settings"
+            space = "; ".join(map(str, study.ranges)) or "nothing: it reads none of these settings"
             names = short_name(study.base.model), short_name(study.base.task), study.method.name
             table.add_row(*map(escape, (*names, space)))
     return table
 
 
 def describe_outcomes(outcomes: Sequence[StudyOutcome]) -> Table:
-    """What each study has found."""
+    """Show the best settings of each study."""
     table = Table(box=None, pad_edge=False, header_style="bold", title="Best settings", title_justify="left")
     for header in ("model", "data set", "method", "settings", "in tuning", "trials"):
         table.add_column(header, overflow="fold", no_wrap=header in ("method", "settings"))

@@ -20,8 +20,8 @@ from glora.experiments.config import RunConfig
 from glora.experiments.records.failures import describe_failure
 from glora.experiments.records.provenance import collect_provenance
 from glora.experiments.records.schema import EpochMetrics, RunRecord
-from glora.experiments.search.shared_trials import Job, open_study, slot_of, work
-from glora.experiments.search.storage import DATABASE_FILE, SharedStorage, open_storage, sqlite_url
+from glora.experiments.search.storage import SharedStorage, open_storage, sqlite_url
+from glora.experiments.search.study import Job, item_of, open_study, work
 from glora.experiments.training.progress import RunProgress
 
 HEARTBEAT, GRACE, LOOK = 1, 3, 0.3
@@ -77,39 +77,39 @@ class FakeRuns:
 
 @dataclass(frozen=True)
 class Worker:
-    """Works on a study of `slots` in a process of its own, and writes a line for every slot that it does.
+    """Works on a study of `items` trials in a process of its own, and writes a line for each one that it makes.
 
-    `die_in` names slots in the middle of which the process is killed, once each.
+    `die_in` names items in the midst of which the process is killed, once each.
     """
 
     url: str
     log: Path
-    slots: int
+    items: int
     die_in: tuple[str, ...] = ()
     seconds: float = 0.02
     grace: int = GRACE
 
     def __call__(self) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        names = [f"trial {i}" for i in range(self.slots)]
+        items: dict[str, dict[str, Any]] = {f"trial {i}": {} for i in range(self.items)}
         storage = open_storage(self.url, heartbeat=HEARTBEAT, grace=self.grace)
-        work([Job(open_study(storage, "shared", names, {"trials": self.slots}), self.do)], look_after=LOOK)
+        study = open_study(storage, "shared", items, {"trials": self.items})
+        work([Job(study, items, self.do)], waiting=lambda _: None, look_after=LOOK)
 
     def do(self, trial: optuna.Trial) -> float:
         value = trial.suggest_float("x", 0, 1)
-        slot = slot_of(trial)
-        mark = self.log.with_name(f"died in {slot}")
-        if slot in self.die_in and not mark.exists():
+        mark = self.log.with_name(f"died in {item_of(trial)}")
+        if item_of(trial) in self.die_in and not mark.exists():
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(self.seconds)
         with open(self.log, "a") as file:
-            file.write(f"{slot},{os.getpid()},{value}\n")
+            file.write(f"{item_of(trial)},{os.getpid()},{value}\n")
         return value
 
     @property
     def done(self) -> list[str]:
-        """The slots that were done, by whomever."""
+        """The items that were made, by whomever."""
         return [line.split(",")[0] for line in self.log.read_text().splitlines()] if self.log.exists() else []
 
 
@@ -118,20 +118,20 @@ def _empty_database() -> bytes:
     """A database with Optuna's tables; to make them takes ten times as long as to open a copy."""
     with tempfile.TemporaryDirectory(prefix="glora-search-") as folder:
         open_storage(sqlite_url(Path(folder))).engine.dispose()
-        return Path(folder, DATABASE_FILE).read_bytes()
+        return Path(folder, "search.db").read_bytes()
 
 
 def quick_storage(folder: Path, **options: int) -> SharedStorage:
     """A storage that does not wait for the disk."""
-    if not (folder / DATABASE_FILE).exists():
-        (folder / DATABASE_FILE).write_bytes(_empty_database())
+    if not (folder / "search.db").exists():
+        (folder / "search.db").write_bytes(_empty_database())
     storage = open_storage(sqlite_url(folder), **{"heartbeat": HEARTBEAT, "grace": GRACE, **options})
     sqlalchemy.event.listen(storage.engine, "connect", lambda made, _: made.execute("PRAGMA synchronous=OFF"))
     storage.engine.dispose()
     return storage
 
 
-def together(workers: Sequence[Callable[[], None]], seconds: float = 60) -> list[int | None]:
+def together(workers: Sequence[Callable[[], None]], seconds: float = 240) -> list[int | None]:
     """Run workers side by side; their exit codes."""
     context = multiprocessing.get_context("fork")
     processes = [context.Process(target=worker) for worker in workers]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import multiprocessing
-import os
 import socket
 import sys
 import time
@@ -25,14 +24,7 @@ def refused(url: str) -> str:
     return str(caught.value)
 
 
-def test_a_file_is_made_with_optunas_tables(tmp_path: Path) -> None:
-    storage = open_storage(sqlite_url(tmp_path))
-    assert storage.get_all_studies() == []
-    assert (tmp_path / "search.db").is_file()
-    assert open_storage(sqlite_url(tmp_path)).get_all_studies() == [], "again"
-
-
-def test_a_server_that_does_not_run_is_told_at_once_without_the_password() -> None:
+def test_a_server_that_does_not_run_is_reported_at_once_without_the_password() -> None:
     pytest.importorskip("psycopg")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -42,7 +34,7 @@ def test_a_server_that_does_not_run_is_told_at_once_without_the_password() -> No
     assert time.monotonic() - began < 5
     assert message.startswith(f"storage=postgresql://me:***@127.0.0.1:{port}/studies: ")
     assert "refused" in message.lower()
-    assert "Is the server running" in message
+    assert "check server, port, user, password, database" in message
 
 
 def test_a_server_that_does_not_answer_is_waited_for_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,34 +75,27 @@ def test_a_missing_driver_is_named_with_what_to_install(
     monkeypatch.setattr(builtins, "__import__", without)
     for loaded in [name for name in sys.modules if name.split(".")[0] == module]:
         monkeypatch.delitem(sys.modules, loaded)
-    assert f"the driver {module} is not installed: pip install '{package}'" in refused(url)
+    assert f"driver {module} not installed: pip install '{package}'" in refused(url)
 
 
 @pytest.mark.parametrize(
     ("url", "part"),
     [
-        ("search.db", "the storage is no database URL; write sqlite:///search.db"),
-        ("", "the storage is no database URL"),
-        ("postgres://me:secret@h/d", "there is no database 'postgres'; write"),
-        ("redis://:secret@h", "storage=redis://:***@h: Optuna keeps no heartbeats in Redis"),
+        ("search.db", "not a database URL; write sqlite:///search.db"),
+        ("", "not a database URL"),
+        ("postgres://me:secret@h/d", "unknown database 'postgres'; write"),
+        ("redis://:secret@h", "storage=redis://:***@h: unknown database 'redis'"),
         ("sqlite://", "in memory and would be lost"),
-        ("sqlite:///no/such/folder/search.db", "there is no folder 'no/such/folder'"),
-        ("sqlite:////proc/search.db", "unable to open database file"),
+        ("sqlite:///no/such/folder/search.db", "unable to open database file; name a writable file"),
     ],
 )
 def test_urls_that_cannot_be_a_storage(url: str, part: str) -> None:
     assert part in refused(url)
 
 
-def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database(tmp_path: Path) -> None:
     (tmp_path / "search.db").write_text("not a database, but long enough to be looked at " * 20)
     assert "file is not a database" in refused(sqlite_url(tmp_path))
-
-
-def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "access", lambda path, _mode: Path(path) != tmp_path)  # root may write anywhere
-    message = refused(sqlite_url(tmp_path))
-    assert f"no permission to write the folder {str(tmp_path)!r}; name another file" in message
 
 
 def test_checking_connects_to_nothing(tmp_path: Path) -> None:
@@ -126,7 +111,7 @@ def test_a_database_that_goes_away_in_the_midst_of_the_work(tmp_path: Path) -> N
     storage.engine.dispose()
     with pytest.raises(StorageError, match="no such table") as caught, storage_errors(storage):
         storage.get_all_studies()
-    assert "What is finished is kept in it; once it is back, the same command goes on" in str(caught.value)
+    assert "Finished work is kept" in str(caught.value)
 
 
 def test_a_heartbeat_that_does_not_arrive_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import signal
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
+import optuna
 import pytest
+from optuna.trial import TrialState, create_trial
 
 from glora.experiments.config import RunConfig
 from glora.experiments.plan import Plan, plan_comparison
 from glora.experiments.records.schema import RunRecord, read_records, write_record
-from glora.experiments.search import shared_trials
-from glora.experiments.search.shared_runs import make_shared_runs
-from glora.experiments.search.shared_state import SharedState, look
-from glora.experiments.search.shared_trials import StudyMismatchError
-from glora.experiments.search.sharing import Sharing, open_sharing
+from glora.experiments.report.number_format import short_name
+from glora.experiments.search import sharing as sharing_module
+from glora.experiments.search import study as study_module
+from glora.experiments.search.sharing import Sharing, look, make_shared_runs, open_sharing
 from glora.experiments.search.storage import SharedStorage, StorageError, sqlite_url
+from glora.experiments.search.study import StudyMismatchError
 from glora.experiments.training.progress import RunProgress
 from unit.experiments.search.search_case import LOOK, FakeRuns, made_record, quick_storage, together
 
@@ -43,6 +47,10 @@ def plan(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> Callable[...,
 def share(storage: SharedStorage, *plans: Plan, runs: Any = None, claim: str = "seeds") -> tuple[RunRecord, ...]:
     sharing = Sharing(storage, "a comparison", claim)
     return make_shared_runs(sharing, plans, RunProgress(), make_run=runs or FakeRuns(), look_after=LOOK)
+
+
+def counts(finished: int, being_made: int, failed: int, waiting: int) -> dict[str, int]:
+    return {"finished": finished, "being made": being_made, "failed": failed, "waiting": waiting}
 
 
 def texts(records: Any) -> list[str]:
@@ -122,7 +130,7 @@ def test_what_others_finished_is_there_after_ctrl_c_too(plan, storage, tmp_path:
 def test_a_seed_that_gets_on_is_not_given_up_however_often_its_processes_are_killed(
     plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_trials, "MAX_DEATHS", 1)
+    monkeypatch.setattr(study_module, "MAX_DEATHS", 1)
     planned, last = plan(seeds=(0,)), FakeRuns()
     for method in ("adalora", "glora"):
         killed_in(method, tmp_path, planned)
@@ -139,17 +147,16 @@ def test_a_run_that_kills_its_processes_is_given_up_and_said(
         def say(self, message: str) -> None:
             self.lines.append(message)
 
-    monkeypatch.setattr(shared_trials, "MAX_DEATHS", 1)
+    monkeypatch.setattr(study_module, "MAX_DEATHS", 1)
     planned, last = plan(seeds=(0,)), FakeRuns()
     for _ in range(2):  # the first has at least made the runs before it
         killed_in("glora", tmp_path, planned)
     sharing = Sharing(quick_storage(tmp_path, grace=1), "a comparison")
     time.sleep(2.5)  # heartbeats are compared by whole seconds
-    assert look(sharing, [planned]) == (SharedState(2, 0, 1, 0, 0),)
     records = make_shared_runs(sharing, [planned], Said(), make_run=last, look_after=LOOK)
     assert (len(records), last.made) == (2, [])
-    assert Said.lines == ["glora, seed 0 was given up: its processes were killed, every time"]
-    assert look(sharing, [planned]) == (SharedState(2, 0, 0, 1, 0),)
+    assert Said.lines == ["glora, seed 0 is given up: every worker that tried died"]
+    assert look(sharing, [planned]) == (counts(2, 0, 1, 0),)
 
 
 def test_who_asks_for_more_seeds_shares_those_in_common(plan, storage, tmp_path: Path) -> None:
@@ -188,7 +195,7 @@ def test_a_failed_run_does_not_keep_its_seed_from_ending_and_is_tried_again(plan
     records = share(storage, plan("one"), runs=first)
     assert len(first.made) == 6
     assert [record.status for record in records].count("failed") == 1
-    assert look(Sharing(storage, "a comparison"), [plan("two")])[0] == SharedState(5, 0, 0, 1, 0)
+    assert look(Sharing(storage, "a comparison"), [plan("two")])[0] == counts(5, 0, 1, 0)
     assert [record.status for record in share(storage, plan("two"), runs=second)].count("failed") == 1
     assert names(second) == [(0, "adalora")]
     assert {record.status for record in share(storage, plan("two"), runs=third)} == {"finished"}
@@ -203,31 +210,25 @@ def test_a_failed_run_does_not_keep_its_seed_from_ending_and_is_tried_again(plan
         ({"learning_rate": 1e-3}, "learning_rate: it has 0.0002; now 0.001"),
         ({"methods": ("lora", "glora")}, "methods: it has lora, adalora, glora; now lora, glora"),
         ({"beta": 0.5}, "beta: it has 0.9; now lora 0.9, adalora 0.9, glora 0.5"),
-        ({"train_limit": 64}, "data fingerprint"),
-        ({"rank": 4}, "rank: it has 8; now 4"),
+        ({"train_limit": 64}, "data: it has"),
+        ({"claim": "runs"}, "claim: it has seeds; now runs"),
+        ({"model": "elsewhere"}, "elsewhere"),  # a model in another folder has other keys: its runs would be made twice
     ],
 )
-def test_other_runs_of_the_same_name_are_refused(plan, storage, change: dict[str, Any], difference: str) -> None:
-    share(storage, plan("one"))
-    for refused in (share, lambda storage, planned: look(Sharing(storage, "a comparison"), [planned])):
-        with pytest.raises(StudyMismatchError, match=r"another --study") as caught:
-            refused(storage, plan("two", **change))
-        assert difference in str(caught.value)
-
-
-def test_another_claim_is_refused(plan, storage) -> None:
-    share(storage, plan("one"))
-    with pytest.raises(StudyMismatchError, match="claimed: it has seeds; now runs"):
-        share(storage, plan("two"), claim="runs")
-
-
-def test_a_model_in_another_folder_is_refused_and_not_made_twice(plan, storage, tiny_deberta: Path, tmp_path) -> None:
-    share(storage, plan("one"))
+def test_other_runs_of_the_same_name_are_refused(
+    plan, storage, tiny_deberta: Path, tmp_path: Path, change: dict[str, Any], difference: str
+) -> None:
     (tmp_path / "elsewhere").mkdir()
     copy = tmp_path / "elsewhere" / tiny_deberta.name
     copy.symlink_to(tiny_deberta)
-    with pytest.raises(StudyMismatchError, match="model: it has .*; now .*elsewhere"):
-        share(storage, plan("two", model=str(copy)))
+    claim = change.get("claim", "seeds")
+    settings = {name: value for name, value in change.items() if name != "claim"}
+    share(storage, plan("one"))
+    other = plan("two", **({"model": str(copy)} if "model" in change else settings))
+    with pytest.raises(StudyMismatchError, match=difference):
+        share(storage, other, claim=claim)
+    with pytest.raises(StudyMismatchError, match="another --study"):
+        look(Sharing(storage, "a comparison", claim), [other])
 
 
 def test_a_look_says_how_far_the_runs_are_and_changes_nothing(plan, storage) -> None:
@@ -237,10 +238,10 @@ def test_a_look_says_how_far_the_runs_are_and_changes_nothing(plan, storage) -> 
         looks.append(look(sharing, [plan("two")])[0])
         return 0.5
 
-    assert look(sharing, [plan("two")]) == (SharedState(0, 0, 0, 0, 6),)
+    assert look(sharing, [plan("two")]) == (counts(0, 0, 0, 6),)
     share(storage, plan("one"), runs=FakeRuns(accuracy))
-    assert looks == [SharedState(done, 1, 0, 0, 5 - done) for done in range(6)]
-    assert look(sharing, [plan("two")]) == (SharedState(6, 0, 0, 0, 0),)
+    assert looks == [counts(done, 1, 0, 5 - done) for done in range(6)]
+    assert look(sharing, [plan("two")]) == (counts(6, 0, 0, 0),)
 
 
 def test_large_records_and_those_of_diverged_runs_come_back_as_they_were(plan, storage, tmp_path: Path) -> None:
@@ -255,14 +256,61 @@ def test_large_records_and_those_of_diverged_runs_come_back_as_they_were(plan, s
     assert len(one[0]) > 150_000
 
 
+def test_of_two_finished_records_the_first_counts_for_every_worker(plan, storage, tmp_path: Path) -> None:
+    """A worker that was suspended too long comes back after another one has made its run."""
+
+    def make(config: RunConfig, *_: object, **_given: Any) -> RunRecord:
+        share(quick_storage(tmp_path), plan("two", seeds=(0,), methods=("lora",)), runs=FakeRuns(lambda _: 0.25))
+        return made_record(config, 0.75)
+
+    taken_over = iter([True])
+
+    def suspended(config: RunConfig, *_: object, **given: Any) -> RunRecord:
+        for trial in optuna.load_study(storage=storage, study_name=study_name).get_trials():
+            if next(taken_over, False):
+                storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+        return make(config, **given)
+
+    study_name = "a comparison / rte / tiny-deberta / runs / seed 0"
+    study_name = study_name.replace("tiny-deberta", short_name(plan("one").runs[0].config.model))
+    (record,) = share(storage, plan("one", seeds=(0,), methods=("lora",)), runs=suspended)
+    assert record.final == {"accuracy": 0.25}
+    assert read_records(tmp_path / "one") == read_records(tmp_path / "two")
+    assert len(read_records(tmp_path / "one")) == 1
+
+
+@pytest.mark.parametrize("case", ["another key", "another run", "cut off", "too large", "not a record", "no text"])
+def test_a_record_that_cannot_be_trusted_is_ignored_and_its_run_is_made(
+    plan, storage, case: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sharing_module, "MAX_RECORD", 1_000_000)
+    planned = plan(seeds=(0,), methods=("lora", "glora"))
+    lora, glora = (run.config for run in planned.runs)
+    content = made_record(lora, 0.99)
+    if case == "another key":
+        content = content.model_copy(update={"key": glora.key})
+    if case == "too large":
+        content = content.model_copy(update={"ranks": {f"module {i}": i for i in range(100_000)}})
+    text = "{}" if case == "not a record" else content.model_dump_json()
+    packed = zlib.compress(text.encode())[: 100 if case == "cut off" else None]
+    key = {"another key": glora.key, "another run": glora.key}.get(case, lora.key)
+    chunk = 3 if case == "no text" else base64.b64encode(packed).decode()
+    name = f"a comparison / rte / {short_name(lora.model)} / runs / records"
+    study = optuna.create_study(storage=storage, study_name=name)
+    study.add_trial(create_trial(value=0.99, user_attrs={"run": key, "chunk 0": chunk}))
+    runs = FakeRuns(lambda _: 0.5)
+    records = share(storage, planned, runs=runs)
+    assert [record.final["accuracy"] for record in records] == [0.5, 0.5]
+    assert len(runs.made) == 2
+    assert "is ignored" in caplog.text
+
+
 def test_the_name_is_the_folders_and_the_options_go_together(tmp_path: Path) -> None:
     url = sqlite_url(tmp_path)
     sharing = open_sharing(url, None, None, tmp_path / "results" / "rte")
     assert (sharing.name, sharing.claim) == ("rte", "seeds")
     assert open_sharing(url, "ours", "runs", tmp_path).name == "ours"
-    with pytest.raises(StorageError, match="claim='all' is unknown; a process claims seeds, or runs"):
+    with pytest.raises(StorageError, match="claim='all' is unknown; use one of seeds, runs"):
         open_sharing(url, None, "all", tmp_path)
-    with pytest.raises(
-        StorageError, match="study='ours' is for runs that are shared; name the database: --storage URL"
-    ):
+    with pytest.raises(StorageError, match="study='ours' is for shared runs; name the database: --storage URL"):
         open_sharing(None, "ours", None, tmp_path)

@@ -1,0 +1,333 @@
+"""The trials of a search, and the runs with the best settings.
+
+A trial is a run on the tuning split; its value is the task's metric after the last step. TPE chooses its settings (Optuna's
+tree-structured Parzen estimator, Bergstra et al. 2011), and the median rule stops bad trials early (Golovin et al. 2017):
+Hyperband compares trials only within brackets, for which ten to fifty trials of a few epochs are too few.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna import Study, Trial, TrialPruned
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.pruners import MedianPruner
+from optuna.samplers import TPESampler
+from optuna.trial import FrozenTrial, TrialState
+from typing_extensions import override
+
+from glora.experiments.config import RunConfig
+from glora.experiments.plan import Plan, TaskLoader, plan_comparison
+from glora.experiments.records.schema import EpochMetrics, RunRecord
+from glora.experiments.report.number_format import settings_text
+from glora.experiments.search.plan import MethodSearch, SearchPlan, how_chosen
+from glora.experiments.search.record import SCHEMA_VERSION, SearchRecord, TunedMethod
+from glora.experiments.search.space import chosen, config_faults, suggest
+from glora.experiments.search.storage import SharedStorage
+from glora.experiments.search.study import (
+    ERROR,
+    Item,
+    Job,
+    TrialFailedError,
+    item_of,
+    open_items,
+    open_study,
+    read_items,
+    retry_failed,
+    work,
+)
+from glora.experiments.training.progress import RunProgress, RunStopped
+from glora.experiments.training.run import runs_of
+from glora.messages import pluralize
+
+MAX_EQUAL_FAILURES = 3
+"""If the first trials of a study fail with one error this often, the others would too."""
+
+
+class SearchFailedError(ValueError):
+    """No trial of a method finished, so there are no settings to run with."""
+
+
+@dataclass(frozen=True)
+class StudyOutcome:
+    """Result of a study.
+
+    Attributes:
+        search: the study.
+        items: its trials.
+        best: the best finished trial, None without one. Of equal ones it is the first, so that all workers agree.
+    """
+
+    search: MethodSearch
+    items: tuple[Item, ...]
+    best: FrozenTrial | None
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Setting -> the best value."""
+        return chosen(self.best.params, self.search.ranges) if self.best else {}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of trials that finished, were stopped early, and failed or diverged."""
+        last = [item.last for item in self.items]
+        complete = sum(trial.state == TrialState.COMPLETE for trial in last)
+        stopped = sum(trial.state == TrialState.PRUNED and ERROR not in trial.user_attrs for trial in last)
+        return {"complete": complete, "stopped early": stopped, "failed": len(last) - complete - stopped}
+
+
+def run_trials(
+    plan: SearchPlan,
+    storage: SharedStorage,
+    progress: RunProgress,
+    *,
+    make_run: Callable[..., RunRecord] | None = None,
+    look_after: float | None = None,
+) -> tuple[StudyOutcome, ...]:
+    """Make the open trials of a search together with other workers; return the results in the order of `plan.studies`.
+
+    `make_run` makes one run, by default `training.run.run`; `look_after` is as for `study.work`.
+
+    Raises:
+        StudyMismatchError: a study of this name belongs to another search.
+        SearchFailedError: no trial of a study finished, or the first MAX_EQUAL_FAILURES failed with one error. The same
+            search, started again, tries failed trials of such a study again.
+        KeyboardInterrupt: Ctrl-C; finished trials are kept, the one that was being made is made again.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # progress shows what becomes of trials
+    make_run = make_run or runs_of(plan.output)
+    studies = [_open(plan, search, storage) for search in plan.studies]
+
+    def left() -> int:
+        return sum(map(open_items, studies))
+
+    steps = sum(search.schedule.total_steps for search in plan.studies) / max(1, len(plan.studies))
+    progress.begin(left(), round(left() * steps), noun="trial")
+    work(
+        [
+            Job(study, search.trials, _Objective(search, make_run, progress, left))
+            for study, search in zip(studies, plan.studies)
+        ],
+        waiting=lambda running: progress.waiting(f"other processes are making {pluralize(running, 'trial')}"),
+        look_after=look_after,
+    )
+    outcomes = tuple(_outcome(study, search) for study, search in zip(studies, plan.studies))
+    fruitless = [
+        _advice(f"0 of {pluralize(len(each.items), 'trial')} of {each.search.title} finished", each.items[-1])
+        for each in outcomes
+        if each.best is None
+    ]
+    if fruitless:
+        raise SearchFailedError("\n".join(fruitless))
+    return outcomes
+
+
+def plan_tuned_runs(plan: SearchPlan, outcomes: Sequence[StudyOutcome]) -> tuple[Plan, ...]:
+    """Plan the runs that are reported: for each model and data set, each method with its best settings.
+
+    Raises:
+        InvalidComparisonError: naming every fault. RecordError: a record cannot be read.
+    """
+    found = {id(outcome.search): outcome.values for outcome in outcomes}
+    load = TaskLoader()
+    return tuple(
+        plan_comparison(
+            plan.output,
+            methods=[study.method.name for study in pair.studies],
+            seeds=plan.seeds,
+            settings=pair.settings,
+            tuned={study.method.name: found.get(id(study), {}) for study in pair.studies},
+            load=load,
+        )
+        for pair in plan.pairs
+    )
+
+
+def search_record(plan: SearchPlan, outcomes: Sequence[StudyOutcome]) -> SearchRecord:
+    """Return the record of a search whose trials are over."""
+    methods = [
+        TunedMethod(
+            task=outcome.search.base.task,
+            model=outcome.search.base.model,
+            rank=outcome.search.base.rank,
+            method=outcome.search.method.name,
+            searched=outcome.search.space,
+            best=outcome.values,
+            best_value=outcome.best.value or 0.0,
+            best_trial=item_of(outcome.best),
+            metric=outcome.search.metric,
+            direction=outcome.search.direction,
+            trials=outcome.counts,
+            examples=dict(outcome.search.examples),
+            data_fingerprint=outcome.search.task.fingerprint,
+        )
+        for outcome in outcomes
+        if outcome.best is not None
+    ]
+    first = outcomes[0].search
+    return SearchRecord(
+        schema_version=SCHEMA_VERSION,
+        name=plan.name,
+        trials=plan.options.trials,
+        sampler=how_chosen([outcome.search for outcome in outcomes]),
+        pruner=first.pruner,
+        held_out=plan.options.held_out,
+        trial_seed=first.base.seed,
+        seeds=list(plan.seeds),
+        methods=methods,
+    )
+
+
+def _open(plan: SearchPlan, search: MethodSearch, storage: SharedStorage) -> Study:
+    study = open_study(
+        storage,
+        search.study_name(plan.name),
+        search.trials,
+        search.study_config,
+        direction=search.direction,
+        pruner=MedianPruner(n_startup_trials=search.trials_before_pruning),
+    )
+    if not any(item.state == "done" for item in read_items(study).values()):
+        retry_failed(study)
+    return study
+
+
+@dataclass(frozen=True)
+class _Objective:
+    """Makes one trial of a study."""
+
+    search: MethodSearch
+    make_run: Callable[..., RunRecord]
+    progress: RunProgress
+    left: Callable[[], int]
+
+    def __call__(self, trial: Trial) -> float:
+        search, progress = self.search, self.progress
+        _check_failures(search, trial.study)
+        progress.left(self.left())
+        # A sampler that is seeded once draws the same first values in every worker, and again when a search is resumed.
+        digest = hashlib.sha256(f"{search.options.seed} {item_of(trial)}".encode()).digest()
+        seed = int.from_bytes(digest[:4], "big")
+        trial.study.sampler = TPESampler(seed=seed, n_startup_trials=search.random_trials)
+        values = suggest(trial, search.ranges)
+        name, shown = f"{search.method.name}, {item_of(trial)}", settings_text(values)
+        faults = config_faults(search.method, search.base, values, search.examples["train"])
+        if faults:
+            raise self._bad_settings(trial, f"{name} cannot be trained ({shown})", faults[0], 0)
+        config = search.method.normalise(search.base.with_settings(values), search.base.seed)
+        watch = _TrialWatch(progress, trial, search, config, name)
+        try:
+            record = self.make_run(config, search.task, progress=watch)
+        except RunStopped:
+            if watch.storage_error is not None:
+                raise watch.storage_error from None
+            progress.run_over(f"{name}: stopped, below the median of the others ({shown})", watch.steps)
+            raise TrialPruned from None
+        error = record.failure
+        value = record.final.get(search.metric, math.nan)
+        if record.status == "finished" and not math.isfinite(value):
+            error = f"{search.metric} is {value}"
+        if record.diverged or (record.status == "finished" and error):
+            raise self._bad_settings(trial, f"{name} diverged ({shown})", error, watch.steps)
+        if error:
+            progress.run_over(f"{name} failed: {error}", watch.steps)
+            raise TrialFailedError(error)
+        progress.run_over(f"{name}: {search.metric} {value:.4f} ({shown})", watch.steps)
+        return value
+
+    def _bad_settings(self, trial: Trial, message: str, error: str, steps: int) -> TrialPruned:
+        """Count a trial as stopped early, which TPE learns to avoid; it ignores failed ones."""
+        self.progress.run_over(f"{message}: {error}", steps)
+        trial.set_user_attr(ERROR, error)
+        return TrialPruned(error)
+
+
+class _TrialWatch(RunProgress):
+    """Passes progress on, reports each epoch's value to Optuna, and stops the trial when the pruner says so.
+
+    It stops no trial before its method has allocated ranks (until then it is uniform LoRA), nor after the last step.
+    """
+
+    def __init__(self, shown: RunProgress, trial: Trial, search: MethodSearch, config: RunConfig, name: str) -> None:
+        self._shown, self._trial, self._search, self._config, self._name = shown, trial, search, config, name
+        self._total_steps = self._epochs = self.steps = 0
+        self.storage_error: Exception | None = None
+        """An error of the database, which is not the trial's."""
+
+    @override
+    def run_begins(self, config: RunConfig, steps: int, *, name: str | None = None) -> None:
+        self._total_steps = steps
+        self._shown.run_begins(config, steps, name=self._name)
+
+    @override
+    def preparing(self, what: str, how_far: str = "") -> None:
+        self._shown.preparing(what, how_far)
+
+    @override
+    def step(self) -> None:
+        self.steps += 1
+        self._shown.step()
+
+    @override
+    def evaluation_begins(self, split: str, batches: int) -> None:
+        self._shown.evaluation_begins(split, batches)
+
+    @override
+    def evaluation_batch(self) -> None:
+        self._shown.evaluation_batch()
+
+    @override
+    def evaluated(self, metrics: EpochMetrics) -> None:
+        self._shown.evaluated(metrics)
+        self._epochs += 1
+        try:
+            self._trial.report(metrics.values[self._search.metric], self._epochs)
+            stop = metrics.step < self._total_steps and metrics.step >= self._warmup() and self._trial.should_prune()
+        except (UpdateFinishedTrialError, StorageInternalError) as error:
+            self.storage_error = error
+            raise RunStopped from error
+        if stop:
+            raise RunStopped
+
+    @override
+    def say(self, message: str) -> None:
+        self._shown.say(message)
+
+    def _warmup(self) -> int:
+        if "warmup_steps" not in self._search.method.settings:
+            return 0
+        schedule = self._search.schedule
+        return type(schedule)(self._total_steps, schedule.steps_per_epoch).warmup_steps(
+            self._config.allocation.warmup_steps
+        )
+
+
+def _outcome(study: Study, search: MethodSearch) -> StudyOutcome:
+    items = tuple(read_items(study).values())
+    complete = [item.last for item in items if item.last.state == TrialState.COMPLETE]
+    sign = -1 if search.direction == "maximize" else 1
+    best = min(complete, key=lambda trial: (sign * float(trial.value or 0.0), trial.number), default=None)
+    return StudyOutcome(search, items, best)
+
+
+def _check_failures(search: MethodSearch, study: Study) -> None:
+    items = read_items(study).values()
+    failed = [item for item in items if item.state == "failed"]
+    same_error = len({item.last.user_attrs.get(ERROR) for item in failed}) == 1
+    if len(failed) >= MAX_EQUAL_FAILURES and same_error and not any(item.state == "done" for item in items):
+        raise SearchFailedError(
+            _advice(f"the first {pluralize(len(failed), 'trial')} of {search.title} failed with one error", failed[-1])
+        )
+
+
+def _advice(what: str, item: Item) -> str:
+    error = item.last.user_attrs.get(ERROR, "its workers were killed").rstrip(".")
+    return (
+        f"{what}: {error}. Fix it and run the same command again; for other settings or ranges name another --output, or "
+        "with --storage another --study"
+    )
