@@ -352,7 +352,7 @@ def test_an_interrupted_search_goes_on_with_the_values_it_would_have_had(plan, s
         ({"trials": 5}, "trials: it has 4; now 5"),
         ({"held_out": 0.25}, "held_out: it has 0.2; now 0.25"),
         ({"settings": {"train_limit": 100}}, "data: it has "),
-        ({"settings": {"batch_size": 16}}, "batch_size: it has 8; now 16"),
+        ({"settings": {"batch_size": 16}}, "batch_size: it has 32; now 16"),
         ({"seed": 1}, "sampler: it has TPE, seed 0"),
     ],
 )
