@@ -175,7 +175,7 @@ def test_an_experiment_file_is_shared_by_runs(
 def test_ctrl_c_says_how_to_go_on_and_gives_the_seed_back(
     call, made, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_deberta: Path, glue_folder: Path
 ) -> None:
-    def interrupted(config: RunConfig, **_given: object) -> RunRecord:
+    def interrupted(config: RunConfig, *_: object, **_given: object) -> RunRecord:
         raise KeyboardInterrupt
 
     options = ("--task", "rte", "--seeds", "0", "--model", tiny_deberta, "--data-dir", glue_folder, "--max-length", 32)
