@@ -196,9 +196,6 @@ class Fate:
         os.kill(os.getpid(), self.signal)
 
 
-# training
-
-
 def batch_of(step: int) -> torch.Tensor:
     """The global batch."""
     return torch.randn(16, 6, generator=torch.Generator().manual_seed(step))
@@ -327,9 +324,6 @@ def train_with_accelerate(size: int, rows: int = 72) -> dict[str, Any]:
                 optimizer.step()
                 optimizer.zero_grad()
     return outcome(Run(model, inner, optimizer.optimizer, allocator))
-
-
-# what is not supported
 
 
 def errors_of_sharded_models() -> dict[str, str]:

@@ -6,10 +6,8 @@ import copy
 import json
 import logging
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -193,47 +191,6 @@ def test_gradients_changed_after_they_were_read(how: str, caplog: pytest.LogCapt
     assert how == "clipped" or "0.000977" in message
 
 
-SHORT_LOOP = """
-import gc, torch
-from peft import LoraConfig, get_peft_model
-from glora import RankAllocationConfig, RankAllocator
-
-def train(steps, state=None, detach=False, keep=False):
-    model = get_peft_model(torch.nn.Sequential(torch.nn.Linear(6, 6)), LoraConfig(r=2, target_modules=["0"]))
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
-    allocator = RankAllocator(model, optimizer, RankAllocationConfig(warmup_steps=4))
-    if state is not None:
-        allocator.load_state_dict(state)
-    for _ in range(steps):
-        model(torch.ones(1, 6)).sum().backward()
-        allocator.step()
-        optimizer.step()
-        optimizer.zero_grad()
-    if detach:
-        allocator.detach()
-    return optimizer if keep else allocator.state_dict()
-
-"""
-
-
-def test_a_loop_that_ends_within_its_warmup_is_reported() -> None:
-    loops = {  # and the steps that are reported
-        "train(0)": [],
-        "train(3)": [3],
-        "train(5)": [],
-        "train(3, detach=True)": [],
-        "train(0, state=train(2, detach=True))": [2],
-        "train(0, state=train(5))": [],
-        "optimizer = train(3, keep=True)": [3],  # at the end of the process
-    }
-    program = SHORT_LOOP + "\n".join(f"{loop}; gc.collect()" for loop in loops)
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    reported = [line for line in run.stderr.splitlines() if "warm-up" in line]
-    steps = [int(line.split(" of 4 warm-up steps")[0].split()[-1]) for line in reported]
-    assert steps == [step for expected in loops.values() for step in expected]
-    assert all("plain LoRA; lower warmup_steps=4" in line for line in reported)
-
-
 def test_a_warmup_in_which_every_step_is_skipped_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     model, allocator = scaled_run(overflow_at=tuple(range(120)), steps=0)
     assert allocator.steps == 0
@@ -309,7 +266,7 @@ def with_dropout_and_schedule() -> tuple[nn.Module, torch.optim.Optimizer, torch
     return model, optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.9**step)
 
 
-def save(folder: Path, step: int, model: nn.Module, optimizer, scheduler, allocator: RankAllocator) -> None:
+def state_of(model: nn.Module, optimizer, scheduler, allocator: RankAllocator) -> dict[str, Any]:
     state = {
         "model": {name: p.detach() for name, p in model.named_parameters() if p.requires_grad},
         "optimizer": optimizer.state_dict(),
@@ -317,7 +274,7 @@ def save(folder: Path, step: int, model: nn.Module, optimizer, scheduler, alloca
         "allocator": json.dumps(allocator.state_dict(), sort_keys=True),
         "random": torch.get_rng_state(),
     }
-    torch.save(state, folder / f"{step}.pt")
+    return copy.deepcopy(state)
 
 
 @pytest.mark.parametrize(
@@ -330,19 +287,18 @@ def save(folder: Path, step: int, model: nn.Module, optimizer, scheduler, alloca
     ],
     ids=str,
 )
-def test_resumed_with_the_same_bits(tmp_path: Path, fields: dict) -> None:
+def test_resumed_with_the_same_bits(fields: dict) -> None:
     model, optimizer, scheduler = with_dropout_and_schedule()
-    allocator = allocator_for(model, optimizer, **fields)
+    allocator, states = allocator_for(model, optimizer, **fields), {}
     for step in range(STEPS):
         train(model, optimizer, allocator, range(step, step + 1))
         scheduler.step()
-        save(tmp_path, step + 1, model, optimizer, scheduler, allocator)
-    whole = torch.load(tmp_path / f"{STEPS}.pt")
+        states[step + 1] = state_of(model, optimizer, scheduler, allocator)
     for start in (0, WARMUP - 1, WARMUP, WARMUP + 1, STEPS - 1):
         model, optimizer, scheduler = with_dropout_and_schedule()
         allocator = allocator_for(model, optimizer, **fields)
         if start:
-            state = torch.load(tmp_path / f"{start}.pt")
+            state = copy.deepcopy(states[start])
             allocator.load_state_dict(json.loads(state["allocator"]))
             missing = model.load_state_dict(state["model"], strict=False)
             assert not missing.unexpected_keys
@@ -352,8 +308,7 @@ def test_resumed_with_the_same_bits(tmp_path: Path, fields: dict) -> None:
         for step in range(start, STEPS):
             train(model, optimizer, allocator, range(step, step + 1))
             scheduler.step()
-        save(tmp_path, 99, model, optimizer, scheduler, allocator)
-        assert not differences(whole, torch.load(tmp_path / "99.pt")), start
+        assert not differences(states[STEPS], state_of(model, optimizer, scheduler, allocator)), start
 
 
 def test_an_optimizer_state_that_is_loaded_too_early_is_refused() -> None:
@@ -443,17 +398,3 @@ def test_a_warmup_without_one_finite_step_is_reported(caplog: pytest.LogCaptureF
     assert "plain LoRA" in caplog.messages[1]
     assert all(torch.equal(p, untouched[name]) for name, p in model.state_dict().items())
     train(model, optimizer, allocator, range(2))
-
-
-def test_one_bad_matrix_is_named(caplog: pytest.LogCaptureFixture) -> None:
-    model, optimizer, allocator = started(dict(lr=0.0))
-    weight = model.base_model.model.second.lora_B.default.weight
-    handle = weight.register_hook(lambda gradient: gradient * torch.inf)
-    loss_of(model, batch_of(0)).backward()
-    handle.remove()
-    allocator.step()
-    optimizer.zero_grad()
-    optimizer.step()
-    train(model, optimizer, allocator, range(1, WARMUP))
-    assert allocator.allocated
-    assert re.search("1 of 4 warm-up steps had inf or NaN gradients.*: second$", caplog.messages[0])
