@@ -102,7 +102,7 @@ def test_the_measured_signal(tiny_writer: Path, tmp_path: Path) -> None:
         trainer.train()
         norms.append(callback_of(trainer).allocator.norms)
     assert norms[0] != norms[1]
-    assert norms[0] == pytest.approx(norms[1], rel=0.5)
+    assert norms[0] == pytest.approx(norms[1], rel=0.7)
     inner = [m for m in trainer.model.modules() if hasattr(m, "lora_A")]
     assert not any(m._forward_hooks or m._forward_pre_hooks for layer in inner for m in layer.modules())
 
