@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from glora.experiments.config import RunConfig
-from glora.experiments.methods.base import METHODS as METHODS_BY_NAME
+from glora.experiments.methods.registry import METHODS as METHODS_BY_NAME
 from glora.experiments.records.schema import RunRecord, read_records
 from one_run import run
 

@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from glora.experiments.calibration import suggest
 from glora.experiments.config import RunConfig
 from glora.experiments.data.loading import load_task
-from glora.experiments.methods.base import METHODS, MethodContext, Schedule
+from glora.experiments.methods.base import MethodContext, Schedule
+from glora.experiments.methods.registry import METHODS
 from glora.experiments.models.chat_format import ChatFormat
 from glora.experiments.records.schema import EpochMetrics, RunRecord, read_records
 from glora.experiments.training import answer_evaluation
@@ -247,8 +248,8 @@ def test_every_matrix_that_is_adapted_learns(family) -> None:
     )
     if stacks:
         with pytest.raises(ValueError, match="adalora cannot adapt stacked experts, such as model.layers"):
-            METHODS["adalora"].apply_to(to)
-    adaptation = METHODS["lora"].apply_to(to)
+            METHODS["adalora"].apply(to)
+    adaptation = METHODS["lora"].apply(to)
     assert set(adaptation.ranks()) == {*layers, *stacks}
     assert set(adaptation.ranks().values()) == {2}
     factors = {name: p for name, p in adaptation.model.named_parameters() if "lora_" in name}

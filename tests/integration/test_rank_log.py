@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 
 from glora import RankAllocationCallback, RankAllocator, RankLogCallback
 from glora.experiments.config import RunConfig
-from glora.experiments.methods.base import METHODS
+from glora.experiments.methods.registry import METHODS
 from glora.experiments.training.reporting import reporters
 from integration.trainer_case import make_trainer, peft_model
 from one_run import run

@@ -12,7 +12,7 @@ from benchmarks.study.comparison import agreement_of_seeds, by_task, compare, ra
 from benchmarks.study.report import write_report
 
 from glora.experiments.config import RunConfig
-from glora.experiments.methods.base import METHODS, find_method
+from glora.experiments.methods.registry import METHODS, find_method
 from glora.experiments.records.schema import EpochMetrics, RunRecord, write_record
 from unit.experiments.search.search_case import made_record
 from unit.experiments.synthetic_records import bert_shapes

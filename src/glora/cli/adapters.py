@@ -112,7 +112,7 @@ def _tasks() -> list[tuple[str, str]]:
 
 
 def _methods() -> list[tuple[str, str, str]]:
-    from glora.experiments.methods.base import METHODS
+    from glora.experiments.methods.registry import METHODS
 
     return [
         (method.name, method.summary, f"meets: {', '.join(method.meets) or 'neither'}") for method in METHODS.values()

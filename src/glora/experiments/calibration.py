@@ -1,19 +1,25 @@
 """`glora ranks`: a rank_pattern for a model and a data set, from a few batches of its training data.
 
-As with any LoRA whose ranks differ, a rank_pattern alone would scale each matrix by lora_alpha/r_k; the alpha_pattern beside it
-holds one scaling, that of the uniform adapter.
+A rank_pattern alone would scale each matrix by lora_alpha/r_k. The alpha_pattern beside it gives every matrix the scaling of
+the uniform adapter.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass
 from typing import Any
 
-from glora.experiments.config import RunConfig
+import torch
+import yaml
+from peft import LoraConfig
+from torch.utils.data import DataLoader
 
-FORMATS = ("json", "yaml", "python")
+from glora.experiments.config import RunConfig
+from glora.experiments.data.loading import load_task
+from glora.experiments.training.task_kinds import find_kind
+from glora.suggest import suggest_ranks
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class SuggestedRanks:
         return {name: _plain(scaling * rank) for name, rank in self.rank_pattern.items()}
 
     def text(self, form: str) -> str:
-        """The patterns, to be pasted or read.
+        """Return the patterns as text.
 
         Args:
             form: "json"; "yaml", with the keys of axolotl's configuration; or "python", the arguments of LoraConfig.
@@ -40,23 +46,19 @@ class SuggestedRanks:
             ValueError: another format.
         """
         alpha = _plain(self.alpha)
+        patterns: dict[str, dict[str, Any]] = {"rank_pattern": self.rank_pattern, "alpha_pattern": self.alpha_pattern}
         if form == "json":
-            fields = {"r": self.rank, "lora_alpha": alpha}
-            return json.dumps(
-                fields | {"rank_pattern": self.rank_pattern, "alpha_pattern": self.alpha_pattern}, indent=2
-            )
+            return json.dumps({"r": self.rank, "lora_alpha": alpha, **patterns}, indent=2)
         if form == "yaml":
-            lines = [f"lora_r: {self.rank}", f"lora_alpha: {alpha}"]
-            for key, pattern in (("lora_rank_pattern", self.rank_pattern), ("lora_alpha_pattern", self.alpha_pattern)):
-                # in single quotes a backslash is itself
-                lines += [f"{key}:", *(f"  '{name}': {value}" for name, value in pattern.items())]
-            return "\n".join(lines)
+            named = {f"lora_{name}": pattern for name, pattern in patterns.items()}
+            fields = {"lora_r": self.rank, "lora_alpha": alpha, **named}
+            return yaml.safe_dump(fields, sort_keys=False, width=math.inf).rstrip()
         if form == "python":
             lines = [f"r={self.rank},", f"lora_alpha={alpha},"]
-            for key, pattern in (("rank_pattern", self.rank_pattern), ("alpha_pattern", self.alpha_pattern)):
+            for key, pattern in patterns.items():
                 lines += [f"{key}={{", *(f"    {name!r}: {value}," for name, value in pattern.items()), "},"]
             return "\n".join(lines)
-        raise ValueError(f"format={form!r} is unknown; choose one of {', '.join(FORMATS)}")
+        raise ValueError(f"format={form!r} is unknown; choose one of json, yaml, python")
 
 
 def suggest(config: RunConfig, batches: int) -> SuggestedRanks:
@@ -67,17 +69,10 @@ def suggest(config: RunConfig, batches: int) -> SuggestedRanks:
         batches: How many batches to read.
 
     Raises:
-        ValueError: fewer than one batch, or whatever the task, the model or the bounds are refused for.
+        ValueError: batches is below 1, or the task, the model or the bounds are not valid.
     """
     if batches < 1:
         raise ValueError(f"batches={batches} must be at least 1")
-    import torch
-    from peft import LoraConfig
-
-    from glora.experiments.data.loading import load_task
-    from glora.experiments.training.task_kinds import find_kind
-    from glora.suggest import suggest_ranks
-
     limit = min(batches * config.batch_size, config.train_limit or batches * config.batch_size)
     task = load_task(config.task, data_dir=config.data_dir, train_limit=limit, eval_limit=1)
     kind = find_kind(task.kind)
@@ -93,7 +88,7 @@ def suggest(config: RunConfig, batches: int) -> SuggestedRanks:
     allocation = config.allocation
     patterns = suggest_ranks(
         model,
-        _batches(rows, kind.collator(tokenizer), config.batch_size),
+        DataLoader(rows, batch_size=config.batch_size, collate_fn=kind.collator(tokenizer)),
         lora,
         total_rank=allocation.total_rank,
         budget=allocation.budget,
@@ -102,12 +97,6 @@ def suggest(config: RunConfig, batches: int) -> SuggestedRanks:
         seed=config.seed,
     )
     return SuggestedRanks(config.rank, config.alpha, patterns)
-
-
-def _batches(rows: Any, collator: Any, size: int) -> Iterator[Any]:
-    from torch.utils.data import DataLoader
-
-    yield from DataLoader(rows, batch_size=size, collate_fn=collator)
 
 
 def _plain(number: float) -> float | int:

@@ -21,7 +21,7 @@ from glora.experiments.experiment_file import (
     InvalidExperimentError,
     read_experiment,
 )
-from glora.experiments.methods.base import find_method
+from glora.experiments.methods.registry import find_method
 from glora.experiments.name_resolution import (
     METRICS,
     ResolvedMetric,

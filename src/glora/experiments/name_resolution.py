@@ -16,8 +16,7 @@ from pathlib import Path
 
 from glora.experiments.data.custom_data import looks_like_custom_data
 from glora.experiments.data.registry import TASKS, find_task, resolve_task
-from glora.experiments.methods.base import METHODS, find_method
-from glora.experiments.methods.variants import split_variant
+from glora.experiments.methods.registry import METHODS, find_method, split_variant
 from glora.experiments.models.registry import MODELS, ModelEntry, resolve_model
 from glora.experiments.names import plain
 

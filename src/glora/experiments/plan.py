@@ -23,7 +23,8 @@ from glora.experiments.data.loading import load_task
 from glora.experiments.data.registry import resolve_task
 from glora.experiments.data.task import TaskData
 from glora.experiments.errors import collect, repeated
-from glora.experiments.methods.base import Method, Schedule, find_method
+from glora.experiments.methods.base import Method, Schedule
+from glora.experiments.methods.registry import find_method
 from glora.experiments.models.model_fit import comes_from_hub, length_faults, unsupported_settings
 from glora.experiments.models.registry import resolve_model
 from glora.experiments.records.schema import RunRecord, finished_records

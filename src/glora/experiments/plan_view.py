@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from glora.experiments.config import ALLOCATION_SETTINGS
-from glora.experiments.methods.base import find_method
+from glora.experiments.methods.registry import find_method
 from glora.messages import pluralize
 
 if TYPE_CHECKING:

@@ -1,22 +1,23 @@
-"""Comparisons with a name: settings that belong together."""
+"""Presets: named comparisons, with settings that belong together."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from glora.messages import did_you_mean
+
 
 @dataclass(frozen=True)
 class Preset:
-    """A comparison's methods, seeds and settings; what is given on the command line beside it wins."""
+    """A comparison's methods, seeds and settings; options of the command line win over them."""
 
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
-    """What to keep in mind when reading its results."""
+    """A caveat, printed after the results."""
 
 
 PRESETS: dict[str, Preset] = {
@@ -35,21 +36,19 @@ PRESETS: dict[str, Preset] = {
         },
         note=(
             "This demo shows that everything works; it proves nothing about a method. It has one seed and few steps, at "
-            "5 times the study's learning rate. AdaLoRA starts with factors close to zero and is meant for thousands of "
-            "steps, so here it has hardly begun. `glora compare --output DIR` runs 3 seeds with the study's settings."
+            "5 times the study's learning rate. AdaLoRA starts with factors close to zero and needs thousands of steps, so "
+            "here it has hardly begun. `glora compare --output DIR` runs 3 seeds with the study's settings."
         ),
     ),
 }
 
 
 def find_preset(name: str) -> Preset:
-    """The preset of this name.
+    """Return the preset of this name.
 
     Raises:
-        ValueError: if there is none, naming the nearest.
+        ValueError: there is none; the message names the nearest.
     """
     if name in PRESETS:
         return PRESETS[name]
-    near = difflib.get_close_matches(name.lower(), PRESETS, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ValueError(f"unknown preset {name!r}: {hint}The presets are {', '.join(PRESETS)}")
+    raise ValueError(f"unknown preset {name!r}{did_you_mean(name, PRESETS) or '.'} Presets: {', '.join(PRESETS)}")

@@ -15,7 +15,7 @@ import glora
 from glora import cli
 from glora.experiments.config import SETTINGS, RunConfig
 from glora.experiments.data.registry import TASKS
-from glora.experiments.methods.base import METHODS
+from glora.experiments.methods.registry import METHODS
 from glora.experiments.models.model_fit import WRITTEN_ANSWERS_ONLY
 from glora.experiments.models.registry import MODELS, ModelNotFoundError
 from glora.experiments.presets import PRESETS
@@ -254,7 +254,7 @@ def test_a_preset_is_a_start_and_what_is_given_wins(call, made, source, tmp_path
 def test_an_unknown_preset_is_refused(call, tmp_path: Path) -> None:
     result = call("compare", "-o", tmp_path, "--preset", "demmo")
     assert result.code == 2
-    assert "unknown preset 'demmo': did you mean 'demo'?" in result.err
+    assert "unknown preset 'demmo'; did you mean 'demo'?" in result.err
 
 
 # Bad input
@@ -264,7 +264,7 @@ def test_faults_are_one_message_without_a_traceback(call, source, tmp_path: Path
     result = call("compare", *source, "-o", tmp_path, "--methods", "lora,gloria", "--beta", 1)
     assert result.code == 2
     assert result.err.startswith("error: 2 things are wrong:")
-    assert "unknown method 'gloria': did you mean 'glora'" in result.err
+    assert "unknown method 'gloria'; did you mean 'glora'" in result.err
     assert "beta=1.0 must be in [0, 1)" in result.err
     assert "Traceback" not in result.err
     assert "--debug" not in result.err

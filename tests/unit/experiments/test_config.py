@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from glora.experiments.config import SETTINGS, RunConfig
 from glora.experiments.errors import collect
-from glora.experiments.methods.base import find_method
+from glora.experiments.methods.registry import find_method
 
 
 def test_a_default_is_the_same_run_as_the_value_given() -> None:

@@ -111,7 +111,7 @@ def test_all_faults_are_told_at_once_with_the_nearest_names(plan, tmp_path: Path
         settings={"task": "rtee", "model": "./no-such-folder"},
     )
     text = "\n".join(told)
-    assert "unknown method 'lroa': did you mean 'lora'" in text
+    assert "unknown method 'lroa'; did you mean 'lora'" in text
     assert "seeds: 0 is given more than once" in text
     assert "seed=-1" in text
     assert len(told) == 3, "names are looked up once the settings are valid"

@@ -1,23 +1,18 @@
-"""Full fine-tuning: every weight of the model is trained, and there is no adapter.
-
-The yardstick of what adapters give up, and save. It has no ranks, and needs a learning rate about ten times smaller than
-LoRA's.
-"""
+"""Full fine-tuning: every weight is trained and there is no adapter. The yardstick of what adapters give up, and save."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from glora.experiments.methods.base import Method
 
-from glora.experiments.methods.adapted_model import AdaptedModel
-
-if TYPE_CHECKING:
-    from glora.experiments.methods.base import MethodContext
-
-
-def apply_full(to: MethodContext) -> AdaptedModel:
-    """Train all weights: no matrix is adapted, so there are no ranks, no shapes and no parameters of adapters.
-
-    A model that was loaded in bfloat16 is trained in float32 under autocast, as adapters are: at a rate of 2e-5 most steps
-    are smaller than what bfloat16 can add to a weight.
-    """
-    return AdaptedModel(to.model.float().requires_grad_(True))
+METHODS = (
+    Method(
+        "full",
+        "Every weight is trained, without adapters; its learning rate, where none is given, is 2e-5.",
+        meets=(),
+        implementation="glora.experiments.methods.applied.uniform_lora:train_all_weights",
+        adapts_experts=True,
+        aliases=("full fine-tuning", "full finetuning", "fine-tuning", "FT", "full-parameter fine-tuning"),
+        own_defaults={"learning_rate": 2e-5},  # a tenth of LoRA's
+        usual_rates=(2e-5, 5e-5),  # BERT, arXiv:1810.04805, appendix A.3
+    ),
+)

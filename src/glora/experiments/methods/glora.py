@@ -1,96 +1,62 @@
-"""GLoRA in an experiment, and its control: the same ranks dealt out at random.
-
-The control answers whether it matters which matrix gets which rank. It trains with the ranks that GLoRA would give, but
-shuffled among matrices of the same shape, so that budget, parameters, cost and the moment of reallocation are GLoRA's.
-"""
+"""GLoRA, and its control: the same ranks dealt out at random."""
 
 from __future__ import annotations
 
-import dataclasses
-import random
-from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from glora.experiments.config import ALLOCATION_SETTINGS, RunConfig
+from glora.experiments.methods.base import BOTH, Method, Schedule
+from glora.messages import pluralize
 
-from glora.allocator import RankAllocator
-from glora.config import RankAllocationConfig
-from glora.experiments.methods.adapted_model import AdaptedModel
-from glora.experiments.methods.uniform_lora import uniform_lora
-from glora.trainer_callback import RankAllocationCallback
-
-if TYPE_CHECKING:
-    from glora.experiments.methods.base import MethodContext
+_APPLIED = "glora.experiments.methods.applied.glora:"
 
 
-class ShuffledRankAllocator(RankAllocator):
-    """Allocates as its base class does, then deals the ranks out at random among matrices of the same shape."""
-
-    def allocate(self) -> dict[str, int]:
-        """GLoRA's ranks, shuffled by the configuration's seed."""
-        return shuffle_ranks(super().allocate(), self.shapes, self.config.seed)
-
-
-class ShuffledRankAllocationCallback(RankAllocationCallback):
-    """The callback of the control."""
-
-    allocator_class = ShuffledRankAllocator
-
-
-class AllocatedModel(AdaptedModel):
-    """A model whose ranks are allocated after the warm-up."""
-
-    def __init__(self, model: Any, callback: RankAllocationCallback) -> None:
-        super().__init__(model, [callback])
-        self._callback = callback
-
-    def averaged_norms(self) -> dict[str, float] | None:
-        """Module name -> g_k; reading it waits for the device."""
-        return self._callback.allocator.norms if self._callback.allocator else None
-
-    @property
-    def warmup_steps(self) -> int:
-        """T_warmup in steps; known once training has begun."""
-        allocator = self._callback.allocator
-        return int(allocator.config.warmup_steps or 0) if allocator else 0
-
-    @property
-    def reallocated_at(self) -> int | None:
-        """The last step of the warm-up, once the ranks have changed."""
-        reallocation = self._callback.allocator.reallocation if self._callback.allocator else None
-        return reallocation.step if reallocation else None
+def unsupported_bounds(config: RunConfig) -> list[str]:
+    """Return bounds on the ranks that no model could meet."""
+    low, high, average = config.setting("min_rank"), config.setting("max_rank"), config.rank
+    if high is not None and low > high:
+        return [f"min_rank={low} is above max_rank={high}; lower min_rank or raise max_rank"]
+    if config.allocation.total_rank is not None:
+        return []  # whether it fits the bounds depends on the number of matrices
+    if low > average:
+        return [f"min_rank={low} is more than the budget, rank={average} on average; lower it or give a total_rank"]
+    if high is not None and high < average:
+        return [f"max_rank={high} cannot spend the budget, rank={average} on average; raise it or give a total_rank"]
+    return []
 
 
-def apply_glora(to: MethodContext) -> AllocatedModel:
-    """Have the ranks of a LoRA model allocated."""
-    return AllocatedModel(uniform_lora(to), RankAllocationCallback(_allocation(to)))
+def unsupported_warmup(config: RunConfig, schedule: Schedule) -> list[str]:
+    """Return an error if the warm-up is not shorter than the training."""
+    warmup = schedule.warmup_steps(config.allocation.warmup_steps)
+    if warmup < schedule.total_steps:
+        return []
+    default = " (the default is one epoch)" if config.allocation.warmup_steps is None else ""
+    return [
+        f"a warm-up of {pluralize(warmup, 'step')}{default} is not shorter than the training of "
+        f"{pluralize(schedule.total_steps, 'step')}: ranks are never allocated; use more epochs, or a smaller warmup_steps "
+        "(steps, or a share such as 0.3)"
+    ]
 
 
-def apply_shuffled(to: MethodContext) -> AllocatedModel:
-    """Have the ranks of a LoRA model allocated, and shuffled."""
-    return AllocatedModel(uniform_lora(to), ShuffledRankAllocationCallback(_allocation(to)))
-
-
-def _allocation(to: MethodContext) -> RankAllocationConfig:
-    return dataclasses.replace(to.config.allocation, seed=to.config.seed)
-
-
-def shuffle_ranks(ranks: dict[str, int], shapes: dict[str, tuple[int, int]], seed: int) -> dict[str, int]:
-    """Deal ranks out at random among matrices of the same shape, whose ranks cost the same.
-
-    Args:
-        ranks: module name -> rank.
-        shapes: module name -> (d_out, d_in).
-        seed: of the shuffle; the same ranks and seed give the same result, whatever the order of the names.
-
-    Returns:
-        Module name -> rank, in the order of `ranks`; for each shape the same ranks as before.
-    """
-    random_order = random.Random(seed)
-    alike = defaultdict(list)
-    for name in sorted(ranks):
-        alike[shapes[name]].append(name)
-    dealt: dict[str, int] = {}
-    for shape in sorted(alike):
-        values = [ranks[name] for name in alike[shape]]
-        random_order.shuffle(values)
-        dealt |= zip(alike[shape], values)
-    return {name: dealt[name] for name in ranks}
+METHODS = tuple(
+    Method(
+        name,
+        summary,
+        meets=BOTH,
+        implementation=_APPLIED + function,
+        adapts_experts=True,
+        settings=ALLOCATION_SETTINGS,
+        check_settings=unsupported_bounds,
+        check_schedule=unsupported_warmup,
+    )
+    for name, summary, function in (
+        (
+            "glora",
+            "Shares the ranks out once, after the warm-up, by the averaged norm of each matrix's gradient.",
+            "apply_glora",
+        ),
+        (
+            "shuffled",
+            "Control: GLoRA's ranks, dealt out at random among matrices of the same shape.",
+            "apply_shuffled",
+        ),
+    )
+)

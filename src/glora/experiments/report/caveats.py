@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from glora.experiments.methods.base import METHODS
-from glora.experiments.methods.variants import split_variant
+from glora.experiments.methods.registry import METHODS, split_variant
 from glora.experiments.report.statistics import SEEDS_FOR_AN_INTERVAL
 from glora.experiments.report.summary import REFERENCE, GroupSummary
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PrinterCallback, set_seed
 
-from glora.experiments.methods.base import MethodContext, Schedule, find_method
+from glora.experiments.methods.base import MethodContext, Schedule
+from glora.experiments.methods.registry import find_method
 from glora.experiments.records.failures import describe_failure
 from glora.experiments.records.provenance import collect_provenance, utc_now
 from glora.experiments.records.schema import RunRecord
@@ -129,7 +130,7 @@ def _run(
     collate = kind.collator(tokenizer)
     memory = PeakMemory()
     set_seed(config.seed)  # the adapters' initialisation, the same for methods with the same factors
-    adaptation = method.apply_to(
+    adaptation = method.apply(
         MethodContext(
             model=model,
             config=config,

@@ -12,7 +12,8 @@ from transformers import set_seed
 
 from glora.experiments.config import RunConfig
 from glora.experiments.methods.adapted_model import AdaptedModel
-from glora.experiments.methods.base import METHODS, MethodContext, Schedule
+from glora.experiments.methods.base import MethodContext, Schedule
+from glora.experiments.methods.registry import METHODS
 from glora.experiments.models.loading import load_classifier
 from glora.experiments.models.modules import find_head_modules, find_target_modules
 

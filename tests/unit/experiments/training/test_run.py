@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from glora.experiments.config import RunConfig
 from glora.experiments.methods.adapted_model import AdaptedModel, adapted_layers
-from glora.experiments.methods.base import METHODS
+from glora.experiments.methods.registry import METHODS
 from glora.experiments.models.loading import load_classifier
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.training import run as train

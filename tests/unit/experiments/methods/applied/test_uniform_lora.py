@@ -10,7 +10,8 @@ import torch
 from transformers import TrainingArguments
 
 from glora.experiments.methods.adapted_model import AdaptedModel, adapted_layers
-from glora.experiments.methods.base import METHODS
+from glora.experiments.methods.applied.uniform_lora import even_ranks
+from glora.experiments.methods.registry import METHODS
 from unit.experiments.methods.method_case import adapt, adapter_parameters, batch, classifier, logits
 
 
@@ -115,3 +116,17 @@ def test_lora_with_a_total_rank_is_even_and_scales_every_matrix_alike(tiny_deber
     assert set(ranks.values()) == {4, 5}
     assert {layer.scaling["default"] for layer in adapted_layers(adaptation.model).values()} == {12 / 4}
     assert torch.equal(logits(adaptation.model), logits(reference.model))
+
+
+@pytest.mark.parametrize(("matrices", "total"), [(4, 4), (4, 7), (37, 97), (5, 14)])
+def test_even_ranks_are_even_and_spend_the_total(matrices: int, total: int) -> None:
+    ranks = list(even_ranks([f"m{i}" for i in range(matrices)], total).values())
+    assert sum(ranks) == total
+    assert max(ranks) - min(ranks) <= 1
+    halves = sum(ranks[: matrices // 2]) / (matrices // 2), total / matrices
+    assert abs(halves[0] - halves[1]) <= 0.5 + 1e-9  # spread over the model, not heaped at one end
+
+
+def test_too_few_ranks_for_each_matrix_are_refused() -> None:
+    with pytest.raises(ValueError, match="lora:total_rank=3 is below 1 for each of the 4 matrices; give 4 or more"):
+        even_ranks("abcd", 3)

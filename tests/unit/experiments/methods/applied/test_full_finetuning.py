@@ -8,7 +8,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from glora.experiments.config import RunConfig
-from glora.experiments.methods.base import METHODS
+from glora.experiments.methods.registry import METHODS
 from unit.experiments.methods.method_case import adapt, classifier, logits
 
 
