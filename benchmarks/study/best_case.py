@@ -95,7 +95,7 @@ def register() -> None:
             method_name(number),
             "A drawn allocation.",
             meets=("parameters",),
-            apply=functools.partial(apply_drawn, number=number),
+            implementation=functools.partial(apply_drawn, number=number),
         )
 
 
