@@ -41,7 +41,7 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     model: str = Field(DEFAULT_MODEL, description="Model: a name of `glora list models`, a hub id or a local folder.")
-    task: str = Field(DEFAULT_TASK, description="Task: a name of `glora list tasks`, or a data file of one's own.")
+    task: str = Field(DEFAULT_TASK, description="Task: a name of `glora list tasks`, or your own data file.")
     method: str = Field("glora", description="Method: a name of `glora list methods`.")
     seed: int = Field(
         0, ge=0, lt=2**32, description="Seeds the head's initialisation, the adapters and the data order."
@@ -60,7 +60,7 @@ class RunConfig(BaseModel):
     )
 
     learning_rate: float = Field(2e-4, gt=0, description="AdamW's peak learning rate.")
-    batch_size: int = Field(32, ge=1, description="Examples per optimiser step.")
+    batch_size: int = Field(32, ge=1, description="Examples per optimizer step.")
     epochs: float = Field(3, gt=0, description="Passes over the training data.")
     lr_scheduler: str = Field("linear", description="Learning-rate schedule, as transformers names it.")
     lr_warmup: float = Field(0.06, ge=0, lt=1, description="Share of all steps over which the learning rate rises.")
