@@ -1,4 +1,4 @@
-"""What a user can choose, checked as a whole before anything is touched."""
+"""The settings of an allocation, validated as a whole before a model is touched."""
 
 from __future__ import annotations
 
@@ -75,65 +75,44 @@ class RankAllocationConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        faults = [
-            *_unless(
-                self.total_rank is None or _is_int(self.total_rank, 1),
-                "total_rank",
-                self.total_rank,
-                "an int ≥ 1",
-            ),
-            *_unless(
-                self.warmup_steps is None
-                or _is_int(self.warmup_steps, 1)
-                or (isinstance(self.warmup_steps, float) and 0 < self.warmup_steps < 1),
-                "warmup_steps",
-                self.warmup_steps,
+        share = isinstance(self.warmup_steps, float) and 0 < self.warmup_steps < 1
+        rules = {  # field -> whether it is kept, and the rule
+            "total_rank": (_is_int_or_none(self.total_rank), "an int ≥ 1"),
+            "warmup_steps": (
+                share or _is_int_or_none(self.warmup_steps),
                 "a number of steps (int ≥ 1), a share of all steps (float between 0 and 1) or None for one epoch",
             ),
-            *_unless(isinstance(self.beta, int | float) and 0 <= self.beta < 1, "beta", self.beta, "in [0, 1)"),
-            *_unless(self.signal in get_args(Signal), "signal", self.signal, _one_of(Signal)),
-            *_unless(_is_int(self.exact_every, 1), "exact_every", self.exact_every, "an int ≥ 1"),
-            *_unless(
-                self.reallocate_every is None or _is_int(self.reallocate_every, 1),
-                "reallocate_every",
-                self.reallocate_every,
-                "an int ≥ 1, or None for one reallocation",
-            ),
-            *_unless(
+            "beta": (isinstance(self.beta, int | float) and 0 <= self.beta < 1, "in [0, 1)"),
+            "signal": (self.signal in get_args(Signal), _one_of(Signal)),
+            "exact_every": (_is_int(self.exact_every, 1), "an int ≥ 1"),
+            "reallocate_every": (_is_int_or_none(self.reallocate_every), "an int ≥ 1, or None for one reallocation"),
+            "max_reallocations": (
                 self.max_reallocations is None
                 or (_is_int(self.max_reallocations, 1) and self.reallocate_every is not None),
-                "max_reallocations",
-                self.max_reallocations,
                 "an int ≥ 1 together with reallocate_every, or None",
             ),
-            *_unless(self.budget in get_args(Budget), "budget", self.budget, _one_of(Budget)),
-            *_unless(self.keep in get_args(Keep), "keep", self.keep, _one_of(Keep)),
-            *_unless(
-                _is_bound(self.min_rank, 0),
-                "min_rank",
-                self.min_rank,
+            "budget": (self.budget in get_args(Budget), _one_of(Budget)),
+            "keep": (self.keep in get_args(Keep), _one_of(Keep)),
+            "min_rank": (_is_bound(self.min_rank), "an int ≥ 0, or one for each module name"),
+            "max_rank": (
+                self.max_rank is None or _is_bound(self.max_rank),
                 "an int ≥ 0, or one for each module name",
             ),
-            *_unless(
-                self.max_rank is None or _is_bound(self.max_rank, 0),
-                "max_rank",
-                self.max_rank,
-                "an int ≥ 0, or one for each module name",
-            ),
-            *_unless(_is_int(self.seed, 0), "seed", self.seed, "an int ≥ 0"),
-        ]
+            "seed": (_is_int(self.seed, 0), "an int ≥ 0"),
+        }
+        faults = [f"{name}={getattr(self, name)!r} must be {rule}" for name, (kept, rule) in rules.items() if not kept]
         if faults:
             raise ConfigurationError(faults, where="RankAllocationConfig")
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values, fit for JSON."""
+        """Return the fields as plain values, fit for JSON."""
         return {
             field.name: dict(value) if isinstance(value := getattr(self, field.name), Mapping) else value
             for field in dataclasses.fields(self)
         }
 
     def differences(self, earlier: Mapping[str, Any]) -> str:
-        """What is other than in the `to_dict()` of an earlier configuration, in words; empty if nothing is.
+        """Describe the differences from the `to_dict()` of an earlier configuration; empty if there are none.
 
         A field that an earlier glora did not have counts as its default, which is what that glora did.
         """
@@ -144,10 +123,10 @@ class RankAllocationConfig:
 
 
 def as_config(config: RankAllocationConfig | Mapping[str, Any] | None) -> RankAllocationConfig:
-    """The configuration, from its fields as a dictionary if need be; None stands for the defaults.
+    """Return the configuration, made from its fields where it is a dictionary; None gives the defaults.
 
     Raises:
-        TypeError: it is something else, or has a field that there is not.
+        TypeError: it is neither, or a field does not exist.
         ValueError: any field is out of range.
     """
     if isinstance(config, RankAllocationConfig):
@@ -169,15 +148,15 @@ def _is_int(value: object, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def _is_bound(value: object, least: int) -> bool:
+def _is_int_or_none(value: object) -> bool:
+    return value is None or _is_int(value, 1)
+
+
+def _is_bound(value: object) -> bool:
     if isinstance(value, Mapping):
-        return all(isinstance(name, str) and _is_int(bound, least) for name, bound in value.items())
-    return _is_int(value, least)
+        return all(isinstance(name, str) and _is_int(bound, 0) for name, bound in value.items())
+    return _is_int(value, 0)
 
 
 def _one_of(values: Any) -> str:
     return f"one of {', '.join(get_args(values))}"
-
-
-def _unless(holds: bool, name: str, value: object, rule: str) -> list[str]:
-    return [] if holds else [f"{name}={value!r} must be {rule}"]
