@@ -139,7 +139,7 @@ def test_ties_go_to_the_name_that_sorts_first() -> None:
     ("arguments", "message"),
     [
         (dict(scores={}, total_rank=4), "scores is empty"),
-        (dict(scores={"a": 0.0}, total_rank=4), "of 1 score none is above zero"),
+        (dict(scores={"a": 0.0}, total_rank=4), "none of 1 score is above zero"),
         (dict(scores={"a": 1.0, "b": float("nan")}, total_rank=4), "the first is 'b': nan"),
         (dict(scores={"a": -1.0}, total_rank=4), "the first is 'a': -1.0"),
         (dict(scores={"a": 1.0}, total_rank=0), "total_rank=0 must be an integer of at least 1"),
