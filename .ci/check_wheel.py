@@ -34,8 +34,8 @@ with tempfile.TemporaryDirectory() as folder:
         "from glora.cli import main\n"
         "from glora.experiments.report.page import report_html\n"
         "from glora.experiments.report.content import ReportContent\n"
-        "from glora.experiments.report.tables import TextTable\n"
-        "page = report_html(ReportContent('nothing', None, (), (), TextTable('', (), ())))\n"
+        "from glora.experiments.report.cells import ReportTable\n"
+        "page = report_html(ReportContent('nothing', None, (), (), ReportTable('', (), ())))\n"
         "assert '</html>' in page and 'sortable' in page, 'report.html cannot be made from the wheel'\n"
         "print(f'glora {glora.__version__}: {len(glora.__all__)} public names import from the wheel')\n"
     )

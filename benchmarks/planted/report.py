@@ -8,12 +8,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import altair as alt
+from benchmarks.interval_chart import interval, interval_panel, save_picture
 from benchmarks.planted.comparison import TRUTH, Row, compare
 from benchmarks.planted.grid import CELLS, COMPARED, SEEDS, UNSEEN, identity, read, settings_of
 from benchmarks.planted.task import Setting
 from benchmarks.planted.variants import VARIANTS
 
-from glora.experiments.report.picture_style import FAINT, INK, OKABE_ITO, picture, plain_axes
 from glora.experiments.report.statistics import SEEDS_FOR_AN_INTERVAL, PairedDifference
 
 
@@ -134,39 +135,31 @@ def _share(row: Row) -> str:
 def _draw(tables: dict[str, list[Row]], path: Path) -> None:
     base = [row for row in tables["base"] if row.difference is not None]
     base = [row for row in base if row.seeds >= SEEDS_FOR_AN_INTERVAL] or base
-    cells = [cell for cell in tables if len(tables[cell]) > 1]
     seeds = min(row.seeds for row in base), max(row.seeds for row in base)
     detail = (
         "Held-out loss compared with uniform LoRA's, paired by seed, with 95 % intervals: left of zero is better. Above: "
         f"every way to get ranks, at the base setting ({seeds[0]} to {seeds[1]} seeds). Below: one factor changed at a time."
     )
-    size = (9.0, 1.2 + 0.3 * len(base) + 0.3 * len(cells))
-    with picture(path, what="Planted ranks: what an allocation is worth", detail=detail, size=size) as figure:
-        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[len(base) + 1, len(cells) + 1])
-        for axes in (upper, lower):
-            plain_axes(axes)
-            axes.axvline(0, color=FAINT, linewidth=2, zorder=0)
-        for y, row in enumerate(base):
-            _mark(upper, y, row, OKABE_ITO[2] if row.variant == TRUTH else OKABE_ITO[0])
-        upper.set_yticks(range(len(base)), [VARIANTS[row.variant].what for row in base])
-        upper.set_ylim(len(base) - 0.5, -0.5)
-        shown = [variant for variant in COMPARED if variant != "uniform"]
-        for place, variant in enumerate(shown):
-            colour = OKABE_ITO[(2, 0, 1, 3)[place % 4]]
-            for y, cell in enumerate(cells):
-                row = next((r for r in tables[cell] if r.variant == variant and r.difference is not None), None)
-                if row is not None:
-                    _mark(lower, y + (place - (len(shown) - 1) / 2) * 0.22, row, colour)
-            lower.plot([], [], "o", color=colour, label=VARIANTS[variant].what)
-        lower.set_yticks(range(len(cells)), cells)
-        lower.set_ylim(len(cells) - 0.5, -0.5)
-        lower.legend(fontsize=8, frameon=False, loc="upper right")
-        lower.set_xlabel("difference in held-out loss (%)", color=INK)
+    axis = "difference in held-out loss (%)"
+    upper = [_interval(VARIANTS[row.variant].what, "", row) for row in base]
+    shown = [variant for variant in COMPARED if variant != "uniform"]
+    lower = [
+        _interval(cell, VARIANTS[variant].what, row)
+        for cell, rows in tables.items()
+        for variant in shown
+        for row in rows
+        if row.variant == variant and row.difference is not None
+    ]
+    panels = [interval_panel(upper, axis, [""])]
+    panels += [interval_panel(lower, axis, [VARIANTS[variant].what for variant in shown])] if lower else []
+    save_picture(
+        alt.vconcat(*panels).resolve_scale(x="shared", color="independent"),
+        "Planted ranks: what an allocation is worth",
+        detail,
+        path,
+    )
 
 
-def _mark(axes: Any, y: float, row: Row, colour: str) -> None:
-    d = row.difference
-    if d is not None:
-        if d.low is not None and d.high is not None:
-            axes.plot([100 * math.expm1(d.low), 100 * math.expm1(d.high)], [y, y], color=colour, linewidth=2)
-        axes.plot(100 * math.expm1(d.mean), y, "o", color=colour, markersize=5)
+def _interval(name: str, series: str, row: Row) -> dict[str, Any]:
+    assert row.difference is not None
+    return interval(name, series, row.difference, lambda log_ratio: 100 * math.expm1(log_ratio))

@@ -6,8 +6,9 @@ import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
+import altair as alt
+from benchmarks.interval_chart import interval, interval_panel, save_picture
 from benchmarks.study import best_case
 from benchmarks.study.comparison import (
     Comparison,
@@ -23,7 +24,6 @@ from benchmarks.study.comparison import (
 )
 
 from glora.experiments.records.schema import RunRecord, read_records
-from glora.experiments.report.picture_style import FAINT, INK, OKABE_ITO, picture, plain_axes
 from glora.experiments.report.statistics import PairedDifference, estimate, paired_difference
 
 TASKS = ("cola", "rte", "sst-2")
@@ -298,37 +298,21 @@ def _draw(tuned: Runs, at_one_rate: Runs, path: Path) -> None:
     tasks: list[str | None] = [*tuned, *([None] if len(tuned) > 1 else [])]
     detail = (
         "Each method against uniform LoRA of rank 2, paired by seed, with 95 % intervals. Of a metric, right of zero is "
-        f"better; of a loss, left of it. One rate: {ONE_RATE:g} for all."
+        f"better; of a loss, left of it. One learning rate: {ONE_RATE:g} for all."
     )
-    size = (4.0 + 3.2 * len(panels), 1.6 + 0.5 * len(methods))
-    with picture(path, what="Real tasks: what an allocation is worth", detail=detail, size=size) as figure:
-        shown = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        for axes, (title, runs, of, scale) in zip(shown, panels):
-            plain_axes(axes)
-            axes.axvline(0, color=FAINT, linewidth=2, zorder=0)
-            axes.set_xlabel(title, color=INK)
-            for y, method in enumerate(methods):
-                found = {each.task: each for each in compare(runs, method, "lora")}
-                for place, task in enumerate(tasks):
-                    if task in found:
-                        at = y + (place - (len(tasks) - 1) / 2) * 0.18
-                        _mark(axes, at, of(found[task]), _colour(task, place), scale)
-        for place, task in enumerate(tasks):
-            shown[0].plot([], [], "o", color=_colour(task, place), label=task or "all")
-        shown[0].set_yticks(range(len(methods)), [method.replace(":", "\n", 1) for method in methods])
-        shown[0].set_ylim(len(methods) - 0.5, -0.5)
-        shown[0].legend(fontsize=8, frameon=False)
-
-
-def _colour(task: str | None, place: int) -> str:
-    return INK if task is None else OKABE_ITO[place % len(OKABE_ITO)]
+    shown = []
+    for title, runs, of, scale in panels:
+        found = [(method, {each.task: each for each in compare(runs, method, "lora")}) for method in methods]
+        rows = [
+            interval(method, task or "all", of(compared[task]), scale)
+            for method, compared in found
+            for task in tasks
+            if task in compared
+        ]
+        shown.append(interval_panel(rows, title, [task or "all" for task in tasks], width=230))
+    chart = alt.hconcat(*shown).resolve_scale(y="shared")
+    save_picture(chart, "Real tasks: what an allocation is worth", detail, path)
 
 
 def _in_percent(log_ratio: float) -> float:
     return 100 * math.expm1(log_ratio)
-
-
-def _mark(axes: Any, y: float, d: PairedDifference, colour: str, scale: Callable[[float], float]) -> None:
-    if d.low is not None and d.high is not None:
-        axes.plot([scale(d.low), scale(d.high)], [y, y], color=colour, linewidth=2)
-    axes.plot(scale(d.mean), y, "o", color=colour, markersize=5)

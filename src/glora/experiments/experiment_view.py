@@ -15,7 +15,7 @@ from glora.experiments.data.registry import TASKS, reads_data_dir
 from glora.experiments.estimate import Estimate, ExpectedRun
 from glora.experiments.experiment import PROPOSED, REFERENCE, ResolvedExperiment
 from glora.experiments.models.registry import MODELS
-from glora.experiments.report.number_format import short_name
+from glora.experiments.number_format import short_name
 from glora.experiments.search.ranges import SearchRange
 from glora.experiments.training.progress import duration
 from glora.messages import pluralize

@@ -12,7 +12,7 @@ The share of AdaLoRA's gain is mean(glora - lora) / mean(adalora - lora), a rati
 interval (`statistics.ratio_of_means`). It exists only where AdaLoRA's own gain is shown to be positive, by an interval
 above zero over the same seeds; there Fieller's interval is bounded, too.
 
-Parameters are pluralize, not estimated, so they need no interval and no third seed: they are equal if in every seed they are
+Parameters are counted, not estimated, so they need no interval and no third seed: they are equal if in every seed they are
 within one rank of the largest matrix, the closest that whole ranks can promise to come to a budget.
 """
 
@@ -23,8 +23,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from glora.experiments.number_format import metric_name, metric_scale
 from glora.experiments.records.schema import RunRecord
-from glora.experiments.report.number_format import difference_text, metric_name, metric_scale
+from glora.experiments.report.cells import difference_cell
 from glora.experiments.report.statistics import SEEDS_FOR_AN_INTERVAL, PairedDifference, ratio_of_means
 from glora.experiments.report.summary import REFERENCE, GroupSummary, MethodSummary, counterpart
 from glora.experiments.training.metrics import higher_is_better
@@ -135,7 +136,7 @@ def _share(group: GroupSummary, row: MethodSummary) -> Finding:
     if len(ratio.seeds) < SEEDS_FOR_AN_INTERVAL:
         return replace(empty, seeds=len(ratio.seeds), remark=_too_few(len(ratio.seeds)))
     if not _shown_to_be_better(theirs, metric) or ratio.low is None:
-        gain = f"{RIVAL}'s own gain is not shown to be positive: {difference_text(metric, theirs)}"
+        gain = f"{RIVAL}'s own gain is not shown to be positive: {difference_cell(metric, theirs)}"
         return replace(empty, seeds=len(ratio.seeds), remark=gain)
     return _from_interval(empty, (ratio.value, ratio.low, ratio.high), 100, len(ratio.seeds), SHARE_IN_PERCENT)
 

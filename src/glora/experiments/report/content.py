@@ -1,63 +1,63 @@
-"""What a report says, worked out once from the groups: tables, charts, caveats, failures, where the runs come from.
+"""The content of a report, worked out once: tables, charts, caveats, failures, where the runs come from.
 
-`report` writes it as markdown and into the terminal, `html_report` as a page; neither adds anything of its own.
+`write` shows it as Markdown and in the terminal, `page` as a page; neither adds anything of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from glora.experiments.config import SETTINGS, RunConfig
+from glora.experiments.number_format import bytes_text, short_name
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.report.caveats import caveats
-from glora.experiments.report.number_format import bytes_text, short_name
-from glora.experiments.report.pictures import Charts, charts
+from glora.experiments.report.cells import ReportTable
+from glora.experiments.report.chart_style import ReportChart
+from glora.experiments.report.charts import charts
 from glora.experiments.report.summary import NAMED_BY_GROUP, NAMED_BY_ROW, GroupSummary, differing_settings
-from glora.experiments.report.tables import TextTable, claims_overview, group_tables
-from glora.experiments.search.record import SearchRecord, tuning_table
+from glora.experiments.report.tables import claims_overview, group_tables, tuning_table
+from glora.experiments.search.record import SearchRecord
 from glora.messages import pluralize
 
 TITLE = "Rank allocation compared"
 CAVEATS_TITLE = "What limits this comparison"
 FAILURES_TITLE = "Failed runs"
 PROVENANCE_TITLE = "How the runs were made"
-SHARED_SETTINGS_TITLE = "All other settings were the same in all runs:"
 
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """What is said about one group; all texts are plain, without any markup."""
+    """The part about one group; all texts are plain, without any markup."""
 
-    group: GroupSummary
     heading: str
-    tables: tuple[TextTable, ...]
-    charts: Charts
+    tables: tuple[ReportTable, ...]
+    charts: tuple[ReportChart, ...]
     caveats: tuple[str, ...]
     failures: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class ReportContent:
-    """What a report says.
+    """A report.
 
     Attributes:
         summary: how many runs there are, and where they come from.
-        overview: the verdicts on the claims for GLoRA side by side; None where there is one comparison at most.
+        overview: the verdicts on the claims for GLoRA side by side; None unless there are several comparisons.
         sections: one a group.
         provenance: machines, versions, commits, data, and the settings that were compared or differ: one line each.
         shared_settings: the settings that are the same in all runs, with their meaning.
     """
 
     summary: str
-    overview: TextTable | None
+    overview: ReportTable | None
     sections: tuple[Section, ...]
     provenance: tuple[str, ...]
-    shared_settings: TextTable
+    shared_settings: ReportTable
 
 
 def report_content(groups: Sequence[GroupSummary], search: SearchRecord | None = None) -> ReportContent:
-    """All that a report says.
+    """Return all that a report says.
 
     Args:
         groups: what is compared; at least one has a finished run.
@@ -70,87 +70,68 @@ def report_content(groups: Sequence[GroupSummary], search: SearchRecord | None =
     different = differing_settings(configs, ignored=named)
     recorded = [name for name, setting in SETTINGS.items() if setting.recorded]
     shared = [name for name in recorded if name not in (*named, *different)]
+    overview = claims_overview(groups)
     return ReportContent(
         f"{pluralize(len(finished), 'finished run')}, {len(failed)} failed. Made from the records in `runs/` by "
         "`glora report`, which trains nothing.",
-        _overview(groups),
+        overview if len(overview.rows) > 1 and len(groups) > 1 else None,
         tuple(_section(group, search) for group in groups),
         (*_provenance_lines(finished), *(f"{name}: {_values(configs, name)}" for name in (*named, *different))),
-        TextTable(
-            SHARED_SETTINGS_TITLE,
+        ReportTable(
+            "All other settings were the same in all runs:",
             ("setting", "value", "meaning"),
             tuple((name, _setting_text(configs[0].setting(name)), SETTINGS[name].description) for name in shared),
-            words=("setting", "value", "meaning"),
         ),
     )
 
 
-def heading(group: GroupSummary) -> str:
-    """`rte · microsoft/deberta-v3-base · rank 8`."""
-    return f"{short_name(group.task)} · {short_name(group.model)} · rank {group.rank}"
-
-
 def first_line(error: str | None) -> str:
-    """An error's first line, which a reader can do with."""
+    """Return the first line of an error."""
     return (error or "unknown error").strip().splitlines()[0]
-
-
-def _overview(groups: Sequence[GroupSummary]) -> TextTable | None:
-    table = claims_overview([(heading(group), group) for group in groups])
-    return table if len(table.rows) > 1 and len(groups) > 1 else None
 
 
 def _section(group: GroupSummary, search: SearchRecord | None) -> Section:
     failures = (
         f"{run.config.method}, seed {run.config.seed} failed: {first_line(run.error)}" for run in group.failures
     )
-    tuning = tuning_table(search, group.task, group.model) if search else None
+    tuning = tuning_table(search, group) if search else None
     tables = (*group_tables(group), *([tuning] if tuning else []))
-    return Section(group, heading(group), tables, charts(group), tuple(caveats(group)), tuple(failures))
+    return Section(group.heading, tables, charts(group), tuple(caveats(group)), tuple(failures))
 
 
-def _provenance_lines(runs: Sequence[RunRecord]) -> list[str]:
+def _provenance_lines(runs: Sequence[RunRecord]) -> Iterator[str]:
     """Machines, versions, git states, data and measures of memory; each value once."""
-    machines = [run.provenance.machine for run in runs]
-    described = (
-        ", ".join(
-            part
-            for part in (
-                machine.cpu,
-                pluralize(machine.cores, "core"),
-                bytes_text(machine.memory_bytes) if machine.memory_bytes else "",
-                machine.accelerator or "no accelerator",
-                pluralize(machine.torch_threads, "torch thread") if machine.torch_threads else "",
-                machine.platform,
-            )
-            if part
-        )
-        for machine in machines
-    )
-    versions = (", ".join(f"{name} {version}" for name, version in run.provenance.versions.items()) for run in runs)
-    commits = (
-        f"{run.provenance.git.commit[:12]}{' with uncommitted changes' if run.provenance.git.dirty else ''}"
-        for run in runs
-        if run.provenance.git
-    )
-    examples = (
-        f"{short_name(run.config.task)}: "
-        + ", ".join(f"{count:,} {split}" for split, count in run.examples.items())
-        + (f" (fingerprint {run.provenance.data_fingerprint})" if run.provenance.data_fingerprint else "")
-        for run in runs
-        if run.examples
-    )
     dates = sorted(run.finished_at for run in runs)
-    lines = [f"Finished between {dates[0]} and {dates[-1]}"]
-    for name, values in (
-        ("Machine", described),
-        ("Versions", versions),
-        ("Commit of glora", commits),
-        ("Examples", examples),
-        ("Peak memory is", (run.peak_memory_source for run in runs if run.peak_memory_source)),
-    ):
-        lines += [f"{name}: {value}" for value in dict.fromkeys(values)]
-    return lines
+    yield f"Finished between {dates[0]} and {dates[-1]}"
+    facts: dict[str, str] = {}  # line -> its place
+    for run in runs:
+        machine, git = run.provenance.machine, run.provenance.git
+        parts = (
+            machine.cpu,
+            pluralize(machine.cores, "core"),
+            bytes_text(machine.memory_bytes) if machine.memory_bytes else "",
+            machine.accelerator or "no accelerator",
+            pluralize(machine.torch_threads, "torch thread") if machine.torch_threads else "",
+            machine.platform,
+        )
+        examples = ", ".join(f"{count:,} {split}" for split, count in run.examples.items())
+        fingerprint = run.provenance.data_fingerprint
+        for name, value in (
+            ("Machine", ", ".join(filter(None, parts))),
+            ("Versions", ", ".join(f"{name} {version}" for name, version in run.provenance.versions.items())),
+            ("Commit of glora", git and git.commit[:12] + (" with uncommitted changes" if git.dirty else "")),
+            (
+                "Examples",
+                run.examples
+                and f"{short_name(run.config.task)}: {examples}"
+                + (f" (fingerprint {fingerprint})" if fingerprint else ""),
+            ),
+            ("Peak memory is", run.peak_memory_source),
+        ):
+            if value:
+                facts[f"{name}: {value}"] = name
+    order = ("Machine", "Versions", "Commit of glora", "Examples", "Peak memory is")
+    yield from sorted(facts, key=lambda line: order.index(facts[line]))
 
 
 def _values(configs: Sequence[RunConfig], name: str) -> str:

@@ -5,7 +5,7 @@ runs with one seed share the head's initialisation and the data order, and a dif
 less than one between means. The interval is Student's t on the per-seed differences (or ratios), with n - 1
 degrees of freedom; below three seeds there is none, since two differences say next to nothing about their own
 spread (t = 12.7 at one degree of freedom). What share of one mean difference another one is, is a ratio of two
-uncertain numbers; its interval is that of Fieller (1954, "Some problems in interval estimation", RunRecorder of the
+uncertain numbers; its interval is that of Fieller (1954, "Some problems in interval estimation", Journal of the
 Royal Statistical Society B 16:175-185).
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from glora.messages import pluralize
 
@@ -36,8 +37,7 @@ class PairedDifference:
 
     Attributes:
         mean: mean difference, in the unit of the values.
-        low: lower end of the 95 % interval; None below three seeds.
-        high: upper end of the 95 % interval; None below three seeds.
+        low, high: ends of the 95 % interval; None below three seeds.
         seeds: the seeds that both methods have.
         values: the differences, in the order of `seeds`.
     """
@@ -49,17 +49,20 @@ class PairedDifference:
     values: tuple[float, ...]
 
     @property
+    def direction(self) -> Literal["higher", "lower"] | None:
+        """The side of zero that the whole interval is on; None where it has both sides, or where there is no interval."""
+        if self.low is None or self.high is None or not (self.low > 0 or self.high < 0):
+            return None
+        return "higher" if self.low > 0 else "lower"
+
+    @property
     def verdict(self) -> str:
-        """What the interval allows to be said, in words."""
-        if self.low is None or self.high is None:
+        """The conclusion that the interval allows, in words."""
+        if self.low is None:
             return f"nothing can be concluded from {pluralize(len(self.seeds), 'seed')}"
         if math.isnan(self.mean):
             return "not comparable: a run's value is not a number"
-        if self.low > 0:
-            return "higher"
-        if self.high < 0:
-            return "lower"
-        return "no difference shown"
+        return self.direction or "no difference shown"
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,7 @@ class RatioOfMeans:
 
     Attributes:
         value: the ratio of the two means; NaN where the lower one is zero.
-        low: lower end of Fieller's 95 % interval; None below three seeds, and where there is no bounded interval.
-        high: its upper end.
+        low, high: ends of Fieller's 95 % interval; None below three seeds, and where there is no bounded interval.
         seeds: the seeds that both differences have.
     """
 

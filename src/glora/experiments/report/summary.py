@@ -1,6 +1,6 @@
 """From records to what is compared: one group a (task, model, rank), one row a method with its settings.
 
-Pure: records in, numbers out; how they are shown is the business of `tables` and `pictures`.
+Records in, numbers out; `tables` and `charts` show them.
 
 Two runs belong to the same row if nothing but the seed differs. So a folder in which a method was run with
 two learning rates has two rows for it, and no mean is ever taken over different settings. Every row is
@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from glora.experiments.config import ALLOCATION_SETTINGS, SETTINGS, RunConfig
+from glora.experiments.number_format import short_name
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.report.statistics import (
     Estimate,
@@ -105,6 +106,11 @@ class GroupSummary:
     metric_names: tuple[str, ...]
     methods: tuple[MethodSummary, ...]
     failures: tuple[RunRecord, ...]
+
+    @property
+    def heading(self) -> str:
+        """`rte · microsoft/deberta-v3-base · rank 8`."""
+        return f"{short_name(self.task)} · {short_name(self.model)} · rank {self.rank}"
 
     @property
     def finished(self) -> tuple[RunRecord, ...]:

@@ -1,72 +1,48 @@
-"""The report's tables as text, made once and shown in the terminal and in markdown alike.
+"""The tables of a comparison, made once and shown in the terminal, in Markdown and on the page alike.
 
-Five tables a group: what was reached, by how much it differs from lora, what became of the claims for GLoRA, what was
-spent and what it cost. The budget table always has both budgets, total rank and parameters, because runs that
-are equal in one need not be equal in the other.
+Five tables a group: results, differences to lora, the claims for GLoRA, budgets, costs; a sixth where the settings were
+searched. The budget table always has both budgets, total rank and parameters, because runs that are equal in one need not be
+equal in the other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from glora.experiments.report import number_format as text
+from glora.experiments.number_format import metric_header, settings_text
+from glora.experiments.report import cells
+from glora.experiments.report.cells import Cell, Quantity, ReportTable, Tone, Unit, Verdict
 from glora.experiments.report.claims import Finding, findings
 from glora.experiments.report.statistics import SEEDS_FOR_AN_INTERVAL
 from glora.experiments.report.summary import REFERENCE, GroupSummary, MethodSummary
+from glora.experiments.search.record import SearchRecord
 from glora.experiments.training.metrics import higher_is_better
 from glora.messages import pluralize
 
-if TYPE_CHECKING:
-    from rich.table import Table
+TONES: dict[str, Tone] = {"holds": "good", "does not hold": "bad", "not shown": "open"}
 
 
-@dataclass(frozen=True)
-class TextTable:
-    """A table whose cells are ready to be shown; columns of words are on the left, those of numbers on the right.
-
-    Attributes:
-        title: what it shows.
-        columns: their names.
-        rows: the cells.
-        note: how to read it.
-        words: the columns that hold words.
-        verdicts: the columns that hold verdicts, which a page may colour.
-    """
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    note: str = ""
-    words: tuple[str, ...] = ("method",)
-    verdicts: tuple[str, ...] = ("verdict",)
-
-
-def group_tables(group: GroupSummary) -> list[TextTable]:
-    """The tables of a group that have something to show."""
+def group_tables(group: GroupSummary) -> list[ReportTable]:
+    """Return the tables of a group that have something to show."""
     if not group.methods:
         return []
-    tables = [
-        results_table(group),
-        differences_table(group),
-        claims_table(group),
-        budget_table(group),
-        cost_table(group),
-    ]
-    return [table for table in tables if table.rows]
+    made = (results_table, differences_table, claims_table, budget_table, cost_table)
+    return [table for make in made if (table := make(group)).rows]
 
 
-def results_table(group: GroupSummary) -> TextTable:
-    """A row a method: every metric as mean ± sample standard deviation, the primary one first."""
-    return TextTable(
+def results_table(group: GroupSummary) -> ReportTable:
+    """Return a row a method: every metric as mean ± sample standard deviation, the primary one first."""
+    return ReportTable(
         "Results: mean ± standard deviation",
-        ("method", *map(text.metric_header, group.metric_names), "seeds"),
+        ("method", *map(metric_header, group.metric_names), "seeds"),
         tuple(
             (
                 method.label,
-                *(text.metric_text(name, method.metrics.get(name)) for name in group.metric_names),
-                str(len(method.seeds)),
+                *(
+                    cells.estimate_cell(method.metrics.get(name), cells.metric_unit(name))
+                    for name in group.metric_names
+                ),
+                Quantity(len(method.seeds), cells.COUNT),
             )
             for method in group.methods
         ),
@@ -74,15 +50,15 @@ def results_table(group: GroupSummary) -> TextTable:
     )
 
 
-def differences_table(group: GroupSummary) -> TextTable:
-    """A row a method but lora: the paired difference of each metric, and what may be concluded."""
-    return TextTable(
+def differences_table(group: GroupSummary) -> ReportTable:
+    """Return a row a method but lora: the paired difference of each metric, and what may be concluded."""
+    return ReportTable(
         f"Difference to {REFERENCE}: mean [95 % interval]",
-        ("method", *map(text.metric_header, group.metric_names), "pairs", "verdict"),
+        ("method", *map(metric_header, group.metric_names), "pairs", "verdict"),
         tuple(
             (
                 method.label,
-                *(text.difference_text(name, method.differences.get(name)) for name in group.metric_names),
+                *(cells.difference_cell(name, method.differences.get(name)) for name in group.metric_names),
                 *_pairs_and_verdict(group, method),
             )
             for method in group.methods
@@ -90,14 +66,13 @@ def differences_table(group: GroupSummary) -> TextTable:
         ),
         "Differences are taken between runs of one seed. The interval is Student's t on them, given from "
         f"{SEEDS_FOR_AN_INTERVAL} pairs on: fewer conclude nothing. The verdict is about the first metric.",
-        words=("method", "verdict"),
     )
 
 
-def claims_table(group: GroupSummary) -> TextTable:
-    """A row a claim that GLoRA was proposed with; no rows where GLoRA is not compared."""
+def claims_table(group: GroupSummary) -> ReportTable:
+    """Return a row a claim that GLoRA was proposed with; no rows where GLoRA is not compared."""
     rows = findings(group)
-    return TextTable(
+    return ReportTable(
         "What is claimed for GLoRA",
         ("claim", "expected", "measured", "verdict"),
         tuple(
@@ -105,60 +80,50 @@ def claims_table(group: GroupSummary) -> TextTable:
                 f"{row.label}: {found.claim}" if len(rows) > 1 else found.claim,
                 found.expected,
                 _measured_text(found),
-                _verdict_text(found),
+                _verdict(found),
             )
             for row in rows
             for found in row
         ),
         "GLoRA was proposed with these four numbers. A verdict is about the 95 % interval, not the mean. It holds if the "
-        "whole interval lies in the expected range, it does not hold if the whole interval lies outside (in brackets: "
+        "whole interval is in the expected range, it does not hold if the whole interval is outside (in brackets: "
         "on which side), and otherwise it is not shown. The share of AdaLoRA's gain has Fieller's interval, and exists only "
         "where that gain has an interval above zero. Parameters are counted and need no interval (in brackets: fewest, most): "
         "equal means within one rank of the largest matrix in every seed.",
-        words=("claim", "expected", "measured", "verdict"),
     )
 
 
-def claims_overview(groups: Sequence[tuple[str, GroupSummary]]) -> TextTable:
-    """A row a comparison, under its heading: the verdict on each claim."""
-    columns = ("gain over lora", "share of adalora's gain", "training time", "adapter parameters")
-    rows = []
-    for heading, group in groups:
+def claims_overview(groups: Sequence[GroupSummary]) -> ReportTable:
+    """Return a row a comparison, under its heading: the verdict on each claim."""
+    rows: list[tuple[Cell, ...]] = []
+    for group in groups:
         found = findings(group)
         for row in found:
-            name = f"{heading} · {row.label}" if len(found) > 1 else heading
-            rows.append((name, *(_verdict_text(finding, why=False) for finding in row)))
-    return TextTable(
+            name = f"{group.heading} · {row.label}" if len(found) > 1 else group.heading
+            rows.append((name, *(_verdict(finding, why=False) for finding in row)))
+    return ReportTable(
         "What is claimed for GLoRA, in every comparison",
-        ("comparison", *columns),
+        ("comparison", "gain over lora", "share of adalora's gain", "training time", "adapter parameters"),
         tuple(rows),
         "Each comparison below has the numbers and the rule. Verdicts are not added up: comparisons are not draws from one "
         "population, and of many intervals some miss by chance.",
-        words=("comparison", *columns),
-        verdicts=columns,
     )
 
 
-def budget_table(group: GroupSummary) -> TextTable:
-    """A row a method: what it spends in both currencies, total rank and parameters, and how much of lora's that is."""
-    return TextTable(
+def budget_table(group: GroupSummary) -> ReportTable:
+    """Return a row a method: total rank and parameters, and how much of lora's that is."""
+    totals = ("total rank", "adapter parameters", f"adapter / {REFERENCE}")
+    return ReportTable(
         "Budget: at the end, or from start → end where it changed",
-        (
-            "method",
-            "total rank",
-            "adapter parameters",
-            f"adapter / {REFERENCE}",
-            "all trained parameters",
-            f"all / {REFERENCE}",
-        ),
+        ("method", *totals, "all trained parameters", f"all / {REFERENCE}"),
         tuple(
             (
                 method.label,
-                text.count_text(method.total_rank, method.total_rank_before),
-                text.count_text(method.adapter_parameters, method.adapter_parameters_before),
-                text.share_text(method.adapter_share),
-                text.count_text(method.trainable_parameters),
-                text.share_text(method.trainable_share),
+                cells.count_cell(method.total_rank, method.total_rank_before),
+                cells.count_cell(method.adapter_parameters, method.adapter_parameters_before),
+                cells.share_cell(method.adapter_share),
+                cells.count_cell(method.trainable_parameters),
+                cells.share_cell(method.trainable_share),
             )
             for method in group.methods
         ),
@@ -167,97 +132,90 @@ def budget_table(group: GroupSummary) -> TextTable:
     )
 
 
-def cost_table(group: GroupSummary) -> TextTable:
-    """A row a method: time, relative to lora and absolute, and memory; preparation only where some method has one."""
+def cost_table(group: GroupSummary) -> ReportTable:
+    """Return a row a method: time, relative to lora and absolute, and memory; preparation only where a method has one."""
     prepared = any(method.preparation_seconds and method.preparation_seconds.mean for method in group.methods)
     preparation = ("of it preparation",) if prepared else ()
     ratios = [method.time_ratio for method in group.methods if not method.is_reference]
     interval = ("95 % interval",) if any(ratio and ratio.low is not None for ratio in ratios) else ()
-    return TextTable(
+
+    def row(method: MethodSummary) -> tuple[Cell, ...]:
+        ratio, step = method.time_ratio, method.seconds_per_step
+        return (
+            method.label,
+            Quantity(1, cells.COUNT) if method.is_reference else cells.estimate_cell(ratio, cells.RATIO),
+            *(None if method.is_reference else cells.interval_cell(ratio) for _ in interval),
+            cells.time_cell(method.train_seconds),
+            *(cells.time_cell(method.preparation_seconds) for _ in preparation),
+            Quantity(step.mean, cells.MILLISECONDS) if step else None,
+            cells.memory_cell(method.peak_memory_bytes),
+        )
+
+    return ReportTable(
         "Cost: time without evaluation, peak memory",
         ("method", f"time / {REFERENCE}", *interval, "training time", *preparation, "time a step", "peak memory"),
-        tuple(
-            (
-                method.label,
-                "1" if method.is_reference else text.with_spread(method.time_ratio, decimals=3),
-                *(
-                    text.MISSING if method.is_reference else text.interval_text(method.time_ratio, decimals=3)
-                    for _ in interval
-                ),
-                text.time_text(method.train_seconds),
-                *(text.time_text(method.preparation_seconds) for _ in preparation),
-                text.step_text(method.seconds_per_step),
-                text.memory_text(method.peak_memory_bytes),
-            )
-            for method in group.methods
-        ),
+        tuple(row(method) for method in group.methods),
         f"Times relative to {REFERENCE} are ratios of two runs of one seed, made side by side by one command on one "
         f"machine: mean ± standard deviation, and{'' if interval else ' from three seeds on'} Student's t interval of the mean."
         + (" Preparation (a look at activations or gradients, an SVD) counts as training time." if prepared else ""),
     )
 
 
-def as_markdown(table: TextTable) -> str:
-    """The table in GitHub's markdown, without its title."""
-    lines = [table.columns, ["---" if name in table.words else "---:" for name in table.columns], *table.rows]
-    return "\n".join(f"| {' | '.join(escape_markdown(cell) for cell in line)} |" for line in lines)
+def tuning_table(record: SearchRecord, group: GroupSummary) -> ReportTable | None:
+    """Return how the methods of the group's model and data set were tuned; None if the search was not about it."""
+    methods = [method for method in record.methods if (method.task, method.model) == (group.task, group.model)]
+    if not methods:
+        return None
+    examples, metric = methods[0].examples, metric_header(methods[0].metric)
+    return ReportTable(
+        "How the settings were tuned",
+        ("method", "settings found", f"{metric} in tuning", "trials", "stopped early", "failed"),
+        tuple(
+            (
+                method.method,
+                settings_text(method.best),
+                Quantity(method.best_value, cells.metric_unit(method.metric)),
+                *(
+                    Quantity(trials, cells.COUNT)
+                    for trials in (
+                        sum(method.trials.values()),
+                        method.trials.get("stopped early", 0),
+                        method.trials.get("failed", 0),
+                    )
+                ),
+            )
+            for method in methods
+        ),
+        f"{record.sampler}; {record.pruner}; the same for every method. Trials were trained on {examples['train']:,} of the "
+        f"training examples with seed {record.trial_seed} and judged by {pluralize(examples['tuning'], 'other')}; the splits "
+        "that are reported here were not read. Of many trials the best is partly luck, so the value in tuning is not one to "
+        "report.",
+    )
 
 
-def as_rich(table: TextTable) -> Table:
-    """The table for the terminal; as long as there is room, a cell is wrapped between its words."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    shown = Table(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    rows = [
-        [cell.replace("(n = ", "(n=") for cell in row] for row in table.rows
-    ]  # one word, so as not to be torn apart
-    for place, column in enumerate(table.columns):
-        words = " ".join([column, *(row[place] for row in rows)]).split()
-        shown.add_column(
-            Text(column),
-            justify="left" if column in table.words else "right",
-            overflow="fold",
-            min_width=max(map(len, words)),
-        )
-    for row in rows:
-        shown.add_row(*map(Text, row))
-    return shown
-
-
-def escape_markdown(cell: str) -> str:
-    """A text that must not end a cell, start a tag or become emphasis."""
-    for character in "\\`*_|<[":
-        cell = cell.replace(character, f"\\{character}")
-    return " ".join(cell.split())
-
-
-def _pairs_and_verdict(group: GroupSummary, method: MethodSummary) -> Sequence[str]:
+def _pairs_and_verdict(group: GroupSummary, method: MethodSummary) -> tuple[Cell, Cell]:
     metric = group.primary_metric or ""
     found = method.differences.get(metric)
     if found is None:
-        return "0", text.MISSING
-    if found.verdict not in ("higher", "lower"):
-        return str(len(found.seeds)), found.verdict
-    better = (found.verdict == "higher") == higher_is_better(metric)
-    return str(len(found.seeds)), f"{found.verdict} ({'better' if better else 'worse'})"
+        return Quantity(0, cells.COUNT), None
+    pairs = Quantity(len(found.seeds), cells.COUNT)
+    if found.direction is None:
+        return pairs, Verdict(found.verdict)
+    better = (found.direction == "higher") == higher_is_better(metric)
+    return pairs, Verdict(f"{found.direction} ({'better' if better else 'worse'})", "good" if better else "bad")
 
 
 def _measured_text(found: Finding) -> str:
     """`+0.72 [-0.10, +1.54] points (3 seeds)`, or why there is no number."""
     if found.mean is None:
         return found.remark
-    number = f"{found.mean:+.2f}" if found.signed else f"{found.mean:.1f}"
-    interval = ""
-    if found.low is not None and found.high is not None and found.low < found.high:
-        interval = (
-            f" [{found.low:+.2f}, {found.high:+.2f}]" if found.signed else f" [{found.low:.1f}, {found.high:.1f}]"
-        )
-    return f"{number}{interval} {found.unit} ({pluralize(found.seeds, 'seed')})"
+    unit = Unit(1.0, 2, found.unit, "+") if found.signed else Unit(1.0, 1, found.unit)
+    spread = found.low is not None and found.high is not None and found.low < found.high
+    low, high = (found.low, found.high) if spread else (None, None)
+    return f"{Quantity(found.mean, unit, low=low, high=high)} ({pluralize(found.seeds, 'seed')})"
 
 
-def _verdict_text(found: Finding, *, why: bool = True) -> str:
-    """The verdict; with the side of the range it lies on, or why nothing is shown, where `measured` does not say it."""
+def _verdict(found: Finding, *, why: bool = True) -> Verdict:
+    """The verdict; with the side of the range, or why nothing is shown, where `measured` does not say it."""
     remark = found.remark if found.mean is not None and (why or found.verdict != "not shown") else ""
-    return f"{found.verdict} ({remark})" if remark else found.verdict
+    return Verdict(f"{found.verdict} ({remark})" if remark else found.verdict, TONES[found.verdict])

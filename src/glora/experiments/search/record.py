@@ -13,9 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from glora.experiments.records.schema import RecordError
 from glora.experiments.records.whole_files import write_whole
-from glora.experiments.report.number_format import metric_header, settings_text, value_text
-from glora.experiments.report.tables import TextTable
-from glora.messages import pluralize
 
 SEARCH_FILE = "search.json"
 SCHEMA_VERSION = 1
@@ -86,38 +83,3 @@ def read_search_record(directory: str | os.PathLike[str]) -> SearchRecord | None
         raise RecordError(
             f"{path}: {'; '.join(lines[1:3]) or lines[0]}. Move it away, and `glora search` writes it again."
         ) from error
-
-
-def tuning_table(record: SearchRecord, task: str, model: str) -> TextTable | None:
-    """How the methods of one model and data set were tuned; None if the search was not about it."""
-    methods = [method for method in record.methods if (method.task, method.model) == (task, model)]
-    if not methods:
-        return None
-    examples = methods[0].examples
-    return TextTable(
-        "How the settings were tuned",
-        (
-            "method",
-            "settings found",
-            f"{metric_header(methods[0].metric)} in tuning",
-            "trials",
-            "stopped early",
-            "failed",
-        ),
-        tuple(
-            (
-                method.method,
-                settings_text(method.best),
-                value_text(method.metric, method.best_value),
-                str(sum(method.trials.values())),
-                str(method.trials.get("stopped early", 0)),
-                str(method.trials.get("failed", 0)),
-            )
-            for method in methods
-        ),
-        f"{record.sampler}; {record.pruner}; the same for every method. Trials were trained on {examples['train']:,} of the "
-        f"training examples with seed {record.trial_seed} and judged by {pluralize(examples['tuning'], 'other')}; the splits "
-        "that are reported here were not read. Of many trials the best is partly luck, so the value in tuning is not one to "
-        "report.",
-        words=("method", "settings found"),
-    )

@@ -14,7 +14,7 @@ from optuna import Trial
 from glora.experiments.config import ALLOCATION_SETTINGS, RunConfig
 from glora.experiments.errors import collect
 from glora.experiments.methods.base import Method, Schedule
-from glora.experiments.report.number_format import settings_text
+from glora.experiments.number_format import settings_text
 from glora.experiments.search.ranges import SearchRange, parse_range
 
 DEFAULT_RANGES = {"learning_rate": "5e-5-5e-3", "beta": "0.8-0.99", "warmup_steps": "0.1-0.5"}

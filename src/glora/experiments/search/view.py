@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from glora.experiments.report.number_format import MISSING, metric_header, settings_text, short_name, value_text
+from glora.experiments.number_format import MISSING, metric_header, settings_text, short_name, value_text
 from glora.experiments.search.plan import SearchPlan, how_chosen
 from glora.experiments.search.trials import StudyOutcome
 from glora.messages import pluralize

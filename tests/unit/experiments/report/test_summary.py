@@ -9,6 +9,7 @@ import pytest
 
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.report.caveats import caveats
+from glora.experiments.report.cells import cell_text
 from glora.experiments.report.summary import GroupSummary, summarise
 from glora.experiments.report.tables import budget_table, cost_table
 from unit.experiments.synthetic_records import MACHINE, failed_run, finished_run, study
@@ -67,7 +68,7 @@ def test_parameters_are_told_as_a_share_of_loras() -> None:
     assert lora.adapter_parameters_after == 60
     assert shares == {"lora": (1, 1), "dora": (66 / 60, pytest.approx(836 / 830)), "full": (0, 10)}
     columns = budget_table(group).columns
-    cells = {row[0]: dict(zip(columns, row)) for row in budget_table(group).rows}
+    cells = {row[0]: dict(zip(columns, map(cell_text, row))) for row in budget_table(group).rows}
     assert cells["dora"]["adapter / lora"] == "110 %"
     assert cells["full"]["all / lora"] == "1,000 %"
     assert cells["full"]["total rank"] == "–"
@@ -83,7 +84,7 @@ def test_preparation_has_a_column_where_there_is_some() -> None:
     eva = eva.model_copy(update={"preparation_seconds": 12.5})
     table = cost_table(only(summarise([lora, eva])))
     place = table.columns.index("of it preparation")
-    assert [row[place] for row in table.rows] == ["–", "12.5 s"]
+    assert [cell_text(row[place]) for row in table.rows] == ["–", "12.5 s"]
 
 
 def test_both_budgets_are_counted() -> None:

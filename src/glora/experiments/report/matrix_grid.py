@@ -1,9 +1,8 @@
-"""Where a matrix stands in its model, read from its name: the layer, and which matrix of the layer it is.
+"""Places of matrices in their model, read from their names: the layer, and which matrix of the layer it is.
 
-`encoder.layer.3.attention.self.query` is layer 3, matrix type `attention.self.query`. The first number in a
-name is the layer; what stands before it is the stack (`encoder` and `decoder` of a T5 are two stacks), what
-stands after it the type. Names without a number (`pooler.dense`, or every name of a small multilayer
-perceptron) have no layer.
+`encoder.layer.3.attention.self.query` is layer 3, matrix type `attention.self.query`. The first number in a name is the layer;
+the stack precedes it (`encoder` and `decoder` of a T5 are two stacks) and the type follows. Names without a number
+(`pooler.dense`, or every name of a small multilayer perceptron) have no layer.
 """
 
 from __future__ import annotations
@@ -14,10 +13,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 MAX_TYPES = 16
-"""More matrix types than this (the experts of a mixture, say) are merged over the inner numbers of the names."""
-MAX_ROWS = 100
-MAX_COLUMNS = 24
-"""What can still be looked at: a map with more rows or columns is condensed."""
+"""With more matrix types (the experts of a mixture, say), types that differ only by a number are merged."""
+MAX_ROWS, MAX_COLUMNS = 100, 24
+"""A larger map is condensed."""
 ALL_MATRICES = "all matrices"
 
 
@@ -30,11 +28,11 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ModuleGrid:
+class MatrixGrid:
     """The matrices of a model as layers × matrix types, in the order in which the model has them.
 
     Attributes:
-        row_title: what a row is, "layer" or "matrix".
+        row_title: "layer" or "matrix".
         row_labels: the layer's number, with the stack where there are several; "–" for no layer.
         columns: the matrix types.
         cells: (row, column) -> the modules there; more than one only where types or layers were merged.
@@ -50,13 +48,9 @@ class ModuleGrid:
         """Whether any cell stands for several matrices."""
         return any(len(modules) > 1 for modules in self.cells.values())
 
-    def column_modules(self, column: int) -> list[str]:
-        """The modules of one matrix type, from the first layer to the last."""
-        return [name for row in range(len(self.row_labels)) for name in self.cells.get((row, column), ())]
-
 
 def place_of(module: str) -> Place:
-    """Layer and matrix type of a module by its name."""
+    """Return layer and matrix type of a module by its name."""
     parts = module.split(".")
     for position, part in enumerate(parts[:-1]):
         if part.isdecimal():
@@ -64,12 +58,8 @@ def place_of(module: str) -> Place:
     return Place("", None, module)
 
 
-def module_grid(modules: Iterable[str]) -> ModuleGrid:
-    """Lay the modules out as layers × matrix types.
-
-    Rows follow the model's order of stacks and the layers' numbers, with the matrices outside any layer last;
-    columns follow the model's order.
-    """
+def matrix_grid(modules: Iterable[str]) -> MatrixGrid:
+    """Lay the modules out: rows by stack and layer number, matrices outside any layer last; columns in the model's order."""
     places = {module: place_of(module) for module in modules}
     if len({place.matrix_type for place in places.values()}) > MAX_TYPES:
         places = {module: _merged(place) for module, place in places.items()}
@@ -85,20 +75,19 @@ def module_grid(modules: Iterable[str]) -> ModuleGrid:
         cells.setdefault((row_of[place.stack, place.layer], column_of[place.matrix_type]), []).append(module)
     layered = {stack for stack, layer in rows if layer is not None}
     labels = ("–" if layer is None else f"{stack} {layer}" if len(layered) > 1 else str(layer) for stack, layer in rows)
-    return ModuleGrid("layer", tuple(labels), tuple(columns), {cell: tuple(names) for cell, names in cells.items()})
+    return MatrixGrid("layer", tuple(labels), tuple(columns), {cell: tuple(names) for cell, names in cells.items()})
 
 
-def module_map(modules: Iterable[str]) -> ModuleGrid:
-    """The grid as it can be looked at whole, whatever the model.
+def matrix_map(modules: Iterable[str], max_rows: int = MAX_ROWS) -> MatrixGrid:
+    """Lay the modules out in a grid of bounded size: 10,000 matrices are at most `max_rows` × 24 cells.
 
-    Matrices without a layer stand under each other. Beyond MAX_ROWS, neighbouring rows share one, beyond MAX_COLUMNS,
-    the last columns do; so 10,000 matrices are at most 2,400 cells.
+    Matrices without a layer have a row each. Beyond `max_rows`, neighbouring rows are merged; beyond 24 types, the last ones.
     """
-    grid = module_grid(modules)
+    grid = matrix_grid(modules)
     if set(grid.row_labels) <= {"–"}:
         names = [name for cell in grid.cells.values() for name in cell]
-        grid = ModuleGrid("matrix", tuple(names), (ALL_MATRICES,), {(i, 0): (name,) for i, name in enumerate(names)})
-    a_row = math.ceil(len(grid.row_labels) / MAX_ROWS) or 1
+        grid = MatrixGrid("matrix", tuple(names), (ALL_MATRICES,), {(i, 0): (name,) for i, name in enumerate(names)})
+    a_row = math.ceil(len(grid.row_labels) / max_rows) or 1
     columns = grid.columns
     if len(columns) > MAX_COLUMNS:
         columns = (*columns[: MAX_COLUMNS - 1], f"{len(columns) - MAX_COLUMNS + 1} other types")
@@ -107,7 +96,7 @@ def module_map(modules: Iterable[str]) -> ModuleGrid:
         cells.setdefault((row // a_row, min(column, len(columns) - 1)), []).extend(names_there)
     groups = [grid.row_labels[first : first + a_row] for first in range(0, len(grid.row_labels), a_row)]
     labels = tuple(group[0] if len(group) == 1 else f"{group[0]} to {group[-1]}" for group in groups)
-    return ModuleGrid(grid.row_title, labels, columns, {cell: tuple(names) for cell, names in cells.items()})
+    return MatrixGrid(grid.row_title, labels, columns, {cell: tuple(names) for cell, names in cells.items()})
 
 
 def _merged(place: Place) -> Place:

@@ -1,0 +1,74 @@
+"""Numbers and names as text, for every table, message and chart: metrics, times, memory, settings, models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+PERCENT_METRICS = ("accuracy", "f1", "precision", "recall", "exact_match")
+CORRELATIONS = ("matthews", "pearson", "spearman", "correlation")
+NAMES = {
+    "accuracy": "Accuracy",
+    "f1": "F1",
+    "matthews_correlation": "Matthews corr.",
+    "pearson": "Pearson corr.",
+    "spearman": "Spearman corr.",
+}
+MISSING = "–"
+
+
+def metric_name(metric: str) -> str:
+    """Return a metric's name for people: `validation_mismatched/accuracy` -> `Accuracy (validation mismatched)`."""
+    split, _, name = metric.rpartition("/")
+    shown = NAMES.get(name) or name.replace("_", " ").capitalize()
+    return f"{shown} ({split.replace('_', ' ')})" if split else shown
+
+
+def metric_scale(metric: str) -> tuple[float, str]:
+    """Return a metric's factor and unit: shares in percent, correlations times 100 as GLUE reports them, others as recorded."""
+    name = metric.rpartition("/")[2]
+    if name.startswith(PERCENT_METRICS):
+        return 100.0, "%"
+    if name.startswith(CORRELATIONS) or name.endswith("correlation"):
+        return 100.0, "×100"
+    return 1.0, ""
+
+
+def metric_header(metric: str) -> str:
+    """Return name and unit: `Accuracy (%)`."""
+    _, unit = metric_scale(metric)
+    return f"{metric_name(metric)} ({unit})" if unit else metric_name(metric)
+
+
+def value_text(metric: str, value: float) -> str:
+    """Return one value of a metric, in the unit of `metric_header`: `81.3`."""
+    scale, unit = metric_scale(metric)
+    return f"{scale * value:.1f}" if unit else f"{scale * value:.4g}"
+
+
+def time_unit(longest_seconds: float) -> tuple[float, str]:
+    """Return the seconds of the unit that suits the longest time, and the unit's name."""
+    if longest_seconds < 600:
+        return 1.0, "seconds"
+    return (60.0, "minutes") if longest_seconds < 4 * 3600 else (3600.0, "hours")
+
+
+def bytes_text(count: float) -> str:
+    """Return a number of bytes in GiB, or in MiB below one GiB."""
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def settings_text(values: Mapping[str, Any]) -> str:
+    """Return `learning_rate=0.000312, beta=0.91`, with the four digits that a search can tell apart."""
+    return ", ".join(f"{n}={v:.4g}" if isinstance(v, float) else f"{n}={v}" for n, v in values.items())
+
+
+def short_name(name: str) -> str:
+    """Return a model or task as configured, but only the last part of a local path: a report names no folder of a machine."""
+    local = name.startswith(("/", ".", "~")) or "\\" in name or name.count("/") > 1
+    return name.replace("\\", "/").rstrip("/").rpartition("/")[2] if local else name
+
+
+def printable(text: str) -> str:
+    """Return the text with control characters, surrogates and text-direction marks written out, as `ascii` does."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1] for c in text)

@@ -1,0 +1,118 @@
+"""How charts look, and what a chart is: one specification for report.html and for the PNG.
+
+A specification names colors ("series0", "less", "ink") and `theme` gives each a value, so that one chart serves paper, light
+and dark screens. Series colors are those of Okabe and Ito (2008, "Color Universal Design"), with a marker for each as well.
+Names from records are data: they occur in rows, titles and scale domains, never as a field name or an expression.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+import vl_convert
+
+from glora.experiments.number_format import printable
+from glora.experiments.report.summary import GroupSummary
+
+LIGHT = {
+    "series": ("#0072b2", "#b06a00", "#00855e", "#b3548b", "#c85400", "#2a86c3", "#856619", "#444444"),
+    **{"ink": "#1b1e24", "muted": "#565d69", "line": "#dcdfe5", "faint": "#c9cdd4", "page": "#ffffff"},
+    **{"less": "#b35806", "neutral": "#f2f1ef", "more": "#542788", "first": "#8ec3e6", "last": "#003f66"},
+}
+DARK = {
+    "series": ("#5aabe8", "#f0b03f", "#2fc99d", "#e59cc7", "#ff8f52", "#93d2ff", "#cfab4f", "#c6c9d0"),
+    **{"ink": "#e9ebf0", "muted": "#a8b0bd", "line": "#30353f", "faint": "#4a505c", "page": "#12141a"},
+    **{"less": "#f5a253", "neutral": "#262a33", "more": "#b79df5", "first": "#2b5d80", "last": "#bfe3ff"},
+}
+MARKERS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "triangle-right", "triangle-left")
+FIXED = ("lora", "adalora", "glora", "shuffled")
+"""Methods with the same color and marker in every chart of every report."""
+
+
+@dataclass(frozen=True, eq=False)
+class ReportChart:
+    """A chart: its title, its caption, and its Vega-Lite specification.
+
+    Attributes:
+        name: of its picture, for the file.
+    """
+
+    name: str
+    title: str
+    caption: str
+    spec: dict[str, Any]
+
+    def png(self) -> bytes:
+        """Draw it on white, at 144 dots an inch."""
+        return vl_convert.vegalite_to_png(self.spec, config=theme(LIGHT), ppi=144, allowed_base_urls=[])
+
+
+def theme(colors: dict[str, Any]) -> dict[str, Any]:
+    """The Vega-Lite configuration of a color scheme."""
+    named = {**colors, **{f"series{i}": color for i, color in enumerate(colors["series"])}}
+    text = {"labelColor": colors["muted"], "titleColor": colors["muted"], "labelFontSize": 11, "titleFontSize": 12}
+    return {
+        "params": [{"name": name, "value": value} for name, value in named.items() if name != "series"],
+        "background": colors["page"],
+        "font": "system-ui, sans-serif",
+        "title": {"anchor": "start", "color": colors["ink"], "subtitleColor": colors["muted"], "fontSize": 14},
+        "axis": {
+            **{"gridColor": colors["line"], "domainColor": colors["faint"], "tickColor": colors["faint"]},
+            **{"titleFontWeight": "normal", "labelLimit": 220, **text},
+        },
+        "header": {"labelFontWeight": "bold", "labelAnchor": "start", **text, "labelColor": colors["ink"]},
+        "legend": {
+            "columns": 4,
+            "labelLimit": 0,
+            "symbolSize": 80,
+            **text,
+            "labelColor": colors["ink"],
+            "titleFontWeight": "normal",
+        },
+        "view": {"stroke": None},
+    }
+
+
+def vega_scripts() -> str:
+    """Return Vega, Vega-Lite and vega-embed as one script, which can be inside a script element."""
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script") + "\n"
+
+
+def method_styles(labels: Sequence[str]) -> dict[str, tuple[int, str]]:
+    """Label -> (series color, marker); a well-known method keeps its own, the others take those that are left."""
+    taken = [FIXED.index(label) for label in labels if label in FIXED]
+    free = [i for i in range(len(MARKERS)) if i not in taken] or list(range(len(MARKERS)))
+    styles = {label: (FIXED.index(label), MARKERS[FIXED.index(label)]) for label in labels if label in FIXED}
+    for position, label in enumerate(label for label in labels if label not in FIXED):
+        shift, place = divmod(position, len(free))  # when the colors are used up, they come with other markers
+        styles[label] = free[place], MARKERS[(free[place] + shift) % len(MARKERS)]
+    return styles
+
+
+def finished(name: str, group: GroupSummary, title: str, caption: str, how: str, chart: Any) -> ReportChart:
+    """The chart with its heading, which a page takes off again and shows as text."""
+    lines = [line for text in (group.heading, how) if text for line in textwrap.wrap(printable(text), 90)]
+    shown = chart.properties(title=alt.TitleParams(textwrap.wrap(printable(title), 80), subtitle=lines))
+    file = re.sub(r"[^a-z0-9.]+", "-", f"{group.heading} {name}".lower()).strip("-")
+    return ReportChart(file, title, caption, shown.to_dict())
+
+
+def pointed_mark() -> alt.Parameter:
+    """Return the selection of the mark under the pointer."""
+    return alt.selection_point(name="pointed", on="pointerover", clear="pointerout", empty=False)
+
+
+def data(rows: Sequence[dict[str, Any]]) -> alt.InlineData:
+    """Return the rows as a chart's data."""
+    return alt.InlineData(values=list(rows))
+
+
+def rounded(value: float) -> float | None:
+    """Four significant digits; None for what JSON has no number for."""
+    return float(f"{value:.4g}") if math.isfinite(value) else None

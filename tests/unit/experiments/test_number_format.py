@@ -1,0 +1,47 @@
+"""Numbers and names as text."""
+
+from __future__ import annotations
+
+import pytest
+
+from glora.experiments.number_format import bytes_text, metric_header, printable, short_name
+
+
+@pytest.mark.parametrize(
+    ("metric", "header"),
+    [
+        ("accuracy", "Accuracy (%)"),
+        ("matthews_correlation", "Matthews corr. (×100)"),
+        ("f1", "F1 (%)"),
+        ("pearson", "Pearson corr. (×100)"),
+        ("validation_mismatched/accuracy", "Accuracy (validation mismatched) (%)"),
+        ("loss", "Loss"),
+    ],
+)
+def test_metrics_in_the_unit_of_the_field(metric: str, header: str) -> None:
+    assert metric_header(metric) == header
+
+
+def test_memory() -> None:
+    assert bytes_text(1.5 * 2**30) == "1.50 GiB"
+    assert bytes_text(300 * 2**20) == "300 MiB"
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("microsoft/deberta-v3-base", "microsoft/deberta-v3-base"),
+        ("rte", "rte"),
+        ("/home/me/models/mine", "mine"),
+        ("../data/pairs.csv", "pairs.csv"),
+        ("~/models/mine/", "mine"),
+        ("C:\\models\\mine", "mine"),
+        ("data/sub/pairs.csv", "pairs.csv"),
+    ],
+)
+def test_names_without_folders(name: str, shown: str) -> None:
+    assert short_name(name) == shown
+
+
+def test_control_characters_are_written_out() -> None:
+    assert printable("a\x1b[31m\u202eb\ud800\nc\tü–×") == r"a\x1b[31m\u202eb\ud800 c ü–×"
