@@ -90,7 +90,7 @@ def test_help_loads_nothing_heavy() -> None:
         "from glora.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'transformers', 'peft', 'datasets', 'sklearn', 'matplotlib', 'optuna', 'numpy'}\n"
+        "heavy = {'torch', 'transformers', 'peft', 'datasets', 'sklearn', 'altair', 'vl_convert', 'optuna', 'numpy'}\n"
         "print('loaded:', sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, timeout=120)

@@ -94,7 +94,7 @@ def _section(group: GroupSummary, search: SearchRecord | None) -> Section:
     failures = (
         f"{run.config.method}, seed {run.config.seed} failed: {first_line(run.error)}" for run in group.failures
     )
-    tuning = tuning_table(search, group) if search else None
+    tuning = tuning_table(search, group.task, group.model) if search else None
     tables = (*group_tables(group), *([tuning] if tuning else []))
     return Section(group.heading, tables, charts(group), tuple(caveats(group)), tuple(failures))
 

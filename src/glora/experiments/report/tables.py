@@ -161,9 +161,9 @@ def cost_table(group: GroupSummary) -> ReportTable:
     )
 
 
-def tuning_table(record: SearchRecord, group: GroupSummary) -> ReportTable | None:
-    """Return how the methods of the group's model and data set were tuned; None if the search was not about it."""
-    methods = [method for method in record.methods if (method.task, method.model) == (group.task, group.model)]
+def tuning_table(record: SearchRecord, task: str, model: str) -> ReportTable | None:
+    """Return how the methods of a model and data set were tuned; None if the search was not about it."""
+    methods = [method for method in record.methods if (method.task, method.model) == (task, model)]
     if not methods:
         return None
     examples, metric = methods[0].examples, metric_header(methods[0].metric)

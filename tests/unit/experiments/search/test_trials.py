@@ -16,6 +16,7 @@ from rich.console import Console
 from glora.experiments.config import RunConfig
 from glora.experiments.plan import InvalidComparisonError
 from glora.experiments.records.schema import EpochMetrics, RecordError, RunRecord
+from glora.experiments.report.tables import tuning_table
 from glora.experiments.search.plan import (
     MethodSearch,
     SearchOptions,
@@ -25,7 +26,7 @@ from glora.experiments.search.plan import (
     search_request_of_file,
 )
 from glora.experiments.search.ranges import parse_range
-from glora.experiments.search.record import read_search_record, tuning_table, write_search_record
+from glora.experiments.search.record import read_search_record, write_search_record
 from glora.experiments.search.storage import SharedStorage
 from glora.experiments.search.study import StudyMismatchError
 from glora.experiments.search.trials import SearchFailedError, StudyOutcome, plan_tuned_runs, run_trials, search_record
