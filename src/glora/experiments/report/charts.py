@@ -276,11 +276,12 @@ def _norm_chart(group: GroupSummary, method: MethodSummary) -> ReportChart:
         .properties(width=230, height=150)
         .facet(alt.Facet("type:N", title=None, sort=panels), columns=3 if len(panels) != 4 else 2)
     )
+    beta = method.runs[0].config.allocation.beta
     averaged, title = _over_seeds(seeds), f"Gradient norms over the warm-up of {method.label}"
     caption = (
         f"Gradient norm of each matrix over the warm-up of {method.label}, {averaged}: in color the matrices of the panel's "
         "type, pale for the first layer to strong for the last, the thick line their median, in grey all other matrices. The "
-        f"norm is an exponential moving average (beta = {method.runs[0].config.allocation.beta:g}) that starts at zero; shown is "
+        f"norm is an exponential moving average (beta = {beta:g}) that starts at zero; shown is "
         "g / (1 - beta^t), which takes the rise from zero out of it."
         + (
             f" Shown are the {MAX_PANELS} matrix types with the largest norms, of {len(types)}."

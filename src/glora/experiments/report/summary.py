@@ -245,7 +245,7 @@ def _summarise_method(runs: tuple[RunRecord, ...], label: str, reference: tuple[
         ),
         is_reference=is_reference,
         other_settings=tuple(
-            f"{name}={getattr(runs[0].config, name)} against {getattr(reference[0].config, name)}"
+            f"{name}={runs[0].config.setting(name)} against {reference[0].config.setting(name)}"
             for name in differing_settings([runs[0].config, reference[0].config], BESIDE_THE_SCHEDULE)
         )
         if reference and not is_reference

@@ -467,7 +467,7 @@ def test_the_search_is_recorded_and_shown(plan, storage, tmp_path: Path, tiny_de
     assert table is not None
     assert [row[0] for row in table.rows] == ["lora", "glora"]
     assert table.rows[1][1].startswith("learning_rate=0.00")
-    assert [(row[3], row[5]) for row in table.rows] == [("4", "0")] * 2
+    assert [(str(row[3]), str(row[5])) for row in table.rows] == [("4", "0")] * 2
     assert "154 of the training examples with seed 2 and judged by 38 others" in table.note
     assert tuning_table(record, "sst2", str(tiny_deberta)) is None
     path.write_text('{"schema_version": 1, "name": 3}')
