@@ -115,7 +115,8 @@ def _metric_chart(group: GroupSummary) -> list[ReportChart]:
         legend=alt.Legend(orient="top", offset=4),
     )
     faded = alt.when(chosen).then(alt.value(1)).otherwise(alt.value(0.08))
-    header = printable(metric_header(metric))
+    # Vega-Lite writes the titles of fields into expressions, where it escapes neither of the two.
+    header = printable(metric_header(metric)).translate(str.maketrans('\\"', "/'"))
     x = alt.X(
         "time:Q",
         title=f"training time in {unit}, evaluation not counted",
