@@ -126,7 +126,7 @@ def test_a_name_from_a_record_is_text_wherever_it_stands() -> None:
     assert page.count("img") == 0
     assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
     assert NASTY in page.text, "what it is called is still shown"
-    assert NASTY in json.dumps(page.charts[0][1]), "and in the rank map"
+    assert json.dumps(NASTY)[1:-1] in json.dumps(page.charts[0][1]), "and in the rank map"
 
 
 def test_json_cannot_end_its_script() -> None:
