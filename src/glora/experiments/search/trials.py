@@ -22,9 +22,9 @@ from optuna.trial import FrozenTrial, TrialState
 from typing_extensions import override
 
 from glora.experiments.config import RunConfig
+from glora.experiments.number_format import settings_text
 from glora.experiments.plan import Plan, TaskLoader, plan_comparison
 from glora.experiments.records.schema import EpochMetrics, RunRecord
-from glora.experiments.number_format import settings_text
 from glora.experiments.search.plan import MethodSearch, SearchPlan, how_chosen
 from glora.experiments.search.record import SCHEMA_VERSION, SearchRecord, TunedMethod
 from glora.experiments.search.space import chosen, config_faults, suggest
