@@ -167,7 +167,7 @@ def test_every_run_has_its_folder_and_its_w_and_b_run(
 def test_reporters_are_checked_by_name_and_by_what_is_installed() -> None:
     assert reporters(None) == reporters("") == []
     assert reporters(" tensorboard ") == ["tensorboard"]
-    with pytest.raises(ValueError, match="report_to='tensorbord': did you mean 'tensorboard'"):
+    with pytest.raises(ValueError, match="'tensorbord'.*did you mean 'tensorboard'"):
         reporters("tensorboard,tensorbord")
-    with pytest.raises(ValueError, match="report_to='neptune': it is not installed"):
+    with pytest.raises(ValueError, match="'neptune'.*not installed"):
         reporters("neptune")
