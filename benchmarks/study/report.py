@@ -23,7 +23,8 @@ from benchmarks.study.comparison import (
     ranks_by_layer,
 )
 
-from glora.experiments.records.schema import RunRecord, read_records
+from glora.experiments.records.schema import RunRecord
+from glora.experiments.records.store import read_records
 from glora.experiments.report.statistics import PairedDifference, estimate, paired_difference
 
 TASKS = ("cola", "rte", "sst-2")

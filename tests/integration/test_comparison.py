@@ -14,7 +14,8 @@ import pytest
 
 from glora.experiments.config import RunConfig
 from glora.experiments.methods.registry import METHODS as METHODS_BY_NAME
-from glora.experiments.records.schema import RunRecord, read_records
+from glora.experiments.records.schema import RunRecord
+from glora.experiments.records.store import read_records
 from one_run import run
 
 METHODS = ("lora", "adalora", "glora", "shuffled")

@@ -20,10 +20,10 @@ from glora.experiments.data.loading import load_task
 from glora.experiments.methods.base import MethodContext, Schedule
 from glora.experiments.methods.registry import METHODS
 from glora.experiments.models.chat_format import ChatFormat
-from glora.experiments.records.schema import EpochMetrics, RunRecord, read_records
+from glora.experiments.records.schema import EpochMetrics, RunRecord
+from glora.experiments.records.store import read_records
 from glora.experiments.training import answer_evaluation
-from glora.experiments.training.answer_evaluation import perplexity
-from glora.experiments.training.generative import Generation
+from glora.experiments.training.generative import Generation, perplexity
 from glora.experiments.training.progress import RunProgress
 from integration.model_families import FAMILIES
 from one_run import run

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from glora.experiments.records.schema import RunRecord, read_records
+from glora.experiments.records.schema import RunRecord
+from glora.experiments.records.store import read_records
 from glora.experiments.report.content import report_content
 from glora.experiments.report.page import report_html
 from glora.experiments.report.summary import summarise

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from glora import cli
-from glora.experiments.records.schema import read_records
+from glora.experiments.records.store import read_records
 
 EXPERIMENT = {
     "experiment_summary": "A tiny model on tiny data.",

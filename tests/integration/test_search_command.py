@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 
 from glora import cli
-from glora.experiments.records.schema import read_records
+from glora.experiments.records.store import read_records
 from glora.experiments.search.record import read_search_record
 from glora.experiments.search.storage import sqlite_url
 from glora.experiments.training import run as train

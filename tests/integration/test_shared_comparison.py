@@ -20,7 +20,8 @@ import pytest
 from glora import cli
 from glora.experiments.config import RunConfig
 from glora.experiments.records import provenance
-from glora.experiments.records.schema import RunRecord, read_records
+from glora.experiments.records.schema import RunRecord
+from glora.experiments.records.store import read_records
 from glora.experiments.report import write as report
 from glora.experiments.report.summary import side_by_side
 from glora.experiments.search import sharing as shared_plan
@@ -28,7 +29,6 @@ from glora.experiments.search.storage import open_storage, sqlite_url
 from glora.experiments.training import run as train
 from glora.experiments.training.progress import RunProgress
 from postgresql_server import PASSWORD, postgresql_server
-from unit.experiments.search import search_case
 from unit.experiments.search.search_case import FakeRuns, together
 
 SEEDS, METHODS = (0, 1, 2, 3), ("lora", "adalora", "glora")
@@ -58,7 +58,6 @@ class Machine:
         report.write_report = lambda folder, **_: folder / "report.md"  # type: ignore[assignment]
         train.run = self.make_run  # type: ignore[assignment]
         provenance._PROCESS_STARTED_AT = datetime.now(timezone.utc).isoformat()  # a fork has its parent's
-        search_case._provenance.cache_clear()
         sys.argv = ["glora", *map(str, self.arguments)]
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
             cli.main()

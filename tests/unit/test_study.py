@@ -13,7 +13,8 @@ from benchmarks.study.report import write_report
 
 from glora.experiments.config import RunConfig
 from glora.experiments.methods.registry import METHODS, find_method
-from glora.experiments.records.schema import EpochMetrics, RunRecord, write_record
+from glora.experiments.records.schema import EpochMetrics, RunRecord
+from glora.experiments.records.store import write_record
 from unit.experiments.search.search_case import made_record
 from unit.experiments.synthetic_records import bert_shapes
 

@@ -15,7 +15,8 @@ from statistics import fmean
 from glora.experiments.config import RunConfig
 from glora.experiments.experiment import ResolvedExperiment
 from glora.experiments.methods.base import Schedule
-from glora.experiments.records.schema import RunRecord, read_records
+from glora.experiments.records.schema import RunRecord
+from glora.experiments.records.store import read_records
 
 SAME_EXAMPLES = ("task", "train_limit")
 SAME_STEP = ("task", "model", "rank", "target_modules", "batch_size", "max_length", "precision")

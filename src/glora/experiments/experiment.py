@@ -33,7 +33,7 @@ from glora.experiments.name_resolution import (
     resolve_model_name,
 )
 from glora.experiments.plan import InvalidComparisonError, Plan, TaskLoader, check_settings, plan_comparison
-from glora.experiments.records.schema import read_records
+from glora.experiments.records.store import read_records
 from glora.experiments.search.ranges import SearchRange, find_range
 
 REFERENCE = "lora"

@@ -27,7 +27,8 @@ from glora.experiments.methods.base import Method, Schedule
 from glora.experiments.methods.registry import find_method
 from glora.experiments.models.model_fit import comes_from_hub, length_faults, unsupported_settings
 from glora.experiments.models.registry import resolve_model
-from glora.experiments.records.schema import RunRecord, finished_records
+from glora.experiments.records.schema import RunRecord
+from glora.experiments.records.store import finished_records
 from glora.experiments.training.reporting import reporters
 from glora.messages import did_you_mean, pluralize
 

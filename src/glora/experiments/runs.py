@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from glora.experiments.plan import Plan
-from glora.experiments.records.schema import RUNS_FOLDER, RunRecord
-from glora.experiments.records.store import keep_record
+from glora.experiments.records.schema import RunRecord
+from glora.experiments.records.store import RUNS_FOLDER, keep_record
 from glora.experiments.training.progress import RunProgress
 from glora.experiments.training.run import runs_of
 from glora.messages import pluralize

@@ -20,7 +20,8 @@ from glora.experiments.models.model_fit import WRITTEN_ANSWERS_ONLY
 from glora.experiments.models.registry import MODELS, ModelNotFoundError
 from glora.experiments.presets import PRESETS
 from glora.experiments.records.provenance import collect_provenance
-from glora.experiments.records.schema import RunRecord, read_records
+from glora.experiments.records.schema import RunRecord
+from glora.experiments.records.store import read_records
 from glora.experiments.training import run as train
 from glora.experiments.training.progress import RunProgress
 
@@ -283,7 +284,7 @@ def test_runs_that_were_not_made_for_want_of_a_model_are_counted(call, source, t
     def load_classifier(*_: object, **__: object) -> None:
         raise ModelNotFoundError("cannot load the model: the disk is full")
 
-    monkeypatch.setattr("glora.experiments.training.classification.load_classifier", load_classifier)
+    monkeypatch.setattr("glora.experiments.training.task_kinds.load_classifier", load_classifier)
     result = call("compare", *source, "-o", tmp_path, "--methods", "lora,glora", "--seeds", "0,1")
     assert result.code == 1
     assert "lora, seed 0 failed: ModelNotFoundError: cannot load the model: the disk is full" in result.out

@@ -14,7 +14,8 @@ from glora.experiments.data.task import DataNotFoundError
 from glora.experiments.estimate import estimate
 from glora.experiments.experiment import ResolvedExperiment, load_experiment, plan_experiment
 from glora.experiments.experiment_file import InvalidExperimentError
-from glora.experiments.records.schema import RunRecord, write_record
+from glora.experiments.records.schema import RunRecord
+from glora.experiments.records.store import write_record
 from unit.experiments.synthetic_records import finished_run
 
 EXAMPLES = 3_840  # 120 steps of 32

@@ -17,9 +17,8 @@ from glora.experiments.data.task import TaskData
 from glora.experiments.plan import InvalidComparisonError, Plan, plan_comparison
 from glora.experiments.records import store as record_keeping
 from glora.experiments.records.provenance import collect_provenance
-from glora.experiments.records.schema import RunRecord, read_records, write_record
-from glora.experiments.records.store import RecordKeptElsewhereError
-from glora.experiments.records.whole_files import NotWrittenError
+from glora.experiments.records.schema import RunRecord
+from glora.experiments.records.store import NotWrittenError, RecordKeptElsewhereError, read_records, write_record
 from glora.experiments.runs import make_runs
 from glora.experiments.training.progress import RunProgress
 

@@ -1,1 +1,4 @@
-"""Records: what one run leaves behind, and writing it so that nothing is lost."""
+"""Records: the schema of what one run leaves behind, its provenance, and writing it so that nothing is lost.
+
+Used by every room of the experiments and by the benchmarks; reads only the run's configuration.
+"""

@@ -1,13 +1,12 @@
-"""Where a result comes from: versions, git state and machine.
+"""Provenance of a result: versions, git state and machine, collected once per process.
 
-Nothing here ever fails: what cannot be found out is left out, because a finished run must not be lost for
-want of a git binary. Nothing here names a host, a user or a folder, because records are meant to be
-published. What is recorded follows PEFT's `method_comparison`, which stores package commits, the dirty flag
-and a data hash with every result.
+Nothing here fails: unknown facts are left out, because a missing git binary must not lose a finished run. Nothing here names a
+host, a user or a folder, because records are meant to be published.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -16,6 +15,8 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TypeVar
+
+import torch
 
 import glora
 from glora.experiments.records.schema import GitState, Machine, Provenance
@@ -28,22 +29,28 @@ _PROCESS_STARTED_AT = datetime.now(timezone.utc).isoformat(timespec="microsecond
 
 
 def collect_provenance(*, data_fingerprint: str | None = None) -> Provenance:
-    """The software, the machine and the git state of this process.
+    """Return the software, the machine and the git state of this process.
 
     Args:
         data_fingerprint: hash of the run's examples.
     """
+    return _of_process(os.getpid()).model_copy(update={"data_fingerprint": data_fingerprint})
+
+
+@functools.cache
+def _of_process(_process: int) -> Provenance:
+    """A process runs the code that it imported, even if the checkout changes meanwhile."""
     return Provenance(
         versions=_versions(),
         git=_git_state(Path(glora.__file__).resolve()),
         machine=_machine(),
         process_started_at=_PROCESS_STARTED_AT,
-        data_fingerprint=data_fingerprint,
+        data_fingerprint=None,
     )
 
 
 def utc_now() -> str:
-    """The present as ISO 8601 in UTC, to the second: 2026-01-31T12:00:00+00:00."""
+    """Return the current time as ISO 8601 in UTC, to the second: 2026-01-31T12:00:00+00:00."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
@@ -65,10 +72,9 @@ def _versions() -> dict[str, str]:
 
 
 def _git_state(source: Path) -> GitState | None:
-    """Commit and dirty flag of the checkout that holds `source`, or None if no repository tracks that file.
+    """Commit and dirty flag of the repository that tracks `source`; None if none does.
 
-    A glora installed into a virtual environment inside somebody's repository is not that repository's code,
-    so being inside a work tree is not enough.
+    Being inside a work tree is not enough: a virtual environment there is not the repository's code.
     """
 
     def git(*arguments: str) -> str:
@@ -98,7 +104,7 @@ def _machine() -> Machine:
         cores=cores,
         memory_bytes=_or_none(lambda: os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
         accelerator=_or_none(_accelerator),
-        torch_threads=_or_none(_torch_threads),
+        torch_threads=torch.get_num_threads(),
     )
 
 
@@ -115,17 +121,9 @@ def _cpu_model() -> str:
 
 
 def _accelerator() -> str | None:
-    import torch
-
     if torch.cuda.is_available():
         count = torch.cuda.device_count()
         return torch.cuda.get_device_name() + (f" (1 of {count})" if count > 1 else "")
     if torch.backends.mps.is_available():
         return "Apple GPU (mps)"
     return None
-
-
-def _torch_threads() -> int:
-    import torch
-
-    return torch.get_num_threads()

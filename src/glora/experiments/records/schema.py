@@ -1,34 +1,22 @@
-"""What one run leaves behind: one JSON file, whose schema is the pydantic models of this module.
+"""The schema of records: the JSON file that one run leaves, with its configuration, results, versions and machine.
 
-A record is written once, whole or not at all, at the end of its run (`write_record`); the comparison skips
-the runs whose record says "finished" (`finished_records`), and the report is made from records alone
-(`read_records`). That each result carries its configuration, versions, git state and machine follows PEFT's
-`method_comparison`.
+A record is written once, at the end of its run (`store`). Comparisons skip the runs whose record says "finished", and the
+report is made from records alone. Its provenance follows PEFT's `method_comparison`.
 
-The files are strict JSON: NaN and the infinities, which a diverged run produces, are the strings "NaN",
-"Infinity" and "-Infinity", and are floats again when they are read.
+The files are strict JSON: NaN and the infinities of a diverged run are the strings "NaN", "Infinity" and "-Infinity", and are
+read back as floats.
 """
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from glora.experiments.config import RunConfig
-from glora.experiments.records.whole_files import write_whole
 
 SCHEMA_VERSION = 1
 """Goes up when a field changes its meaning, type or name, or is dropped; not for a new optional field."""
-
-RUNS_FOLDER = "runs"
-
-
-class RecordError(ValueError):
-    """A file that cannot be read as a record: malformed, another schema version, or faulty fields."""
 
 
 class _Part(BaseModel):
@@ -234,79 +222,3 @@ class RunRecord(_Part):
             if self.train_seconds is None:
                 raise ValueError("a finished run needs `train_seconds`")
         return self
-
-
-def record_path(directory: str | os.PathLike[str], key: str) -> Path:
-    """The file of the run with this key: `<directory>/runs/<key>.json`."""
-    return Path(directory) / RUNS_FOLDER / f"{key}.json"
-
-
-def write_record(directory: str | os.PathLike[str], record: RunRecord) -> Path:
-    """Write a record to `<directory>/runs/<key>.json`, whole or not at all.
-
-    Args:
-        directory: the experiment's folder; it is made if it is missing.
-        record: the run's record.
-
-    Returns:
-        The record's path.
-
-    Raises:
-        NotWrittenError: the file system refuses; an older record of the same key is untouched.
-    """
-    path = record_path(directory, record.key)
-    write_whole(path, record.model_dump_json(indent=1) + "\n")
-    return path
-
-
-def read_record(path: str | os.PathLike[str]) -> RunRecord:
-    """Read one record.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        RecordError: if it is not JSON (naming line and column), has another schema version, or does not fit
-            the schema (naming every field that is wrong).
-    """
-    path = Path(path)
-    remedy = "Move the file away to have its run made again."
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise RecordError(
-            f"{path}: malformed JSON at line {error.lineno}, column {error.colno}: {error.msg}. {remedy}"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise RecordError(f"{path}: not UTF-8 text (byte {error.start}). {remedy}") from error
-    if not isinstance(content, dict):
-        raise RecordError(f"{path}: a record is a JSON object, not {type(content).__name__}. {remedy}")
-    version = content.get("schema_version")
-    if version != SCHEMA_VERSION:
-        raise RecordError(
-            f"{path}: schema_version is {version!r}, but this glora reads {SCHEMA_VERSION}. Read it with the "
-            "glora that wrote it (provenance.versions in the file names it), or choose another output folder."
-        )
-    try:
-        return RunRecord.model_validate(content)
-    except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc']) or 'record'}: {fault['msg']}" for fault in error.errors()
-        )
-        raise RecordError(f"{path}: does not fit the schema: {faults}. {remedy}") from error
-
-
-def read_records(directory: str | os.PathLike[str]) -> list[RunRecord]:
-    """All records under a folder, by file name; an empty list if there are none.
-
-    Raises:
-        RecordError: at the first record that cannot be read.
-    """
-    return [read_record(path) for path in sorted((Path(directory) / RUNS_FOLDER).glob("*.json"))]
-
-
-def finished_records(directory: str | os.PathLike[str]) -> dict[str, RunRecord]:
-    """The records of the runs that are finished and need not be made again, by key; a failed run is not among them.
-
-    Raises:
-        RecordError: at the first record that cannot be read.
-    """
-    return {record.key: record for record in read_records(directory) if record.status == "finished"}

@@ -1,30 +1,44 @@
-"""A run that is finished is not lost for want of a place to write its record: it is kept somewhere else, and the user told.
+"""Write and read records so that no finished run is lost.
 
-A run can take hours, its record a moment; the disk that had room when the run began may be full when it ends.
+A file is written whole or not at all, despite a full disk, a kill or a power cut. A run takes hours and its record a moment: if
+its folder refuses the record, for want of space perhaps, another folder keeps it and the user is told.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shutil
 import tempfile
 from pathlib import Path
 
-from glora.experiments.records.schema import RunRecord, write_record
-from glora.experiments.records.whole_files import NotWrittenError
+from pydantic import ValidationError
+
+from glora.experiments.records.schema import SCHEMA_VERSION, RunRecord
+
+RUNS_FOLDER = "runs"
+
+
+class RecordError(ValueError):
+    """A file that is not a readable record: malformed, of another schema version, or with invalid fields."""
+
+
+class NotWrittenError(OSError):
+    """A file could not be written; an older file in its place is unchanged."""
 
 
 class RecordKeptElsewhereError(NotWrittenError):
-    """The record of a run could not be written where it belongs; an older one there is untouched.
+    """The record of a run could not be written to its folder; an older record there is unchanged.
 
     Attributes:
-        kept: where it is kept in the meantime; None if no other folder could take it.
-        unwritten: its text, if it could be kept nowhere; else None.
+        kept: where it is kept instead; None if no other folder could take it.
+        unwritten: its text, if no folder could take it; else None.
     """
 
     def __init__(self, error: NotWrittenError, record: RunRecord, kept: Path | None) -> None:
         remedy = (
-            f"This run's record is kept in {str(kept)!r}; once there is room, move it there and the run is not made again"
+            f"This run's record is kept in {str(kept)!r}; once there is room, move it there to skip the run"
             if kept
             else "No other folder could take this run's record either, so it is printed; save it there by hand"
         )
@@ -33,21 +47,59 @@ class RecordKeptElsewhereError(NotWrittenError):
         self.unwritten = None if kept else record.model_dump_json()
 
 
-def keep_record(directory: str | os.PathLike[str], record: RunRecord) -> Path:
-    """Write a record into an experiment's folder; if that is refused, keep it somewhere else.
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file, and its folder if it is missing.
 
-    Somewhere else is a new folder of the system's temporary one, which often is another file system, or of the home
-    folder. A Ctrl-C that comes while the record is written comes after it.
-
-    Args:
-        directory: the experiment's folder.
-        record: the run's record.
-
-    Returns:
-        The record's path.
+    The text goes to a temporary file in the same folder, is forced to the disk and then replaces the old file in one step.
 
     Raises:
-        RecordKeptElsewhereError: the file system refuses, such as for a full disk.
+        NotWrittenError: the file system refuses; the old file is unchanged.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise NotWrittenError(
+            error.errno,
+            f"not written ({error.strerror or error}); an older file there is unchanged. "
+            "Fix the cause (free space, write permission) and run the command again; finished runs are kept",
+            str(path),
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # force the new entry to the disk, where a folder can be opened (not on Windows)
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_record(directory: str | os.PathLike[str], record: RunRecord) -> Path:
+    """Write a record to `<directory>/runs/<key>.json`, whole or not at all, and return the path.
+
+    Raises:
+        NotWrittenError: the file system refuses; an older record of the same key is unchanged.
+    """
+    path = Path(directory) / RUNS_FOLDER / f"{record.key}.json"
+    write_whole(path, record.model_dump_json(indent=1) + "\n")
+    return path
+
+
+def keep_record(directory: str | os.PathLike[str], record: RunRecord) -> Path:
+    """Write a record into an experiment's folder; if that fails, keep it in another one. Return the path.
+
+    The other folder is a new one in the system's temporary folder, often on another file system, or in the home folder. A
+    Ctrl-C during the writing takes effect after it.
+
+    Raises:
+        RecordKeptElsewhereError: the file system refuses, for example because the disk is full.
     """
     try:
         return _write_or_keep(directory, record)
@@ -74,3 +126,55 @@ def _kept_elsewhere(record: RunRecord) -> Path | None:
         except NotWrittenError:
             shutil.rmtree(folder, ignore_errors=True)
     return None
+
+
+def read_record(path: str | os.PathLike[str]) -> RunRecord:
+    """Read one record.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        RecordError: the file is not JSON, has another schema version, or does not fit the schema.
+    """
+    path = Path(path)
+    remedy = "Move the file away to have its run made again."
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise RecordError(
+            f"{path}: malformed JSON at line {error.lineno}, column {error.colno}: {error.msg}. {remedy}"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise RecordError(f"{path}: not UTF-8 text (byte {error.start}). {remedy}") from error
+    if not isinstance(content, dict):
+        raise RecordError(f"{path}: a record is a JSON object, not {type(content).__name__}. {remedy}")
+    version = content.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise RecordError(
+            f"{path}: schema_version is {version!r}, but this glora reads {SCHEMA_VERSION}. Read it with the glora that wrote "
+            "it (provenance.versions in the file), or choose another output folder."
+        )
+    try:
+        return RunRecord.model_validate(content)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in fault['loc']) or 'record'}: {fault['msg']}" for fault in error.errors()
+        )
+        raise RecordError(f"{path}: does not fit the schema: {faults}. {remedy}") from error
+
+
+def read_records(directory: str | os.PathLike[str]) -> list[RunRecord]:
+    """Return all records of a folder, by file name.
+
+    Raises:
+        RecordError: at the first record that cannot be read.
+    """
+    return [read_record(path) for path in sorted((Path(directory) / RUNS_FOLDER).glob("*.json"))]
+
+
+def finished_records(directory: str | os.PathLike[str]) -> dict[str, RunRecord]:
+    """Return the records of the finished runs of a folder, by key; these runs are skipped.
+
+    Raises:
+        RecordError: at the first record that cannot be read.
+    """
+    return {record.key: record for record in read_records(directory) if record.status == "finished"}

@@ -16,7 +16,7 @@ from glora.experiments.report.claims import Finding, findings
 from glora.experiments.report.statistics import SEEDS_FOR_AN_INTERVAL
 from glora.experiments.report.summary import REFERENCE, GroupSummary, MethodSummary
 from glora.experiments.search.record import SearchRecord
-from glora.experiments.training.metrics import higher_is_better
+from glora.experiments.data.task import higher_is_better
 from glora.messages import pluralize
 
 TONES: dict[str, Tone] = {"holds": "good", "does not hold": "bad", "not shown": "open"}

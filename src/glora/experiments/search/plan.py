@@ -20,7 +20,7 @@ from glora.experiments.methods.base import Method, Schedule
 from glora.experiments.plan import InvalidComparisonError, TaskLoader, check_comparison
 from glora.experiments.search.ranges import SearchRange, find_range
 from glora.experiments.search.space import combinations, default_ranges, range_faults, searched_by
-from glora.experiments.training.metrics import higher_is_better
+from glora.experiments.data.task import higher_is_better
 from glora.experiments.training.run import count_target_matrices
 from glora.messages import pluralize
 

@@ -1,1 +1,4 @@
-"""Training: one run, from a configuration to its record, with transformers' or TRL's Trainer."""
+"""Training: make one run with Trainer or TRL, measure it and return its record.
+
+Used by `runs`, `plan`, `calibration`, `search` and the command line; reads `data`, `models`, `methods` and `records`.
+"""

@@ -1,15 +1,91 @@
-"""Answers written by a model: in batches, padded on the left, greedily unless a temperature is given."""
+"""The answers that a model writes: generated in batches, greedily unless a temperature is given, and scored."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from datasets import Dataset
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from glora.experiments.config import DEFAULT_MAX_NEW_TOKENS, RunConfig
+from glora.experiments.data.answer_scoring import SCORINGS
+from glora.experiments.data.task import TaskData
+from glora.experiments.models.chat_format import ChatFormat
+from glora.experiments.models.tokenization import TokenizedTask
+from glora.experiments.records.schema import WrittenAnswer
 from glora.lora.discovery import base_model
+from glora.messages import pluralize
+
+
+class AnswerEvaluation:
+    """Write the answers of a task's splits with a model, and score them."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        task: TaskData,
+        tokens: TokenizedTask,
+        chat: ChatFormat,
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> None:
+        """See the class.
+
+        Raises:
+            ValueError: the prompts leave no room for answers; better known before training than after.
+        """
+        self._config = config
+        self._chat = chat
+        self._tokenizer = tokenizer
+        self._scoring = SCORINGS[task.scoring] if task.scoring else None
+        self._batch_size = 2 * config.batch_size
+        if self._scoring is not None:
+            prompts = [prompt for split in tokens.evaluation.values() for prompt in split["prompt_ids"]]
+            self._max_new_tokens = _room(config.max_new_tokens, max(map(len, prompts)), tokenizer.model_max_length)
+
+    def batches(self, split: Dataset) -> int:
+        """Return the number of batches that are generated for a split."""
+        return math.ceil(len(split) / self._batch_size) if self._scoring else 0
+
+    def write(self, model: Any, split: Dataset, after_batch: Callable[[], None]) -> list[WrittenAnswer]:
+        """Return the model's scored answers to a split's prompts; none where the task scores none."""
+        if self._scoring is None:
+            return []
+        tokens = generate_answers(
+            model,
+            list(split["prompt_ids"]),
+            stop_ids=self._chat.stop_ids,
+            pad_id=self._tokenizer.pad_token_id,
+            max_new_tokens=self._max_new_tokens,
+            batch_size=self._batch_size,
+            temperature=self._config.temperature,
+            seed=self._config.seed,
+            after_batch=after_batch,
+        )
+        return [
+            WrittenAnswer(
+                prompt=asked, reference=reference, written=written, right=self._scoring.matches(written, reference)
+            )
+            for asked, reference, written in zip(split["asked"], split["answer"], map(self._chat.decode, tokens))
+        ]
+
+
+def _room(max_new_tokens: int | None, longest_prompt: int, limit: int) -> int:
+    """Tokens that an answer may have: what is given, else the default or what the model can still read.
+
+    Raises:
+        ValueError: the model cannot read that many behind the longest prompt.
+    """
+    room = limit - longest_prompt
+    if room < (max_new_tokens or 1):
+        raise ValueError(
+            f"the longest prompt has {pluralize(longest_prompt, 'token')}, and this model reads {limit}: no room for "
+            + (f"max_new_tokens={max_new_tokens}; lower it to {room} or less" if room > 0 else "an answer")
+        )
+    return max_new_tokens or min(DEFAULT_MAX_NEW_TOKENS, room)
 
 
 def generate_answers(
@@ -24,21 +100,19 @@ def generate_answers(
     seed: int = 0,
     after_batch: Callable[[], None] = lambda: None,
 ) -> list[list[int]]:
-    """The tokens that a model writes behind each prompt, without padding; the last is a stop token unless it was cut off.
+    """Return the tokens that a model writes behind each prompt, without padding; a stop token ends a complete answer.
 
-    Prompts are padded on the left, so that all answers of a batch begin at the same place, and masked there: what a model
-    writes does not depend on what else is in its batch, but for rounding. Those of like length go together.
-
-    Nothing of the model's own generation config counts: many come with sampling or a repetition penalty, with which a score
-    would be another one every time. Sampling draws from `seed`, and leaves torch's generators as they were.
+    Prompts are padded on the left and masked there, so an answer does not depend on its batch, except for rounding. Prompts of
+    similar length share a batch. The model's own generation config is not used: many contain sampling or a repetition penalty,
+    with which a score would change every time. Sampling uses `seed` and leaves torch's generators unchanged.
 
     Args:
-        model: a causal language model, with or without adapters; it is left in the mode in which it was.
+        model: a causal language model, with or without adapters; keeps its mode.
         prompts: token ids.
         stop_ids: tokens that end an answer.
         pad_id: the token to pad with.
-        max_new_tokens: an answer is cut off after so many.
-        batch_size: prompts at a time.
+        max_new_tokens: an answer is cut off after this many.
+        batch_size: prompts per batch.
         temperature: None takes the most likely token each time.
         seed: of sampling.
         after_batch: called after each batch.
@@ -52,9 +126,9 @@ def generate_answers(
         pad_token_id=pad_id,
         use_cache=True,
     )
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))  # if memory runs out, then at once
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))  # if memory runs out, then in the first batch
     answers: dict[int, list[int]] = {}
-    with _for_generation(base_model(model), config) as writer, _drawing_from(seed):
+    with _for_generation(base_model(model), config, seed) as writer:
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
             inputs = left_padded([prompts[i] for i in batch], pad_id, writer.device)
@@ -65,39 +139,30 @@ def generate_answers(
 
 
 def left_padded(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> dict[str, torch.Tensor]:
-    """Prompts as one batch, and the mask that hides the padding before them."""
+    """Return prompts as one batch, with the mask that hides the padding before them."""
     longest = max(map(len, prompts))
     ids = [[pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
     mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    return {
-        "input_ids": torch.tensor(ids, device=device),
-        "attention_mask": torch.tensor(mask, device=device),
-    }
+    return {"input_ids": torch.tensor(ids, device=device), "attention_mask": torch.tensor(mask, device=device)}
 
 
 def _cut_off(tokens: list[int], stop_ids: Sequence[int]) -> list[int]:
-    """Without what generate() fills up an answer with that ended before the others of its batch."""
+    """An answer without the padding that generate() appends when it ends before the others of its batch."""
     end = next((i for i, token in enumerate(tokens) if token in stop_ids), len(tokens) - 1)
     return tokens[: end + 1]
 
 
 @contextlib.contextmanager
-def _for_generation(model: Any, config: GenerationConfig) -> Iterator[Any]:
-    """A model in evaluation mode, with this configuration in the place of its own, which generate() would mix in."""
+def _for_generation(model: Any, config: GenerationConfig, seed: int) -> Iterator[Any]:
+    """The model in evaluation mode, with this config in place of its own, and torch's generators seeded meanwhile."""
     own, training = model.generation_config, model.training
     model.generation_config = config
     model.eval()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
             yield model
     finally:
         model.generation_config = own
         model.train(training)
-
-
-@contextlib.contextmanager
-def _drawing_from(seed: int) -> Iterator[None]:
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield

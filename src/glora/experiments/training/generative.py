@@ -1,53 +1,58 @@
-"""Supervised fine-tuning of a causal language model on written answers, by TRL's `SFTTrainer`; see `TaskKind`.
+"""Supervised fine-tuning of a causal language model on written answers, by TRL's `SFTTrainer`.
 
-The loss is that of the answers' tokens alone. After each epoch, with the clock stopped, the held-out answers' loss is taken,
-and where the task says how an answer is scored, the model writes its own.
+The loss is that of the answers' tokens alone. After each epoch, with the clock stopped, the loss of the held-out answers is
+measured, and where the task says how to score an answer, the model writes its own.
+
+The tokens are made here (`ChatFormat`) and not by TRL's `completion_only_loss`. TRL also trains on what the template writes
+after the token that ends an answer, which generation never reaches, and drops examples whose answer is cut off, which changes
+the number of steps.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from glora.experiments.config import RunConfig
+from glora.experiments.data.task import TaskData
+from glora.experiments.methods.adapted_model import AdaptedModel
 from glora.experiments.models.chat_format import IGNORED, ChatFormat, Encoded
 from glora.experiments.models.loading import load_causal_lm
 from glora.experiments.models.modules import choose_modules, find_expert_parameters, find_linear_layers
 from glora.experiments.models.tokenization import TokenizedTask
-from glora.experiments.training.answer_evaluation import ANSWERS_KEPT, AnswerEvaluation, perplexity
+from glora.experiments.training.generation import AnswerEvaluation
 from glora.experiments.training.timed_trainer import RunRecorder, Timed
 from glora.experiments.training.training_arguments import training_arguments
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from glora.experiments.config import RunConfig
-    from glora.experiments.data.task import TaskData
-    from glora.experiments.methods.adapted_model import AdaptedModel
-
 logger = logging.getLogger(__name__)
+
+ANSWERS_KEPT = 5
+"""Number of written answers in a record."""
 
 
 class Generation:
-    """A written answer is learned."""
+    """Learn a written answer; see `TaskKind`."""
 
     adapter_task_type = "CAUSAL_LM"
 
     def load_model(self, config: RunConfig, task: TaskData) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """As the checkpoint has it: nothing is drawn."""
+        """Load a causal language model; nothing in it is random."""
         return load_causal_lm(config.model, dtype=torch.bfloat16 if config.precision == "bfloat16" else torch.float32)
 
     def tokenize(
         self, config: RunConfig, task: TaskData, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     ) -> TokenizedTask:
-        """Columns `input_ids` and `labels`; to evaluate on, also `prompt_ids`, `asked` and `answer`."""
+        """Columns `input_ids` and `labels`; in evaluation splits also `prompt_ids`, `asked` and `answer`."""
         limit = tokenizer.model_max_length
         if config.max_length > limit:
             raise ValueError(
@@ -63,16 +68,16 @@ class Generation:
         )
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-        """TRL's: pads on the right, and labels with -100."""
+        """Pad as TRL does: on the right, and labels with -100."""
         pad = DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id)
         return lambda rows: pad([{name: row[name] for name in ("input_ids", "labels")} for row in rows])
 
     def target_modules(self, model: PreTrainedModel, wanted: Sequence[str] | None) -> list[str]:
-        """Of the decoder's linear layers."""
+        """Linear layers of the decoder."""
         return self._chosen(model, wanted)[0]
 
     def target_parameters(self, model: PreTrainedModel, wanted: Sequence[str] | None) -> list[str]:
-        """Of the decoder's stacked experts."""
+        """Stacked experts of the decoder."""
         return self._chosen(model, wanted)[1]
 
     @staticmethod
@@ -83,42 +88,42 @@ class Generation:
         return [name for name in linear if name in chosen], [name for name in experts if name in chosen]
 
     def head_modules(self, model: PreTrainedModel) -> list[str]:
-        """None: a causal model's head is what it was pretrained with."""
+        """None: a causal model keeps its pretrained head."""
         return []
 
     def trainer(
         self,
         config: RunConfig,
-        adaptation: AdaptedModel,
+        adapted: AdaptedModel,
         tokens: TokenizedTask,
         tokenizer: PreTrainedTokenizerBase,
         task: TaskData,
         recorder: RunRecorder,
-        scratch: Path,
+        folder: Path,
     ) -> TimedSFTTrainer:
-        """TRL's trainer on tokens that are ready."""
+        """TRL's trainer, on tokens that are ready."""
         return TimedSFTTrainer(
-            model=adaptation.model,
+            model=adapted.model,
             args=training_arguments(
                 config,
-                scratch,
+                folder,
                 SFTConfig,
-                max_length=None,  # they are cut off already; TRL would drop what has no answer left, and the steps be fewer
+                max_length=None,  # they are cut off already
                 dataset_kwargs={"skip_prepare_dataset": True},
                 gradient_checkpointing=False,
-                router_aux_loss_coef=0.0,  # routers are not trained, and the loss is to be that of the answers alone
+                router_aux_loss_coef=0.0,  # routers are not trained
             ),
             train_dataset=tokens.train,
             eval_dataset=tokens.evaluation,
             processing_class=tokenizer,
-            callbacks=list(adaptation.callbacks),
+            callbacks=list(adapted.callbacks),
             recorder=recorder,
-            answers=AnswerEvaluation(config, task, tokens, ChatFormat(tokenizer, adaptation.model), tokenizer),
+            answers=AnswerEvaluation(config, task, tokens, ChatFormat(tokenizer, adapted.model), tokenizer),
         )
 
 
 class TimedSFTTrainer(Timed, SFTTrainer):
-    """TRL's trainer for supervised fine-tuning, telling the recorder when a split is evaluated."""
+    """TRL's trainer for supervised fine-tuning, which reports evaluations to the recorder."""
 
     not_metrics = Timed.not_metrics - {"loss"}
 
@@ -129,16 +134,16 @@ class TimedSFTTrainer(Timed, SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The loss that the model's forward returns, through TRL's fused head.
+        """Return the loss of the model's forward, through TRL's fused head.
 
-        TRL itself sums the log-probabilities that are returned beside it, and so would lose what PEFT's AdaLoRA adds to the
-        loss: its orthogonality penalty.
+        TRL sums the returned log-probabilities instead, which leaves out the orthogonality penalty that PEFT's AdaLoRA adds to
+        the loss.
         """
         outputs = model(**self._fused(inputs), num_items_in_batch=num_items_in_batch)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def evaluation_batches(self, split: str) -> int:
-        """Those of the loss, and those that are generated."""
+        """Return the number of batches of the loss and of the generated answers."""
         return super().evaluation_batches(split) + self._answers.batches(self.eval_dataset[split])
 
     def evaluation_loop(
@@ -149,7 +154,7 @@ class TimedSFTTrainer(Timed, SFTTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """The held-out loss, its perplexity, and the score of the answers that the model writes."""
+        """Return the held-out loss, its perplexity, and the score of the answers that the model writes."""
         name = metric_key_prefix.removeprefix("eval_")
         split = self.eval_dataset[name]
         model = self.model
@@ -165,7 +170,7 @@ class TimedSFTTrainer(Timed, SFTTrainer):
 
     @torch.no_grad()
     def _held_out_loss(self, model: Any, dataloader: Any) -> float:
-        """-Σ log p / number of the answers' tokens, over the whole split: a long answer counts by its length.
+        """Return -Σ log p / number of the answers' tokens, over the whole split: a long answer counts by its length.
 
         Raises:
             ValueError: no answer has a token left.
@@ -190,13 +195,11 @@ class TimedSFTTrainer(Timed, SFTTrainer):
 
 
 def _encoded(chat: ChatFormat, examples: Dataset, name: str, max_length: int, *, to_evaluate: bool) -> Dataset:
-    """A split's examples as token ids; says how many were cut off.
+    """A split's examples as token ids; warns how many were cut off.
 
     Raises:
         ValueError: no answer has a token left.
     """
-    from datasets import Dataset
-
     encoded = chat.encode(list(examples["prompt"]), list(examples["answer"]))
     inputs = [example.inputs(max_length) for example in encoded]
     _report_cuts(encoded, inputs, name, max_length)
@@ -231,3 +234,11 @@ def _report_cuts(
             f" ({empty:,} have no answer left)" if empty else "",
             f"{longest:,}",
         )
+
+
+def perplexity(loss: float) -> float:
+    """Return exp(loss); infinite where a float cannot hold it."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf

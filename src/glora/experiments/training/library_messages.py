@@ -1,7 +1,7 @@
-"""What the libraries have to say, on the console of the command line: by default only what concerns the user.
+"""Show the libraries' messages on the console of the command line: by default only what concerns the user.
 
-transformers, datasets and PEFT warn about many things that are meant to be so here (a new head, no saved checkpoints).
-All messages go through one handler, so that they appear above the progress bars and not in the middle of them.
+transformers, datasets and PEFT warn about many things that are intended here (a new head, no saved checkpoints). One handler
+prints all messages, so that they appear above the progress bars.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+import torch  # noqa: F401  # which sets the level of its loggers
+from rich.console import Console
 from rich.markup import escape
+from transformers.utils import logging as transformers_logging
 from typing_extensions import override
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 LIBRARIES = (
     *("transformers", "datasets", "peft", "accelerate", "torch", "huggingface_hub", "py.warnings"),
@@ -26,7 +25,7 @@ LIBRARIES = (
 
 
 class ConsoleLogHandler(logging.Handler):
-    """Prints log messages on rich's console, which keeps them apart from what it draws."""
+    """Print log messages on rich's console, which keeps them apart from its progress bars."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()
@@ -34,17 +33,14 @@ class ConsoleLogHandler(logging.Handler):
 
     @override
     def emit(self, record: logging.LogRecord) -> None:
-        own = record.name.startswith("glora.")  # which of our modules speaks is nothing to the user
+        own = record.name.startswith("glora.")
         text = escape(f"{'glora' if own else record.name}: {self.format(record)}")
         self._console.print(text, highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
 def log_messages_on(console: Console, verbosity: int = 0) -> Iterator[None]:
-    """Show what glora has to say, and of the libraries their errors (0), their warnings (1) or all (2); until the end."""
-    import torch  # noqa: F401  # which sets the level of its loggers
-    from transformers.utils import logging as transformers_logging  # which makes the handler that is taken away here
-
+    """Show glora's messages, and the libraries' errors (verbosity 0), warnings (1) or all messages (2), inside the block."""
     level = (logging.ERROR, logging.WARNING, logging.INFO)[min(verbosity, 2)]
     root, handler = logging.getLogger(), ConsoleLogHandler(console)
     set_by_user = os.environ.get("DATASETS_VERBOSITY")

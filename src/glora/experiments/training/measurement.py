@@ -1,8 +1,7 @@
-"""What a run costs: seconds of training alone, and peak memory.
+"""Measure what a run costs: seconds of training alone, and peak memory.
 
-Both must be comparable between methods that run one after the other in one process. So the clock stands still while
-something happens that is not training (evaluation, reading the norms, drawing the progress bar), and the peak of
-memory is set back before each run.
+Both must be comparable between methods that run one after another in one process. So the clock stops during everything that is
+not training (evaluation, reading the norms, drawing the progress bar), and the peak of memory is reset before each run.
 """
 
 from __future__ import annotations
@@ -19,18 +18,20 @@ from pathlib import Path
 
 import torch
 
+with contextlib.suppress(ModuleNotFoundError):  # on Windows
+    import resource
+
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
 
 
 class TrainingClock:
-    """Seconds of training, without what happens inside `paused()`; and the seconds of each optimiser step.
+    """Measure the seconds of training, without what happens inside `paused()`, and of each optimizer step.
 
-    A step's time runs from the end of the step before it (or the start of training) to its own end: loading the
-    batch, forward, backward, optimiser and callbacks are all in it, as they are in the user's waiting time.
+    A step's time runs from the end of the previous step (or the start of training) to its own end: it includes loading the
+    batch, forward, backward, optimizer and callbacks.
 
-    CUDA works behind the caller's back, so the device is synchronised at each reading. Trainer does that in each step
-    by default as well (its NaN filter looks at the loss).
+    CUDA is asynchronous, so each reading synchronizes the device. Trainer does that in each step as well (its NaN filter).
     """
 
     def __init__(self) -> None:
@@ -47,20 +48,20 @@ class TrainingClock:
         return time.perf_counter()
 
     def start(self, already: float = 0.0) -> None:
-        """Begin to count, from the seconds that have passed already; none of a step has."""
+        """Start at the seconds that have passed already."""
         self._paused_at, self._paused_seconds, self.step_seconds = None, 0.0, []
         self._last_step_at = self._now()
         self._started_at = self._last_step_at - already
 
     def step(self) -> None:
-        """An optimiser step has ended."""
+        """Record the end of an optimizer step."""
         now = self._now() - self._paused_seconds
         self.step_seconds.append(now - self._last_step_at)
         self._last_step_at = now
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """What happens inside is not training. May be nested; the outermost counts."""
+        """Stop the clock. May be nested; the outermost counts."""
         if self._paused_at is not None:
             yield
             return
@@ -73,23 +74,22 @@ class TrainingClock:
 
     @property
     def seconds(self) -> float:
-        """Seconds of training since `start`."""
+        """Return the seconds of training since `start`."""
         until = self._now() if self._paused_at is None else self._paused_at
         return until - self._started_at - self._paused_seconds
 
     @property
     def seconds_per_step(self) -> float | None:
-        """Median seconds of a step: a single slow one (the first, the reallocation) does not move it."""
+        """Return the median seconds of a step: a single slow step (the first, the reallocation) does not move it."""
         return statistics.median(self.step_seconds) if self.step_seconds else None
 
 
 class PeakMemory:
-    """Peak memory between construction and `read()`.
+    """Measure the peak memory between construction and `read()`.
 
-    On CUDA: `torch.cuda.max_memory_allocated`. Otherwise the resident set of the whole process, Python and libraries
-    included, which is only good for comparing runs of one comparison. Linux lets a process set its own peak back
-    (proc(5), clear_refs); where that is not possible the figure is the peak since the process began, and `source`
-    says so.
+    On CUDA: `torch.cuda.max_memory_allocated`. Otherwise the resident set of the whole process, libraries included, which is
+    only comparable within one comparison. Linux lets a process reset its own peak (proc(5), clear_refs); elsewhere the figure
+    is the peak since the process began, and `source` says so.
     """
 
     def __init__(self) -> None:
@@ -99,7 +99,10 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats()
             self.source = "torch.cuda.max_memory_allocated"
             return
-        _return_freed_memory()
+        with contextlib.suppress(
+            OSError, AttributeError
+        ):  # glibc keeps what an earlier run freed: it would be in this peak
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
         try:
             _CLEAR_REFS.write_text("5")
             self.source = "peak resident set of the process during the run"
@@ -107,20 +110,12 @@ class PeakMemory:
             self.source = "peak resident set since the process began"
 
     def read(self) -> int:
-        """The peak so far, in bytes."""
+        """Return the peak so far, in bytes."""
         if torch.cuda.is_available():
             return int(torch.cuda.max_memory_allocated())
         with contextlib.suppress(OSError):
             peak = re.search(r"^VmHWM:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
             if peak:
                 return int(peak[1]) * 1024
-        import resource  # not on Windows
-
         maximum = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return int(maximum if sys.platform == "darwin" else maximum * 1024)
-
-
-def _return_freed_memory() -> None:
-    """Have glibc give back what an earlier run has freed, or this run's peak would contain it."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)

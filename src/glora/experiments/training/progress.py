@@ -1,41 +1,43 @@
-"""What a comparison shows while it runs: bars on a terminal, plain lines anywhere else.
+"""Progress of the runs: bars on a terminal, plain lines in a log.
 
-The training code reports events and knows nothing of how they are shown. `open_progress` chooses: rich's bars (all
-runs, the steps of the present one, its evaluation, time left) on a terminal; in a log file, lines for what matters.
+Training reports events and does not know how they are shown; `open_progress` chooses.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, SpinnerColumn, TaskID, TextColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TextColumn,
+)
 from rich.table import Column
 from rich.text import Text
 from typing_extensions import Self, override
 
+from glora.experiments.config import RunConfig
+from glora.experiments.records.schema import EpochMetrics, RunRecord
 from glora.messages import pluralize
-
-if TYPE_CHECKING:
-    from rich.progress import Task
-
-    from glora.experiments.config import RunConfig
-    from glora.experiments.records.schema import EpochMetrics, RunRecord
-
 
 WIDE = 100
 """Columns of a terminal in which long bars leave room for the rest."""
 
 
 class RunStopped(Exception):  # noqa: N818  (it is no error)
-    """Raised by what is told how far a run is, to end the run; it leaves no record."""
+    """Raised by a `RunProgress` to end the run; the run leaves no record."""
 
 
 class RunProgress:
-    """The events of a comparison, in the order in which they come. This class shows none of them."""
+    """The events of runs, in their order. This class shows none of them."""
 
     def __enter__(self) -> Self:
         return self
@@ -44,41 +46,41 @@ class RunProgress:
         pass
 
     def begin(self, runs: int, steps: int, *, noun: str = "run") -> None:
-        """So many runs are to be made, with so many optimiser steps together; a search calls them trials."""
+        """The number of runs to make, and of their optimizer steps; a search calls its runs trials."""
 
     def left(self, runs: int) -> None:
-        """So many are left: other processes make some of them."""
+        """The number of runs left; other processes make some of them."""
 
     def waiting(self, message: str) -> None:
-        """Nothing is left to do here, but other processes may need help yet."""
+        """Nothing is left to do here, but other processes are still working."""
 
     def run_begins(self, config: RunConfig, steps: int, *, name: str | None = None) -> None:
-        """A run of so many steps begins, by loading its model."""
+        """A run begins, by loading its model."""
 
     def preparing(self, what: str, how_far: str = "") -> None:
-        """The run's method is at this, before the first step; told again as it gets on."""
+        """The method prepares the first step; reported again as it proceeds."""
 
     def step(self) -> None:
-        """An optimiser step has been made."""
+        """An optimizer step has ended."""
 
     def evaluation_begins(self, split: str, batches: int) -> None:
-        """A split of so many batches is being evaluated."""
+        """The evaluation of a split begins."""
 
     def evaluation_batch(self) -> None:
-        """A batch has been evaluated."""
+        """A batch of the evaluation has ended."""
 
     def evaluated(self, metrics: EpochMetrics) -> None:
         """The evaluation of a split has ended."""
 
     def run_ends(self, record: RunRecord) -> None:
-        """A run has ended, well or not."""
+        """A run has ended, finished or failed."""
         self.run_over(outcome(record), record.steps or 0)
 
     def run_over(self, message: str, steps: int) -> None:
-        """A run has ended after so many steps, and this is to be said of it."""
+        """A run has ended after this many steps, with this message."""
 
     def say(self, message: str) -> None:
-        """A line for the user, such as how the ranks were reallocated."""
+        """A line for the user, such as a reallocation."""
 
 
 class _TimeLeft(ProgressColumn):
@@ -95,7 +97,7 @@ class _TimeLeft(ProgressColumn):
 
 
 class BarProgress(RunProgress):
-    """Three bars: the steps of all runs, of this run, and the batches of its evaluation."""
+    """Three bars: the steps of all runs, the steps of this run, and the batches of its evaluation."""
 
     def __init__(self, console: Console) -> None:
         self._bars = Progress(
@@ -110,12 +112,10 @@ class BarProgress(RunProgress):
             refresh_per_second=4,  # drawing takes processor time from the training that is being measured
             transient=True,
         )
+        self._tasks: dict[str, TaskID] = {}
         self._runs = self._done = self._run_steps = 0
         self._steps_a_run, self._noun = 0.0, "run"
         self._prepares = False
-        self._everything: TaskID | None = None
-        self._run: TaskID | None = None
-        self._evaluation: TaskID | None = None
 
     @override
     def __enter__(self) -> Self:
@@ -126,86 +126,82 @@ class BarProgress(RunProgress):
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
-    @override
-    def begin(self, runs: int, steps: int, *, noun: str = "run") -> None:
-        self._remove(self._everything)
-        self._runs, self._done, self._noun, self._steps_a_run = runs, 0, noun, steps / max(1, runs)
-        self._everything = self._bars.add_task(self._title(), total=steps, unit="steps", timed=True, note="")
+    def _add(self, bar: str, description: str, total: int, unit: str, *, timed: bool = True) -> None:
+        self._remove(bar)
+        self._tasks[bar] = self._bars.add_task(description, total=total, unit=unit, timed=timed, note="")
+
+    def _update(self, bar: str, **fields: Any) -> None:
+        if bar in self._tasks:
+            self._bars.update(self._tasks[bar], **fields)
+
+    def _remove(self, *bars: str) -> None:
+        for bar in bars:
+            if bar in self._tasks:
+                self._bars.remove_task(self._tasks.pop(bar))
 
     def _title(self) -> str:
         return f"[bold]{self._noun} {min(self._done + 1, self._runs)} of {self._runs}"
 
     @override
+    def begin(self, runs: int, steps: int, *, noun: str = "run") -> None:
+        self._runs, self._done, self._noun, self._steps_a_run = runs, 0, noun, steps / max(1, runs)
+        self._add("all", self._title(), steps, "steps")
+
+    @override
     def left(self, runs: int) -> None:
         self._done = self._runs - runs
-        if self._everything is not None:
-            self._bars.update(
-                self._everything, description=self._title(), completed=round(self._done * self._steps_a_run)
-            )
+        self._update("all", description=self._title(), completed=round(self._done * self._steps_a_run))
+
+    @override
+    def waiting(self, message: str) -> None:
+        self._update("all", description="[bold]waiting", note=escape(message))
 
     @override
     def run_begins(self, config: RunConfig, steps: int, *, name: str | None = None) -> None:
         self._run_steps, self._prepares = steps, False
-        self._run = self._bars.add_task(escape(name or _name(config)), total=steps, unit="steps", timed=True, note="")
+        self._add("run", escape(name or _name(config)), steps, "steps")
 
     @override
     def preparing(self, what: str, how_far: str = "") -> None:
         self._prepares = True
-        if self._run is not None:
-            self._bars.update(self._run, note=escape(f"{what}, {how_far}" if how_far else what))
+        self._update("run", note=escape(f"{what}, {how_far}" if how_far else what))
 
     @override
     def step(self) -> None:
-        if self._prepares and self._run is not None:
-            self._bars.update(self._run, note="")
+        if self._prepares:
+            self._update("run", note="")
         self._prepares = False
-        for task in (self._everything, self._run):
-            if task is not None:
-                self._bars.advance(task)
+        self._update("all", advance=1)
+        self._update("run", advance=1)
 
     @override
     def evaluation_begins(self, split: str, batches: int) -> None:
-        self._evaluation = self._bars.add_task(f"evaluating {escape(split)}", total=batches, unit="batches", note="")
+        self._add("evaluation", f"evaluating {escape(split)}", batches, "batches", timed=False)
 
     @override
     def evaluation_batch(self) -> None:
-        if self._evaluation is not None:
-            self._bars.advance(self._evaluation)
+        self._update("evaluation", advance=1)
 
     @override
     def evaluated(self, metrics: EpochMetrics) -> None:
-        self._remove(self._evaluation)
-        self._evaluation = None
-        if self._run is not None:
-            name, value = next(iter(metrics.values.items()))
-            self._bars.update(self._run, note=f"{value:.3f} {escape(name)}")  # where it is cut, the number stays
-
-    @override
-    def waiting(self, message: str) -> None:
-        if self._everything is not None:
-            self._bars.update(self._everything, description="[bold]waiting", note=escape(message))
+        self._remove("evaluation")
+        name, value = next(iter(metrics.values.items()))
+        self._update("run", note=f"{value:.3f} {escape(name)}")  # where it is cut, the number stays
 
     @override
     def run_over(self, message: str, steps: int) -> None:
-        self._remove(self._evaluation)
-        self._remove(self._run)
-        self._run = self._evaluation = None
+        self._remove("evaluation", "run")
         self._done += 1
-        if self._everything is not None:
-            self._bars.update(self._everything, description=self._title(), advance=self._run_steps - steps)
+        self._update("all", description=self._title(), advance=self._run_steps - steps)
         self.say(message)
 
     @override
     def say(self, message: str) -> None:
         self._bars.console.print(escape(message), highlight=False, soft_wrap=True)
 
-    def _remove(self, task: TaskID | None) -> None:
-        if task is not None:
-            self._bars.remove_task(task)
-
 
 class LineProgress(RunProgress):
-    """Lines for a log: the beginning and end of each run, and each evaluation."""
+    """Lines for a log: the beginning and the end of each run, and each evaluation."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -250,9 +246,10 @@ class LineProgress(RunProgress):
     def evaluated(self, metrics: EpochMetrics) -> None:
         spent = time.monotonic() - self._began
         left = spent / max(1, self._all_done) * max(0, self._all_steps - self._all_done)
+        values = ", ".join(f"{name} {value:.4f}" for name, value in metrics.values.items())
         self.say(
-            f"[{self._done + 1}/{self._runs}] epoch {metrics.epoch:.3g}, step {metrics.step}, {metrics.split}: "
-            f"{_values(metrics.values)} ({metrics.train_seconds:.0f} s of training; about {duration(left)} left in all)"
+            f"[{self._done + 1}/{self._runs}] epoch {metrics.epoch:.3g}, step {metrics.step}, {metrics.split}: {values} "
+            f"({metrics.train_seconds:.0f} s of training; about {duration(left)} left in all)"
         )
 
     @override
@@ -266,12 +263,12 @@ class LineProgress(RunProgress):
 
 
 def open_progress(console: Console) -> RunProgress:
-    """Bars if the console is a terminal that can redraw them, lines otherwise."""
+    """Return bars if the console is a terminal that can redraw them, else lines."""
     return BarProgress(console) if console.is_terminal and not console.is_dumb_terminal else LineProgress(console)
 
 
 def outcome(record: RunRecord) -> str:
-    """One line on how a run ended."""
+    """Return one line about how a run ended."""
     if record.status == "failed":
         return f"{_name(record.config)} failed: {record.failure}"
     best = f"{record.primary_metric} {record.final[record.primary_metric]:.4f}" if record.primary_metric else ""
@@ -279,7 +276,7 @@ def outcome(record: RunRecord) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: `42 s`, `3 min 05 s`, `2 h 07 min`."""
+    """Return seconds in words: `42 s`, `3 min 05 s`, `2 h 07 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -290,7 +287,3 @@ def duration(seconds: float) -> str:
 
 def _name(config: RunConfig) -> str:
     return f"{config.method}, seed {config.seed}"
-
-
-def _values(values: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4f}" for name, value in values.items())

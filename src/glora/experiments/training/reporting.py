@@ -1,7 +1,7 @@
-"""Watching the runs of an experiment in TensorBoard, W&B and the rest, through Trainer's `report_to`.
+"""Report runs to TensorBoard, W&B and others, through Trainer's `report_to`.
 
-Every run reports into a folder, or as a run, of its own, named by its key. What is reported changes no result: it is written
-with the clock stopped, and where it goes is not part of a run.
+Each run reports as a run of its own, named by its key. Reporting changes no result: it happens with the clock stopped, and its
+destination is not part of a run's key.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from glora.messages import did_you_mean
 LOGS_FOLDER = "logs"
 
 LOGS_OF_A_RUN = 100
-"""Trainer logs so many times over a run that is reported; otherwise once an epoch."""
+"""Number of Trainer's logs over a run that is reported; otherwise Trainer logs once an epoch."""
 
 
 def reporters(report_to: str | None) -> list[str]:
@@ -46,7 +46,7 @@ def reporters(report_to: str | None) -> list[str]:
 
 
 def reporting_arguments(config: RunConfig) -> dict[str, Any]:
-    """What `TrainingArguments` are told about logging."""
+    """Return the `TrainingArguments` of logging."""
     names = reporters(config.report_to)
     if not names:
         return {"report_to": "none", "logging_strategy": "epoch"}
@@ -61,12 +61,7 @@ def reporting_arguments(config: RunConfig) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def report_folder(config: RunConfig, logs: Path) -> Iterator[Path | None]:
-    """Where a run's reporters write, `<logs>/<key>`, and the end of its reports; None for a run that is not reported.
-
-    Args:
-        config: the run's settings.
-        logs: the folder of all runs' logs.
-    """
+    """Make the folder for a run's reporters, `<logs>/<key>`, and end the reports; None for a run that is not reported."""
     if not reporters(config.report_to):
         yield None
         return
@@ -85,7 +80,7 @@ def report_folder(config: RunConfig, logs: Path) -> Iterator[Path | None]:
 
 
 def _finish_wandb() -> None:
-    """Transformers leaves W&B's run open, and the next Trainer of the process would go on with it."""
+    """Transformers leaves W&B's run open, and the next Trainer of the process would continue it."""
     wandb = sys.modules.get("wandb")
     if wandb is not None and getattr(wandb, "run", None) is not None:
         wandb.finish()

@@ -1,6 +1,6 @@
-"""One run: load the task and the model, apply the method, train with Trainer, record what came of it.
+"""Make one run: load the model, apply the method, train with Trainer, return the record.
 
-Training is what a user of Trainer gets, with nothing between the method and the loop; what is added only watches.
+Training is what any user of Trainer gets, with nothing between the method and the loop; what is added only watches.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ import functools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from transformers import PrinterCallback, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, set_seed
 
+from glora.experiments.config import RunConfig
+from glora.experiments.data.task import TaskData
 from glora.experiments.methods.base import MethodContext, Schedule
 from glora.experiments.methods.registry import find_method
+from glora.experiments.models.tokenization import TokenizedTask
 from glora.experiments.records.failures import describe_failure
 from glora.experiments.records.provenance import collect_provenance, utc_now
 from glora.experiments.records.schema import RunRecord
@@ -23,37 +26,25 @@ from glora.experiments.training.progress import RunProgress, RunStopped
 from glora.experiments.training.reporting import LOGS_FOLDER, report_folder
 from glora.experiments.training.task_kinds import find_kind
 from glora.experiments.training.timed_trainer import AdaptedModelLog, RunRecorder, warm_up_kernels
-from glora.experiments.training.training_batches import training_batches
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from glora.experiments.config import RunConfig
-    from glora.experiments.data.task import TaskData
-    from glora.experiments.models.tokenization import TokenizedTask
+from glora.experiments.training.training_arguments import training_batches
 
 
-class Measurements:
-    """The fields of `RunRecord`, filled in as they become known: a failed run keeps what was measured until then."""
+class TokenCache:
+    """The tokens of the last task: consecutive runs of one model and task share them."""
 
-    def __init__(self, config: RunConfig) -> None:
-        self.config = config
-        self.started_at = utc_now()
-        self.fields: dict[str, Any] = {}
-        self.fingerprint: str | None = None
+    def __init__(self) -> None:
+        self._key: tuple[object, ...] | None = None
+        self._tokens: TokenizedTask | None = None
 
-    def record(self, error: BaseException | None = None) -> RunRecord:
-        """The run's record, as finished or, with an error, as failed."""
-        outcome = {"status": "finished"} if error is None else {"status": "failed", **describe_failure(error)}
-        return RunRecord(
-            config=self.config,
-            key=self.config.key,
-            started_at=self.started_at,
-            finished_at=utc_now(),
-            provenance=collect_provenance(data_fingerprint=self.fingerprint),
-            **outcome,
-            **self.fields,
-        )
+    def tokenized(
+        self, config: RunConfig, task: TaskData, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> TokenizedTask:
+        """Return the task's tokens for the model of a configuration."""
+        key = (config.model, config.max_length, task.fingerprint)
+        if self._tokens is None or key != self._key:
+            self._tokens = find_kind(task.kind).tokenize(config, task, model, tokenizer)
+            self._key = key
+        return self._tokens
 
 
 def run(
@@ -66,34 +57,43 @@ def run(
 ) -> RunRecord:
     """Make one run.
 
-    Whatever goes wrong in it is an outcome, not an exception: the record then says "failed", with the error and what
-    had been measured. Ctrl-C is not an outcome.
+    A failure is an outcome, not an exception: the record then has the status "failed", the error and what was measured before
+    it. Ctrl-C is not an outcome.
 
     Args:
         config: the run's settings.
-        task: its task, loaded.
-        progress: what to tell how far it is; by default nobody.
-        logs: where a run with `report_to` is reported, in a folder named by its key; by default `logs` in the working
-            folder.
+        task: its loaded task.
+        progress: is told how far the run is.
+        logs: folder for the reports of a run with `report_to`, each in a folder named by its key; by default `logs` in the
+            working folder.
         tokens: keeps the task's tokens for the next run.
 
     Returns:
-        The run's record, not yet written anywhere.
+        The run's record, not yet written.
 
     Raises:
         RunStopped: `progress` has ended the run.
     """
     progress = progress or RunProgress()
-    measured = Measurements(config)
+    started_at = utc_now()
+    measured: dict[str, Any] = {}
+    outcome: dict[str, Any] = {"status": "finished"}
+
+    def record() -> RunRecord:
+        provenance = collect_provenance(data_fingerprint=task.fingerprint)
+        times: dict[str, Any] = {"started_at": started_at, "finished_at": utc_now()}
+        return RunRecord(config=config, key=config.key, provenance=provenance, **times, **outcome, **measured)
+
     try:
-        _run(config, task, progress, measured, logs or Path(LOGS_FOLDER), tokens or TokenCache())
-        record = measured.record()
+        _train(config, task, progress, measured, logs or Path(LOGS_FOLDER), tokens or TokenCache())
+        made = record()
     except RunStopped:
         raise
     except Exception as error:
-        record = measured.record(error)
-    progress.run_ends(record)
-    return record
+        outcome = {"status": "failed", **describe_failure(error)}
+        made = record()
+    progress.run_ends(made)
+    return made
 
 
 def runs_of(output: Path) -> Callable[..., RunRecord]:
@@ -111,26 +111,20 @@ def count_target_matrices(config: RunConfig, task: TaskData) -> int:
     return len(kind.target_modules(kind.load_model(config, task)[0], config.target_modules))
 
 
-def _run(
-    config: RunConfig, task: TaskData, progress: RunProgress, measured: Measurements, logs: Path, cache: TokenCache
+def _train(
+    config: RunConfig, task: TaskData, progress: RunProgress, measured: dict[str, Any], logs: Path, cache: TokenCache
 ) -> None:
-    method = find_method(config.method)
+    """Train, and fill in the fields of the record as they become known: a failed run keeps what it measured."""
     schedule = Schedule.of(len(task.train), config.batch_size, config.epochs)
     progress.run_begins(config, schedule.total_steps)
-    primary_split = next(iter(task.evaluation))
-    measured.fingerprint = task.fingerprint
-    measured.fields |= {
-        "primary_metric": task.primary_metric,
-        "examples": task.example_counts,
-    }
+    measured |= {"primary_metric": task.primary_metric, "examples": task.example_counts}
 
     kind = find_kind(task.kind)
     model, tokenizer = kind.load_model(config, task)
     tokens = cache.tokenized(config, task, model, tokenizer)
-    collate = kind.collator(tokenizer)
     memory = PeakMemory()
-    set_seed(config.seed)  # the adapters' initialisation, the same for methods with the same factors
-    adaptation = method.apply(
+    set_seed(config.seed)  # the adapters' initialization, the same for methods with the same factors
+    adapted = find_method(config.method).apply(
         MethodContext(
             model=model,
             config=config,
@@ -139,30 +133,31 @@ def _run(
             target_parameters=kind.target_parameters(model, config.target_modules),
             head_modules=kind.head_modules(model),
             task_type=kind.adapter_task_type,
-            batches=functools.partial(training_batches, tokens.train, collate, config.batch_size, config.seed),
+            batches=functools.partial(
+                training_batches, tokens.train, kind.collator(tokenizer), config.batch_size, config.seed
+            ),
             preparing=progress.preparing,
         )
     )
-    measured.fields |= {
-        "preparation_seconds": adaptation.preparation_seconds,
-        "initial_ranks": adaptation.initial_ranks,
-        "module_shapes": adaptation.module_shapes,
-        "trainable_parameters_before": adaptation.trainable_parameters(),
-        "adapter_parameters_before": adaptation.adapter_parameters(),
+    measured |= {
+        "preparation_seconds": adapted.preparation_seconds,
+        "initial_ranks": adapted.initial_ranks,
+        "module_shapes": adapted.module_shapes,
+        "trainable_parameters_before": adapted.trainable_parameters(),
+        "adapter_parameters_before": adapted.adapter_parameters(),
     }
-    recorder = RunRecorder(adaptation, primary_split, progress)
+    recorder = RunRecorder(adapted, next(iter(task.evaluation)), progress)
     try:
         with tempfile.TemporaryDirectory(prefix="glora-") as scratch, report_folder(config, logs) as reported:
-            folder = reported or Path(scratch)
-            trainer = kind.trainer(config, adaptation, tokens, tokenizer, task, recorder, folder)
+            trainer = kind.trainer(config, adapted, tokens, tokenizer, task, recorder, reported or Path(scratch))
             trainer.remove_callback(PrinterCallback)
             if reported:
-                trainer.add_callback(AdaptedModelLog(trainer, adaptation))
-            trainer.optimizer = adaptation.make_optimizer(trainer.args)
+                trainer.add_callback(AdaptedModelLog(trainer, adapted))
+            trainer.optimizer = adapted.make_optimizer(trainer.args)
             warm_up_kernels(trainer)
             trainer.train()
     finally:
-        measured.fields |= {
+        measured |= {
             "steps": recorder.steps,
             "metrics": recorder.metrics,
             "norms": recorder.norms,
@@ -170,30 +165,12 @@ def _run(
             "seconds_per_step": recorder.clock.seconds_per_step,
             "peak_memory_bytes": memory.read(),
             "peak_memory_source": memory.source,
-            "ranks": adaptation.ranks(),
-            "reallocated_at": adaptation.reallocated_at,
+            "ranks": adapted.ranks(),
+            "reallocated_at": adapted.reallocated_at,
         }
-    measured.fields |= {
+    measured |= {
         "final": recorder.final,
         "train_seconds": recorder.train_seconds,
-        "trainable_parameters_after": adaptation.trainable_parameters(),
-        "adapter_parameters_after": adaptation.adapter_parameters(),
+        "trainable_parameters_after": adapted.trainable_parameters(),
+        "adapter_parameters_after": adapted.adapter_parameters(),
     }
-
-
-class TokenCache:
-    """The tokens of the last task: the runs of one model and task share them."""
-
-    def __init__(self) -> None:
-        self._key: tuple[object, ...] | None = None
-        self._tokens: TokenizedTask | None = None
-
-    def tokenized(
-        self, config: RunConfig, task: TaskData, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-    ) -> TokenizedTask:
-        """Return the task's tokens for the model of a configuration."""
-        key = (config.model, config.max_length, task.fingerprint)
-        if self._tokens is None or key != self._key:
-            self._tokens = find_kind(task.kind).tokenize(config, task, model, tokenizer)
-            self._key = key
-        return self._tokens

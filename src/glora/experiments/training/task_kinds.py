@@ -1,42 +1,46 @@
-"""What differs between the kinds of tasks when a run is made; all else is `train`'s, and the same for all of them.
+"""The kinds of tasks: what differs between learning a label and learning a written answer when a run is made.
 
-So a method, a budget, a clock and a record mean the same whether a label or a written answer is learned.
+Everything else of a run is the same for both kinds, so a method, a budget, a clock and a record mean the same. `Classification`
+is here; `generative.Generation` needs TRL and is imported only where a task needs it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
-    from glora.experiments.config import RunConfig
-    from glora.experiments.data.task import Kind, TaskData
-    from glora.experiments.methods.adapted_model import AdaptedModel
-    from glora.experiments.models.tokenization import TokenizedTask
-    from glora.experiments.training.timed_trainer import RunRecorder, Timed
+from glora.experiments.config import RunConfig
+from glora.experiments.data.task import TaskData
+from glora.experiments.methods.adapted_model import AdaptedModel
+from glora.experiments.models.loading import load_classifier
+from glora.experiments.models.modules import choose_modules, find_head_modules, find_target_modules
+from glora.experiments.models.tokenization import TokenizedTask, tokenize
+from glora.experiments.training.metrics import compute
+from glora.experiments.training.timed_trainer import RunRecorder, Timed, TimedTrainer
+from glora.experiments.training.training_arguments import training_arguments
 
 
 class TaskKind(Protocol):
     """One kind of task."""
 
     adapter_task_type: str
-    """PEFT's name for it, `LoraConfig(task_type=...)`."""
+    """PEFT's name of the kind, `LoraConfig(task_type=...)`."""
 
     def load_model(self, config: RunConfig, task: TaskData) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """The model in float32 on the CPU, and its tokenizer.
+        """Load the model on the CPU, and its tokenizer.
 
         Raises:
-            ModelNotFoundError: there is none.
+            ModelNotFoundError: the model cannot be found.
         """
         ...
 
     def tokenize(
         self, config: RunConfig, task: TaskData, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     ) -> TokenizedTask:
-        """The task's examples as token ids, neither padded nor batched.
+        """Turn the task's examples into token ids, neither padded nor batched.
 
         Raises:
             ValueError: `max_length` is more than the model reads.
@@ -44,45 +48,105 @@ class TaskKind(Protocol):
         ...
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-        """What makes a batch with labels of tokenized examples."""
+        """Return what makes a batch with labels of tokenized examples."""
         ...
 
     def target_modules(self, model: PreTrainedModel, wanted: Sequence[str] | None) -> list[str]:
-        """Full names of the matrices to adapt: all, or those whose name is or ends with a wanted one.
+        """Return the full names of the matrices to adapt: all, or those whose name is or ends with a wanted name.
 
         Raises:
-            ValueError: a wanted name matches none, naming the nearest.
+            ValueError: a wanted name matches none.
         """
         ...
 
     def target_parameters(self, model: PreTrainedModel, wanted: Sequence[str] | None) -> list[str]:
-        """Full names of the parameters with stacked experts to adapt, likewise."""
+        """Return the full names of the parameters with stacked experts to adapt, likewise."""
         ...
 
     def head_modules(self, model: PreTrainedModel) -> list[str]:
-        """Full names of the modules that are trained whole, beside the adapters."""
+        """Return the full names of the modules that are trained whole, beside the adapters."""
         ...
 
     def trainer(
         self,
         config: RunConfig,
-        adaptation: AdaptedModel,
+        adapted: AdaptedModel,
         tokens: TokenizedTask,
         tokenizer: PreTrainedTokenizerBase,
         task: TaskData,
         recorder: RunRecorder,
-        scratch: Path,
+        folder: Path,
     ) -> Timed:
-        """A Trainer, ready to train; it evaluates every epoch and tells the recorder."""
+        """Return a Trainer that evaluates every epoch and reports to the recorder; Trainer's own files go to `folder`."""
         ...
 
 
-def find_kind(name: Kind) -> TaskKind:
-    """The kind of this name; its packages are imported only when it is asked for."""
+class Classification:
+    """Learn a label, a class or a number: an encoder with adapters, and a head that is trained whole."""
+
+    adapter_task_type = "SEQ_CLS"
+
+    def load_model(self, config: RunConfig, task: TaskData) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """Load an encoder; the run's seed initializes its head."""
+        return load_classifier(
+            config.model,
+            num_labels=task.num_labels,
+            label_names=task.label_names,
+            regression=task.regression,
+            seed=config.seed,
+        )
+
+    def tokenize(
+        self, config: RunConfig, task: TaskData, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> TokenizedTask:
+        """Columns: the tokenizer's own, and `labels`."""
+        return tokenize(task, tokenizer, config.max_length)
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+        """Pad to the longest example of a batch."""
+        return DataCollatorWithPadding(tokenizer)
+
+    def target_modules(self, model: PreTrainedModel, wanted: Sequence[str] | None) -> list[str]:
+        """Linear layers of the encoder."""
+        what = f"linear layer of the encoder of {type(model).__name__}"
+        return choose_modules(find_target_modules(model), wanted, what=what)
+
+    def target_parameters(self, model: PreTrainedModel, wanted: Sequence[str] | None) -> list[str]:
+        """None: a classifier's experts are not adapted."""
+        return []
+
+    def head_modules(self, model: PreTrainedModel) -> list[str]:
+        """Everything behind the last hidden states."""
+        return find_head_modules(model)
+
+    def trainer(
+        self,
+        config: RunConfig,
+        adapted: AdaptedModel,
+        tokens: TokenizedTask,
+        tokenizer: PreTrainedTokenizerBase,
+        task: TaskData,
+        recorder: RunRecorder,
+        folder: Path,
+    ) -> TimedTrainer:
+        """`transformers.Trainer`."""
+        return TimedTrainer(
+            model=adapted.model,
+            # Trainer cannot see the labels' name behind PEFT's forward
+            args=training_arguments(config, folder, TrainingArguments, label_names=["labels"]),
+            train_dataset=tokens.train,
+            eval_dataset=tokens.evaluation,
+            data_collator=self.collator(tokenizer),
+            compute_metrics=lambda evaluated: compute(task.metrics, evaluated.predictions, evaluated.label_ids),
+            callbacks=list(adapted.callbacks),
+            recorder=recorder,
+        )
+
+
+def find_kind(name: str) -> TaskKind:
+    """Return the kind with this name, "classification" or "generation"."""
     if name == "generation":
-        from glora.experiments.training.generative import Generation
+        from glora.experiments.training.generative import Generation  # needs TRL, which is optional
 
         return Generation()
-    from glora.experiments.training.classification import Classification
-
     return Classification()

@@ -1,34 +1,41 @@
-"""A Trainer, watched: what happens during training is written down, and nothing else is changed.
+"""Trainers that record what happens during training and change nothing else.
 
-The recorder's clock stands still while a split is evaluated or the norms are read, so that the times of methods can be
-compared; what it writes becomes part of the run's record.
+The recorder's clock stops while a split is evaluated or the norms are read, so that the times of methods can be compared.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import Trainer, TrainerCallback
 
+from glora.experiments.methods.adapted_model import AdaptedModel
 from glora.experiments.records.schema import EpochMetrics, NormSample, WrittenAnswer
 from glora.experiments.training.measurement import TrainingClock
 from glora.experiments.training.metrics import DivergedError
+from glora.experiments.training.progress import RunProgress
 from glora.rank_log import RankLogCallback, rank_log
 
-if TYPE_CHECKING:
-    from glora.experiments.methods.adapted_model import AdaptedModel
-    from glora.experiments.training.progress import RunProgress
-
 NORM_SAMPLES = 50
-"""Norms are read so many times over the warm-up: enough for a curve, and each reading waits for the device."""
+"""Number of readings of the norms over the warm-up: enough for a curve, and each reading waits for the device."""
 
 
 class RunRecorder(TrainerCallback):
-    """Writes down what happens during training: losses, metrics, step times, averaged norms."""
+    """Record losses, metrics, step times and averaged norms during training.
 
-    def __init__(self, adaptation: AdaptedModel, primary_split: str, progress: RunProgress) -> None:
+    Attributes:
+        clock: seconds of training.
+        metrics: every evaluation so far.
+        norms: the averaged norms of the warm-up.
+        final: the metrics of the last evaluation of each split.
+        answers: some of the answers written in the last evaluation of the main split.
+        steps: optimizer steps so far.
+        train_seconds: seconds of the whole training; None until it ends.
+    """
+
+    def __init__(self, adapted: AdaptedModel, primary_split: str, progress: RunProgress) -> None:
         self.clock = TrainingClock()
         self.metrics: list[EpochMetrics] = []
         self.norms: list[NormSample] = []
@@ -36,7 +43,7 @@ class RunRecorder(TrainerCallback):
         self.answers: list[WrittenAnswer] = []
         self.steps = 0
         self.train_seconds: float | None = None
-        self._adaptation = adaptation
+        self._adapted = adapted
         self._primary_split = primary_split
         self._progress = progress
         self._sample_every = 1
@@ -44,16 +51,16 @@ class RunRecorder(TrainerCallback):
         self._logged_at = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start the clock, at what the method has taken already."""
-        self._sample_every = max(1, math.ceil(self._adaptation.warmup_steps / NORM_SAMPLES))
-        self.clock.start(already=self._adaptation.preparation_seconds)
+        """Start the clock, at the time that the method's preparation took."""
+        self._sample_every = max(1, math.ceil(self._adapted.warmup_steps / NORM_SAMPLES))
+        self.clock.start(already=self._adapted.preparation_seconds)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Take the time."""
+        """Keep the time."""
         self.train_seconds = self.clock.seconds
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Take the step's time, then read the norms with the clock stopped."""
+        """Keep the step's time, then read the norms with the clock stopped."""
         self.clock.step()
         self.steps = state.global_step
         with self.clock.paused():
@@ -61,10 +68,10 @@ class RunRecorder(TrainerCallback):
             self._progress.step()
 
     def _sample_norms(self) -> None:
-        warmup = self._adaptation.warmup_steps
+        warmup = self._adapted.warmup_steps
         if self.steps > warmup or (self.steps % self._sample_every and self.steps not in (1, warmup)):
             return
-        norms = self._adaptation.averaged_norms()
+        norms = self._adapted.averaged_norms()
         if norms is not None:
             self.norms.append(NormSample(step=self.steps, values=norms))
 
@@ -74,7 +81,7 @@ class RunRecorder(TrainerCallback):
         return control
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Keep the mean loss since the log before; stop at once if it is no longer a number.
+        """Keep the mean loss since the previous log; stop at once if it is not finite.
 
         Raises:
             DivergedError: the loss is NaN or infinite.
@@ -82,7 +89,7 @@ class RunRecorder(TrainerCallback):
         if logs and "loss" in logs:
             loss = float(logs["loss"])
             if self.metrics and self.metrics[-1].step >= self._logged_at:
-                self._losses.clear()  # they were of the evaluation before
+                self._losses.clear()  # they belong to the previous evaluation
             self._losses.append((loss, state.global_step - self._logged_at))
             self._logged_at = state.global_step
             if not math.isfinite(loss):
@@ -92,26 +99,27 @@ class RunRecorder(TrainerCallback):
                 )
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A batch has been evaluated."""
+        """Report an evaluated batch."""
         self._progress.evaluation_batch()
 
     def evaluation_begins(self, split: str, batches: int) -> None:
-        """Tell the user."""
+        """Report the beginning of an evaluation."""
         self._progress.evaluation_begins(split, batches)
 
     def answers_written(self, split: str, answers: list[WrittenAnswer]) -> None:
-        """Keep some of the answers that were written for the main split, those of the last evaluation."""
+        """Keep the answers to the main split."""
         if split == self._primary_split:
             self.answers = answers
 
     def evaluation_ends(self, split: str, epoch: float, values: dict[str, float], loss: float | None = None) -> None:
-        """Keep a split's metrics, and its loss where that is none; those of the last evaluation are the run's result."""
+        """Keep a split's metrics, and its loss where that is not a metric."""
+        steps = sum(steps for _, steps in self._losses)
         evaluated = EpochMetrics(
             epoch=epoch,
             step=self.steps,
             split=split,
             train_seconds=self.clock.seconds,
-            train_loss=self._mean_loss(),
+            train_loss=sum(loss * steps for loss, steps in self._losses) / steps if steps else None,
             loss=loss,
             values=values,
         )
@@ -120,14 +128,9 @@ class RunRecorder(TrainerCallback):
         self.final |= {f"{prefix}{name}": value for name, value in values.items()}
         self._progress.evaluated(evaluated)
 
-    def _mean_loss(self) -> float | None:
-        """Since the evaluation before; None if nothing was trained."""
-        steps = sum(steps for _, steps in self._losses)
-        return sum(loss * steps for loss, steps in self._losses) / steps if steps else None
-
 
 class Timed(Trainer):
-    """What any Trainer of transformers or TRL inherits from first, to tell the recorder when a split is evaluated."""
+    """Base class of a Trainer of transformers or TRL, which reports evaluations to a recorder."""
 
     not_metrics: frozenset[str] = frozenset({"loss", "runtime", "samples_per_second", "steps_per_second", "epoch"})
     """What an evaluation returns beside the task's metrics."""
@@ -138,18 +141,18 @@ class Timed(Trainer):
         self.add_callback(recorder)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log with the clock stopped: whoever reports the runs somewhere does not make them slower."""
+        """Log with the clock stopped: reporters do not make the run slower."""
         with self._recorder.clock.paused():
             super().log(logs, *args, **kwargs)
 
     def evaluation_batches(self, split: str) -> int:
-        """How many batches it takes to evaluate a split."""
+        """Return the number of batches of a split."""
         return len(self.get_eval_dataloader(split))
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Evaluate with the clock stopped. Trainer calls itself once for each split, by name."""
+        """Evaluate with the clock stopped. Trainer calls this once more for each split, by name."""
         with self._recorder.clock.paused():
             if not isinstance(eval_dataset, str):
                 return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
@@ -166,31 +169,31 @@ class Timed(Trainer):
 
 
 class TimedTrainer(Timed):
-    """`transformers.Trainer`, telling the recorder when a split is evaluated."""
+    """`transformers.Trainer`, which reports evaluations to a recorder."""
 
 
 class AdaptedModelLog(RankLogCallback):
-    """Tells the reporters what any method knows of its ranks and norms."""
+    """Send the ranks and norms of any method to Trainer's reporters."""
 
-    def __init__(self, trainer: Trainer, adaptation: AdaptedModel) -> None:
+    def __init__(self, trainer: Trainer, adapted: AdaptedModel) -> None:
         super().__init__(trainer)
-        self._adaptation = adaptation
+        self._adapted = adapted
 
     def check(self) -> None:
-        """Every method can be watched."""
+        """Accept every method."""
 
     def values(self) -> dict[str, float]:
-        """Ranks, and norms during the warm-up."""
-        adaptation, step = self._adaptation, self._trainer.state.global_step
-        norms = adaptation.averaged_norms() if step <= adaptation.warmup_steps else None
-        return rank_log(adaptation.ranks(), adaptation.adapter_parameters(), norms or {})
+        """Return the ranks, and the norms during the warm-up."""
+        adapted, step = self._adapted, self._trainer.state.global_step
+        norms = adapted.averaged_norms() if step <= adapted.warmup_steps else None
+        return rank_log(adapted.ranks(), adapted.adapter_parameters(), norms or {})
 
 
 def warm_up_kernels(trainer: Trainer) -> None:
-    """Go through one batch forward and backward and forget it: no random number is used up, no gradient stays.
+    """Run one batch forward and backward and discard it: no random number is consumed, no gradient stays.
 
-    What a process does for the first time (choosing kernels, loading libraries) would otherwise count as the training
-    time of whichever method comes first: 0.4 s with a small encoder on a CPU, more on a GPU.
+    First-time work of a process (choosing kernels, loading libraries) would otherwise count as training time of the first
+    method: 0.4 s with a small encoder on a CPU, more on a GPU.
     """
     dataset, model = trainer.train_dataset, trainer.model
     rows = [dataset[i] for i in range(min(len(dataset), trainer.args.per_device_train_batch_size))]

@@ -1,39 +1,37 @@
-"""What transformers' Trainer is told for one run, the same for every kind of task and every method."""
+"""Trainer's arguments and the training batches of one run, the same for every kind of task and every method."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from transformers import TrainingArguments
 
+from glora.experiments.config import RunConfig
 from glora.experiments.training.reporting import reporting_arguments
 
-if TYPE_CHECKING:
-    from transformers import TrainingArguments
-
-    from glora.experiments.config import RunConfig
-
 DATA_SEED_STRIDE = 10_007
-"""accelerate orders epoch e by seed + e, so neighbouring seeds would see each other's orders one epoch later."""
+"""accelerate orders epoch e by seed + e, so neighboring seeds would see each other's orders one epoch later."""
 
 
 def training_arguments(
-    config: RunConfig, scratch: Path, arguments_class: type[TrainingArguments], **others: Any
+    config: RunConfig, folder: Path, arguments_class: type[TrainingArguments], **others: Any
 ) -> TrainingArguments:
-    """The arguments of one run.
+    """Return the arguments of one run.
 
     Args:
         config: the run's settings.
-        scratch: a folder for whatever Trainer must write.
+        folder: where Trainer writes its files.
         arguments_class: `TrainingArguments` or a class of TRL's that derives from it.
-        others: what only this class has, or what the kind of task needs otherwise.
+        others: arguments that only this class has, or that the kind of task needs.
     """
     on_cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
     arguments = arguments_class(
         **{
-            "output_dir": str(scratch),
+            "output_dir": str(folder),
             "per_device_train_batch_size": config.batch_size,
             "per_device_eval_batch_size": 2 * config.batch_size,
             "num_train_epochs": config.epochs,
@@ -55,14 +53,36 @@ def training_arguments(
             **others,
         }
     )
-    # batch_size is examples per optimiser step; Trainer would multiply it by the number of GPUs in the machine.
+    # batch_size is examples per optimizer step; Trainer would multiply it by the number of GPUs in the machine.
     arguments._n_gpu = min(1, arguments.n_gpu)
     return arguments
 
 
 def _order(config: RunConfig, arguments_class: type[TrainingArguments]) -> dict[str, Any]:
-    """Nothing where batches are drawn at random, Trainer's default; the option has changed its name within transformers 5."""
+    """Nothing for random batches, Trainer's default; the option changed its name within transformers 5."""
     if not config.group_by_length:
         return {}
     named = "train_sampling_strategy" in {field.name for field in dataclasses.fields(arguments_class)}
     return {"train_sampling_strategy": "group_by_length"} if named else {"group_by_length": True}
+
+
+def training_batches(
+    rows: Any, collate: Callable[[list[Any]], Any], batch_size: int, seed: int
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield whole batches without end, each pass in another order, for a method that reads some before training.
+
+    The order comes from a generator of its own: a DataLoader without one seeds itself from the global generator, which would
+    change the training that follows.
+
+    Args:
+        rows: the training data, indexed by integers.
+        collate: makes a batch of rows, as Trainer's `data_collator`.
+        batch_size: examples per batch; fewer where the data has fewer.
+        seed: of the order.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    whole = max(1, len(rows) - batch_size + 1)
+    while True:
+        order = torch.randperm(len(rows), generator=generator).tolist()
+        for start in range(0, whole, batch_size):
+            yield dict(collate([rows[i] for i in order[start : start + batch_size]]))

@@ -34,7 +34,6 @@ def test_describing_tasks_metrics_and_models_imports_nothing_heavy() -> None:
         "import sys, types; package = types.ModuleType('glora'); package.__path__ = [sys.argv[1]];"
         "sys.modules['glora'] = package;"
         "from glora.experiments.models import registry as models; from glora.experiments.data import registry as tasks;"
-        "import glora.experiments.training.metrics;"
         "assert tasks.TASKS and models.MODELS;"
         "heavy = {'torch', 'transformers', 'peft', 'datasets', 'sklearn', 'scipy', 'numpy', 'pyarrow', 'pandas'};"
         "print(sorted(heavy & set(sys.modules)))"

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+import torch
 
 import glora
 from glora.experiments.records import provenance
@@ -38,8 +39,6 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def test_versions_and_machine_are_there() -> None:
-    import torch
-
     found = collect_provenance(data_fingerprint="abc")
     assert found.versions["python"] == platform.python_version()
     assert found.versions["glora"] == glora.__version__
@@ -49,6 +48,12 @@ def test_versions_and_machine_are_there() -> None:
     assert found.machine.cores >= 1
     assert found.machine.cpu
     assert found.data_fingerprint == "abc"
+
+
+def test_the_facts_of_a_process_are_collected_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = collect_provenance(data_fingerprint="a")
+    monkeypatch.setattr(provenance, "_versions", lambda: pytest.fail("collected again"))
+    assert collect_provenance(data_fingerprint="b") == first.model_copy(update={"data_fingerprint": "b"})
 
 
 def test_no_host_user_or_folder_is_recorded() -> None:
@@ -91,12 +96,10 @@ def test_nothing_fails_where_nothing_can_be_found_out(monkeypatch: pytest.Monkey
     monkeypatch.setattr(os, "sysconf", broken, raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", broken, raising=False)
     monkeypatch.setattr(provenance, "_accelerator", broken)
-    monkeypatch.setattr(provenance, "_torch_threads", broken)
-    found = collect_provenance()
+    found = provenance._of_process.__wrapped__(0)
     assert found.git is None
     assert set(found.versions) == {"python", "glora"}
     assert found.machine.memory_bytes is None
-    assert found.machine.torch_threads is None
     assert found.machine.cpu
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from glora.experiments.records.schema import RunRecord, write_record
+from glora.experiments.records.schema import RunRecord
+from glora.experiments.records.store import write_record
 from glora.experiments.report.content import ReportContent, report_content
 from glora.experiments.report.page import json_for_script, report_html
 from glora.experiments.report.summary import summarise

@@ -14,9 +14,10 @@ import pytest
 from rich.console import Console
 
 from glora.experiments.config import SETTINGS
-from glora.experiments.records import whole_files
-from glora.experiments.records.schema import RecordError, RunRecord, write_record
-from glora.experiments.records.whole_files import NotWrittenError
+from glora.experiments.records import store
+from glora.experiments.records.schema import RunRecord
+from glora.experiments.records.store import RecordError, write_record
+from glora.experiments.records.store import NotWrittenError
 from glora.experiments.report.cells import as_markdown, as_rich, cell_text
 from glora.experiments.report.summary import summarise
 from glora.experiments.report.tables import group_tables
@@ -251,7 +252,7 @@ def test_a_full_disk_leaves_the_old_report_whole(tmp_path: Path, monkeypatch: py
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(whole_files.os, "fsync", full)
+    monkeypatch.setattr(store.os, "fsync", full)
     with pytest.raises(NotWrittenError, match="No space left on device.*unchanged"):
         write_report(tmp_path, console=Console(file=io.StringIO()))
     assert {name: (tmp_path / name).read_bytes() for name in before} == before

@@ -18,7 +18,8 @@ from optuna.trial import TrialState, create_trial
 from glora.experiments.config import RunConfig
 from glora.experiments.number_format import short_name
 from glora.experiments.plan import Plan, plan_comparison
-from glora.experiments.records.schema import RunRecord, read_records, write_record
+from glora.experiments.records.schema import RunRecord
+from glora.experiments.records.store import read_records, write_record
 from glora.experiments.search import sharing as sharing_module
 from glora.experiments.search import study as study_module
 from glora.experiments.search.sharing import Sharing, look, make_shared_runs, open_sharing

@@ -15,7 +15,8 @@ from rich.console import Console
 
 from glora.experiments.config import RunConfig
 from glora.experiments.plan import InvalidComparisonError
-from glora.experiments.records.schema import EpochMetrics, RecordError, RunRecord
+from glora.experiments.records.schema import EpochMetrics, RunRecord
+from glora.experiments.records.store import RecordError
 from glora.experiments.report.tables import tuning_table
 from glora.experiments.search.plan import (
     MethodSearch,

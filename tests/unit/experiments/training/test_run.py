@@ -20,9 +20,9 @@ from glora.experiments.methods.registry import METHODS
 from glora.experiments.models.loading import load_classifier
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.training import run as train
-from glora.experiments.training.classification import Classification
 from glora.experiments.training.measurement import PeakMemory, TrainingClock
 from glora.experiments.training.progress import RunProgress
+from glora.experiments.training.task_kinds import Classification
 from glora.experiments.training.timed_trainer import RunRecorder
 from one_run import run
 

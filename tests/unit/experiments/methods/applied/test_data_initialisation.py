@@ -17,7 +17,7 @@ from glora.experiments.methods.applied import data_initialisation
 from glora.experiments.methods.applied.data_initialisation import NotSettledError, apply_eva
 from glora.experiments.methods.base import MethodContext, Schedule
 from glora.experiments.models.modules import find_target_modules
-from glora.experiments.training.training_batches import training_batches
+from glora.experiments.training.training_arguments import training_batches
 from unit.experiments.methods import method_case
 from unit.experiments.methods.method_case import adapt, adapter_parameters, batch, batches, classifier
 
