@@ -165,8 +165,8 @@ def test_what_is_wrong_with_a_file_is_one_message(refused: Callable[..., str], t
     path = tmp_path / "wrong.json"
     path.write_text(json.dumps(EXPERIMENT | {"datasets_to_use": ["gsm8"], "comparative_methods": ["AdaLoR"]}))
     message = refused(path, "--plan")
-    assert "'gsm8' is no known data set. Nearest: gsm8k" in message
-    assert "'AdaLoR' is no known method. Nearest: adalora" in message
+    assert "'gsm8' is not a known data set; did you mean 'gsm8k'?" in message
+    assert "'AdaLoR' is not a known method; did you mean 'adalora'?" in message
     path.write_text('{"seeds": [0],}')
     assert f"{path}: malformed JSON at line 1, column 15" in refused(path, "--plan")
 

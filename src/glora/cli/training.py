@@ -133,7 +133,7 @@ def run(
     with running(console, folder, verbose), _shared(storage, study, claim, folder) as sharing:
         from glora.experiments.estimate import estimate
         from glora.experiments.experiment import load_experiment, plan_experiment
-        from glora.experiments.experiment_view import describe_experiment
+        from glora.experiments.plan_view import describe_experiment
 
         resolved = load_experiment(experiment, {n: value for n, value in fields.items() if value not in (None, {})})
         console.print(describe_experiment(resolved, estimate(resolved, folder), folder))

@@ -24,15 +24,19 @@ SAME_STEP = ("task", "model", "rank", "target_modules", "batch_size", "max_lengt
 
 @dataclass(frozen=True)
 class ExpectedRun:
-    """What is known of a run before its data is read."""
+    """What is known of a run before its data is read.
+
+    Attributes:
+        config: its settings.
+        finished: whether its record exists already.
+        steps: optimizer steps, if earlier runs tell the number of examples.
+        seconds: from start to end, if earlier runs tell the time of a step.
+    """
 
     config: RunConfig
     finished: bool
-    """Whether its record is there already."""
     steps: int | None
-    """Optimiser steps, if earlier runs tell how many examples there are."""
     seconds: float | None
-    """From start to end, if earlier runs tell how long a step takes."""
 
 
 @dataclass(frozen=True)
@@ -43,18 +47,18 @@ class Estimate:
 
     @property
     def to_make(self) -> tuple[ExpectedRun, ...]:
-        """The runs that are not finished."""
+        """Return the runs that are not finished."""
         return tuple(run for run in self.runs if not run.finished)
 
     @property
     def seconds(self) -> float | None:
-        """Of the runs that are not finished, as far as they are known; None if none is."""
+        """Return the seconds of the unfinished runs, as far as known; None if none is."""
         known = [run.seconds for run in self.to_make if run.seconds is not None]
         return sum(known) if known else None
 
 
 def estimate(experiment: ResolvedExperiment, output: Path) -> Estimate:
-    """What there is to do, from the experiment file and the records in the output folder; nothing is loaded.
+    """Estimate an experiment from its file and the records in the output folder; nothing is loaded.
 
     Raises:
         RecordError: a record in the folder cannot be read.
@@ -75,7 +79,7 @@ def _expected_steps(config: RunConfig, records: Sequence[RunRecord]) -> int | No
 
 
 def _expected_seconds(config: RunConfig, steps: int, records: Sequence[RunRecord]) -> float | None:
-    """By the runs of the same method, else by those of the others, whose steps cost about the same."""
+    """From runs of the same method, else from runs of the others, whose steps cost about the same."""
     alike = [record for record in records if record.steps and _alike(record.config, config, SAME_STEP)]
     nearest = [record for record in alike if record.config.method == config.method] or alike
     return fmean(_scaled_seconds(record, steps) for record in nearest) if nearest else None

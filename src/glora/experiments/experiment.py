@@ -1,7 +1,7 @@
-"""From an experiment file to the runs that it asks for, with everything that is wrong with it at once.
+"""Resolve an experiment file to its runs, and plan them.
 
-Nothing is loaded here, neither a model nor data: names are found in the registries, folders are looked for, settings are
-checked. So a file can be checked, and its runs be pluralize, where neither a network nor the data is.
+`load_experiment` loads neither models nor data. It looks names up in the registries, looks for folders and checks settings, so
+that a file can be checked without a network and without the data. All errors are reported at once.
 """
 
 from __future__ import annotations
@@ -15,12 +15,7 @@ from typing import Any, TypeVar
 from glora.experiments.config import DEFAULT_MODEL, DEFAULT_TASK, RunConfig
 from glora.experiments.data.registry import TASKS, reads_data_dir
 from glora.experiments.errors import collect, repeated
-from glora.experiments.experiment_file import (
-    NOT_SETTINGS,
-    Experiment,
-    InvalidExperimentError,
-    read_experiment,
-)
+from glora.experiments.experiment_file import NOT_SETTINGS, Experiment, InvalidExperimentError, read_experiment
 from glora.experiments.methods.registry import find_method
 from glora.experiments.name_resolution import (
     METRICS,
@@ -44,31 +39,34 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Pair:
-    """One comparison of the experiment: a model and a data set."""
+    """One comparison of an experiment: a model and a data set.
+
+    Attributes:
+        model: the model to load.
+        task: the data set.
+        settings: fields of `RunConfig`, for `plan_comparison`.
+        configs: the runs, in the order in which they are made.
+    """
 
     model: str
-    """As `RunConfig` has it: the override, if there is one."""
     task: str
-    data_dir: str | None
     settings: Mapping[str, Any]
-    """Fields of `RunConfig`, for `plan_comparison`."""
     configs: tuple[RunConfig, ...]
-    """Its runs, in the order in which they are made."""
 
 
 @dataclass(frozen=True)
 class ResolvedExperiment:
-    """An experiment whose every name is known.
+    """An experiment with all names resolved.
 
     Attributes:
         path: the file.
-        source: the file as it is written.
-        models: what was written -> what is loaded.
-        datasets: what was written -> the task.
-        metrics: what was written -> what it is in the report.
+        source: the file as written.
+        models: name in the file -> model to load.
+        datasets: name in the file -> task.
+        metrics: name in the file -> metric or column of the report.
         methods: `lora` first, `glora` last.
-        seeds: one run of each method for each.
-        ranges: the searches that were understood.
+        seeds: one run of each method for each seed.
+        ranges: what a search may choose.
         pairs: every model with every data set.
     """
 
@@ -84,20 +82,20 @@ class ResolvedExperiment:
 
     @property
     def configs(self) -> tuple[RunConfig, ...]:
-        """The runs of all pairs."""
+        """Return the runs of all pairs."""
         return tuple(config for pair in self.pairs for config in pair.configs)
 
 
 def load_experiment(path: Path, given: Mapping[str, Any] | None = None) -> ResolvedExperiment:
-    """Read an experiment file and find everything that it names.
+    """Read an experiment file and resolve all names in it.
 
     Args:
         path: the file, JSON or YAML.
-        given: fields that win over the file's, as for `read_experiment`.
+        given: fields that replace the file's, as for `read_experiment`.
 
     Raises:
         FileNotFoundError, IsADirectoryError, MalformedFileError: the file as a whole cannot be read.
-        InvalidExperimentError: naming every fault that can be found without loading anything.
+        InvalidExperimentError: naming every error that can be found without loading anything.
     """
     source, faults, faulty = read_experiment(path, given)
     resolved = _resolve(path, source, faults, faulty)
@@ -137,11 +135,13 @@ def plan_experiment(experiment: ResolvedExperiment, output: Path) -> tuple[Plan,
 
 
 def _resolve(path: Path, source: Experiment, faults: list[str], faulty: set[str]) -> ResolvedExperiment | None:
-    """Fields that are faulty already hold stand-ins, which are not looked up."""
+    """Invalid fields hold placeholders, which are not looked up."""
     models: dict[str, str] = {}
     if "models_to_use" not in faulty:
         overrides = _overrides(source, faults)
-        models = _each("models_to_use", source.models_to_use, _model_finder(overrides), faults)
+        models = _each(
+            "models_to_use", source.models_to_use, lambda text: resolve_model_name(overrides.get(text, text)), faults
+        )
     metrics = _each("evaluation_metrics", source.evaluation_metrics, resolve_metric_name, faults)
     datasets: dict[str, str] = {}
     if "datasets_to_use" not in faulty:
@@ -165,49 +165,37 @@ def _resolve(path: Path, source: Experiment, faults: list[str], faulty: set[str]
 
 
 def _each(field: str, texts: Sequence[str], find: Callable[[str], T], faults: list[str]) -> dict[str, T]:
-    """What each text stands for; those that stand for nothing become faults."""
+    """Text -> what it stands for; unknown texts become errors."""
     found = {text: collect(functools.partial(find, text), faults, field=field) for text in texts}
     return {text: value for text, value in found.items() if value is not None}
 
 
 def _overrides(source: Experiment, faults: list[str]) -> dict[str, str]:
-    """A model of the file, as written -> what is loaded in its place."""
+    """A model of the file, as written -> the model to load instead."""
     overrides = {}
     for name, replacement in source.model_overrides.items():
-        meant = [text for text in source.models_to_use if text == name or _same_model(text, name)]
+        entry = find_model(name)
+        meant = [text for text in source.models_to_use if text == name or (entry and find_model(text) is entry)]
         if not meant:
-            faults.append(f"model_overrides: {name!r} is none of the models_to_use, {', '.join(source.models_to_use)}")
+            faults.append(f"model_overrides: {name!r} is not in models_to_use ({', '.join(source.models_to_use)})")
         for text in meant:
             overrides[text] = replacement
     return overrides
 
 
-def _same_model(text: str, other: str) -> bool:
-    entry = find_model(text)
-    return entry is not None and entry is find_model(other)
-
-
-def _model_finder(overrides: Mapping[str, str]) -> Callable[[str], str]:
-    """What is overridden need not be known itself."""
-    return lambda text: resolve_model_name(overrides.get(text, text))
-
-
 def _unread(source: Experiment, tasks: Sequence[str]) -> list[str]:
     if source.data_dir is None or any(map(reads_data_dir, tasks)):
         return []
-    return [
-        f"data_dir={source.data_dir!r} is for the tasks of GLUE and the generative ones, and none of the data sets is one; "
-        "leave it out"
-    ]
+    return [f"data_dir={source.data_dir!r} is for GLUE and generative data sets, and there are none; leave it out"]
 
 
 def _measured(tasks: Sequence[str]) -> set[str] | None:
-    """What the data sets measure; None if one is of one's own, which is known when it is read."""
+    """The metrics of the data sets; None if one is custom, whose metrics are known when it is read."""
     return None if any(t not in TASKS for t in tasks) else {metric for task in tasks for metric in TASKS[task].metrics}
 
 
 def _as_measured(metrics: Mapping[str, ResolvedMetric], tasks: Sequence[str]) -> dict[str, ResolvedMetric]:
-    """The metrics by the names that they have on these data sets: on gsm8k, accuracy is the exact match."""
+    """The metrics by their names on these data sets: on gsm8k, accuracy is the exact match."""
     measured = _measured(tasks) or set()
     return {
         text: replace(metric, name=measured_as(metric.name, measured) or metric.name)
@@ -216,13 +204,13 @@ def _as_measured(metrics: Mapping[str, ResolvedMetric], tasks: Sequence[str]) ->
 
 
 def _unmeasured(metrics: Mapping[str, ResolvedMetric], tasks: Sequence[str]) -> list[str]:
-    """Metrics that none of the data sets has."""
+    """Errors: metrics that none of the data sets has."""
     measured = _measured(tasks)
     if measured is None:
         return []
     return [
-        f"evaluation_metrics: {text!r} ({metric.name}) is not measured on {', '.join(tasks)}; there "
-        f"{'is' if len(measured) == 1 else 'are'} {', '.join(name for name in METRICS if name in measured)}"
+        f"evaluation_metrics: {text!r} ({metric.name}) is not measured on {', '.join(tasks)}; choose from "
+        f"{', '.join(name for name in METRICS if name in measured)}"
         for text, metric in metrics.items()
         if not metric.is_column and measured_as(metric.name, measured) is None
     ]
@@ -230,19 +218,17 @@ def _unmeasured(metrics: Mapping[str, ResolvedMetric], tasks: Sequence[str]) -> 
 
 def _ranges(source: Experiment, faults: list[str]) -> tuple[SearchRange, ...]:
     field = "hyperparameters_to_search"
-    attempts = [
-        collect(functools.partial(find_range, search.name, search.range), faults, field=field)
-        for search in source.hyperparameters_to_search
-    ]
-    ranges = tuple(found for found in attempts if found is not None)
-    faults += repeated(field, [found.setting for found in ranges])
+    searches = source.hyperparameters_to_search
+    found = [collect(functools.partial(find_range, s.name, s.range), faults, field=field) for s in searches]
+    ranges = tuple(each for each in found if each is not None)
+    faults += repeated(field, [each.setting for each in ranges])
     return ranges
 
 
 def _pairs(
     source: Experiment, models: Sequence[str], tasks: Sequence[str], methods: Sequence[str], faults: list[str]
 ) -> tuple[Pair, ...]:
-    """Every model with every data set; settings are checked even where no pair is known."""
+    """Every model with every data set; settings are checked even if no pair is valid."""
     misplaced = [name for name in source.settings if name in NOT_SETTINGS]
     faults += [f"settings.{name}: {NOT_SETTINGS[name]}" for name in misplaced]
     settings = {name: value for name, value in source.settings.items() if name not in misplaced}
@@ -259,10 +245,10 @@ def _pairs(
             found = [find_method(name) for name in methods]
             faults += [f"settings: {method.name}: {fault}" for method in found for fault in method.setting_faults(base)]
             configs = tuple(method.normalise(base, seed) for seed in source.seeds for method in found)
-            pairs.append(Pair(model, base.task, data_dir, given, configs))
+            pairs.append(Pair(model, base.task, given, configs))
     return tuple(pairs)
 
 
 def _placed(fault: str, settings: Mapping[str, Any]) -> str:
-    """A fault of a setting, with the field of the file in which the setting is."""
+    """An error of a setting, with the field of the file that holds the setting."""
     return f"settings.{fault}" if any(fault.startswith((f"{name}=", f"{name}:")) for name in settings) else fault

@@ -1,8 +1,7 @@
-"""An experiment is a file: what is compared, on what, and what is to be seen of it.
+"""The fields of an experiment file, JSON or YAML, and reading one.
 
-The first seven fields are those of the experiment files that people already have; their values are free text, which
-`experiment` finds in the registries. The others are settings of this project. A file is JSON or YAML, and the model here is
-also the JSON schema that an editor can check it with (`glora run --schema`).
+The first seven fields are those of existing experiment files; their values are free text, which `experiment` resolves. The
+others are settings of this project. The model is also the JSON schema for editors (`glora run --schema`).
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ NOT_SETTINGS = {
     "data_dir": "write it into data_dir",
     "held_out": "it is an option of a search, `glora search --held-out`",
 }
-"""Fields of `RunConfig` that are said elsewhere than in an experiment file's settings -> what to do."""
+"""Fields of `RunConfig` that do not belong into an experiment file's settings -> what to do."""
 
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
 class InvalidExperimentError(ConfigurationError):
-    """What is wrong with an experiment file.
+    """All errors of an experiment file.
 
     Attributes:
         path: the file.
@@ -44,7 +43,7 @@ class InvalidExperimentError(ConfigurationError):
 
 
 class Search(BaseModel):
-    """A setting and the values that a search may give it."""
+    """A setting and the range in which a search may choose it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -55,32 +54,32 @@ class Search(BaseModel):
 
 
 def _describe_settings(schema: dict[str, Any]) -> None:
-    """So that an editor knows the settings by name, and their values."""
+    """Let an editor know the settings by name, and their values."""
     schema["properties"] = {name: field for name, field in settings_schema().items() if name not in NOT_SETTINGS}
     schema["additionalProperties"] = False
 
 
 class Experiment(BaseModel):
-    """One experiment file, as it is written."""
+    """One experiment file, as written."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, title="GLoRA experiment")
 
-    experiment_summary: str = Field("", description="What the experiment is to show; for people.")
+    experiment_summary: str = Field("", description="The question of the experiment; for people.")
     evaluation_metrics: list[Name] = Field(
         default_factory=list,
-        description="What is to be seen in the report, such as Accuracy or Wall-clock Training Time. Default: what the "
-        "data sets measure. The report always shows all that is measured.",
+        description="Metrics for the report, such as Accuracy or Wall-clock Training Time. Default: those of the data "
+        "sets. The report always shows all metrics.",
     )
     models_to_use: list[Name] = Field(
         min_length=1, description="Names of `glora list models`, hub ids (owner/name) or folders."
     )
     datasets_to_use: list[Name] = Field(
-        min_length=1, description="Names of `glora list tasks`, such as GLUE MNLI or gsm8k, or data files of one's own."
+        min_length=1, description="Names of `glora list tasks`, such as GLUE MNLI or gsm8k, or custom data files."
     )
-    proposed_method: str = Field("GLoRA", description="What is proposed; for people. The method that runs is glora.")
+    proposed_method: str = Field("GLoRA", description="The proposed method; for people. The method that runs is glora.")
     comparative_methods: list[Name] = Field(
         default_factory=lambda: ["AdaLoRA"],
-        description="Names of `glora list methods`. lora is always compared besides: every difference is one to lora.",
+        description="Names of `glora list methods`. lora is always compared too: every difference is one to lora.",
     )
     hyperparameters_to_search: list[Search] = Field(
         default_factory=list, description="Settings and the ranges in which a search may choose them."
@@ -96,7 +95,7 @@ class Experiment(BaseModel):
     )
     model_overrides: dict[Name, Name] = Field(
         default_factory=dict,
-        description="A name of models_to_use -> the folder or hub id that is loaded in its place.",
+        description="A name of models_to_use -> the folder or hub id to load instead.",
     )
     data_dir: Name | None = Field(
         None, description="Folder with the data sets' own files. Default: they come from the hub."
@@ -107,15 +106,15 @@ class Experiment(BaseModel):
 
 
 def read_experiment(path: Path, given: Mapping[str, Any] | None = None) -> tuple[Experiment, list[str], set[str]]:
-    """Read a file and check the shape of its fields; what they name is not looked up.
+    """Read a file and check the shape of its fields; names are not looked up.
 
     Args:
         path: the file.
-        given: fields from elsewhere that win over the file's; mappings are merged into the file's.
+        given: fields that replace the file's; mappings are merged.
 
     Returns:
-        The experiment; the faults, as sentences; and the fields that are faulty. These hold defaults, and a list in which
-        some members are faulty holds the others, so that what they name can be checked too and everything be reported at once.
+        The experiment; the errors, as sentences; and the invalid fields. These hold defaults, and a list with invalid members
+        holds the others, so that all names can be checked and all errors be reported at once.
 
     Raises:
         FileNotFoundError, IsADirectoryError, MalformedFileError: the file as a whole cannot be read.
@@ -139,7 +138,7 @@ def read_experiment(path: Path, given: Mapping[str, Any] | None = None) -> tuple
 
 
 def _sound_members(value: Any, faulty: Sequence[tuple[int | str, ...]]) -> list[Any]:
-    """What is left of a list without its faulty members; nothing if the value as a whole is at fault."""
+    """The valid members of a list; none if the value as a whole is invalid."""
     if not isinstance(value, list) or not all(faulty):
         return []
     indices = {place[0] for place in faulty}
@@ -150,10 +149,10 @@ def _in_words(fault: Any) -> str:
     field, *inner = fault["loc"]
     where = str(field) + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in _steps(inner))
     if fault["type"] == "extra_forbidden":
-        known = Search.model_fields if inner else Experiment.model_fields
         if not inner and field in SETTINGS and field not in NOT_SETTINGS:
-            return f"{where}: there is no such field here; it is a setting of a run: write it into settings"
-        return f"{where}: there is no such field{did_you_mean(str(fault['loc'][-1]), known)}"
+            return f"{where} is a setting of a run; write it into settings"
+        known = Search.model_fields if inner else Experiment.model_fields
+        return f"{where} is not a field{did_you_mean(str(fault['loc'][-1]), known)}"
     if fault["type"] == "missing":
         return f"{where} is missing"
     if fault["type"] == "too_short":

@@ -1,14 +1,12 @@
-"""Names as people write them in an experiment file, found in the registries.
+"""Resolve names in free text, as in an experiment file, to the names of the registries.
 
-"DeBERTa-v3-base (86M)" is the model deberta-v3-base, "GLUE MNLI" the task mnli, "Matthews Correlation" a metric,
-"Wall-clock Training Time" a column of the report, "Vanilla LoRA" the method lora. A remark in brackets, the case and the
-separators do not count, nor do words that say nothing; whatever is left must be a known name, because a guess that is
-wrong costs days of training. "Macro F1" is not F1, and not taken for it.
+"DeBERTa-v3-base (86M)" is the model deberta-v3-base, "GLUE MNLI" the task mnli, "Matthews Correlation" a metric, "Wall-clock
+Training Time" a column of the report, "Vanilla LoRA" the method lora. Remarks in brackets, case, separators and filler words do
+not count. The rest must be a known name, because a wrong guess costs days of training: "Macro F1" is not F1.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from glora.experiments.data.registry import TASKS, find_task, resolve_task
 from glora.experiments.methods.registry import METHODS, find_method, split_variant
 from glora.experiments.models.registry import MODELS, ModelEntry, resolve_model
 from glora.experiments.names import plain
+from glora.messages import did_you_mean
 
 METRICS: dict[str, tuple[str, ...]] = {
     "accuracy": ("acc",),
@@ -30,7 +29,7 @@ METRICS: dict[str, tuple[str, ...]] = {
     "loss": ("heldout loss", "held out loss", "eval loss", "evaluation loss", "cross entropy", "cross entropy loss"),
     "perplexity": ("ppl", "heldout perplexity", "held out perplexity"),
 }
-"""What the tasks are scored by -> its other names."""
+"""Metric of a task -> its other names."""
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "training time": ("time", "train time", "training seconds", "runtime", "training duration"),
@@ -39,32 +38,35 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "adapter parameters": ("parameters", "trainable parameters", "parameter count", "number of trainable parameters"),
     "ranks": ("rank", "total rank", "rank allocation", "rank distribution"),
 }
-"""What the report shows of every run, whatever the task -> its other names."""
+"""Column that the report has for every task -> its other names."""
 
 QUIET: dict[str, tuple[str, ...]] = {
     "metrics": ("dev", "development", "validation", "val", "set", "wall", "clock", "score", "coefficient", "percent"),
     "datasets": ("the", "dataset", "data", "set", "benchmark", "task", "corpus"),
     "methods": ("the", "method", "baseline", "vanilla", "plain", "standard", "ordinary", "uniform", "fixed", "rank"),
 }
-"""Words that are left out before a name is looked up. "Test" is not among them: GLUE's test labels are not public."""
+"""Filler words, left out before a name is looked up. "Test" is not among them: GLUE's test labels are not public."""
 
 
 class UnknownNameError(ValueError):
-    """A name that is in no registry; the message has the nearest."""
+    """A name that is in no registry."""
 
 
 @dataclass(frozen=True)
 class ResolvedMetric:
-    """What a person wants to see, and where it is."""
+    """A metric of the tasks, or a column of the report.
+
+    Attributes:
+        name: of `METRICS` or `COLUMNS`.
+        is_column: whether it is a column, which the report has for every task.
+    """
 
     name: str
-    """A metric of the tasks, or a column of the report."""
     is_column: bool
-    """Whether every report has it, whatever the task."""
 
 
 def find_model(text: str) -> ModelEntry | None:
-    """The registered model that this is a spelling of, or None."""
+    """Return the registered model that the text is a spelling of, or None."""
     spelled = {
         plain(spelling): entry
         for entry in MODELS.values()
@@ -75,11 +77,11 @@ def find_model(text: str) -> ModelEntry | None:
 
 
 def resolve_model_name(text: str) -> str:
-    """A registered name, a hub id with its owner, or a folder that holds a model.
+    """Return a registered name, a hub id with its owner, or a folder that holds a model.
 
     Raises:
         UnknownNameError: none of them.
-        ModelNotFoundError: it is written as a path, and there is no model.
+        ModelNotFoundError: a path without a model.
     """
     entry = find_model(text)
     if entry is not None:
@@ -88,18 +90,16 @@ def resolve_model_name(text: str) -> str:
     if "/" in name or "\\" in name or name.startswith((".", "~")) or Path(name).is_dir():
         resolve_model(name)
         return name
-    raise UnknownNameError(
-        f"{text!r} is no known model. {_nearest(_without_remarks(text), MODELS)}`glora list models` shows all; a model of the "
-        "hub is written with its owner, such as google-bert/bert-base-uncased, and a folder by its path"
-    )
+    remedy = "Use a name of `glora list models`, a hub id with its owner (google-bert/bert-base-uncased), or a folder"
+    raise _unknown(text, "model", _without_remarks(text), MODELS, remedy)
 
 
 def resolve_dataset_name(text: str) -> str:
-    """A name of `TASKS`, or data of one's own as it was written.
+    """Return a name of `TASKS`, or the path of a custom data file.
 
     Raises:
-        UnknownNameError: it is neither.
-        DataNotFoundError, DataError: it is written as a path, and there is no such data.
+        UnknownNameError: neither of them.
+        DataNotFoundError, DataError: a path without such data.
     """
     name = text.strip()
     path = looks_like_custom_data(name)
@@ -110,32 +110,26 @@ def resolve_dataset_name(text: str) -> str:
         return task.name
     if path:
         return resolve_task(name).name
-    raise UnknownNameError(
-        f"{text!r} is no known data set. {_nearest(key, TASKS)}`glora list tasks` shows all; a data file of one's own is "
-        "written by its path, such as data/train.csv"
-    )
+    raise _unknown(text, "data set", key, TASKS, "Use a name of `glora list tasks`, or a path such as data/train.csv")
 
 
 def resolve_metric_name(text: str) -> ResolvedMetric:
-    """A metric or a column of the report.
+    """Return a metric, or a column of the report.
 
     Raises:
-        UnknownNameError: it is neither.
+        UnknownNameError: neither of them.
     """
     key = _key(text, "metrics")
     for names, is_column in ((METRICS, False), (COLUMNS, True)):
         found = _spellings(names, "metrics").get(key)
         if found:
             return ResolvedMetric(found, is_column)
-    every = {**_spellings(METRICS, "metrics"), **_spellings(COLUMNS, "metrics")}
-    near = dict.fromkeys(every[match] for match in difflib.get_close_matches(key, every, n=6, cutoff=0.45))
-    raise UnknownNameError(
-        f"{text!r} is nothing that is measured. {_hint(list(near)[:3])}There are {', '.join([*METRICS, *COLUMNS])}"
-    )
+    known = [*METRICS, *COLUMNS]
+    raise _unknown(text, "metric", key, known, f"Metrics: {', '.join(known)}")
 
 
 def measured_as(metric: str, measured: Container[str]) -> str | None:
-    """What a metric is called on a task that measures these; None if it is not measured there.
+    """Return a metric's name on a task with these metrics; None if the task does not have it.
 
     The accuracy of a model that writes its answers is its exact match.
     """
@@ -145,10 +139,10 @@ def measured_as(metric: str, measured: Container[str]) -> str | None:
 
 
 def resolve_method_name(text: str) -> str:
-    """A name of `METHODS`, or a variant, whose method may be spelled freely: `GLoRA:budget=parameters`.
+    """Return a name of `METHODS`, or a variant, whose method may be spelled freely: `GLoRA:budget=parameters`.
 
     Raises:
-        UnknownNameError: there is none.
+        UnknownNameError: there is no such method.
         ValueError: the variant has a setting that it cannot have.
     """
     text, settings = split_variant(text)
@@ -156,9 +150,11 @@ def resolve_method_name(text: str) -> str:
     for key in (plain(text.replace("+", "plus")), _key(text, "methods")):  # LoRA+ is not LoRA
         if key in spelled:
             return find_method(spelled[key] + settings).name
-    raise UnknownNameError(
-        f"{text!r} is no known method. {_nearest(_key(text, 'methods'), METHODS)}The methods are {', '.join(METHODS)}"
-    )
+    raise _unknown(text, "method", _key(text, "methods"), METHODS, f"Methods: {', '.join(METHODS)}")
+
+
+def _unknown(text: str, what: str, key: str, known: Iterable[str], remedy: str) -> UnknownNameError:
+    return UnknownNameError(f"{text!r} is not a known {what}{did_you_mean(key, known) or '.'} {remedy}")
 
 
 def _without_remarks(text: str) -> str:
@@ -166,19 +162,10 @@ def _without_remarks(text: str) -> str:
 
 
 def _key(text: str, kind: str) -> str:
-    """What is left of a name: letters and digits, without brackets and words that say nothing. `LoRA+` is `loraplus`."""
+    """The letters and digits of a name, without remarks and filler words. `LoRA+` is `loraplus`."""
     words = re.findall(r"[a-z0-9]+", _without_remarks(text).lower().replace("+", " plus "))
     return "".join([word for word in words if word not in QUIET[kind]]) or "".join(words)
 
 
 def _spellings(names: Mapping[str, tuple[str, ...]], kind: str) -> dict[str, str]:
     return {_key(spelling, kind): name for name, others in names.items() for spelling in (name, *others)}
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    spelled = {plain(other): other for other in known}
-    return _hint([spelled[match] for match in difflib.get_close_matches(plain(name), spelled, n=3, cutoff=0.5)])
-
-
-def _hint(names: list[str]) -> str:
-    return f"Nearest: {', '.join(names)}. " if names else ""

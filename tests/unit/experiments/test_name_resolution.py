@@ -57,9 +57,9 @@ def test_hub_ids_and_folders_are_models(tmp_path: Path) -> None:
 
 
 def test_an_unknown_model_has_its_nearest_names() -> None:
-    with pytest.raises(UnknownNameError, match="'DeBERTa-v3-bas' is no known model. Nearest: deberta-v3-base"):
+    with pytest.raises(UnknownNameError, match="'DeBERTa-v3-bas'.*did you mean 'deberta-v3-base'"):
         resolve_model_name("DeBERTa-v3-bas")
-    with pytest.raises(UnknownNameError, match="written with its owner"):
+    with pytest.raises(UnknownNameError, match="glora list models"):
         resolve_model_name("zzz")
 
 
@@ -117,9 +117,9 @@ def test_a_path_is_no_name_of_a_generative_data_set(tmp_path: Path, monkeypatch:
 
 
 def test_an_unknown_data_set_has_its_nearest_names() -> None:
-    with pytest.raises(UnknownNameError, match="'GLUE MNLX' is no known data set. Nearest: .*mnli"):
+    with pytest.raises(UnknownNameError, match="'GLUE MNLX'.*did you mean .*'mnli'"):
         resolve_dataset_name("GLUE MNLX")
-    with pytest.raises(UnknownNameError, match="Nearest: gsm8k"):
+    with pytest.raises(UnknownNameError, match="did you mean 'gsm8k'"):
         resolve_dataset_name("gsm8")
     with pytest.raises(DataNotFoundError):
         resolve_dataset_name("absent/train.csv")
@@ -157,7 +157,7 @@ def test_a_metric_is_found_by_its_spellings(text: str, name: str, is_column: boo
 
 @pytest.mark.parametrize("text", ["Macro F1", "Test accuracy", "Top-5 accuracy", "BLEU"])
 def test_a_metric_that_is_not_measured_is_not_taken_for_another(text: str) -> None:
-    with pytest.raises(UnknownNameError, match="is nothing that is measured"):
+    with pytest.raises(UnknownNameError, match="not a known metric"):
         resolve_metric_name(text)
 
 
@@ -169,7 +169,7 @@ def test_accuracy_is_the_exact_match_of_a_model_that_writes() -> None:
 
 
 def test_the_metrics_are_those_that_are_computed() -> None:
-    assert set(METRICS) == {*metrics.CLASSIFICATION, *metrics.REGRESSION, *EXACT_MATCH_METRICS, *LOSS_METRICS}
+    assert set(METRICS) == {*metrics.METRICS, *EXACT_MATCH_METRICS, *LOSS_METRICS}
     assert not set(METRICS) & set(COLUMNS)
 
 
@@ -206,5 +206,5 @@ def test_a_method_is_found_by_its_spellings(text: str, method: str | None) -> No
 
 
 def test_an_unknown_method_has_its_nearest_names() -> None:
-    with pytest.raises(UnknownNameError, match="'AdaLoR' is no known method. Nearest: adalora"):
+    with pytest.raises(UnknownNameError, match="'AdaLoR'.*did you mean 'adalora'"):
         resolve_method_name("AdaLoR")
