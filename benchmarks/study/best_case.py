@@ -27,8 +27,7 @@ from glora.experiments.methods.applied.uniform_lora import uniform_lora
 from glora.experiments.methods.base import Method, MethodContext
 from glora.experiments.methods.registry import METHODS
 from glora.experiments.records.schema import RunRecord
-from glora.experiments.records.store import finished_records
-from glora.experiments.records.store import keep_record
+from glora.experiments.records.store import finished_records, keep_record
 from glora.experiments.report.statistics import estimate
 from glora.lora.peft_config import exact_pattern
 

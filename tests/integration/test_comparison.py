@@ -113,7 +113,8 @@ def test_a_broken_run_is_recorded_and_the_others_go_on(tiny_deberta: Path, glue_
     assert records["lora"].status == "finished"
     assert records["glora"].status == "failed"
     assert "total_rank=1000" in records["glora"].error
-    assert "train.py" in records["glora"].traceback
+    assert "training/run.py" in records["glora"].traceback
+    assert records["glora"].exception == "ValueError"
     assert "ValueError: total_rank=1000" in records["glora"].traceback
     assert "glora, seed 0 failed" in done.stdout
     assert "1 of 2 runs did not finish" in done.stdout

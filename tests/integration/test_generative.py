@@ -22,7 +22,7 @@ from glora.experiments.methods.registry import METHODS
 from glora.experiments.models.chat_format import ChatFormat
 from glora.experiments.records.schema import EpochMetrics, RunRecord
 from glora.experiments.records.store import read_records
-from glora.experiments.training import answer_evaluation
+from glora.experiments.training import generation
 from glora.experiments.training.generative import Generation, perplexity
 from glora.experiments.training.progress import RunProgress
 from integration.model_families import FAMILIES
@@ -172,13 +172,13 @@ def test_the_training_loss_is_that_of_the_answers_and_has_adaloras_penalty(
 
 
 def test_generating_is_not_training_time(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    generate = answer_evaluation.generate_answers
+    generate = generation.generate_answers
 
     def slowly(*arguments: Any, **settings: Any) -> Any:
         time.sleep(3)
         return generate(*arguments, **settings)
 
-    monkeypatch.setattr(answer_evaluation, "generate_answers", slowly)
+    monkeypatch.setattr(generation, "generate_answers", slowly)
     record = ok(run(config.model_copy(update={"epochs": 1, "train_limit": 32})))
     assert record.train_seconds is not None
     assert record.train_seconds < 3
@@ -213,7 +213,7 @@ def test_what_leaves_no_room_is_said(config: RunConfig, caplog: pytest.LogCaptur
 
     assert "max_length=64 is more than this model reads; lower it to 48 or less" in failure(max_length=64)
     assert "max_length=8 leaves no token of any answer of the training examples" in failure(max_length=8)
-    assert "this model reads 48: there is no room for max_new_tokens=40; lower it to 36" in failure(max_new_tokens=40)
+    assert "this model reads 48: no room for max_new_tokens=40; lower it to 36" in failure(max_new_tokens=40)
     caplog.clear()
     ok(run(config.model_copy(update={"epochs": 1, "train_limit": 32, "eval_limit": 4, "max_length": 16})))
     assert "32 of 32 training examples are longer than max_length=16 and cut off" in caplog.text

@@ -112,7 +112,7 @@ def test_a_plan_loads_nothing_and_says_what_it_does_not_know(file: Path, tmp_pat
     assert "4 = 1 model × 2 data sets × 2 methods × 1 seed" in printed
     assert "learning_rate 0.0001 to 0.0005 (log); beta 0.8 to 0.99 (linear)" in printed
     assert "unknown: no finished run" in printed
-    assert "How many steps a run has is known when its data is read" in printed
+    assert "is known when its data is read" in printed
     assert not (tmp_path / "out").exists()
 
 
@@ -175,7 +175,7 @@ def test_options_that_make_no_sense_are_refused(refused: Callable[..., str], fil
     assert "--set epochs: write NAME=VALUE" in refused(file, "--set", "epochs")
     assert "--model =x: write NAME=VALUE" in refused(file, "--model", "=x")
     assert "settings.epoch: there is no such setting; did you mean epochs" in refused(file, "--set", "epoch=1")
-    assert "model_overrides: 'bert' is none of the models_to_use" in refused(file, "--model", "bert=x/y")
+    assert "model_overrides: 'bert' is not in models_to_use" in refused(file, "--model", "bert=x/y")
     assert "seeds='one'" in refused(file, "--seeds", "one")
     assert "seeds is empty" in refused(file, "--seeds", "")
     assert "there is no experiment file; name one" in refused()

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from glora.experiments.config import DEFAULT_METHODS, DEFAULT_SEEDS, RunConfig
-from glora.experiments.data.task import TaskData
+from glora.experiments.data.task import TaskData, higher_is_better
 from glora.experiments.errors import collect, repeated
 from glora.experiments.experiment import load_experiment
 from glora.experiments.methods.base import Method, Schedule
 from glora.experiments.plan import InvalidComparisonError, TaskLoader, check_comparison
 from glora.experiments.search.ranges import SearchRange, find_range
 from glora.experiments.search.space import combinations, default_ranges, range_faults, searched_by
-from glora.experiments.data.task import higher_is_better
 from glora.experiments.training.run import count_target_matrices
 from glora.messages import pluralize
 

@@ -1,4 +1,4 @@
-"""A failure is recorded with what mends it and without this machine's folders."""
+"""A failure is recorded with its class and advice, and without this machine's folders."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from glora.experiments.records.failures import MAX_TRACEBACK, describe_failure
+from glora.experiments.training.metrics import DivergedError
+from unit.experiments.synthetic_records import failed_run
 
 
 def caught(error: BaseException) -> BaseException:
@@ -18,28 +20,26 @@ def caught(error: BaseException) -> BaseException:
         return raised
 
 
-def test_line_and_traceback() -> None:
-    failure = describe_failure(caught(ValueError("rank must be positive, not -1")))
-    line, trace = failure["error"], failure["traceback"]
-    assert line == "ValueError: rank must be positive, not -1"
-    assert trace.startswith("Traceback (most recent call last):")
+def test_class_message_advice_and_traceback_with_the_cause() -> None:
+    error = DivergedError("the loss is nan", advice="Lower the learning rate")
+    error.__cause__ = KeyError("inner")
+    failure = describe_failure(caught(error))
+    trace = failure.pop("traceback")
+    assert failure == {
+        "error": "DivergedError: the loss is nan", "exception": "DivergedError", "advice": "Lower the learning rate",
+    }  # fmt: skip
+    assert "KeyError: 'inner'" in trace
     assert "in caught" in trace
-    assert trace.rstrip().endswith(line)
+    assert trace.rstrip().endswith("DivergedError: the loss is nan")
+    record = failed_run().model_copy(update=failure)
+    assert record.diverged
+    assert not record.has_no_model
+    assert record.failure == "DivergedError: the loss is nan. Lower the learning rate"
 
 
 def test_an_exception_without_a_message_is_its_type() -> None:
-    assert describe_failure(caught(MemoryError()))["error"] == "MemoryError"
-
-
-def test_the_cause_is_in_the_traceback() -> None:
-    try:
-        try:
-            raise KeyError("inner")
-        except KeyError as cause:
-            raise RuntimeError("outer") from cause
-    except RuntimeError as error:
-        trace = describe_failure(error)["traceback"]
-    assert "KeyError: 'inner'" in trace
+    failure = describe_failure(MemoryError())
+    assert (failure["error"], failure["exception"], failure["advice"]) == ("MemoryError", "MemoryError", None)
 
 
 @pytest.mark.parametrize(

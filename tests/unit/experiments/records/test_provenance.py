@@ -73,17 +73,13 @@ def test_git_state_tells_commit_and_changes(checkout: Path) -> None:
     assert changed.dirty
 
 
-def test_an_installation_inside_somebody_elses_repository_is_not_its_code(checkout: Path) -> None:
-    installed = checkout.parent / "site-packages" / "glora.py"
-    installed.parent.mkdir()
-    installed.write_text("")
-    assert provenance._git_state(installed) is None
-
-
-def test_outside_a_repository_there_is_no_git_state(tmp_path: Path) -> None:
-    source = tmp_path / "package.py"
-    source.write_text("")
-    assert provenance._git_state(source) is None
+def test_a_file_that_no_repository_tracks_has_no_git_state(
+    checkout: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    for folder in (checkout.parent / "site-packages", tmp_path_factory.mktemp("outside")):
+        folder.mkdir(exist_ok=True)
+        (folder / "glora.py").write_text("")
+        assert provenance._git_state(folder / "glora.py") is None
 
 
 def test_nothing_fails_where_nothing_can_be_found_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,13 @@
-"""A full disk, for real where a file system can be mounted, and made up everywhere: no run is lost."""
+"""Writing records: no run is lost and no half record is left, on a full disk or in a kill."""
 
 from __future__ import annotations
 
 import errno
 import os
 import shutil
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,18 +15,55 @@ from typing import Any
 import pytest
 
 from glora import cli
-from glora.experiments.records import schema as records
-from glora.experiments.records import store as record_keeping
-from glora.experiments.records.schema import (
-    RunRecord,
+from glora.experiments.records import store
+from glora.experiments.records.schema import RunRecord
+from glora.experiments.records.store import (
+    NotWrittenError,
+    RecordKeptElsewhereError,
     finished_records,
+    keep_record,
     read_record,
     read_records,
-    record_path,
     write_record,
 )
-from glora.experiments.records.store import RecordKeptElsewhereError, keep_record
 from unit.experiments.synthetic_records import finished_run
+
+
+@pytest.mark.parametrize(("module", "name"), [(store, "open"), (store.os, "fsync"), (store.os, "replace")])
+def test_a_full_disk_leaves_the_old_record_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any, name: str
+) -> None:
+    path = write_record(tmp_path, finished_run(train_seconds=1.0))
+    before = path.read_bytes()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, full, raising=False)
+        with pytest.raises(NotWrittenError, match=r"No space left on device.*unchanged.*free space") as caught:
+            write_record(tmp_path, finished_run(train_seconds=2.0))
+    assert caught.value.errno == errno.ENOSPC
+    assert path.read_bytes() == before
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name], "a temporary file was left behind"
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_a_kill_while_writing_leaves_the_old_record_whole(tmp_path: Path) -> None:
+    old = finished_run(train_seconds=1.0)
+    path = write_record(tmp_path, old)
+    script = (
+        "import os, signal, sys\n"
+        f"sys.path.insert(0, {str(Path(__file__).parents[3])!r})\n"
+        "from unit.experiments.synthetic_records import finished_run\n"
+        "from glora.experiments.records import store\n"
+        "store.os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"store.write_record({str(tmp_path)!r}, finished_run(train_seconds=2.0))\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script], check=False, timeout=120)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(path.parent.iterdir())) == 2, "the kill should hit while the temporary file is there"
+    assert read_records(tmp_path) == [old]
 
 
 @pytest.fixture
@@ -32,14 +71,14 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The temporary and the home folder, apart from where the records belong."""
     for name in ("temporary", "home"):
         (tmp_path / name).mkdir()
-    monkeypatch.setattr(record_keeping.tempfile, "gettempdir", lambda: str(tmp_path / "temporary"))
-    monkeypatch.setattr(record_keeping.Path, "home", lambda: tmp_path / "home")
+    monkeypatch.setattr(store.tempfile, "gettempdir", lambda: str(tmp_path / "temporary"))
+    monkeypatch.setattr(store.Path, "home", lambda: tmp_path / "home")
     return tmp_path
 
 
 def fill(monkeypatch: pytest.MonkeyPatch, *full: Path) -> None:
     """No file in these folders can be forced to the disk."""
-    fsync = records.os.fsync
+    fsync = store.os.fsync
 
     def refuse(descriptor: int) -> None:
         path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
@@ -47,7 +86,7 @@ def fill(monkeypatch: pytest.MonkeyPatch, *full: Path) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
         fsync(descriptor)
 
-    monkeypatch.setattr(records.os, "fsync", refuse)
+    monkeypatch.setattr(store.os, "fsync", refuse)
 
 
 def left_in(folder: Path) -> list[str]:
@@ -109,7 +148,7 @@ def test_ctrl_c_while_a_record_is_written_comes_after_it(tmp_path: Path, monkeyp
             raise KeyboardInterrupt
         return write_record(*arguments)
 
-    monkeypatch.setattr(record_keeping, "write_record", interrupted_once)
+    monkeypatch.setattr(store, "write_record", interrupted_once)
     with pytest.raises(KeyboardInterrupt):
         keep_record(tmp_path, record)
     assert read_records(tmp_path) == [record]
@@ -140,5 +179,5 @@ def test_a_disk_that_is_really_full(small_disk: Path, elsewhere: Path) -> None:
     assert left_in(small_disk) == ["ballast", f"runs/{place.name}"]
     assert read_record(caught.value.kept) == new
     (small_disk / "ballast").unlink()
-    assert keep_record(small_disk, new) == record_path(small_disk, new.key)
+    assert keep_record(small_disk, new) == place
     assert read_record(place) == new

@@ -15,7 +15,7 @@ from transformers import Trainer
 from typing_extensions import override
 
 from glora.experiments.config import RunConfig
-from glora.experiments.methods.adapted_model import AdaptedModel, adapted_layers
+from glora.experiments.methods.adapted_model import AdaptedModel
 from glora.experiments.methods.registry import METHODS
 from glora.experiments.models.loading import load_classifier
 from glora.experiments.records.schema import RunRecord
@@ -140,24 +140,16 @@ def test_preparation_is_training_time_but_no_step(config: RunConfig, monkeypatch
     assert late.seconds_per_step < 100
 
 
-def test_full_fine_tuning_leaves_a_record_without_ranks(config: RunConfig) -> None:
-    record = record_of(of(config, "full"))
-    assert record.ranks == record.initial_ranks == record.module_shapes == {}
-    assert record.adapter_parameters_before == record.adapter_parameters_after == 0
-    assert record.trainable_parameters_after > 4 * record_of(of(config, "lora")).trainable_parameters_after
-
-
-def test_lora_keeps_its_ranks_and_averages_nothing(config: RunConfig) -> None:
-    record = record_of(of(config, "lora"))
-    assert record.ranks == record.initial_ranks
-    assert record.norms == []
-    assert record.reallocated_at is None
-    assert record.trainable_parameters_before == record.trainable_parameters_after
-    assert (
-        record.adapter_parameters_before
-        == record.adapter_parameters_after
-        == sum(4 * sum(shape) for shape in record.module_shapes.values())
-    )
+def test_lora_keeps_its_ranks_and_full_fine_tuning_has_none(config: RunConfig) -> None:
+    lora, full = record_of(of(config, "lora")), record_of(of(config, "full"))
+    assert lora.ranks == lora.initial_ranks
+    assert (lora.norms, lora.reallocated_at) == ([], None)
+    assert lora.trainable_parameters_before == lora.trainable_parameters_after
+    cost = sum(4 * sum(shape) for shape in lora.module_shapes.values())
+    assert lora.adapter_parameters_before == lora.adapter_parameters_after == cost
+    assert full.ranks == full.initial_ranks == full.module_shapes == {}
+    assert full.adapter_parameters_before == full.adapter_parameters_after == 0
+    assert full.trainable_parameters_after > 4 * lora.trainable_parameters_after
 
 
 def test_adalora_ends_with_the_budget_and_keeps_its_masked_parameters(config: RunConfig) -> None:
@@ -310,19 +302,18 @@ def test_adaloras_penalty_is_in_the_loss_that_trainer_minimises(config: RunConfi
 
 def test_a_run_that_diverges_is_recorded_with_advice(config: RunConfig) -> None:
     record = run(of(config, "glora", learning_rate=1e30))
-    assert record.status == "failed"
+    assert record.diverged
     assert record.error.startswith("DivergedError: the training loss is nan by step 6")
-    assert "lower the learning rate (1e+30)" in record.error
+    assert "learning rate (1e+30)" in record.advice
     assert record.steps == 6
     assert record.initial_ranks
-    assert "timed_trainer.py" in record.traceback
 
 
-def test_a_fault_before_training_is_recorded_too(config: RunConfig) -> None:
+def test_an_error_before_training_is_recorded_too(config: RunConfig) -> None:
     record = run(config.model_copy(update={"target_modules": ("querry_proj",)}))
-    assert record.status == "failed"
-    assert "'querry_proj' matches no linear layer" in record.error
-    assert "query_proj" in record.error.split("nearest", 1)[1]
+    assert (record.status, record.exception) == ("failed", "ValueError")
+    assert "'querry_proj'" in record.error
+    assert "query_proj" in record.error.replace("querry_proj", "")
     assert record.examples == {"train": 192, "validation": 48}
     assert record.steps is None
 
@@ -459,9 +450,3 @@ def test_peak_memory_is_that_of_the_run() -> None:
     ballast = torch.ones(50_000_000)
     assert memory.read() > peak - 50e6
     del ballast
-
-
-def test_ranks_are_read_from_the_layers(config: RunConfig) -> None:
-    """`adapted_layers` sees LoRA layers only where an adapter still is."""
-    model, _ = load_classifier(config.model, num_labels=2)
-    assert adapted_layers(model) == {}
