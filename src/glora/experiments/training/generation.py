@@ -12,7 +12,7 @@ from datasets import Dataset
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from glora.experiments.config import DEFAULT_MAX_NEW_TOKENS, RunConfig
-from glora.experiments.data.answer_scoring import SCORINGS
+from glora.experiments.data.answers import SCORINGS
 from glora.experiments.data.task import TaskData
 from glora.experiments.models.chat_format import ChatFormat
 from glora.experiments.models.tokenization import TokenizedTask
