@@ -14,7 +14,7 @@ from glora.experiments import plan as planning
 from glora.experiments.config import SETTINGS
 from glora.experiments.experiment import load_experiment
 from glora.experiments.experiment_file import NOT_SETTINGS, Experiment, InvalidExperimentError
-from glora.experiments.models import registry as models
+from glora.experiments.models import loading as models
 from glora.experiments.search.ranges import SearchRange
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -201,7 +201,7 @@ def test_an_override_may_stand_for_a_model_that_nobody_knows(file: Callable[...,
         ({"models_to_use": ["roberta-base"]}, "model='roberta-base' is an encoder: it gives labels and writes no text"),
         (
             {"datasets_to_use": ["GLUE RTE"], "settings": {"max_new_tokens": 5}},
-            "settings.max_new_tokens=5 is for tasks",
+            "settings.max_new_tokens=5 is for written answers",
         ),
         ({"settings": {"temperature": 0}}, "settings.temperature=0: input should be greater than 0"),
     ],
