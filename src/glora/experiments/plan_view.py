@@ -17,8 +17,8 @@ from glora.experiments.estimate import Estimate, ExpectedRun
 from glora.experiments.experiment import PROPOSED, REFERENCE, ResolvedExperiment
 from glora.experiments.methods.registry import find_method
 from glora.experiments.models.registry import MODELS
-from glora.experiments.plan import Plan
 from glora.experiments.number_format import short_name
+from glora.experiments.plan import Plan
 from glora.experiments.search.ranges import SearchRange
 from glora.experiments.training.progress import duration
 from glora.messages import pluralize

@@ -23,12 +23,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from glora.experiments.data.task import higher_is_better
 from glora.experiments.number_format import metric_name, metric_scale
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.report.cells import difference_cell
 from glora.experiments.report.statistics import SEEDS_FOR_AN_INTERVAL, PairedDifference, ratio_of_means
 from glora.experiments.report.summary import REFERENCE, GroupSummary, MethodSummary, counterpart
-from glora.experiments.data.task import higher_is_better
 from glora.messages import pluralize
 
 PROPOSED, RIVAL = "glora", "adalora"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from glora.experiments.data.task import higher_is_better
 from glora.experiments.number_format import metric_header, settings_text
 from glora.experiments.report import cells
 from glora.experiments.report.cells import Cell, Quantity, ReportTable, Tone, Unit, Verdict
@@ -16,7 +17,6 @@ from glora.experiments.report.claims import Finding, findings
 from glora.experiments.report.statistics import SEEDS_FOR_AN_INTERVAL
 from glora.experiments.report.summary import REFERENCE, GroupSummary, MethodSummary
 from glora.experiments.search.record import SearchRecord
-from glora.experiments.data.task import higher_is_better
 from glora.messages import pluralize
 
 TONES: dict[str, Tone] = {"holds": "good", "does not hold": "bad", "not shown": "open"}

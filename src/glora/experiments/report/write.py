@@ -14,8 +14,7 @@ from rich.console import Console
 
 from glora.experiments.number_format import printable
 from glora.experiments.records.schema import RunRecord
-from glora.experiments.records.store import read_records
-from glora.experiments.records.store import write_whole
+from glora.experiments.records.store import read_records, write_whole
 from glora.experiments.report.cells import ReportTable, as_markdown, as_rich, escape_markdown
 from glora.experiments.report.content import (
     CAVEATS_TITLE,

@@ -11,8 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from glora.experiments.records.store import RecordError
-from glora.experiments.records.store import write_whole
+from glora.experiments.records.store import RecordError, write_whole
 
 SEARCH_FILE = "search.json"
 SCHEMA_VERSION = 1

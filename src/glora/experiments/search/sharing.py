@@ -24,8 +24,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from glora.experiments.number_format import short_name
 from glora.experiments.plan import Plan, PlannedRun
 from glora.experiments.records.schema import RunRecord
-from glora.experiments.records.store import finished_records
-from glora.experiments.records.store import keep_record
+from glora.experiments.records.store import finished_records, keep_record
 from glora.experiments.search.storage import SharedStorage, StorageError, open_storage
 from glora.experiments.search.study import (
     MAX_NAME,

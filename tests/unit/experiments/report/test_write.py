@@ -16,8 +16,7 @@ from rich.console import Console
 from glora.experiments.config import SETTINGS
 from glora.experiments.records import store
 from glora.experiments.records.schema import RunRecord
-from glora.experiments.records.store import RecordError, write_record
-from glora.experiments.records.store import NotWrittenError
+from glora.experiments.records.store import NotWrittenError, RecordError, write_record
 from glora.experiments.report.cells import as_markdown, as_rich, cell_text
 from glora.experiments.report.summary import summarise
 from glora.experiments.report.tables import group_tables
