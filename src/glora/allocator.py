@@ -28,7 +28,7 @@ from glora.guards.training_loop import FirstStep, WarmUp
 from glora.lora.adapter import RankedAdapter
 from glora.lora.input_gradients import release_input_gradients
 from glora.lora.layout import local
-from glora.lora.optimizer_state import skipped_its_step, unwrap_optimizer
+from glora.lora.optimizer_state import changes_nothing, skipped_its_step, unwrap_optimizer
 from glora.messages import get_logger, pluralize
 from glora.scoring.recorder import NormRecorder, shortened
 from glora.scoring.sketch_ratios import refuse_compiled
@@ -271,6 +271,8 @@ class RankAllocator:
     def _after_optimizer_step(self) -> None:
         if not (self.recording or self._first_step.pending) or skipped_its_step(self._optimizer):
             return
+        if not self._recorder.pending and changes_nothing(self._optimizer):
+            return  # torch's set_optimizer_state_dict makes the optimizer's state by such a step
         if self.recording:
             self._recorder.take()
             self.steps += 1

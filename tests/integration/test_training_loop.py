@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.utils.data import DataLoader
 
 from glora import RankAllocationConfig, RankAllocator
@@ -309,6 +310,21 @@ def test_resumed_with_the_same_bits(fields: dict) -> None:
             train(model, optimizer, allocator, range(step, step + 1))
             scheduler.step()
         assert not differences(states[STEPS], state_of(model, optimizer, scheduler, allocator)), start
+
+
+@pytest.mark.parametrize("start", [0, WARMUP - 1, WARMUP])
+def test_torchs_set_state_dict_makes_no_step_of_the_warmup(start: int) -> None:
+    """It makes the optimizer's state by a step with gradients and learning rates of 0."""
+    whole_model, whole_optimizer, whole = started()
+    train(whole_model, whole_optimizer, whole, range(start))
+    states, saved = copy.deepcopy(get_state_dict(whole_model, whole_optimizer)), whole.state_dict()
+    model, optimizer, allocator = started()
+    allocator.load_state_dict(saved)
+    set_state_dict(model, optimizer, model_state_dict=states[0], optim_state_dict=states[1])
+    for run in ((whole_model, whole_optimizer, whole), (model, optimizer, allocator)):
+        train(*run, range(start, STEPS))
+    assert whole.state_dict() == allocator.state_dict()
+    assert all(torch.equal(p, q) for p, q in zip(whole_model.parameters(), model.parameters()))
 
 
 def test_an_optimizer_state_that_is_loaded_too_early_is_refused() -> None:

@@ -204,6 +204,11 @@ def skipped_its_step(optimizer: torch.optim.Optimizer) -> bool:
     return found_inf is not None and bool(found_inf)
 
 
+def changes_nothing(optimizer: torch.optim.Optimizer) -> bool:
+    """Return whether every learning rate is 0, so that a step only makes or updates the optimizer's state."""
+    return all(float(group.get("lr", 1.0)) == 0 for group in optimizer.param_groups)
+
+
 def states_of(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> list[torch.Tensor]:
     """Return the state that the optimizer keeps for each element of a parameter."""
     inner = unwrap_optimizer(optimizer)

@@ -66,6 +66,11 @@ class NormRecorder:
         """Whether norms are being averaged."""
         return self._norms is not None
 
+    @property
+    def pending(self) -> bool:
+        """Whether norms were read for a step that the optimizer has not made yet."""
+        return self._pending is not None
+
     def read(self) -> None:
         """Read the norms of the gradients as they are now; only the last call before the optimizer's step counts.
 
