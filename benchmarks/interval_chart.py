@@ -21,7 +21,7 @@ def interval(row: str, series: str, found: PairedDifference, scale: Callable[[fl
 
 
 def interval_panel(
-    rows: Sequence[dict[str, Any]], title: str, series: Sequence[str], width: int = 420
+    rows: Sequence[dict[str, Any]], title: str, series: Sequence[str], *, width: int = 420, named: bool = True
 ) -> alt.LayerChart:
     """Return a panel; rows in the order in which they come and `named` at the axis, colors in that of `series`."""
     names = list(dict.fromkeys(row["row"] for row in rows))
