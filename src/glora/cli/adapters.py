@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from glora.cli.application import app
-from glora.cli.console import open_console, print_path
+from glora.cli.console import open_console
 from glora.cli.options import Debug, RanksSettings, UsageError, Verbosity, given
 from glora.cli.training import show_report
 from glora.messages import did_you_mean, pluralize
@@ -73,7 +73,7 @@ def export(
         from glora.export import export_saved_adapter
 
         path = export_saved_adapter(adapter, output, overwrite=overwrite)
-    print_path(console, f"The padded adapter: {path}")
+    console.print(f"The padded adapter: {path}", soft_wrap=True)
 
 
 @app.command(name="list", help_epilogue="Example: glora list methods")

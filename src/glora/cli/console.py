@@ -1,37 +1,57 @@
-"""The terminal: errors as one message, Ctrl-C with a line that says how to continue."""
+"""The terminal: errors as one message, Ctrl-C and SIGTERM with a line that says how to continue."""
 
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
+    from glora.experiments.terminal import Terminal
 
 
-def open_console(*, stderr: bool = False) -> Console:
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which a cluster sends before it takes the machine back. All that Ctrl-C frees is freed."""
+
+
+def exit_code(interrupt: KeyboardInterrupt) -> int:
+    """Return 128 + the signal's number, as shells do."""
+    return 128 + (signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT)
+
+
+@contextlib.contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """Raise `Terminated` at SIGTERM inside the block, unless the signal is ignored or handled already."""
+
+    def terminate(*_: Any) -> NoReturn:
+        raise Terminated
+
+    before = signal.getsignal(signal.SIGTERM)
+    if before is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def open_console(*, stderr: bool = False) -> Terminal:
     """Return the terminal, or the file that the stream goes to."""
-    from rich.console import Console
+    from glora.experiments.terminal import Terminal
 
-    return Console(stderr=stderr)
-
-
-def print_path(console: Console, text: str, style: str | None = None) -> None:
-    """Print text with a path in it: neither markup nor cut at the terminal's width."""
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    return Terminal(stderr=stderr)
 
 
 def print_error(error: Exception) -> None:
     """Print one message on stderr, with what helps to continue."""
     console = open_console(stderr=True)
-    console.print("[bold red]error:[/]", end=" ")
-    print_path(console, str(error).strip() or type(error).__name__, style="red")
+    console.print("error:", style="bold red", end=" ")
+    console.print(str(error).strip() or type(error).__name__, style="red", soft_wrap=True)
     if unwritten := getattr(error, "unwritten", None):  # the record of a run that could not be written anywhere
         print(unwritten)
     if isinstance(error, ModuleNotFoundError):
@@ -41,15 +61,15 @@ def print_error(error: Exception) -> None:
 
 
 @contextlib.contextmanager
-def running(console: Console, output: Path, verbosity: int, kept: str = "runs") -> Iterator[None]:
-    """Show log messages on the console; end Ctrl-C with a line that says how to continue."""
+def running(console: Terminal, output: Path, verbosity: int, kept: str = "runs") -> Iterator[None]:
+    """Show log messages on the console; end Ctrl-C and SIGTERM with a line that says how to continue."""
     try:
         from glora.experiments.training.library_messages import log_messages_on
 
         with log_messages_on(console, verbosity):
             yield
-    except KeyboardInterrupt:
-        print_path(
-            console, f"\nInterrupted. Finished {kept} are kept in {output}; the same command goes on with the rest."
-        )
-        sys.exit(INTERRUPTED)
+    except KeyboardInterrupt as interrupt:
+        how = "Terminated" if isinstance(interrupt, Terminated) else "Interrupted"
+        rest = f"Finished {kept} are kept in {output}; the same command goes on with the rest."
+        console.print(f"\n{how}. {rest}", soft_wrap=True)
+        sys.exit(exit_code(interrupt))

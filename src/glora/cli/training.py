@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from glora.cli.application import app
-from glora.cli.console import open_console, print_error, print_path, running
+from glora.cli.console import open_console, print_error, running
 from glora.cli.options import (
     Claim,
     ComparisonSettings,
@@ -33,10 +33,9 @@ from glora.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from glora.experiments.plan import Plan as ComparisonPlan
     from glora.experiments.search.sharing import Sharing
+    from glora.experiments.terminal import Terminal
 
 ExperimentFile = Annotated[Path | None, Parameter(help="Experiment file, JSON or YAML.")]
 
@@ -268,7 +267,7 @@ def _shared(url: str | None, study: str | None, claim: str | None, output: Path)
         yield sharing
 
 
-def _show_plans(console: Console, plans: Sequence[ComparisonPlan], sharing: Sharing | None) -> None:
+def _show_plans(console: Terminal, plans: Sequence[ComparisonPlan], sharing: Sharing | None) -> None:
     from glora.experiments.plan_view import describe_plan
 
     if sharing is None:
@@ -281,7 +280,7 @@ def _show_plans(console: Console, plans: Sequence[ComparisonPlan], sharing: Shar
         console.print(*([""] if i else []), table, sep="\n")
 
 
-def _make(console: Console, plans: Sequence[ComparisonPlan], sharing: Sharing | None) -> int:
+def _make(console: Terminal, plans: Sequence[ComparisonPlan], sharing: Sharing | None) -> int:
     """Make the runs of plans and return the number of runs that did not finish."""
     from glora.experiments.training.progress import open_progress
 
@@ -297,21 +296,22 @@ def _make(console: Console, plans: Sequence[ComparisonPlan], sharing: Sharing | 
         return sum(len(each.to_make) for each in plans) - sum(record.status == "finished" for record in made)
 
 
-def _finish(console: Console, failed: int, runs: int, output: Path, note: str = "") -> None:
+def _finish(console: Terminal, failed: int, runs: int, output: Path, note: str = "") -> None:
     """Report the finished runs; end with exit code 1 if some did not finish."""
     if failed < runs:
         show_report(console, output)
     if note:
-        print_path(console, f"\n{note}", style="dim")
+        console.print(f"\n{note}", style="dim", soft_wrap=True)
     if failed:
-        console.print(f"{failed} of {runs} runs did not finish", end="", style="red", highlight=False)
-        print_path(console, f": see above, and the tracebacks in {output / 'runs'}. The same command tries them again.")
+        console.print(f"{failed} of {runs} runs did not finish", end="", style="red")
+        where = f"see above, and the tracebacks in {output / 'runs'}"
+        console.print(f": {where}. The same command tries them again.", soft_wrap=True)
         sys.exit(1)
 
 
-def show_report(console: Console, directory: Path) -> None:
+def show_report(console: Terminal, directory: Path) -> None:
     """Write a folder's report again and print its path."""
     from glora.experiments.report.write import write_report
 
     path = write_report(directory, console=console)
-    print_path(console, f"\nThe report: {path}\nAs a page: {path.with_suffix('.html')}")
+    console.print(f"\nThe report: {path}\nAs a page: {path.with_suffix('.html')}", soft_wrap=True)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 
 from glora.experiments.config import ALLOCATION_SETTINGS, RunConfig
@@ -119,7 +118,7 @@ def _grid(rows: Iterable[tuple[str, str]]) -> Table:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold")
     for name, text in rows:
-        grid.add_row(name, escape(text))
+        grid.add_row(name, text)
     return grid
 
 
@@ -186,7 +185,7 @@ def _runs(estimate: Estimate) -> Table:
     order = {name: place for place, name in enumerate(dict.fromkeys(kind.values()))}
     runs = sorted(estimate.runs, key=lambda run: order[kind[run.config.key]])
     for (model, task, method), group in groupby(runs, key=lambda run: kind[run.config.key]):
-        table.add_row(*map(escape, (short_name(model), short_name(task), method)), *_numbers(list(group)))
+        table.add_row(short_name(model), short_name(task), method, *_numbers(list(group)))
     if any(run.steps is None for run in estimate.runs):
         table.caption = "The number of steps of a run is known when its data is read."
         table.caption_justify = "left"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -224,19 +225,42 @@ def test_when_every_run_fails_there_is_no_report_and_no_traceback(call, made, so
     assert result.err == ""
 
 
-def test_ctrl_c_says_how_to_go_on(call, made, source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in = train.run
+@pytest.mark.parametrize(
+    ("number", "code", "told"), [(signal.SIGINT, 130, "Interrupted"), (signal.SIGTERM, 143, "Terminated")]
+)
+def test_an_interrupt_frees_the_run_and_says_how_to_go_on(
+    call, made, source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int, told: str
+) -> None:
+    stand_in, freed = train.run, []
 
     def interrupted(config: RunConfig, _task: object = None, *, progress: RunProgress, **_: object) -> RunRecord:
         if config.method == "glora":
-            raise KeyboardInterrupt
+            try:
+                signal.raise_signal(number)
+            finally:
+                freed.append(config.method)
         return stand_in(config, progress=progress)
 
     monkeypatch.setattr(train, "run", interrupted)
     result = call("compare", *source, "-o", tmp_path, "--methods", "lora,glora", "--seeds", "0")
-    assert result.code == 130
-    assert f"Finished runs are kept in {tmp_path}; the same command goes on with the rest." in result.out
+    assert result.code == code
+    assert f"{told}. Finished runs are kept in {tmp_path}; the same command goes on with the rest." in result.out
     assert [record.config.method for record in read_records(tmp_path)] == ["lora"]
+    assert freed == ["glora"]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_an_interrupt_of_any_command_is_no_traceback(call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "glora.experiments.report.write.write_report", lambda *_, **__: signal.raise_signal(signal.SIGTERM)
+    )
+    assert call("report", "x") == (143, "", "")
+
+
+def test_an_ignored_sigterm_stays_ignored(call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("signal.getsignal", lambda _: signal.SIG_IGN)
+    monkeypatch.setattr("signal.signal", lambda *_: pytest.fail("handled"))
+    assert call("list", "methods").code == 0
 
 
 # Presets
@@ -326,6 +350,26 @@ def test_a_broken_record_is_named(call, source, tmp_path: Path) -> None:
     assert "rte.json: malformed JSON at line 1" in result.err
 
 
-@pytest.mark.parametrize("arguments", [("compare",), ("compare", "--rank", "eight", "-o", "x"), ("comparre",)])
-def test_wrong_usage_is_refused_by_the_parser(call, arguments: tuple[str, ...]) -> None:
-    assert call(*arguments).code == 2
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("compare", "--output requires"),
+        ("compare --rank eight -o x", "--rank"),
+        ("comparre", '"compare"'),
+        ("compare --ouput x", "unknown option --ouput; did you mean '--output'?"),  # not: --output is missing
+        ("compare --ouput=x --lr high", "unknown option --ouput; did you mean '--output'?"),
+        ("search --trails 3 --tsk rte -n", "'?\nunknown option --tsk; did you mean '--task'"),
+    ],
+)
+def test_wrong_usage_is_refused_by_the_parser(call, arguments: str, told: str) -> None:
+    result = call(*arguments.split())
+    assert result.code == 2
+    assert told in result.err
+
+
+def test_a_hint_keeps_its_brackets(call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacking(*_: object, **__: object) -> None:
+        raise ModuleNotFoundError("No module named 'datasets'")
+
+    monkeypatch.setattr("glora.experiments.report.write.write_report", lacking)
+    assert "pip install 'glora[experiments]'" in call("report", "x").err

@@ -10,8 +10,6 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from glora.experiments.number_format import printable
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.records.store import read_records, write_whole
@@ -28,6 +26,7 @@ from glora.experiments.report.content import (
 from glora.experiments.report.page import report_html
 from glora.experiments.report.summary import summarise
 from glora.experiments.search.record import read_search_record
+from glora.experiments.terminal import Terminal
 from glora.messages import pluralize
 
 REPORT_FILE = "report.md"
@@ -39,7 +38,7 @@ class NoFinishedRunsError(ValueError):
     """There is nothing to report on."""
 
 
-def write_report(directory: str | os.PathLike[str], *, console: Console | None = None) -> Path:
+def write_report(directory: str | os.PathLike[str], *, console: Terminal | None = None) -> Path:
     """Write `<directory>/report.md` with its pictures and `<directory>/report.html`, and print the tables.
 
     Args:
@@ -57,7 +56,7 @@ def write_report(directory: str | os.PathLike[str], *, console: Console | None =
     records = read_records(directory)
     _require_finished(directory, records)
     content = report_content(summarise(records), read_search_record(directory))
-    console = console or Console()
+    console = console or Terminal()
     folder = directory / PICTURES_FOLDER
     for chart in (chart for section in content.sections for chart in section.charts):
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,11 +65,11 @@ def write_report(directory: str | os.PathLike[str], *, console: Console | None =
     write_whole(path, report_markdown(content))
     write_whole(directory / HTML_FILE, report_html(content))
     for section in content.sections:
-        console.print(f"\n{printable(section.heading)}", style="bold", markup=False, highlight=False)
+        console.print(f"\n{section.heading}", style="bold")
         for table in section.tables:
             console.print(as_rich(table))
         for line in (*section.failures, *section.caveats):
-            console.print(f"• {printable(line)}", markup=False, highlight=False)
+            console.print(f"• {line}")
     if content.overview:
         console.print()
         console.print(as_rich(content.overview))

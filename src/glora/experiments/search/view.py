@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 
 from glora.experiments.number_format import MISSING, metric_header, settings_text, short_name, value_text
@@ -52,7 +51,7 @@ def describe_search(plan: SearchPlan, storage: str) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold")
     for name, text in rows:
-        grid.add_row(name, escape(text))
+        grid.add_row(name, text)
     return Group(grid, "", _spaces(plan))
 
 
@@ -64,7 +63,7 @@ def _spaces(plan: SearchPlan) -> Table:
         for study in pair.studies:
             space = "; ".join(map(str, study.ranges)) or "nothing: it reads none of these settings"
             names = short_name(study.base.model), short_name(study.base.task), study.method.name
-            table.add_row(*map(escape, (*names, space)))
+            table.add_row(*names, space)
     return table
 
 
@@ -79,5 +78,5 @@ def describe_outcomes(outcomes: Sequence[StudyOutcome]) -> Table:
         trials = ", ".join(f"{count} {how}" for how, count in outcome.counts.items() if count)
         cells = (short_name(search.base.model), short_name(search.base.task), search.method.name)
         settings = settings_text(outcome.values).replace(", ", "\n")  # a line each: not to be cut in a narrow terminal
-        table.add_row(*map(escape, (*cells, settings, f"{metric_header(search.metric)}: {value}", trials)))
+        table.add_row(*cells, settings, f"{metric_header(search.metric)}: {value}", trials)
     return table

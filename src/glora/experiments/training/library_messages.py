@@ -14,7 +14,6 @@ from collections.abc import Iterator
 
 import torch  # noqa: F401  # which sets the level of its loggers
 from rich.console import Console
-from rich.markup import escape
 from transformers.utils import logging as transformers_logging
 from typing_extensions import override
 
@@ -34,8 +33,7 @@ class ConsoleLogHandler(logging.Handler):
     @override
     def emit(self, record: logging.LogRecord) -> None:
         own = record.name.startswith("glora.")
-        text = escape(f"{'glora' if own else record.name}: {self.format(record)}")
-        self._console.print(text, highlight=False, soft_wrap=True)
+        self._console.print(f"{'glora' if own else record.name}: {self.format(record)}", soft_wrap=True)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ import time
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -102,12 +101,14 @@ class BarProgress(RunProgress):
     def __init__(self, console: Console) -> None:
         self._bars = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}", table_column=Column(min_width=21)),  # so that nothing jumps when bars come
+            TextColumn(
+                "{task.description}", markup=False, table_column=Column(min_width=21)
+            ),  # nothing jumps when bars come
             BarColumn(bar_width=20 if console.width >= WIDE else 8),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]}"),
+            TextColumn("{task.fields[unit]}", markup=False),
             _TimeLeft(table_column=Column(no_wrap=True)),
-            TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+            TextColumn("{task.fields[note]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
             console=console,
             refresh_per_second=4,  # drawing takes processor time from the training that is being measured
             transient=True,
@@ -140,7 +141,7 @@ class BarProgress(RunProgress):
                 self._bars.remove_task(self._tasks.pop(bar))
 
     def _title(self) -> str:
-        return f"[bold]{self._noun} {min(self._done + 1, self._runs)} of {self._runs}"
+        return f"{self._noun} {min(self._done + 1, self._runs)} of {self._runs}"
 
     @override
     def begin(self, runs: int, steps: int, *, noun: str = "run") -> None:
@@ -154,17 +155,17 @@ class BarProgress(RunProgress):
 
     @override
     def waiting(self, message: str) -> None:
-        self._update("all", description="[bold]waiting", note=escape(message))
+        self._update("all", description="waiting", note=message)
 
     @override
     def run_begins(self, config: RunConfig, steps: int, *, name: str | None = None) -> None:
         self._run_steps, self._prepares = steps, False
-        self._add("run", escape(name or _name(config)), steps, "steps")
+        self._add("run", name or _name(config), steps, "steps")
 
     @override
     def preparing(self, what: str, how_far: str = "") -> None:
         self._prepares = True
-        self._update("run", note=escape(f"{what}, {how_far}" if how_far else what))
+        self._update("run", note=f"{what}, {how_far}" if how_far else what)
 
     @override
     def step(self) -> None:
@@ -176,7 +177,7 @@ class BarProgress(RunProgress):
 
     @override
     def evaluation_begins(self, split: str, batches: int) -> None:
-        self._add("evaluation", f"evaluating {escape(split)}", batches, "batches", timed=False)
+        self._add("evaluation", f"evaluating {split}", batches, "batches", timed=False)
 
     @override
     def evaluation_batch(self) -> None:
@@ -186,7 +187,7 @@ class BarProgress(RunProgress):
     def evaluated(self, metrics: EpochMetrics) -> None:
         self._remove("evaluation")
         name, value = next(iter(metrics.values.items()))
-        self._update("run", note=f"{value:.3f} {escape(name)}")  # where it is cut, the number stays
+        self._update("run", note=f"{value:.3f} {name}")  # where it is cut, the number stays
 
     @override
     def run_over(self, message: str, steps: int) -> None:
@@ -197,7 +198,7 @@ class BarProgress(RunProgress):
 
     @override
     def say(self, message: str) -> None:
-        self._bars.console.print(escape(message), highlight=False, soft_wrap=True)
+        self._bars.console.print(message, soft_wrap=True)
 
 
 class LineProgress(RunProgress):
@@ -259,7 +260,7 @@ class LineProgress(RunProgress):
 
     @override
     def say(self, message: str) -> None:
-        self._console.print(escape(message), highlight=False, soft_wrap=True)
+        self._console.print(message, soft_wrap=True)
 
 
 def open_progress(console: Console) -> RunProgress:

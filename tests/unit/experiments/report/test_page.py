@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.records.store import write_record
@@ -20,6 +19,7 @@ from glora.experiments.report.content import ReportContent, report_content
 from glora.experiments.report.page import json_for_script, report_html
 from glora.experiments.report.summary import summarise
 from glora.experiments.report.write import write_report
+from glora.experiments.terminal import Terminal
 from unit.experiments.synthetic_records import bert_shapes, failed_run, finished_run, study
 
 METHODS = ("lora", "adalora", "glora")
@@ -75,7 +75,7 @@ def test_it_says_everything_that_the_markdown_says(tmp_path: Path) -> None:
     records = [*study(METHODS, (0, 1, 2)), failed_run("ValueError: out of cheese", method="shuffled")]
     for record in records:
         write_record(tmp_path, record)
-    write_report(tmp_path, console=Console(file=io.StringIO()))
+    write_report(tmp_path, console=Terminal(file=io.StringIO()))
     markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
     text = "".join(Read((tmp_path / "report.html").read_text(encoding="utf-8")).text.split())
     said = [

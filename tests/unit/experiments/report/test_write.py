@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from glora.experiments.config import SETTINGS
 from glora.experiments.records import store
@@ -21,6 +20,7 @@ from glora.experiments.report.cells import as_markdown, as_rich, cell_text
 from glora.experiments.report.summary import summarise
 from glora.experiments.report.tables import group_tables
 from glora.experiments.report.write import NoFinishedRunsError, write_report
+from glora.experiments.terminal import Terminal
 from unit.experiments.synthetic_records import failed_run, finished_run, study
 
 METHODS = ("lora", "adalora", "glora")
@@ -30,7 +30,7 @@ def report_of(folder: Path, records: list[RunRecord]) -> tuple[str, str]:
     """The text of report.md and what was printed."""
     for record in records:
         write_record(folder, record)
-    console = Console(width=120, record=True, file=io.StringIO())
+    console = Terminal(width=120, record=True, file=io.StringIO())
     path = write_report(folder, console=console)
     assert path == folder / "report.md"
     return path.read_text(encoding="utf-8"), console.export_text()
@@ -174,7 +174,7 @@ def test_a_broken_record_stops_the_report_and_is_named(tmp_path: Path) -> None:
 def test_the_same_records_give_the_same_report(study_report: tuple[Path, str, str]) -> None:
     folder, markdown, _ = study_report
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    write_report(folder, console=Console(quiet=True))
+    write_report(folder, console=Terminal(quiet=True))
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     assert (folder / "report.md").read_text(encoding="utf-8") == markdown
 
@@ -201,7 +201,7 @@ def test_terminal_tables_hold_the_rows_of_the_markdown_ones() -> None:
 def test_a_terminal_of_80_columns_tears_no_word_apart(seeds: tuple[int, ...]) -> None:
     (group,) = summarise(study(METHODS, seeds))
     for table in group_tables(group):
-        console = Console(file=io.StringIO(), width=80)
+        console = Terminal(file=io.StringIO(), width=80)
         console.print(as_rich(table))
         shown = console.file.getvalue().split()
         words = " ".join([*table.columns, *(cell_text(cell) for row in table.rows for cell in row)]).replace(
@@ -227,9 +227,9 @@ def test_the_report_reads_records_and_loads_nothing_that_trains(tmp_path: Path) 
         write_record(tmp_path, record)
     script = (
         "import json, sys\n"
-        "from rich.console import Console\n"
+        "from glora.experiments.terminal import Terminal\n"
         "from glora.experiments.report.write import write_report\n"
-        f"write_report({str(tmp_path)!r}, console=Console(quiet=True))\n"
+        f"write_report({str(tmp_path)!r}, console=Terminal(quiet=True))\n"
         "print(json.dumps(sorted(sys.modules)))\n"
     )
     finished = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=300)
@@ -253,5 +253,5 @@ def test_a_full_disk_leaves_the_old_report_whole(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(store.os, "fsync", full)
     with pytest.raises(NotWrittenError, match="No space left on device.*unchanged"):
-        write_report(tmp_path, console=Console(file=io.StringIO()))
+        write_report(tmp_path, console=Terminal(file=io.StringIO()))
     assert {name: (tmp_path / name).read_bytes() for name in before} == before

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from optuna.trial import TrialState
-from rich.console import Console
 
 from glora.experiments.config import RunConfig
 from glora.experiments.plan import InvalidComparisonError
@@ -32,6 +31,7 @@ from glora.experiments.search.storage import SharedStorage
 from glora.experiments.search.study import StudyMismatchError
 from glora.experiments.search.trials import SearchFailedError, StudyOutcome, plan_tuned_runs, run_trials, search_record
 from glora.experiments.search.view import describe_outcomes
+from glora.experiments.terminal import Terminal
 from glora.experiments.training import run as training
 from glora.experiments.training.metrics import DivergedError
 from glora.experiments.training.progress import RunProgress
@@ -480,7 +480,7 @@ def test_the_search_is_recorded_and_shown(plan, storage, tmp_path: Path, tiny_de
 def test_a_terminal_of_80_columns_shows_the_best_settings_in_full(plan, storage: SharedStorage) -> None:
     planned = plan(trials=2)
     outcomes = run_trials(planned, storage, RunProgress(), make_run=FakeRuns(), look_after=LOOK)
-    console = Console(file=io.StringIO(), width=80)
+    console = Terminal(file=io.StringIO(), width=80)
     console.print(describe_outcomes(outcomes))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     for outcome in outcomes:

@@ -8,17 +8,17 @@ import os
 import warnings
 
 import pytest
-from rich.console import Console
 
+from glora.experiments.terminal import Terminal
 from glora.experiments.training.library_messages import LIBRARIES, log_messages_on
 from glora.messages import get_logger
 
 
-def console() -> Console:
-    return Console(file=io.StringIO(), width=200)
+def console() -> Terminal:
+    return Terminal(file=io.StringIO(), width=200)
 
 
-def said(on: Console) -> list[str]:
+def said(on: Terminal) -> list[str]:
     return on.file.getvalue().splitlines()  # type: ignore[attr-defined]
 
 

@@ -8,23 +8,23 @@ import time
 from collections.abc import Callable
 
 import pytest
-from rich.console import Console
 
 from glora.experiments.config import RunConfig
 from glora.experiments.records.provenance import collect_provenance
 from glora.experiments.records.schema import EpochMetrics, RunRecord
+from glora.experiments.terminal import Terminal
 from glora.experiments.training.progress import BarProgress, LineProgress, RunProgress, duration, open_progress
 
 
-def terminal(width: int = 140) -> Console:
-    return Console(file=io.StringIO(), force_terminal=True, width=width, _environ={"TERM": "xterm"})
+def terminal(width: int = 140) -> Terminal:
+    return Terminal(file=io.StringIO(), force_terminal=True, width=width, _environ={"TERM": "xterm"})
 
 
-def log_file() -> Console:
-    return Console(file=io.StringIO(), width=140, _environ={})
+def log_file() -> Terminal:
+    return Terminal(file=io.StringIO(), width=140, _environ={})
 
 
-def written(console: Console) -> str:
+def written(console: Terminal) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())  # type: ignore[attr-defined]
 
 
@@ -83,7 +83,7 @@ def play(progress: RunProgress, look: Callable[[str], None] = lambda _: None) ->
 def test_a_terminal_gets_bars_and_a_log_gets_lines() -> None:
     assert isinstance(open_progress(terminal()), BarProgress)
     assert isinstance(open_progress(log_file()), LineProgress)
-    dumb = Console(file=io.StringIO(), force_terminal=True, _environ={"TERM": "dumb"})
+    dumb = Terminal(file=io.StringIO(), force_terminal=True, _environ={"TERM": "dumb"})
     assert isinstance(open_progress(dumb), LineProgress)
 
 
