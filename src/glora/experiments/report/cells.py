@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
 
 from glora.experiments.number_format import MISSING, metric_scale, printable, time_unit
 from glora.experiments.report.statistics import Estimate, PairedDifference, PairedRatio
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 
 class Unit(NamedTuple):
@@ -174,10 +175,6 @@ def as_markdown(table: ReportTable) -> str:
 
 def as_rich(table: ReportTable) -> Table:
     """Return the table for the terminal; as long as there is room, a cell is wrapped between its words."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
     shown = Table(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     rows = [[cell_text(cell).replace("(n = ", "(n=") for cell in row] for row in table.rows]  # one word
     for place, column in enumerate(map(printable, table.columns)):

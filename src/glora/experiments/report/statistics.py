@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from scipy import stats
+
 from glora.messages import pluralize
 
 SEEDS_FOR_AN_INTERVAL = 3
@@ -167,6 +169,4 @@ def _interval(mean: Estimate) -> tuple[float | None, float | None]:
 
 def _t_quantile(n: int) -> float:
     """Of Student's t with n - 1 degrees of freedom, for a two-sided 95 % interval."""
-    from scipy.stats import t
-
-    return float(t.ppf((1 + CONFIDENCE) / 2, n - 1))
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1))
