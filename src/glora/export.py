@@ -11,50 +11,79 @@ adapter's own configuration has its ranks.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
-import math
 import os
 import re
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, PeftConfig, PeftModel
-from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, get_peft_model_state_dict, load_peft_weights
-from peft.utils.other import get_pattern_key
+from peft import LoraConfig, PeftModel
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME, get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import nn
 
 from glora._version import __version__
 from glora.allocator import RankAllocator
-from glora.lora.discovery import adapted_model, base_model, find_matrices, peft_configs
+from glora.lora.discovery import adapted_model, base_model, find_matrices, initialization_from_base, peft_configs
 from glora.lora.resize import by_rank_A, by_rank_B
+from glora.lora.saved_adapter import PREFIX, read_adapter
 from glora.messages import pluralize
 
-PREFIX = "base_model.model."  # PEFT's, of every name in an adapter's file
+PADDED_VARIANTS = ("use_dora", "alora_invocation_tokens")  # their B·A is as in plain LoRA
 FILE_NAME = "allocation.json"
 MODEL_CARD = "README.md"
 BEGIN, END = "<!-- glora: begin -->", "<!-- glora: end -->"
 
 
-def export_uniform(model: nn.Module, directory: str | Path, adapter_name: str = "default") -> Path:
-    """Save a model's adapter with every layer padded to the largest rank.
+def export_uniform(
+    model: nn.Module | str | Path, directory: str | Path, adapter_name: str = "default", *, overwrite: bool = False
+) -> Path:
+    """Save an adapter with every layer padded to the largest rank.
 
     Args:
-        model: A PeftModel, or a transformers model with an adapter.
+        model: A PeftModel, or a transformers model with an adapter; or a saved adapter, by its folder or its id on the hub,
+            which needs no base model.
         directory: Folder for adapter_config.json and adapter_model.safetensors; made if it does not exist.
-        adapter_name: The adapter to export.
+        adapter_name: The adapter to export, of a model.
+        overwrite: Replace an adapter that the folder holds. Other files in it stay as they are.
 
     Returns:
         The directory.
 
     Raises:
-        ValueError: the model has no such LoRA adapter.
+        ValueError: there is no such LoRA adapter, its files are damaged, its initialization changed the base weights (PiSSA,
+            for example), or it is more than B·A; or the directory holds an adapter.
+        TypeError: the model is neither a model nor a folder.
     """
+    directory = Path(directory)
+    saved = isinstance(model, str | os.PathLike)
+    if not saved and not isinstance(model, nn.Module):
+        raise TypeError(f"model={model!r} must be a model with an adapter, or the folder of a saved adapter")
+    if saved and directory.resolve() == Path(model).resolve():  # type: ignore[arg-type]
+        raise ValueError(f"{directory} is the adapter itself; give another folder for the padded one")
+    files = (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME)
+    if not overwrite and (present := [name for name in files if (directory / name).exists()]):
+        raise ValueError(
+            f"{directory} already holds an adapter ({' and '.join(present)}); give another folder, or --overwrite "
+            "(overwrite=True in Python)"
+        )
+    if saved:
+        return _export_saved(model, directory)  # type: ignore[arg-type]
+    return _export_live(model, directory, adapter_name)  # type: ignore[arg-type]
+
+
+def _export_live(model: nn.Module, directory: Path, adapter_name: str) -> Path:
     _, matrices = find_matrices(model, adapter_name, trainable=False)
-    widest = max(matrices.values(), key=lambda matrix: matrix.rank)
     model = adapted_model(model)
+    config = copy.deepcopy(peft_configs(model)[adapter_name])
+    _check_padding(config, f"adapter {adapter_name!r}")
+    widest = max(matrices.values(), key=lambda matrix: matrix.rank)
+    if widest.scaling == 0:
+        raise ValueError(f"{widest.name} has the scaling 0, so the adapter does nothing; set its lora_alpha above 0")
     root = base_model(model)
     paths = {module: path for path, module in root.named_modules()}
     is_peft = isinstance(model, PeftModel)
@@ -63,60 +92,33 @@ def export_uniform(model: nn.Module, directory: str | Path, adapter_name: str = 
     for matrix in matrices.values():
         factor = matrix.scaling / widest.scaling
         _pad(tensors, f"{PREFIX}{paths[matrix.layer]}.", matrix.rank, widest.rank, matrix.experts, factor)
-    config = copy.deepcopy(peft_configs(model)[adapter_name])
-    return _write(config, widest.rank, widest.layer.lora_alpha[adapter_name], tensors, Path(directory))
+    return _write(config, widest.rank, widest.layer.lora_alpha[adapter_name], tensors, directory)
 
 
-def export_saved_adapter(adapter: str | Path, directory: str | Path, *, overwrite: bool = False) -> Path:
-    """Pad an adapter in a folder or on the hub as `export_uniform` does; its base model is not needed.
+def _export_saved(adapter: str | Path, directory: Path) -> Path:
+    saved = read_adapter(adapter)
+    _check_padding(saved.config, str(adapter))
+    widest = max(saved.ranks, key=lambda prefix: saved.ranks[prefix])
+    for prefix, rank in saved.ranks.items():
+        factor = saved.scaling(prefix) / saved.scaling(widest)
+        _pad(saved.tensors, prefix, rank, saved.ranks[widest], 1, factor)
+    return _write(saved.config, saved.ranks[widest], saved.alphas[widest], saved.tensors, directory)
 
-    Args:
-        adapter: The folder with adapter_config.json, or the hub's id.
-        directory: Folder for the padded adapter; made if it does not exist.
-        overwrite: Replace an adapter in that folder. Other files in it stay as they are.
 
-    Returns:
-        The directory.
+def _check_padding(config: LoraConfig, adapter: str) -> None:
+    """Reject an adapter whose function padding would change.
 
     Raises:
-        ValueError: there is no adapter, it is not a LoRA adapter, or it adapts parameters of experts, whose layout only the
-            model has; or the directory holds an adapter.
+        ValueError: its initialization changed the base weights, or it is more than B·A.
     """
-    if Path(directory).resolve() == Path(adapter).resolve():
-        raise ValueError(f"{directory} is the adapter itself; give another folder for the padded one")
-    present = [name for name in (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME) if (Path(directory) / name).exists()]
-    if present and not overwrite:
+    if how := initialization_from_base(config):
         raise ValueError(
-            f"{directory} already holds an adapter ({' and '.join(present)}); give another folder, or --overwrite "
-            "(overwrite=True in Python)"
+            f"{adapter} began with init_lora_weights={how!r}, which changed the base weights, so it cannot be padded; first "
+            "convert it by save_pretrained(path_initial_model_for_weight_conversion=...)"
         )
-    try:
-        config = PeftConfig.from_pretrained(str(adapter))
-    except ValueError as error:
-        raise ValueError(
-            f"there is no adapter at {str(adapter)!r}; give a folder with adapter_config.json, as save_pretrained writes it, "
-            "or an adapter's id on the hub"
-        ) from error
-    if not isinstance(config, LoraConfig):
-        raise ValueError(f"{adapter} is of type {config.peft_type.value}; only a LoRA adapter can be padded")
-    if config.target_parameters:
-        raise ValueError(
-            f"{adapter} adapts expert parameters ({', '.join(config.target_parameters)}), whose layout only the model has; "
-            "load the model with it and use glora.export_uniform(model, directory)"
-        )
-    tensors = load_peft_weights(str(adapter), device="cpu")
-    endings = (".lora_A.weight", ".lora_embedding_A")
-    found = {key: end for key in tensors for end in endings if key.endswith(end)}
-    ranks = {key.removesuffix(end) + ".": tensors[key].shape[0] for key, end in found.items()}
-    alphas = {}
-    for prefix in ranks:
-        name = prefix.removeprefix(PREFIX).removesuffix(".")
-        alphas[prefix] = config.alpha_pattern.get(get_pattern_key(config.alpha_pattern, name), config.lora_alpha)
-    scalings = {p: alphas[p] / (math.sqrt(rank) if config.use_rslora else rank) for p, rank in ranks.items()}
-    widest = max(ranks, key=lambda prefix: ranks[prefix])
-    for prefix, rank in ranks.items():
-        _pad(tensors, prefix, rank, ranks[widest], 1, scalings[prefix] / scalings[widest])
-    return _write(config, ranks[widest], alphas[widest], tensors, Path(directory))
+    for field in dataclasses.fields(config):
+        if field.metadata.get("is_lora_variant") and field.name not in PADDED_VARIANTS and getattr(config, field.name):
+            raise ValueError(f"{adapter} uses {field.name}, which is more than B·A, so it cannot be padded; merge it")
 
 
 def save_allocation(allocator: RankAllocator, directory: str | Path) -> Path:
@@ -178,12 +180,16 @@ def _pad(tensors: dict[str, torch.Tensor], prefix: str, old_rank: int, rank: int
 def _write(config: LoraConfig, rank: int, alpha: float, tensors: dict[str, torch.Tensor], directory: Path) -> Path:
     config.r, config.lora_alpha = rank, alpha
     config.rank_pattern, config.alpha_pattern = {}, {}
+    config.init_lora_weights = True  # loading overwrites it, and another may not allow this rank
     config.inference_mode = True
     directory.mkdir(parents=True, exist_ok=True)
     # cloned, because safetensors rejects tensors that share memory, as tied modules_to_save do
     plain = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
-    save_file(plain, directory / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
-    config.save_pretrained(str(directory))
+    with tempfile.TemporaryDirectory(prefix=".glora-", dir=directory) as scratch:  # whole, or not at all
+        save_file(plain, Path(scratch, SAFETENSORS_WEIGHTS_NAME), metadata={"format": "pt"})
+        config.save_pretrained(scratch)
+        for name in (SAFETENSORS_WEIGHTS_NAME, CONFIG_NAME):
+            os.replace(Path(scratch, name), directory / name)
     return directory
 
 

@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 from transformers import Trainer
 
 from glora import RankAllocationCallback, RankAllocator, export_uniform, save_allocation
-from glora.export import export_saved_adapter
 from integration.trainer_case import (
     TAKEN_OUT,
     base_model,
@@ -90,7 +89,7 @@ def test_stock_peft_loads_it(tiny_deberta: Path, glue_folder: Path, tmp_path: Pa
     adapter, uniform, padded = (tmp_path / name for name in ("adapter", "uniform", "padded"))
     model.save_pretrained(adapter)
     export_uniform(model, uniform)
-    export_saved_adapter(adapter, padded)
+    export_uniform(adapter, padded)
     one, other = (load_file(folder / "adapter_model.safetensors") for folder in (uniform, padded))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[key], other[key]) for key in one), "from the model and from the files, the same"
@@ -118,12 +117,12 @@ def test_add_adapter_saves_and_loads(tiny_deberta: Path, glue_folder: Path, tmp_
 def test_what_cannot_be_padded_is_refused(tmp_path: Path) -> None:
     LoHaConfig(target_modules=["q"]).save_pretrained(str(tmp_path / "loha"))
     with pytest.raises(ValueError, match="LOHA.*LoRA"):
-        export_saved_adapter(tmp_path / "loha", tmp_path / "out")
+        export_uniform(tmp_path / "loha", tmp_path / "out")
     LoraConfig(target_parameters=["experts.gate_up_proj"]).save_pretrained(str(tmp_path / "experts"))
     with pytest.raises(ValueError, match=r"experts.gate_up_proj.*export_uniform\(model"):
-        export_saved_adapter(tmp_path / "experts", tmp_path / "out")
+        export_uniform(tmp_path / "experts", tmp_path / "out")
     with pytest.raises(ValueError, match="another folder"):
-        export_saved_adapter(tmp_path / "loha", tmp_path / "loha")
+        export_uniform(tmp_path / "loha", tmp_path / "loha")
 
 
 # beside the adapter: allocation.json and a section of the model card

@@ -12,7 +12,9 @@ import glora
 PACKAGE = Path(glora.__file__).parent
 COMMAND_LINE = {PACKAGE / "__main__.py", *PACKAGE.glob("cli/*.py")}
 CORE = sorted(set(PACKAGE.rglob("*.py")) - COMMAND_LINE - set(PACKAGE.rglob("experiments/**/*.py")))
-ALLOWED = {"torch", "transformers", "peft", "accelerate", "safetensors", "glora"} | set(sys.stdlib_module_names)
+ALLOWED = {"torch", "transformers", "peft", "accelerate", "safetensors", "regex", "glora"} | set(
+    sys.stdlib_module_names
+)
 STRANGERS = {"scoring.gradient_norms", "allocation.shares", "lora.resize"}
 
 

@@ -70,9 +70,9 @@ def export(
 
     console = open_console()
     with log_messages_on(console):
-        from glora.export import export_saved_adapter
+        from glora.export import export_uniform
 
-        path = export_saved_adapter(adapter, output, overwrite=overwrite)
+        path = export_uniform(adapter, output, overwrite=overwrite)
     console.print(f"The padded adapter: {path}", soft_wrap=True)
 
 

@@ -146,6 +146,14 @@ def peft_configs(model: nn.Module) -> MutableMapping[str, Any]:
     return cast(MutableMapping[str, Any], getattr(model, "peft_config", {}))
 
 
+def initialization_from_base(config: Any) -> str:
+    """Return the initialization that changed the base weights, by PEFT's name; empty if none did."""
+    how = getattr(config, "init_lora_weights", True)
+    if getattr(config, "kasa_config", None):
+        return "kasa"
+    return how if isinstance(how, str) and how.lower().startswith(INITIALIZATIONS_FROM_THE_BASE) else ""
+
+
 def _active_adapter(layers: Mapping[str, LoraLayer], configs: Mapping[str, Any]) -> str:
     active = sorted({name for layer in layers.values() for name in layer.active_adapters})
     if not layers or not active:
@@ -159,8 +167,7 @@ def _active_adapter(layers: Mapping[str, LoraLayer], configs: Mapping[str, Any])
 
 
 def _check_config(config: Any) -> None:
-    how = getattr(config, "init_lora_weights", True)
-    if isinstance(how, str) and how.lower().startswith(INITIALIZATIONS_FROM_THE_BASE):
+    if how := initialization_from_base(config):
         raise ValueError(
             f"init_lora_weights={how!r} moves part of the base weights into the adapter, at its first rank: after a "
             "reallocation PEFT could not load what is saved. Get ranks first with glora.suggest_ranks, and initialize with "

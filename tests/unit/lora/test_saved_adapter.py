@@ -1,0 +1,135 @@
+"""Adapters in files: damaged, contradictory and hostile ones are one message that names the file."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from glora import export_uniform
+from glora.lora.saved_adapter import read_adapter
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+KEY = "base_model.model.first.lora_{}.weight"
+
+
+def write(folder: Path, **fields: Any) -> Path:
+    torch.manual_seed(0)
+    model = nn.Sequential()
+    model.first, model.second = nn.Linear(6, 8), nn.Linear(8, 4)
+    config = dict(r=2, lora_alpha=4, target_modules=["first", "second"], init_lora_weights=False)
+    get_peft_model(model, LoraConfig(**config | fields)).save_pretrained(folder)
+    return folder
+
+
+def edited(**fields: Any) -> Callable[[Path], object]:
+    def edit(folder: Path) -> None:
+        file = folder / CONFIG
+        file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+    return edit
+
+
+def tensors(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], object]:
+    def edit(folder: Path) -> None:
+        state = load_file(folder / WEIGHTS)
+        change(state)
+        save_file(state, folder / WEIGHTS)
+
+    return edit
+
+
+def cut(name: str, share: float) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[: int(share * 1000)])
+
+
+def pickled(what: object) -> Callable[[Path], object]:
+    def edit(folder: Path) -> None:
+        (folder / WEIGHTS).unlink()
+        torch.save(what, folder / "adapter_model.bin")
+
+    return edit
+
+
+FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no configuration": (lambda folder: (folder / CONFIG).unlink(), "no adapter at .*adapter_config"),
+    "empty": (cut(CONFIG, 0), CONFIG),
+    "cut off": (cut(CONFIG, 0.1), CONFIG),
+    "a list": (lambda folder: (folder / CONFIG).write_text("[]"), f"{CONFIG}.*not a JSON object"),
+    "deep": (lambda folder: (folder / CONFIG).write_text("[" * 100_000), CONFIG),
+    "not text": (lambda folder: (folder / CONFIG).write_bytes(b"\xff\xfe{"), CONFIG),
+    "an unknown method": (edited(peft_type="NONE SUCH"), CONFIG),
+    "rank 0": (edited(r=0), f"{CONFIG}.*r the rank 0"),
+    "a rank in words": (edited(r="two"), f"{CONFIG}.*'two'"),
+    "a rank in the pattern": (edited(rank_pattern={"first": -1}), f"{CONFIG}.*first the rank -1"),
+    "no pattern": (edited(rank_pattern=["first"]), f"{CONFIG}.*rank_pattern"),
+    "α of 0": (edited(lora_alpha=0), f"{CONFIG}.*lora_alpha the α 0"),
+    "α of NaN": (edited(alpha_pattern={"first": float("nan")}), f"{CONFIG}.*nan"),
+    "α of 400 digits": (edited(lora_alpha=10**400), CONFIG),
+    "no expression": (edited(alpha_pattern={"(": 3}), rf"{CONFIG}.*'\('"),
+    "another rank": (edited(r=3), f"{WEIGHTS}: first has rank 2, .*{CONFIG} gives it 3"),
+    "experts": (edited(target_parameters=["experts.gate_up_proj"]), r"experts.gate_up_proj.*export_uniform\(model"),
+    "no weights": (lambda folder: (folder / WEIGHTS).unlink(), f"{WEIGHTS} does not exist"),
+    "weights empty": (cut(WEIGHTS, 0), WEIGHTS),
+    "weights cut off": (cut(WEIGHTS, 0.5), WEIGHTS),
+    "no LoRA weights": (tensors(lambda state: state.clear()), f"{WEIGHTS} has no LoRA weights"),
+    "A without B": (tensors(lambda state: state.pop(KEY.format("B"))), f"{WEIGHTS}.*lora_A.* without its lora_B"),
+    "B without A": (tensors(lambda state: state.pop(KEY.format("A"))), f"{WEIGHTS}.*lora_B.* without its lora_A"),
+    "a vector": (tensors(lambda state: state.update({KEY.format("A"): torch.zeros(2)})), rf"{WEIGHTS}.*shape \(2,\)"),
+    "integers": (tensors(lambda state: state.update({KEY.format("A"): torch.zeros(2, 6).int()})), "int32.*float32"),
+    "a pickle of a list": (pickled([torch.zeros(2)]), "adapter_model.bin"),
+    "a pickle of code": (pickled({"x": Path("x")}), "adapter_model.bin"),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), FAULTS.values(), ids=FAULTS.keys())
+def test_a_damaged_adapter_is_one_message(
+    tmp_path: Path, damage: Callable[[Path], object], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    folder = write(tmp_path / "adapter")
+    damage(folder)
+    with pytest.raises(ValueError, match=message) as caught:
+        export_uniform(folder, tmp_path / "padded")
+    assert str(folder) in str(caught.value)
+    assert not (tmp_path / "padded").exists()
+
+
+@pytest.mark.parametrize(
+    "patterns",
+    [{"^first": 3, "second": 1}, {".*": 3, "^first": 1}, {"irst": 5}, {r"(fir|seco)\w+": 3}],
+    ids=str,
+)
+def test_ranks_and_alphas_are_those_that_peft_gives(tmp_path: Path, patterns: dict[str, int]) -> None:
+    """The first that matches, as a suffix after a dot; exact names are looked up."""
+    folder = write(tmp_path, rank_pattern=patterns, alpha_pattern=patterns)
+    model = nn.Sequential()
+    model.first, model.second = nn.Linear(6, 8), nn.Linear(8, 4)
+    built = get_peft_model(model, LoraConfig.from_pretrained(str(folder))).base_model.model
+    saved = read_adapter(folder)
+    for name in ("first", "second"):
+        layer, prefix = getattr(built, name), f"base_model.model.{name}."
+        assert (saved.ranks[prefix], saved.alphas[prefix]) == (layer.r["default"], layer.lora_alpha["default"])
+        assert saved.scaling(prefix) == layer.scaling["default"]
+
+
+@pytest.mark.parametrize("field", ["alpha_pattern", "rank_pattern"])
+def test_a_pattern_that_takes_for_ever_is_an_error(tmp_path: Path, field: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("glora.lora.saved_adapter.MATCHING_TIME", 0.2)
+    folder = write(tmp_path)
+    state = load_file(folder / WEIGHTS)
+    long = {key.replace("first", "first" + "a" * 60): value for key, value in state.items()}
+    save_file(long, folder / WEIGHTS)
+    edited(**{field: {r"first(a|aa)+(a|b|ab)*(.a)+c": 2}})(folder)
+    start = time.monotonic()
+    with pytest.raises(ValueError, match=rf"{CONFIG}.*\(a\|aa\)"):
+        read_adapter(folder)
+    assert time.monotonic() - start < 10
