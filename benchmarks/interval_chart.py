@@ -21,9 +21,9 @@ def interval(row: str, series: str, found: PairedDifference, scale: Callable[[fl
 
 
 def interval_panel(
-    rows: Sequence[dict[str, Any]], title: str, series: Sequence[str], *, width: int = 420, named: bool = True
+    rows: Sequence[dict[str, Any]], title: str, series: Sequence[str], width: int = 420
 ) -> alt.LayerChart:
-    """Return a panel; rows in the order in which they come and `named` at the axis, colors in that of `series`."""
+    """Return a panel; rows in the order in which they come, colors in that of `series`."""
     names = list(dict.fromkeys(row["row"] for row in rows))
     color = alt.Color(
         "series:N",
@@ -32,7 +32,7 @@ def interval_panel(
         legend=alt.Legend(orient="top") if len(series) > 1 else None,
     )
     marks = alt.Chart(data(rows)).encode(
-        y=alt.Y("row:N", title=None, sort=names, axis=alt.Axis(labelLimit=420, labels=named, ticks=named)),
+        y=alt.Y("row:N", title=None, sort=names, axis=alt.Axis(labelLimit=420)),
         yOffset=alt.YOffset("series:N", sort=list(series)),
         color=color,
     )

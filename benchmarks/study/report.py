@@ -310,7 +310,7 @@ def _draw(tuned: Runs, at_one_rate: Runs, path: Path) -> None:
             for task in tasks
             if task in compared
         ]
-        shown.append(interval_panel(rows, title, [task or "all" for task in tasks], width=230, named=not shown))
+        shown.append(interval_panel(rows, title, [task or "all" for task in tasks], width=230))
     chart = alt.hconcat(*shown).resolve_scale(y="shared")
     save_picture(chart, "Real tasks: what an allocation is worth", detail, path)
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from glora.config import ConfigurationError
 from glora.experiments.config import DEFAULT_SEEDS, SETTINGS, settings_schema
-from glora.experiments.data.structured_text import read_mapping
+from glora.experiments.structured_text import read_mapping
 from glora.messages import did_you_mean
 
 NOT_SETTINGS = {

@@ -17,7 +17,7 @@ dot at the end.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -136,10 +136,18 @@ SCORINGS: dict[Scoring, AnswerScoring] = {
 }
 
 
-def find_scoring(answers: list[str]) -> Scoring | None:
-    """Choose how custom data are scored: the part that every training answer has; None if there is no such part."""
-    if all(MARK in answer and find_final_number(answer) is not None for answer in answers):
-        return "final_number"
-    if all(find_boxed(answer) is not None for answer in answers):
-        return "boxed"
-    return None
+NEARLY_ALL = 0.9
+
+
+def find_scoring(answers: Sequence[str]) -> tuple[Scoring | None, list[int]]:
+    """Choose how custom data are scored: by the part that the training answers have, None if they have no such part.
+
+    Returns:
+        The part that at least nine tenths of the answers have, and the indices of those without it, which are mistakes.
+    """
+    lacking: dict[Scoring, list[int]] = {
+        "final_number": [i for i, text in enumerate(answers) if MARK not in text or find_final_number(text) is None],
+        "boxed": [i for i, text in enumerate(answers) if find_boxed(text) is None],
+    }
+    scoring = min(lacking, key=lambda name: len(lacking[name]))
+    return (scoring, lacking[scoring]) if len(lacking[scoring]) <= (1 - NEARLY_ALL) * len(answers) else (None, [])

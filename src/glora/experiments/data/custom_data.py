@@ -8,22 +8,22 @@ On the command line it is written `TRAIN[,VALIDATION][:TEXT[,TEXT][:LABEL]]`:
     train.jsonl,held_out.jsonl:question,answer:label      a validation file of another name
     pairs/                                                the folder's train.* and validation.* (or dev.*)
 
-Integer and string labels are classes; a label column of decimal numbers (4.5, 3.0) makes the task a regression. Files with the
-columns of prompts and written answers (see `conversations`), and no column named as labels are, make it a generative task.
-Its scoring follows from the training answers: the final number behind `####` if each has one, as in GSM8K; the content of
-\boxed{} if each has one, as in MATH; otherwise only the loss is measured.
+Integer and string labels are classes; a label column of decimal numbers (4.5, 3.0) makes the task a regression (see `labels`).
+Files with the columns of prompts and written answers (see `conversations`), and no column named as labels are, make it a
+generative task. Its scoring follows from the training answers: the final number behind `####` if each has one, as in GSM8K; the
+content of \boxed{} if each has one, as in MATH; otherwise only the loss is measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from glora.experiments.data.answers import find_scoring
+from glora.experiments.data.answers import MARK, SCORINGS, find_scoring
 from glora.experiments.data.conversations import Conversations, check_references, find_columns, read_conversations
-from glora.experiments.data.table_files import CUSTOM_SUFFIXES, INTEGER, NUMBER, Table, column_names, read_table
+from glora.experiments.data.labels import LabelColumn, describe
+from glora.experiments.data.table_files import CUSTOM_SUFFIXES, Table, column_names, read_table
 from glora.experiments.data.task import (
     CLASSIFICATION_METRICS,
     EXACT_MATCH_METRICS,
@@ -51,8 +51,6 @@ TEXT_COLUMNS = (
     ("text",),
 )
 SYNTAX = "TRAIN[,VALIDATION][:TEXT[,TEXT][:LABEL]], such as data/train.csv:premise,hypothesis:label"
-MAX_CLASSES = 50
-"""More classes than this, and more than half as many as examples, are a mistake."""
 
 
 @dataclass(frozen=True)
@@ -93,14 +91,19 @@ class CustomData:
         train = tables["train"]
         label_column = self.label_column or _guess_label_column(train)
         text_columns = self.text_columns or _guess_text_columns(train, label_column)
-        label_names, parse = _label_parser(train, label_column)
+        labels = LabelColumn.of(train, label_column)
         splits = {}
         for split, table in tables.items():
             texts = [_texts(table, column) for column in text_columns]
-            labels = [parse(table, i, value) for i, value in enumerate(table.column(label_column))]
-            splits[split] = Rows(texts[0], texts[1] if len(texts) == 2 else None, labels)
-        metrics = REGRESSION_METRICS if label_names is None else CLASSIFICATION_METRICS
-        return replace(task, metrics=metrics, label_names=label_names), splits
+            splits[split] = Rows(texts[0], texts[1] if len(texts) == 2 else None, labels.read(table))
+        metrics = REGRESSION_METRICS if labels.names is None else CLASSIFICATION_METRICS
+        task = replace(task, metrics=metrics, label_names=labels.names)
+
+        def place(row: int) -> str:
+            return f"{train.unit} {train.lines[row]}"
+
+        columns = f"texts {', '.join(text_columns)}, labels {label_column}"
+        return replace(task, reading=f"{describe(task, splits['train'], place)}; {columns}"), splits
 
 
 def _read_written(task: Task, tables: Mapping[str, Table]) -> tuple[Task, dict[str, Conversations]]:
@@ -117,7 +120,12 @@ def _read_written(task: Task, tables: Mapping[str, Table]) -> tuple[Task, dict[s
         where = [table.where(i) for i in range(len(table.rows))]
         splits[split] = read_conversations(table.records(), columns, where, empty_answers=False)
         if split == "train":
-            scoring = find_scoring(splits[split].answers)
+            scoring, lacking = find_scoring(splits[split].answers)
+            if scoring and lacking:
+                raise DataError(
+                    f"{where[lacking[0]]}: the answer has no {SCORINGS[scoring].part}, {len(where) - len(lacking)} others have "
+                    f"one{' behind ' + MARK if scoring == 'final_number' else ''}; correct or remove the line."
+                )
             metrics = EXACT_MATCH_METRICS if scoring else LOSS_METRICS
             task = replace(task, metrics=metrics, kind="generation", scoring=scoring)
         else:
@@ -243,62 +251,3 @@ def _texts(table: Table, column: str) -> list[str]:
         if not isinstance(value, str):
             raise DataError(f"{table.where(i)}: the text column {column!r} holds {value!r}, not a text.")
     return values
-
-
-LabelParser = Callable[[Table, int, Any], Any]
-
-
-def _label_parser(train: Table, column: str) -> tuple[tuple[str, ...] | None, LabelParser]:
-    """Decide the task from the training labels: return the class names (None: regression) and how to read a label."""
-    values = train.column(column)
-    for i, value in enumerate(values):
-        if value is None or (isinstance(value, str) and not value.strip()):
-            raise DataError(f"{train.where(i)}: the label column {column!r} is empty.")
-    if _are_decimal_numbers(values, typed=train.typed):
-        return None, _number
-    for i, value in enumerate(values):
-        if not isinstance(value, str | int):
-            raise DataError(
-                f"{train.where(i)}: the label {value!r} is a {type(value).__name__}; labels are all strings, "
-                "all integers, or all decimal numbers."
-            )
-    classes = _in_order({str(value) for value in values})
-    if len(classes) < 2:
-        raise DataError(f"{train.path}: every row has the label {classes[0]!r} in column {column!r}; give two classes.")
-    if len(classes) > MAX_CLASSES and 2 * len(classes) > len(values):
-        raise DataError(
-            f"{train.path}: column {column!r} has {len(classes)} different labels in {len(values)} rows, too many for "
-            "classes. For a regression every label must be a decimal number (3.0, not 3)."
-        )
-    numbers = {name: i for i, name in enumerate(classes)}
-
-    def class_number(table: Table, row: int, value: Any) -> int:
-        if str(value) not in numbers:
-            shown = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
-            raise DataError(
-                f"{table.where(row)}: the label {value!r} does not occur in {train.path.name}; the labels are {shown}."
-            )
-        return numbers[str(value)]
-
-    return classes, class_number
-
-
-def _are_decimal_numbers(values: list[Any], *, typed: bool) -> bool:
-    """Return whether all are numbers, and at least one has a point or an exponent (in typed files: is a float)."""
-    if typed:
-        return all(isinstance(v, int | float) for v in values) and any(isinstance(v, float) for v in values)
-    return all(NUMBER.fullmatch(v.strip()) for v in values) and not all(INTEGER.fullmatch(v.strip()) for v in values)
-
-
-def _in_order(names: set[str]) -> tuple[str, ...]:
-    """Order integers by value and anything else by alphabet; 1, 01 and +1 by alphabet too, not by their hashes."""
-    if all(INTEGER.fullmatch(name) for name in names):
-        return tuple(sorted(names, key=lambda name: (int(name), name)))
-    return tuple(sorted(names))
-
-
-def _number(table: Table, row: int, value: Any) -> float:
-    text = str(value).strip()
-    if not NUMBER.fullmatch(text):
-        raise DataError(f"{table.where(row)}: the label {value!r} is not a number, which a regression needs.")
-    return float(text)

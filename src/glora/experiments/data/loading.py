@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import datasets
 from datasets import Dataset, Features, List, Value
 
+from glora.experiments.data.labels import describe
 from glora.experiments.data.registry import resolve_task
 from glora.experiments.data.task import DataNotFoundError, Examples, Task, TaskData, limited
 from glora.experiments.data.tuning_split import TUNING_SPLIT, hold_out
@@ -45,6 +47,7 @@ def load_task(
             raise ValueError(f"{argument}={limit} must be at least 1; leave it out to use all examples.")
     task, read = resolve_task(name, data_dir).read(load_hub_dataset, only_train=held_out is not None)
     splits = dict(read)
+    task = task if task.reading else replace(task, reading=describe(task, splits["train"]))
     train = limited(splits.pop("train"), train_limit)
     if held_out is not None:
         train, splits[TUNING_SPLIT] = hold_out(train, held_out)

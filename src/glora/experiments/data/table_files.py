@@ -8,7 +8,6 @@ everything into a cache.
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from glora.experiments.data.task import DataError, DataNotFoundError
+from glora.experiments.structured_text import MalformedFileError, decode, parse_json
 from glora.messages import did_you_mean
 
 MISSING = object()
@@ -104,6 +104,13 @@ def read_table(
     return table
 
 
+def _unique(names: tuple[str, ...], path: Path) -> tuple[str, ...]:
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise DataError(f"{path}: two columns have the name {twice[0]!r}; rename one.")
+    return names
+
+
 def _read_separated(
     path: Path,
     lines: Iterator[tuple[int, list[str]]],
@@ -111,12 +118,9 @@ def _read_separated(
     keep: Sequence[str] | None,
     short_rows_skipped: int,
 ) -> Table:
-    names = tuple(header or next(lines, (0, ()))[1])
+    names = _unique(tuple(header or next(lines, (0, ()))[1]), path)
     if not any(names):
         raise DataError(f"{path}: the file is empty.")
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise DataError(f"{path}, line 1: two columns have the name {twice[0]!r}; rename one.")
     kept = tuple(keep or names)
     absent = [name for name in kept if name not in names]
     if absent:
@@ -146,25 +150,36 @@ def _tsv_fields(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 def _csv_fields(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Rows quoted as in RFC 4180; a quoted field may span lines, empty lines are skipped."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
-        try:
-            for fields in filter(None, reader):
-                yield reader.line_num, fields
-        except csv.Error as error:
-            raise DataError(f"{path}, line {reader.line_num}: malformed CSV: {error}.") from error
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}, after line {reader.line_num}: not UTF-8 ({error.reason}).") from error
+    reader = csv.reader(_csv_lines(path), strict=True)
+    try:
+        for fields in filter(None, reader):
+            yield reader.line_num, fields
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: malformed CSV: {error}.") from error
+
+
+def _csv_lines(path: Path) -> Iterator[str]:
+    r"""Yield the lines with their ends: `\n`, `\r\n` or `\r`."""
+    number = 0
+    with path.open("rb") as file:
+        for raw in file:
+            for line in raw.splitlines(keepends=True):
+                number += 1
+                yield _decoded(line, path, number)
+
+
+def _decoded(line: bytes, path: Path, number: int) -> str:
+    try:
+        return decode(line, path, number)
+    except MalformedFileError as error:
+        raise DataError(str(error)) from error
 
 
 def _read_jsonl(path: Path) -> Table:
     """Read one JSON object a line."""
     objects, numbers = [], []
     for number, line in _text_lines(path):
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}, line {number}, column {error.colno}: not JSON: {error.msg}.") from error
+        value = _json(line, path, number)
         if not isinstance(value, dict):
             raise DataError(
                 f"{path}, line {number}: expected one JSON object a line, such as "
@@ -177,14 +192,18 @@ def _read_jsonl(path: Path) -> Table:
 
 def _read_json(path: Path) -> Table:
     """Read a list of objects, or one object."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {error.lineno}, column {error.colno}: not JSON: {error.msg}.") from error
+    content = _json(_decoded(path.read_bytes(), path, 1), path)
     objects = content if isinstance(content, list) else [content]
     if not all(isinstance(row, dict) for row in objects):
         raise DataError(f"{path}: expected a list of objects, or one object.")
     return _table_of_objects(path, objects, range(1, len(objects) + 1), "entry")
+
+
+def _json(text: str, path: Path, line: int | None = None) -> Any:
+    try:
+        return parse_json(text, path, line)
+    except MalformedFileError as error:
+        raise DataError(str(error)) from error
 
 
 def _read_parquet(path: Path) -> Table:
@@ -193,10 +212,13 @@ def _read_parquet(path: Path) -> Table:
 
     try:
         content = pyarrow.parquet.read_table(path)
-    except pyarrow.ArrowException as error:
-        raise DataError(f"{path}: not a Parquet file: {error}") from error
-    rows = list(zip(*(column.to_pylist() for column in content.columns)))
-    return Table(path, tuple(content.column_names), rows, range(1, len(rows) + 1), typed=True, unit="row")
+        columns = [column.to_pylist() for column in content.columns]
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError: texts that are not UTF-8
+        raise DataError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}") from error
+    rows = list(zip(*columns))
+    return Table(
+        path, _unique(tuple(content.column_names), path), rows, range(1, len(rows) + 1), typed=True, unit="row"
+    )
 
 
 CUSTOM_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -216,12 +238,14 @@ def column_names(path: Path) -> tuple[str, ...]:
             import pyarrow.parquet  # heavy, and needed for this format only
 
             return tuple(pyarrow.parquet.read_schema(path).names)
-        _, first = next(_text_lines(path))
         if suffix == ".jsonl":
-            content = json.loads(first)
+            number, first = next(_text_lines(path))
+            content = _json(first, path, number)
             return tuple(content) if isinstance(content, dict) else ()
-        return tuple(next(csv.reader([first], delimiter="\t" if suffix == ".tsv" else ",")))
-    except (OSError, ValueError, StopIteration):
+        if suffix == ".json":
+            return _read_json(path).columns
+        return tuple(next(FIELDS[suffix](path))[1]) if suffix in FIELDS else ()
+    except (OSError, ValueError, NotImplementedError, StopIteration):
         return ()
 
 
@@ -233,10 +257,11 @@ def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
     empty: list[tuple[int, str]] = []
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
-            try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                raise DataError(f"{path}, line {number}: not UTF-8 ({error.reason} at byte {error.start}).") from error
+            line = _decoded(raw, path, number).rstrip("\r\n")
+            if number == 1 and "\r" in line:
+                raise DataError(
+                    f"{path}, line 1: lines end with CR alone, as on old Macs; save the file with LF line ends."
+                )
             if line:
                 yield from empty
                 empty.clear()

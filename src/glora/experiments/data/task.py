@@ -57,6 +57,8 @@ class Task:
     source: str | None = None
     """Hub id; None where the task is not on the hub."""
     aliases: tuple[str, ...] = ()
+    reading: str = ""
+    """What the training examples were taken for, in one line: classes with counts, or a range. Empty until they are read."""
 
     @property
     def primary_metric(self) -> str:

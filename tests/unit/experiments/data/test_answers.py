@@ -114,6 +114,7 @@ def test_what_differs_stays_different(one: str, other: str) -> None:
 
 
 def test_custom_answers_are_scored_by_the_part_that_all_have() -> None:
-    assert find_scoring(["so #### 1", "#### 2"]) == "final_number"
-    assert find_scoring(["so 1", "#### 2"]) is None
-    assert find_scoring([r"\boxed{1}", r"\fbox{2}"]) == "boxed"
+    assert find_scoring(["so #### 1", "#### 2"]) == ("final_number", [])
+    assert find_scoring(["so 1", "#### 2"]) == (None, [])
+    assert find_scoring([r"\boxed{1}", r"\fbox{2}"]) == ("boxed", [])
+    assert find_scoring(["#### 1"] * 5 + ["#### none"] + ["#### 2"] * 5) == ("final_number", [5])

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow
@@ -61,91 +58,6 @@ def test_every_format_gives_the_same_data(tmp_path: Path, suffix: str) -> None:
 def test_formats_may_be_mixed(tmp_path: Path) -> None:
     train, validation = write_pairs(tmp_path / "train.jsonl"), write_pairs(tmp_path / "dev.parquet")
     assert load(train, validation).evaluation["validation"]["label"][:] == [1, 0, 1]
-
-
-# labels
-
-
-@pytest.mark.parametrize(
-    ("labels", "names"),
-    [
-        (["10", "9", "-1", "9"], ("-1", "9", "10")),  # integers by value
-        (["b", "a", "b", "10"], ("10", "a", "b")),  # strings by alphabet
-        (["1.0", "x", "1.0", "x"], ("1.0", "x")),
-        (["nan", "inf", "nan", "inf"], ("inf", "nan")),  # words, not numbers
-    ],
-)
-def test_integers_and_strings_are_classes(tmp_path: Path, labels: list[str], names: tuple[str, ...]) -> None:
-    data = load(*write_labels(tmp_path, labels, labels))
-    assert data.label_names == names
-    assert [names[i] for i in data.train["label"]] == labels
-
-
-def test_neither_class_numbers_nor_the_fingerprint_depend_on_the_hash_seed(tmp_path: Path) -> None:
-    labels = ["01", "1", "+1", "001", "2", "-0", "0"]  # equal integers: only their spelling orders them
-    train, _ = write_labels(tmp_path, labels, labels)
-    program = (
-        "import sys; from glora.experiments.data.loading import load_task;"
-        "data = load_task(sys.argv[1]); print(data.label_names, data.fingerprint)"
-    )
-    printed = {
-        subprocess.run(
-            [sys.executable, "-c", program, str(train)],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for seed in ("1", "2")
-    }
-    assert len(printed) == 1
-    assert "('-0', '0', '+1', '001', '01', '1', '2')" in printed.pop()
-
-
-def test_decimal_numbers_make_a_regression(tmp_path: Path) -> None:
-    data = load(*write_labels(tmp_path, ["4.5", "3", "-1e-1"], ["2", "7.25"]))
-    assert data.regression
-    assert data.train["label"][:] == pytest.approx([4.5, 3.0, -0.1])
-    assert data.evaluation["validation"]["label"][:] == [2.0, 7.25]
-    assert (data.metrics, data.primary_metric) == (("pearson", "spearman"), "pearson")
-
-
-def test_json_types_decide(tmp_path: Path) -> None:
-    def task(*labels: object) -> TaskData:
-        path = tmp_path / "train.jsonl"
-        path.write_text("".join(json.dumps({"text": "t", "label": label}) + "\n" for label in labels))
-        return load(path)
-
-    assert task(1, 0.5, 2).train["label"][:] == [1.0, 0.5, 2.0]
-    assert task("0.5", "1.5").label_names == ("0.5", "1.5")  # strings are classes whatever they look like
-    assert task(True, False, True).label_names == ("False", "True")
-    with pytest.raises(DataError, match=r"line 2: the label \[1\] is a list; labels are all strings, all integers"):
-        task("a", [1])
-    with pytest.raises(DataError, match=r"line 2: the label 0\.5 is a float"):
-        task("a", 0.5)
-    with pytest.raises(DataError, match="line 2: the label True is not a number"):
-        task(0.5, True)
-    with pytest.raises(DataError, match="line 1: the label column 'label' is empty"):
-        task(None, "a")
-
-
-@pytest.mark.parametrize(
-    ("train", "validation", "message"),
-    [
-        (
-            ["a", "b"],
-            ["a", "c"],
-            r"validation\.csv, line 3: the label 'c' does not occur in train\.csv; the labels are a, b",
-        ),
-        (["0.5", "1.5"], ["0.5", "high"], r"validation\.csv, line 3: the label 'high' is not a number"),
-        (["a", "a"], ["a"], r"train\.csv: every row has the label 'a'"),
-        (["a", "", "b"], ["a"], r"train\.csv, line 3: the label column 'label' is empty"),
-        ([str(i) for i in range(60)], ["1"], "60 different labels in 60 rows"),
-    ],
-)
-def test_labels_that_cannot_be_used(tmp_path: Path, train: list[str], validation: list[str], message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        load(*write_labels(tmp_path, train, validation))
 
 
 def test_a_text_that_is_none(tmp_path: Path) -> None:

@@ -201,9 +201,13 @@ def test_custom_columns(tmp_path: Path, row: dict, prompt: list[str], answer: st
 def test_how_custom_answers_are_scored_follows_from_them(tmp_path: Path) -> None:
     train = write_lines(tmp_path / "train.jsonl", sums(5, 0))
     dev = write_lines(tmp_path / "dev.jsonl", sums(5, 1))
-    assert load_task(str(train)).scoring == "final_number"
+    data = load_task(str(train))
+    assert (data.scoring, data.reading) == ("final_number", "written answers, scored by final number")
     write_lines(dev, [*sums(1, 0), {"question": "?", "answer": "nothing"}])
     with pytest.raises(DataError, match="dev.jsonl, line 2: the answer has no final number"):
+        load_task(str(train))
+    write_lines(train, [*sums(20, 0), {"question": "?", "answer": "nothing"}])
+    with pytest.raises(DataError, match="train.jsonl, line 21: the answer has no final number, 20 others have one"):
         load_task(str(train))
     write_lines(train, MATH)
     write_lines(dev, MATH)

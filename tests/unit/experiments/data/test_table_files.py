@@ -8,7 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from glora.experiments.data.table_files import MISSING, read_table
+from glora.experiments.data.table_files import MISSING, column_names, read_table
 from glora.experiments.data.task import DataError, DataNotFoundError
 
 
@@ -85,14 +85,24 @@ def test_a_missing_column_names_the_nearest(tmp_path: Path) -> None:
         ("a.csv", "x,y\n1,2\n1,2,3\n", r"a\.csv, line 3: expected 2 fields \(x, y\), found 3: '1', '2', '3'"),
         ("a.csv", 'x,y\n"open,2\n', r"a\.csv, line 2: malformed CSV: unexpected end of data"),
         ("a.csv", 'x,y\n1,"a"b\n', r"a\.csv, line 2: malformed CSV"),
-        ("a.csv", b"x,y\n1,\xff\n", r"a\.csv, after line \d: not UTF-8"),
-        ("a.csv", "x,x\n1,2\n", r"a\.csv, line 1: two columns have the name 'x'"),
-        ("a.tsv", "x\tx\n1\t2\n", r"a\.tsv, line 1: two columns have the name 'x'"),
+        ("a.csv", b"x,y\n" + 50 * b"1,2\n" + b"1,caf\xe9\n", r"a\.csv, line 52: not UTF-8 text \(byte 0xe9\)"),
+        ("a.csv", "x,x\n1,2\n", r"a\.csv: two columns have the name 'x'"),
+        ("a.tsv", "x\tx\n1\t2\n", r"a\.tsv: two columns have the name 'x'"),
+        ("a.tsv", "x\ty\r1\t2\r", r"a\.tsv, line 1: lines end with CR alone"),
+        ("a.jsonl", '{"x": 1}\r{"x": 2}\r', r"a\.jsonl, line 1: lines end with CR alone"),
         ("a.tsv", b"x\ty\n1\t2\n\xff\t3\n", r"a\.tsv, line 3: not UTF-8"),
-        ("a.jsonl", '{"x": 1}\n{"x": }\n', r"a\.jsonl, line 2, column 7: not JSON: Expecting value"),
+        ("a.jsonl", '{"x": 1}\n{"x": }\n', r"a\.jsonl, line 2, column 7: malformed JSON: Expecting value"),
+        ("a.jsonl", '{"x": 1}\n{"x": 1, "x": 2}\n', r"a\.jsonl, line 2: 'x' is given more than once"),
+        ("a.jsonl", '{"x": 1}\n{"x": "a \\ud83d"}\n', r"a\.jsonl, line 2: half of a character's .u pair in 'a "),
+        ("a.jsonl", '{"x": ' + "[" * 60 + "]" * 60 + "}\n", r"a\.jsonl, line 1: nested more than 50 deep"),
+        ("a.jsonl", '{"x": ' + "[" * 99999 + "]" * 99999 + "}\n", r"a\.jsonl, line 1: nested more than 50 deep"),
+        ("a.jsonl", '{"x": ' + "1" * 5000 + "}\n", r"a\.jsonl, line 1: malformed JSON: a number has thousands"),
+        ("a.json", '[{"x": 1},\n{"x": 1, "x": 2}]', r"a\.json: 'x' is given more than once"),
+        ("a.json", b'[{"x": 1},\n{"x": "caf\xe9"}]', r"a\.json, line 2: not UTF-8"),
+        ("a.json", '[{"x": 1},\n{"x": }]', r"a\.json, line 2, column 7: malformed JSON"),
         ("a.jsonl", '[{"x": 1}]\n', r"a\.jsonl, line 1: expected one JSON object a line"),
-        ("a.jsonl", '{"x": 1}\n\n{"x": 2}\n', r"a\.jsonl, line 2, column 1: not JSON"),
-        ("a.parquet", "PAR", r"a\.parquet: not a Parquet file"),
+        ("a.jsonl", '{"x": 1}\n\n{"x": 2}\n', r"a\.jsonl, line 2, column 1: malformed JSON"),
+        ("a.parquet", "PAR", r"a\.parquet: not a readable Parquet file"),
         *((f"a.{suffix}", "", "the file is empty") for suffix in ("csv", "tsv", "jsonl")),
         ("a.csv", "x,y\n", "the file is empty: it has no row"),
         ("a.tsv", "x\ty\n", "the file is empty: it has no row"),
@@ -100,8 +110,16 @@ def test_a_missing_column_names_the_nearest(tmp_path: Path) -> None:
     ],
 )
 def test_malformed_files(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
+    path = write(tmp_path / name, content)
     with pytest.raises(DataError, match=message):
-        read_table(write(tmp_path / name, content))
+        read_table(path)
+    assert set(column_names(path)) <= {"x", "y"}, "says nothing, and raises nothing"
+
+
+def test_a_csv_file_may_end_its_lines_as_old_macs_did(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", 'text,label\r"two\rlines",1\rplain,2\r')
+    assert column_names(path) == ("text", "label")
+    assert read_table(path).rows == [("two\rlines", "1"), ("plain", "2")]
 
 
 def test_an_empty_line_in_the_middle_of_a_tsv_is_malformed(tmp_path: Path) -> None:
