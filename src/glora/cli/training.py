@@ -130,12 +130,16 @@ def run(
     folder = output or Path("results") / experiment.stem
     console = open_console()
     with running(console, folder, verbose), _shared(storage, study, claim, folder) as sharing:
+        from glora.experiments.data.custom_data import parse_custom_data
+        from glora.experiments.data.registry import TASKS
         from glora.experiments.estimate import estimate
         from glora.experiments.experiment import load_experiment, plan_experiment
         from glora.experiments.plan_view import describe_experiment
 
         resolved = load_experiment(experiment, {n: value for n, value in fields.items() if value not in (None, {})})
-        console.print(describe_experiment(resolved, estimate(resolved, folder), folder))
+        custom = [name for name in resolved.datasets.values() if plan and name not in TASKS]
+        readings = {name: parse_custom_data(name).read(name)[0].reading for name in custom}
+        console.print(describe_experiment(resolved, estimate(resolved, folder), folder, readings))
         if plan and sharing is None:
             return
         with console.status("Reading the data ..."):

@@ -47,6 +47,7 @@ def describe_plan(plan: Plan, sharing: Sharing | None = None, state: Mapping[str
     rows = [
         ("model", config.model),
         ("task", f"{config.task}: {examples}{limited}"),
+        *([("", plan.task.reading)] if plan.task.reading else []),
         (
             "training",
             f"{config.epochs:g} {'epoch' if config.epochs == 1 else 'epochs'} of {per_epoch} = {total}, "
@@ -81,8 +82,17 @@ def describe_plan(plan: Plan, sharing: Sharing | None = None, state: Mapping[str
     return _grid([*rows, ("output", str(plan.output))])
 
 
-def describe_experiment(experiment: ResolvedExperiment, estimate: Estimate, output: Path) -> RenderableType:
-    """Return what each name stands for, which runs there are, and how long they take as far as earlier runs tell."""
+def describe_experiment(
+    experiment: ResolvedExperiment, estimate: Estimate, output: Path, readings: Mapping[str, str] | None = None
+) -> RenderableType:
+    """Return what each name stands for, which runs there are, and how long they take as far as earlier runs tell.
+
+    Args:
+        experiment: the file.
+        estimate: of its runs.
+        output: folder of the records.
+        readings: custom data -> what it was taken for, where it was read.
+    """
     roles = {REFERENCE: " (reference)", PROPOSED: " (proposed)"}
     source = experiment.source
     models = [_meaning(text, name, _hub_id(name)) for text, name in experiment.models.items()]
@@ -92,6 +102,7 @@ def describe_experiment(experiment: ResolvedExperiment, estimate: Estimate, outp
         ("experiment", str(experiment.path)),
         ("models", "; ".join(models)),
         ("data sets", "; ".join(datasets)),
+        *(("", f"{short_name(name)}: {reading}") for name, reading in (readings or {}).items()),
         ("metrics", "; ".join(metrics) or "all that are measured"),
         ("methods", ", ".join(name + roles.get(name, "") for name in experiment.methods)),
         ("seeds", ", ".join(map(str, experiment.seeds))),

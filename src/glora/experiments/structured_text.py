@@ -89,8 +89,8 @@ def parse_json(text: str, path: Path, line: int | None = None) -> Any:
     try:
         content = json.loads(text, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
-        at = f"{path}, line {error.lineno if line is None else line}, column {error.colno}"
-        raise MalformedFileError(f"{at}: malformed JSON: {error.msg}") from error
+        at = f"at line {error.lineno}, column {error.colno}" if line is None else f"at column {error.colno}"
+        raise MalformedFileError(f"{where}: malformed JSON {at}: {error.msg}") from error
     except RecursionError as error:
         raise MalformedFileError(_too_deep(where)) from error
     except MalformedFileError:
@@ -180,7 +180,7 @@ def _check_nodes(root: Any, path: Path) -> None:
 
 def _malformed_yaml(path: Path, position: int, text: str, reason: str | None) -> MalformedFileError:
     line, column = text.count("\n", 0, position) + 1, position - text.rfind("\n", 0, position)
-    return MalformedFileError(f"{path}, line {line}, column {column}: malformed YAML: {reason}")
+    return MalformedFileError(f"{path}: malformed YAML at line {line}, column {column}: {reason}")
 
 
 def _too_deep(where: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -159,6 +160,23 @@ def test_a_plan_is_shown_and_nothing_is_run(call, made, source, tmp_path: Path) 
         "6 = 3 methods (lora, adalora, glora) × 2 seeds (0, 1)",
     ):
         assert part in result.out
+
+
+def test_a_plan_says_what_custom_data_were_taken_for(call, made, tiny_deberta: Path, tmp_path: Path) -> None:
+    data, file = tmp_path / "train.csv", tmp_path / "e.json"
+    (tmp_path / "dev.csv").write_text("text,label\na,0\n")
+    file.write_text(json.dumps({"models_to_use": [str(tiny_deberta)], "datasets_to_use": [str(data)]}))
+    comparison = ("compare", "--model", tiny_deberta, "--task", data, "--max-length", 8)
+    for command in (comparison, ("run", file, "--set", "max_length=8")):
+        data.write_text("text,label\n" + "a,0\nb,1\n" * 20 + "c,2\n")
+        shown = call(*command, "-o", tmp_path / "out", "--plan")
+        assert "classification, 3 classes: '0' (20), '1' (20), '2' (1); only once: '2' (line 42)" in " ".join(
+            shown.out.split()
+        )
+        data.write_text("text,label\n" + "a,0\nb,1\n" * 20 + "c,nan\n")
+        refused = call(*command, "-o", tmp_path / "out", "--plan")
+        assert refused.code != 0
+        assert "line 42: the label 'nan' is not a number" in " ".join(refused.err.split())
 
 
 def test_a_plan_of_one_of_each_is_in_the_singular(call, made, source, tmp_path: Path) -> None:

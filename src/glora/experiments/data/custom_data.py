@@ -128,6 +128,7 @@ def _read_written(task: Task, tables: Mapping[str, Table]) -> tuple[Task, dict[s
                 )
             metrics = EXACT_MATCH_METRICS if scoring else LOSS_METRICS
             task = replace(task, metrics=metrics, kind="generation", scoring=scoring)
+            task = replace(task, reading=describe(task, splits[split]))
         else:
             check_references(task, splits[split], where)
     return task, splits

@@ -29,6 +29,7 @@ def describe_search(plan: SearchPlan, storage: str) -> RenderableType:
                 f"{pluralize(study.schedule.total_steps, 'step')} a trial",
             )
         )
+        rows += [("", study.task.reading)] if study.task.reading else []
     numbers = [len(study.trials) for study in studies]
     studied = pluralize(len(studies), "study")
     each = f" = {studied} × {numbers[0]}" if len(set(numbers)) == 1 else f" in {studied}"
