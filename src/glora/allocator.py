@@ -23,6 +23,7 @@ from glora.allocation.bounds import allocate_within_bounds
 from glora.config import RankAllocationConfig, as_config
 from glora.distributed.agreement import Processes
 from glora.distributed.unsupported import refuse_engines
+from glora.guards.same_adapter import check_same_adapter, scalings_of
 from glora.guards.setup import check_same_matrices, check_setup
 from glora.guards.training_loop import FirstStep, WarmUp
 from glora.lora.adapter import RankedAdapter
@@ -219,6 +220,7 @@ class RankAllocator:
             "allocated": self.allocated,
             "reallocations": self._reallocations,
             "initial_ranks": self.initial_ranks,
+            "scalings": scalings_of(self.adapter),
             "ranks": self.ranks,
             "reallocation": dataclasses.asdict(self.reallocation) if self.reallocation else None,
         }
@@ -242,6 +244,7 @@ class RankAllocator:
                 f"the allocator's state was made with another configuration: {differing}. Resume with the old values, or "
                 "start a new run"
             )
+        check_same_adapter(state, self.adapter)
         if state["ranks"] != self.ranks:
             self._processes.check_wrapper_is_known()
             self.adapter.set_ranks(state["ranks"], optimizer=self._optimizer)

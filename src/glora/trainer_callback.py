@@ -18,6 +18,7 @@ from glora.allocator import RankAllocator
 from glora.config import RankAllocationConfig, as_config
 from glora.distributed.unsupported import refuse_engines
 from glora.export import save_allocation
+from glora.guards.same_adapter import check_loaded_ranks
 from glora.guards.setup import check_same_matrices
 from glora.lora.adapter import RankedAdapter
 from glora.messages import get_logger, pluralize
@@ -108,6 +109,8 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
         warmup = _warmup_steps(self.config.warmup_steps, args, state, train_dataloader, fresh=saved is None)
         if saved is not None:
             _check_loaded(saved, adapter)
+        elif state.global_step > 0 and not self._training:
+            check_loaded_ranks(adapter)
         if self.allocator is not None:
             self.allocator.detach()
         if self._training and saved is None and adapter.ranks != adapter.initial_ranks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 import shutil
@@ -12,8 +13,9 @@ import pytest
 from transformers import TrainerCallback
 
 from glora import RankAllocationCallback
+from integration import resume_case
 from integration.resume_case import STEPS, WARMUP, Job, differences, make_trainer, outcome, run
-from integration.trainer_case import TAKEN_OUT, callback_of
+from integration.trainer_case import TAKEN_OUT, callback_of, lora_config
 
 VARIANTS = {
     "default": {},
@@ -96,6 +98,36 @@ def test_another_configuration_is_refused_where_trainer_restores_the_old_one(fin
     changed = dataclasses.replace(finished, output=tmp_path, config=dict(beta=0.5), arguments=arguments)
     with pytest.raises(ValueError, match="restore_callback_states_from_checkpoint.* beta was 0.9, is 0.5"):
         make_trainer(changed).train(resume_from_checkpoint=str(finished.checkpoint(WARMUP)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(r=8), "made with rank 8, .* began with rank 4"),
+        (dict(r=8, lora_alpha=16), "made with rank 8, .* began with rank 4"),
+        (dict(lora_alpha=16), "scaling 4, and the checkpoint 2"),
+        (dict(use_rslora=True), "scaling 4, and the checkpoint 2"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("step", [WARMUP - 1, WARMUP + 2])
+def test_another_rank_or_scaling_is_refused(
+    finished: Job, tmp_path: Path, fields: dict, message: str, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resume_case, "lora_config", functools.partial(lora_config, **fields))
+    trainer = make_trainer(dataclasses.replace(finished, output=tmp_path))
+    with pytest.raises(ValueError, match=message):
+        trainer.train(resume_from_checkpoint=str(finished.checkpoint(step)))
+
+
+def test_plain_lora_of_another_rank_is_refused(finished: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = dataclasses.replace(finished, output=tmp_path / "plain", config=None)
+    trainer = make_trainer(plain)
+    trainer.args.max_steps = 2
+    trainer.train()
+    monkeypatch.setattr(resume_case, "lora_config", functools.partial(lora_config, r=8))
+    with pytest.raises(ValueError, match="made with rank 8, and the checkpoint.* has rank 4"):
+        make_trainer(finished).train(resume_from_checkpoint=str(plain.checkpoint(2)))
 
 
 class AnotherCallback(RankAllocationCallback):

@@ -327,6 +327,16 @@ def test_torchs_set_state_dict_makes_no_step_of_the_warmup(start: int) -> None:
     assert all(torch.equal(p, q) for p, q in zip(whole_model.parameters(), model.parameters()))
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"), [(dict(r=3), "rank 3, .* rank 4"), (dict(lora_alpha=4), "scaling 1, .* 2")], ids=str
+)
+def test_a_state_of_another_rank_or_scaling_is_refused(fields: dict, message: str) -> None:
+    _, allocator = plain_run(WARMUP)
+    model = lora(**fields)
+    with pytest.raises(ValueError, match=message):
+        allocator_for(model, adamw(model)).load_state_dict(allocator.state_dict())
+
+
 def test_an_optimizer_state_that_is_loaded_too_early_is_refused() -> None:
     model, optimizer, allocator = started(min_rank=1)
     train(model, optimizer, allocator, range(STEPS))

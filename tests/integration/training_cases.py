@@ -127,6 +127,7 @@ works | `hyperparameter_search` | restarts::every_trial_of_a_search_starts_clean
 works | `auto_find_batch_size` | restarts::a_smaller_batch_starts_clean
 not supported | `auto_find_batch_size` that starts again after resuming | restarts::out_of_memory_after_resuming
 not supported | a checkpoint of another `RankAllocationConfig` | resume::another_configuration_is_refused
+not supported | a checkpoint of another rank or α | resume::another_rank_or_scaling_is_refused
 not supported | a mixture of two checkpoints | resume::a_mixture_of_two_checkpoints_is_refused
 not supported | `model_init`, resumed after the reallocation | restarts::a_model_that_trainer_makes_itself
 not supported | `model.add_adapter`, resumed | restarts::trainer_resumes_no_model_with_an_added_adapter
