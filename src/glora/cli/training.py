@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,7 +65,8 @@ def compare(
 
     console = open_console()
     start = find_preset(preset) if preset else None
-    with running(console, output, verbose), _shared(storage, study, claim, output) as sharing:
+    with running(console, output, verbose):
+        sharing = _shared(storage, study, claim, output)
         with console.status("Reading the task's data ..."):
             from glora.experiments.config import DEFAULT_METHODS, DEFAULT_SEEDS
             from glora.experiments.plan import plan_comparison
@@ -129,13 +129,14 @@ def run(
     }
     folder = output or Path("results") / experiment.stem
     console = open_console()
-    with running(console, folder, verbose), _shared(storage, study, claim, folder) as sharing:
+    with running(console, folder, verbose):
         from glora.experiments.data.custom_data import parse_custom_data
         from glora.experiments.data.registry import TASKS
         from glora.experiments.estimate import estimate
         from glora.experiments.experiment import load_experiment, plan_experiment
         from glora.experiments.plan_view import describe_experiment
 
+        sharing = _shared(storage, study, claim, folder)
         resolved = load_experiment(experiment, {n: value for n, value in fields.items() if value not in (None, {})})
         custom = [name for name in resolved.datasets.values() if plan and name not in TASKS]
         readings = {name: parse_custom_data(name).read(name)[0].reading for name in custom}
@@ -194,7 +195,7 @@ def search(
         from glora.experiments.search.plan import SearchOptions, plan_search
         from glora.experiments.search.record import write_search_record
         from glora.experiments.search.sharing import Sharing
-        from glora.experiments.search.storage import check_storage, open_storage, sqlite_url, storage_errors
+        from glora.experiments.search.storage import check_storage, open_storage, sqlite_url
         from glora.experiments.search.trials import SearchFailedError, plan_tuned_runs, run_trials, search_record
         from glora.experiments.search.view import describe_outcomes, describe_search
         from glora.experiments.training.progress import open_progress
@@ -214,17 +215,16 @@ def search(
         if opened is None:
             output.mkdir(parents=True, exist_ok=True)
             opened = open_storage(shown)
-        with storage_errors(opened):
-            try:
-                with open_progress(console) as progress:
-                    outcomes = run_trials(planned, opened, progress)
-            except SearchFailedError as error:
-                print_error(error)
-                sys.exit(1)
-            console.print(describe_outcomes(outcomes))
-            write_search_record(output, search_record(planned, outcomes))
-            plans = plan_tuned_runs(planned, outcomes)
-            failed = _make(console, plans, Sharing(opened, name))
+        try:
+            with open_progress(console) as progress:
+                outcomes = run_trials(planned, opened, progress)
+        except SearchFailedError as error:
+            print_error(error)
+            sys.exit(1)
+        console.print(describe_outcomes(outcomes))
+        write_search_record(output, search_record(planned, outcomes))
+        plans = plan_tuned_runs(planned, outcomes)
+        failed = _make(console, plans, Sharing(opened, name))
         _finish(console, failed, sum(len(each.runs) for each in plans), output)
 
 
@@ -257,18 +257,13 @@ def _search_request(
     return search_request_of_file(path, {n: v for n, v in fields.items() if v not in (None, {})}, ranges=ranges)
 
 
-@contextlib.contextmanager
-def _shared(url: str | None, study: str | None, claim: str | None, output: Path) -> Iterator[Sharing | None]:
-    """With whom runs are shared, if they are; errors of the database become one message."""
+def _shared(url: str | None, study: str | None, claim: str | None, output: Path) -> Sharing | None:
+    """With whom runs are shared, if they are."""
     if url is None and study is None and claim is None:
-        yield None
-        return
+        return None
     from glora.experiments.search.sharing import open_sharing
-    from glora.experiments.search.storage import storage_errors
 
-    sharing = open_sharing(url, study, claim, output)
-    with storage_errors(sharing.storage):
-        yield sharing
+    return open_sharing(url, study, claim, output)
 
 
 def _show_plans(console: Terminal, plans: Sequence[ComparisonPlan], sharing: Sharing | None) -> None:

@@ -27,13 +27,13 @@ from glora.experiments.records.schema import RunRecord
 from glora.experiments.records.store import finished_records, keep_record
 from glora.experiments.search.storage import SharedStorage, StorageError, open_storage
 from glora.experiments.search.study import (
-    MAX_NAME,
     PROGRESS,
     Item,
     Job,
     TrialFailedError,
     find_items,
     item_of,
+    name_in_storage,
     open_study,
     read_items,
     retry_failed,
@@ -96,7 +96,6 @@ def make_shared_runs(
         RecordKeptElsewhereError: a record could not be written to the output folder.
         KeyboardInterrupt: Ctrl-C; finished runs are kept, and others can take the one that was being made.
     """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # progress shows what becomes of runs
     shared = [_SharedPlan(sharing, plan, name) for plan, name in zip(plans, _names(sharing, plans))]
     for each in shared:
         each.open()
@@ -119,8 +118,11 @@ def make_shared_runs(
             waiting=lambda _: progress.waiting(f"other processes are making {pluralize(gather(), 'run')}"),
             look_after=look_after,
         )
-    finally:
-        gather()
+    except BaseException:
+        with contextlib.suppress(StorageError):
+            gather()
+        raise
+    gather()
     records = {key: record for each in shared for key, record in each.records().items()}
     configs = [run.config for plan in plans for run in plan.runs]
     for config in configs:
@@ -174,7 +176,7 @@ class _SharedPlan:
 
     def __init__(self, sharing: Sharing, plan: Plan, name: str) -> None:
         self.plan, self._storage, self._name = plan, sharing.storage, name
-        self._records_name = f"{name} / records"[-MAX_NAME:]
+        self._records_name = name_in_storage(f"{name} / records")
         self._config = _study_config(plan, sharing.claim)
         self._keys = {run.config.key for run in plan.runs}
         self._records: dict[str, RunRecord] = {}

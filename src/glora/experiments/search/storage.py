@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 import random
 import re
 import time
+import urllib.parse
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import optuna
 import sqlalchemy
-from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.exceptions import (
+    DuplicatedStudyError,
+    ExperimentalWarning,
+    StorageInternalError,
+    UpdateFinishedTrialError,
+)
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
@@ -30,6 +40,9 @@ MAX_CONNECTIONS = 8
 DRIVERS = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient", "pymysql": "pymysql"}
 """Module -> what pip installs."""
 
+SHOWN_OPTIONS = frozenset({"charset", "connect_timeout", "mode", "sslmode", "timeout", "uri"})
+"""Options in a URL's query whose values are shown; any other may hold a secret."""
+
 EXAMPLES = (
     "sqlite:///search.db, postgresql://user:password@host/database or mysql+pymysql://user:password@host/database"
 )
@@ -39,8 +52,83 @@ class StorageError(ValueError):
     """A database that cannot be used; the message names it without its password."""
 
 
-class SharedStorage(RDBStorage):
-    """Optuna's storage, with a write lock in SQLite and a heartbeat from before a trial runs.
+def show_url(url: str) -> str:
+    """Return a database's URL without its secrets: password and options; only the scheme if it cannot be parsed for certain."""
+    try:
+        parsed = _parse_url(url)
+    except StorageError:
+        scheme = re.match(r"[\w+]+://", url)
+        return f"{scheme[0] if scheme else ''}***"
+    options = {name: values if name in SHOWN_OPTIONS else "***" for name, values in parsed.query.items()}
+    return parsed.set(query=options).render_as_string(hide_password=True).replace("%2A%2A%2A", "***")
+
+
+def _parse_url(url: str) -> sqlalchemy.URL:
+    try:
+        parsed = sqlalchemy.make_url(url)
+    except (ArgumentError, ValueError):  # ValueError: the port is not a number
+        raise StorageError(f"the storage is not a database URL; write {EXAMPLES}") from None
+    # SQLAlchemy ends the password at the first @, and takes "host?password=p@ss" for a user.
+    if not parsed.drivername.startswith("sqlite") and (url.count("@") > 1 or "?" in (parsed.username or "")):
+        raise StorageError("the storage's URL has an unescaped @; in user, password and options write it as %40")
+    return parsed
+
+
+def _without_secrets(text: str, url: str) -> str:
+    """Return a driver's message without what `show_url` hides; options of up to 3 characters are not taken for secrets."""
+    parsed = sqlalchemy.make_url(url)
+    hidden = [value for name, value in parsed.normalized_query.items() if name not in SHOWN_OPTIONS]
+    secrets = {str(parsed.password or ""), *(value for values in hidden for value in values if len(value) > 3)} - {""}
+    for secret in sorted(secrets, key=len, reverse=True):
+        for written in (secret, urllib.parse.quote_plus(secret), urllib.parse.quote(secret, safe="")):
+            text = text.replace(written, "***")
+    return text
+
+
+class _ReportingStorage(RDBStorage):
+    """Optuna's storage, every failure of which is a `StorageError`, after which the next call connects again.
+
+    Without a database, Optuna's methods also raise `UnboundLocalError`, and SQLAlchemy's session then refuses all later work as
+    an "invalid transaction".
+    """
+
+    shown_url: str
+
+
+def _with_storage_errors(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(self: _ReportingStorage, *arguments: Any, **options: Any) -> Any:
+        try:
+            return method(self, *arguments, **options)
+        except (ValueError, TypeError, DuplicatedStudyError, UpdateFinishedTrialError):
+            raise
+        except Exception as error:
+            if isinstance(error, KeyError) and method.__name__ == "get_study_id_from_name":
+                raise  # the study does not exist yet
+            with contextlib.suppress(Exception):
+                self.scoped_session.remove()
+            self.scoped_session.registry.clear()
+            self.engine.dispose()
+            reason = _reason(error, self.url).rstrip(".")
+            raise StorageError(
+                f"storage={self.shown_url} failed: {reason}. Finished work is kept; once the database is back, the same "
+                "command continues"
+            ) from error
+
+    return call
+
+
+for _name, _method in vars(RDBStorage).items():
+    # Those with an underscore are called by Optuna's cache.
+    if inspect.isfunction(_method) and (
+        not _name.startswith("_")
+        or _name in ("_create_new_trial", "_set_trial_param", "_get_trials", "_get_stale_trial_ids")
+    ):
+        setattr(_ReportingStorage, _name, _with_storage_errors(_method))
+
+
+class SharedStorage(_ReportingStorage):
+    """A storage with a write lock in SQLite and a heartbeat from before a trial runs.
 
     Args:
         url: as SQLAlchemy writes it.
@@ -50,7 +138,7 @@ class SharedStorage(RDBStorage):
 
     def __init__(self, url: str, *, heartbeat: int = HEARTBEAT_SECONDS, grace: int = GRACE_SECONDS) -> None:
         parsed = sqlalchemy.make_url(url)
-        self.shown_url = parsed.render_as_string(hide_password=True)
+        self.shown_url = show_url(url)
         driver, arguments = parsed.get_dialect().driver, {}
         if driver == "pysqlite":
             arguments = {"timeout": LOCK_SECONDS}
@@ -73,15 +161,15 @@ class SharedStorage(RDBStorage):
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """Set a trial's state; Optuna never finds a running trial dead that has had no heartbeat."""
         if state == TrialState.RUNNING:
-            self.record_heartbeat(trial_id)
+            super().record_heartbeat(trial_id)
         return super().set_trial_state_values(trial_id, state, values)
 
     def record_heartbeat(self, trial_id: int) -> None:
         """Record a heartbeat, or warn if the database is away: the next one may arrive."""
         try:
             super().record_heartbeat(trial_id)
-        except (StorageInternalError, SQLAlchemyError) as error:
-            get_logger().warning("no heartbeat reached %s: %s", self.shown_url, _reason(error, self.url))
+        except StorageError as error:
+            get_logger().warning("no heartbeat is recorded: %s", error)
 
 
 def open_storage(url: str, *, heartbeat: int = HEARTBEAT_SECONDS, grace: int = GRACE_SECONDS) -> SharedStorage:
@@ -91,6 +179,7 @@ def open_storage(url: str, *, heartbeat: int = HEARTBEAT_SECONDS, grace: int = G
         StorageError: no such kind of database, no driver, unreachable within CONNECT_SECONDS, or not writable.
     """
     shown = check_storage(url)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # progress shows what becomes of trials
     for attempt in range(1, MAX_CONNECTIONS + 1):
         try:
             return SharedStorage(url, heartbeat=heartbeat, grace=grace)
@@ -107,16 +196,12 @@ def open_storage(url: str, *, heartbeat: int = HEARTBEAT_SECONDS, grace: int = G
 
 
 def check_storage(url: str) -> str:
-    """Check a database's URL and driver without connecting; return the URL without its password.
+    """Check a database's URL and driver without connecting; return the URL as `show_url` shows it.
 
     Raises:
         StorageError: it cannot be used.
     """
-    try:
-        parsed = sqlalchemy.make_url(url)
-    except ArgumentError:
-        raise StorageError(f"the storage is not a database URL; write {EXAMPLES}") from None
-    shown = parsed.render_as_string(hide_password=True)
+    parsed, shown = _parse_url(url), show_url(url)
     try:
         parsed.get_dialect().import_dbapi()
     except NoSuchModuleError:
@@ -131,29 +216,16 @@ def check_storage(url: str) -> str:
 
 def sqlite_url(folder: Path) -> str:
     """Return the URL of the database in an output folder, for searches without a storage."""
-    return f"sqlite:///{folder / 'search.db'}"
-
-
-@contextlib.contextmanager
-def storage_errors(storage: SharedStorage) -> Iterator[None]:
-    """Turn errors of the database during the work into one `StorageError`."""
-    try:
-        yield
-    except (StorageInternalError, SQLAlchemyError) as error:
-        raise StorageError(
-            f"storage={storage.shown_url} failed: {_reason(error, storage.url)}. Finished work is kept; once the database is "
-            "back, the same command continues"
-        ) from error
+    return sqlalchemy.URL.create("sqlite", database=str(folder / "search.db")).render_as_string()
 
 
 def _reason(error: BaseException, url: str) -> str:
-    """Return the driver's message on one line, without the password; SQLAlchemy adds the statement and Optuna a guess."""
+    """Return the driver's message on one line, without secrets; SQLAlchemy adds the statement and Optuna a guess."""
     while not getattr(error, "orig", None) and error.__cause__ is not None:
         error = error.__cause__
     lines = str(getattr(error, "orig", None) or error).split("\n")
     text = " ".join(line.strip() for line in lines[:3]).strip() or type(error).__name__
-    password = sqlalchemy.make_url(url).password
-    return text.replace(str(password), "***") if password else text
+    return _without_secrets(text, url)
 
 
 @contextlib.contextmanager

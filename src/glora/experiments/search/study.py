@@ -12,6 +12,7 @@ Two rules make a kill harmless at every moment, without a lock:
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from optuna.storages import fail_stale_trials
 from optuna.storages._heartbeat import get_heartbeat_thread
 from optuna.trial import FrozenTrial, TrialState
 
-from glora.experiments.search.storage import HEARTBEAT_SECONDS, SharedStorage, without_warnings
+from glora.experiments.search.storage import HEARTBEAT_SECONDS, SharedStorage, StorageError, without_warnings
 
 FILLING_SECONDS = 5.0
 """Time that the creator of a study has to fill it before another worker helps."""
@@ -33,13 +34,21 @@ MAX_DEATHS = 3
 """Deaths without progress after which an item is given up: it may be what kills its workers, for want of memory."""
 
 MAX_NAME = 500
-"""Characters of a study's name; Optuna's tables hold 512."""
+"""Characters of a study's name; Optuna's tables hold 512. A longer one is cut off and gets its digest."""
 
 ITEM, ERROR, INTERRUPTED, SURPLUS, PROGRESS = "item", "error", "interrupted", "surplus", "progress"
 """User attributes of a trial. PROGRESS: a part of the item is kept, so it is not what kills its workers."""
 
 STUDY_CONFIG = "study_config"
 """User attribute of a study: what workers must agree on to share it."""
+
+
+def name_in_storage(name: str) -> str:
+    """Return a study's name as the database holds it."""
+    if len(name) <= MAX_NAME:
+        return name
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return f"{name[: MAX_NAME - len(digest) - 1]} {digest}"
 
 
 class StudyMismatchError(ValueError):
@@ -105,7 +114,7 @@ def open_study(
     Raises:
         StudyMismatchError: the study has another configuration.
     """
-    name = name[-MAX_NAME:]
+    name = name_in_storage(name)
     try:
         study = optuna.create_study(storage=storage, study_name=name, direction=direction, pruner=pruner)
     except DuplicatedStudyError:
@@ -127,7 +136,7 @@ def find_items(storage: SharedStorage, name: str, study_config: Mapping[str, Any
         StudyMismatchError: the study has another configuration.
     """
     try:
-        study = optuna.load_study(storage=storage, study_name=name[-MAX_NAME:])
+        study = optuna.load_study(storage=storage, study_name=name_in_storage(name))
     except KeyError:
         return {}
     _check_config(study, study_config)
@@ -207,8 +216,9 @@ def _take_one(job: Job) -> bool:
     except UpdateFinishedTrialError:
         pass  # another worker took over: this one was suspended, or cut off from the database
     except BaseException:
-        _finish(study, trial, TrialState.FAIL, INTERRUPTED, True)
-        _add_missing(study, job.items)
+        with contextlib.suppress(StorageError):  # its heartbeat ends, so that others take the item
+            _finish(study, trial, TrialState.FAIL, INTERRUPTED, True)
+            _add_missing(study, job.items)
         raise
     else:
         _finish(study, trial, TrialState.COMPLETE, value=value)

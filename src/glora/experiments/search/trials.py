@@ -13,9 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import optuna
 from optuna import Study, Trial, TrialPruned
-from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.pruners import MedianPruner
 from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, TrialState
@@ -28,7 +27,7 @@ from glora.experiments.records.schema import EpochMetrics, RunRecord
 from glora.experiments.search.plan import MethodSearch, SearchPlan, how_chosen
 from glora.experiments.search.record import SCHEMA_VERSION, SearchRecord, TunedMethod
 from glora.experiments.search.space import chosen, config_faults, suggest
-from glora.experiments.search.storage import SharedStorage
+from glora.experiments.search.storage import SharedStorage, StorageError
 from glora.experiments.search.study import (
     ERROR,
     Item,
@@ -99,7 +98,6 @@ def run_trials(
             search, started again, tries failed trials of such a study again.
         KeyboardInterrupt: Ctrl-C; finished trials are kept, the one that was being made is made again.
     """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # progress shows what becomes of trials
     make_run = make_run or runs_of(plan.output)
     studies = [_open(plan, search, storage) for search in plan.studies]
 
@@ -288,7 +286,7 @@ class _TrialWatch(RunProgress):
         try:
             self._trial.report(metrics.values[self._search.metric], self._epochs)
             stop = metrics.step < self._total_steps and metrics.step >= self._warmup() and self._trial.should_prune()
-        except (UpdateFinishedTrialError, StorageInternalError) as error:
+        except (UpdateFinishedTrialError, StorageError) as error:
             self.storage_error = error
             raise RunStopped from error
         if stop:

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy
 
 from glora.experiments.search import storage as study_storage
-from glora.experiments.search.storage import StorageError, check_storage, open_storage, sqlite_url, storage_errors
+from glora.experiments.search.storage import StorageError, check_storage, open_storage, show_url, sqlite_url
 from unit.experiments.search.search_case import together
 
 
@@ -51,11 +51,11 @@ def test_a_server_that_does_not_answer_is_waited_for_only_so_long(monkeypatch: p
 
 def test_a_password_in_what_the_driver_says_is_hidden(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def fail(*_: object, **__: object) -> None:
-        raise sqlalchemy.exc.OperationalError("connect", {}, Exception("login of me with secret%word failed"))
+        raise sqlalchemy.exc.OperationalError("connect", {}, Exception("login with secret%word failed: key=top+secret"))
 
     monkeypatch.setattr(study_storage, "SharedStorage", fail)
-    message = refused("postgresql+psycopg://me:secret%25word@nowhere/studies")
-    assert "login of me with *** failed" in message
+    message = refused("postgresql+psycopg://me:secret%25word@nowhere/studies?api_key=top+secret")
+    assert "login with *** failed: key=***" in message
 
 
 @pytest.mark.parametrize(
@@ -98,28 +98,45 @@ def test_a_file_that_is_not_a_database(tmp_path: Path) -> None:
     assert "file is not a database" in refused(sqlite_url(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        (
+            "postgresql://me:secret@h/d?password=secret&passwd=secret&sslmode=require",
+            "h/d?passwd=***&password=***&sslmode=require",
+        ),
+        ("postgresql://h/d?user=me;password=secret", "postgresql://h/d?user=***"),
+        ("postgresql://me:sec@secret@h/d", "postgresql://***"),
+        ("postgresql://me@server:secret@h/d", "postgresql://***"),
+        ("postgresql://h?password=se@cret", "postgresql://***"),
+        ("postgresql://me:secret@h:port/d", "postgresql://***"),
+        ("postgresql://me:1@h:secret@h/d", "postgresql://***"),
+        ("me:secret@h/d", "***"),
+        ("sqlite:////home/me@work/search.db", "sqlite:////home/me%40work/search.db"),
+    ],
+)
+def test_what_is_shown_of_a_url(url: str, shown: str) -> None:
+    assert show_url(url).endswith(shown)
+    assert "cret" not in show_url(url)
+    try:
+        message = check_storage(url)
+    except StorageError as error:
+        message = str(error)
+    assert "cret" not in message
+
+
+def test_every_folder_has_a_url(tmp_path: Path) -> None:
+    folder = tmp_path / "100% of a?b=c #1 {x} é@y"
+    folder.mkdir()
+    open_storage(sqlite_url(folder)).engine.dispose()
+    assert (folder / "search.db").is_file()
+
+
 def test_checking_connects_to_nothing(tmp_path: Path) -> None:
     pytest.importorskip("psycopg")
     assert check_storage("postgresql://me:secret@nowhere.invalid/d") == "postgresql://me:***@nowhere.invalid/d"
     check_storage(sqlite_url(tmp_path))
     assert not list(tmp_path.iterdir())
-
-
-def test_a_database_that_goes_away_in_the_midst_of_the_work(tmp_path: Path) -> None:
-    storage = open_storage(sqlite_url(tmp_path))
-    (tmp_path / "search.db").unlink()
-    storage.engine.dispose()
-    with pytest.raises(StorageError, match="no such table") as caught, storage_errors(storage):
-        storage.get_all_studies()
-    assert "Finished work is kept" in str(caught.value)
-
-
-def test_a_heartbeat_that_does_not_arrive_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    storage = open_storage(sqlite_url(tmp_path))
-    (tmp_path / "search.db").unlink()
-    storage.engine.dispose()
-    storage.record_heartbeat(1)
-    assert "no heartbeat reached" in caplog.text
 
 
 def test_processes_that_begin_together_make_the_tables_together(tmp_path: Path) -> None:
