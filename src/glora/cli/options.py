@@ -70,7 +70,17 @@ def given(settings: Any) -> dict[str, Any]:
 ComparisonSettings = settings_type([name for name in SETTINGS if name not in {*REPEATED, "held_out"}])
 RanksSettings = settings_type(
     [
-        *("model", "task", "data_dir", "batch_size", "max_length", "rank", "lora_alpha", "target_modules"),
+        *(
+            "model",
+            "trust_remote_code",
+            "task",
+            "data_dir",
+            "batch_size",
+            "max_length",
+            "rank",
+            "lora_alpha",
+            "target_modules",
+        ),
         *("total_rank", "budget", "max_rank"),
     ]
 )

@@ -97,6 +97,12 @@ class RunConfig(BaseModel):
         description="bfloat16 trains under autocast; a causal model's own weights, which are frozen, are then loaded in it.",
     )
 
+    trust_remote_code: bool = Field(
+        False,
+        description="Run Python code that comes with the model, with your rights. Read it first; by default such a model is an "
+        "error.",
+    )
+
     allocation: RankAllocationConfig = Field(
         RankAllocationConfig(), description="How ranks are allocated, for the methods that allocate them."
     )
@@ -177,10 +183,10 @@ class RunConfig(BaseModel):
     def key(self) -> str:
         """Readable name of the run's record, unique to this configuration: `task--model--method--r8--seed0--<digest>`.
 
-        The digest leaves out settings that are None and allocation settings at their defaults, so that finished runs keep
-        their names when settings are added. At most 190 bytes long, because file systems allow 255.
+        The digest leaves out settings that are None, and trust_remote_code and allocation settings at their defaults, so that
+        finished runs keep their names when settings are added. At most 190 bytes long, because file systems allow 255.
         """
-        defaults = {name: SETTINGS[name].default for name in ALLOCATION_SETTINGS}
+        defaults = {name: SETTINGS[name].default for name in (*ALLOCATION_SETTINGS, "trust_remote_code")}
         settings = {name: value for name, value in self.recorded_settings().items() if value != defaults.get(name)}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
         end = f"--r{self.rank}--seed{self.seed}--{digest}"
@@ -218,7 +224,18 @@ class Setting:
 
 
 def _describe_settings() -> dict[str, Setting]:
-    comparison = {"model", "task", "method", "seed", "data_dir", "report_to", "train_limit", "eval_limit", "held_out"}
+    comparison = {
+        "model",
+        "trust_remote_code",
+        "task",
+        "method",
+        "seed",
+        "data_dir",
+        "report_to",
+        "train_limit",
+        "eval_limit",
+        "held_out",
+    }
     found = {
         name: Setting(
             name,

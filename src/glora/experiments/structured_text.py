@@ -72,11 +72,17 @@ def decode(content: bytes, path: Path, line: int = 1) -> str:
         ) from error
 
 
-def parse_json(text: str, path: Path, line: int | None = None) -> Any:
-    """Parse a file of JSON, or its line of this number.
+def parse_json(text: str, path: Path, line: int | None = None, *, strict: bool = True) -> Any:
+    """Parse JSON.
+
+    Args:
+        text: a file, or its line of this number.
+        path: the file, for the error.
+        line: number of the line.
+        strict: refuse a key given twice, half a surrogate pair, and more than `MAX_DEPTH`, too.
 
     Raises:
-        MalformedFileError: it is malformed, deeper than `MAX_DEPTH`, or has a key twice or half a surrogate pair.
+        MalformedFileError: the text is malformed.
     """
     where = str(path) if line is None else f"{path}, line {line}"
 
@@ -87,7 +93,7 @@ def parse_json(text: str, path: Path, line: int | None = None) -> Any:
         return content
 
     try:
-        content = json.loads(text, object_pairs_hook=unique)
+        content = json.loads(text, object_pairs_hook=unique if strict else None)
     except json.JSONDecodeError as error:
         at = f"at line {error.lineno}, column {error.colno}" if line is None else f"at column {error.colno}"
         raise MalformedFileError(f"{where}: malformed JSON {at}: {error.msg}") from error
@@ -97,7 +103,7 @@ def parse_json(text: str, path: Path, line: int | None = None) -> Any:
         raise
     except ValueError as error:  # of int(): a limit of Python
         raise MalformedFileError(f"{where}: malformed JSON: a number has thousands of digits") from error
-    if "\\ud" in text.lower() or text.count("[") + text.count("{") > MAX_DEPTH:
+    if strict and ("\\ud" in text.lower() or text.count("[") + text.count("{") > MAX_DEPTH):
         _check_values(content, where)
     return content
 

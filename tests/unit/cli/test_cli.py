@@ -190,7 +190,7 @@ def test_options_reach_the_runs(call, made, source, tmp_path: Path) -> None:
     options = (
         "--methods=lora,glora --seeds=4 --rank=4 --lora-alpha=12 --lora-dropout=0.1 --target-modules=query_proj,dense "
         "--lr=1e-3 --epochs=5 --batch-size=16 --group-by-length --max-length=32 --lr-scheduler=cosine --lr-warmup=0.1 "
-        "--weight-decay=0.01 "
+        "--weight-decay=0.01 --trust-remote-code "
         "--train-limit=64 --eval-limit=32 --precision=bfloat16 --total-rank=20 --warmup-steps=0.5 --beta=0.8 "
         "--signal=lora_b --budget=parameters --min-rank=1 --max-rank=9 --keep=svd --exact-every=4 "
         "--reallocate-every=4 --max-reallocations=2"

@@ -18,6 +18,7 @@ def test_a_default_is_the_same_run_as_the_value_given() -> None:
 
 def test_every_setting_that_changes_a_result_changes_the_key() -> None:
     changed = {"epochs": 2, "learning_rate": 1e-3, "rank": 4, "seed": 1, "method": "lora", "beta": 0.5, "task": "rte"}
+    changed["trust_remote_code"] = True
     keys = {RunConfig(**{name: value}).key for name, value in changed.items()} | {RunConfig().key}
     assert len(keys) == len(changed) + 1
 
@@ -27,6 +28,7 @@ def test_a_setting_that_is_added_later_renames_no_finished_run() -> None:
         invented_since: int | None = None
 
     assert Later().key == RunConfig().key != Later(invented_since=1).key
+    assert RunConfig().key.endswith("--ef995a8bca2e4d19"), "the default's, from before trust_remote_code"
 
 
 def test_where_the_data_lie_is_not_part_of_the_run() -> None:

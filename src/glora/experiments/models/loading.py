@@ -19,7 +19,7 @@ from transformers.utils import logging
 
 from glora.experiments.models.model_fit import UNLIMITED, positions, why_it_writes_no_text
 from glora.experiments.models.registry import ModelNotFoundError, resolve_model, why_not_loaded
-from glora.experiments.models.weights import check_embedded_weights
+from glora.experiments.models.weights import check_embedded_weights, check_model_files
 from glora.messages import pluralize
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def load_classifier(
     label_names: tuple[str, ...] | None = None,
     regression: bool = False,
     seed: int = 0,
+    trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a model in float32 with a classification head, and its tokenizer.
 
@@ -45,6 +46,7 @@ def load_classifier(
         label_names: names of the classes in the order of their numbers, written into the config.
         regression: one output, squared error.
         seed: seed of new weights.
+        trust_remote_code: whether code that comes with the model may run; without, transformers would ask on the terminal.
 
     Raises:
         ModelNotFoundError: see `resolve_model`; transformers cannot load it, or the embedded encoder's weights are not the
@@ -59,6 +61,7 @@ def load_classifier(
         )
     source = resolve_model(name)
     check_embedded_weights(name)
+    check_model_files(source)
     labels: dict[str, Any] = {"num_labels": num_labels}
     if label_names is not None:
         labels = {
@@ -68,9 +71,10 @@ def load_classifier(
     try:
         with _quiet_loading(), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # devices' generators are not touched
-            tokenizer = AutoTokenizer.from_pretrained(source)
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
             model = AutoModelForSequenceClassification.from_pretrained(
                 source,
+                trust_remote_code=trust_remote_code,
                 dtype=torch.float32,
                 problem_type="regression" if regression else "single_label_classification",
                 ignore_mismatched_sizes=True,
@@ -82,7 +86,9 @@ def load_classifier(
     return model, tokenizer
 
 
-def load_causal_lm(name: str, *, dtype: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_causal_lm(
+    name: str, *, dtype: Any, trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model, and its tokenizer.
 
     Weights in MXFP4 (gpt-oss) or FP8 (DeepSeek), which cannot be trained on, are dequantized.
@@ -90,19 +96,25 @@ def load_causal_lm(name: str, *, dtype: Any) -> tuple[PreTrainedModel, PreTraine
     Args:
         name: as for `resolve_model`.
         dtype: of its weights.
+        trust_remote_code: as for `load_classifier`.
 
     Raises:
         ModelNotFoundError: see `resolve_model`; transformers cannot load it, it is an encoder, or the checkpoint lacks weights.
     """
     source = resolve_model(name)
+    check_model_files(source)
     try:
         with _quiet_loading():
-            config = AutoConfig.from_pretrained(source)
+            config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
             reason = why_it_writes_no_text(config.to_dict())
             if reason is None:
-                tokenizer = AutoTokenizer.from_pretrained(source)
+                tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
                 model, found = AutoModelForCausalLM.from_pretrained(
-                    source, dtype=dtype, output_loading_info=True, **_dequantized(config)
+                    source,
+                    dtype=dtype,
+                    output_loading_info=True,
+                    trust_remote_code=trust_remote_code,
+                    **_dequantized(config),
                 )
                 reason = _missing_weights(found)
     except Exception as error:  # a broken file of weights is not an OSError

@@ -24,6 +24,7 @@ from glora.experiments.models.registry import (
     resolve_model,
     why_not_loaded,
 )
+from glora.experiments.models.weights import check_model_files, has_weights
 from glora.messages import pluralize
 
 WRITTEN_ANSWERS_ONLY = ("max_new_tokens", "temperature")
@@ -51,9 +52,14 @@ def unsupported_settings(config: RunConfig, kind: Kind) -> list[str]:
         kind: of its task.
 
     Raises:
-        ModelNotFoundError: there is no such model.
+        ModelNotFoundError: there is no such model, or a file of its folder is broken.
     """
-    return _kind_faults(config, kind) or ([] if comes_from_hub(config.model) else length_faults(config))
+    if comes_from_hub(config.model):
+        return _kind_faults(config, kind)
+    source = resolve_model(config.model)
+    check_model_files(source)
+    weights = [] if has_weights(Path(source)) else [f"model={config.model!r} has no weights (*.safetensors, *.bin)"]
+    return _kind_faults(config, kind) or length_faults(config) or weights
 
 
 def comes_from_hub(model: str) -> bool:
@@ -73,7 +79,7 @@ def length_faults(config: RunConfig) -> list[str]:
     """
     source = resolve_model(config.model)
     try:
-        limit = longest_input(source)
+        limit = longest_input(source, trust_remote_code=config.trust_remote_code)
     except Exception as error:
         raise ModelNotFoundError(why_not_loaded(config.model, source, error, "model")) from error
     if limit is None or config.max_length <= limit:
@@ -84,18 +90,19 @@ def length_faults(config: RunConfig) -> list[str]:
     ]
 
 
-def longest_input(source: str) -> int | None:
+def longest_input(source: str, *, trust_remote_code: bool = False) -> int | None:
     """Return the longest input by a model's tokenizer, else its number of positions; None without a limit.
 
     Fetches two small files of a hub model.
 
     Args:
         source: a folder or a hub id.
+        trust_remote_code: as for `load_classifier`.
 
     Raises:
         Exception: raised by transformers where there is no such model, or no network.
     """
-    config = AutoConfig.from_pretrained(source)
+    config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     limit = get_tokenizer_config(source).get("model_max_length")
     return int(limit) if limit and limit <= UNLIMITED else positions(config)
 

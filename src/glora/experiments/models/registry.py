@@ -122,7 +122,10 @@ def resolve_model(name: str) -> str:
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise ModelNotFoundError(f"the folder {name!r} has no config.json; give one that save_pretrained wrote.")
+            what = (
+                "holds an adapter, not a model" if (folder / "adapter_config.json").is_file() else "has no config.json"
+            )
+            raise ModelNotFoundError(f"the folder {name!r} {what}; give one that a model's save_pretrained wrote.")
         return str(folder)
     if _looks_like_path(name):
         beside = folder.parent.iterdir() if folder.parent.is_dir() else ()
@@ -165,7 +168,13 @@ def why_not_loaded(name: str, source: str, error: Exception, what: str = "sequen
         error: raised by transformers.
         what: the kind of model.
     """
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if "trust_remote_code" in str(error):  # transformers has no class of its own for it
+        return (
+            f"the model {name!r} needs Python code that comes with it; read it in {source}, then set trust_remote_code to "
+            "let it run"
+        )
+    first, *others = (str(error).strip() or type(error).__name__).splitlines()
+    reason = f"{first} {others[0].strip()}" if first.endswith(":") and others else first
     lacking = [package for package, module in SENTENCEPIECE.items() if not _is_installed(module)]
     if lacking and re.search("sentencepiece|protobuf|tiktoken", reason, re.IGNORECASE):
         # transformers tries tiktoken last and then asks for that

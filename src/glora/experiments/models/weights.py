@@ -1,15 +1,19 @@
-"""The files of a model: their fingerprint, and the pinned weights of the embedded encoder. Loads no model."""
+"""The files of a model: which are broken, their fingerprint, and the pinned weights of the default one. Loads no model."""
 
 from __future__ import annotations
 
 import fnmatch
 import hashlib
 import os
+import zipfile
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
+from safetensors import SafetensorError, safe_open
 
 from glora.experiments.models.registry import EMBEDDED_WEIGHTS, ModelNotFoundError, find_entry, resolve_model
+from glora.experiments.structured_text import MalformedFileError, decode, parse_json
 
 MODEL_FILES = (
     *("*.safetensors", "*.bin", "*.gguf", "*.index.json"),
@@ -76,6 +80,60 @@ def model_files(folder: Path) -> list[Path]:
         and any(fnmatch.fnmatchcase(path.name, pattern) for pattern in MODEL_FILES)
         and path.is_file()
     )
+
+
+def check_model_files(source: str) -> None:
+    """Check that the files of a model's folder are whole, by their formats; a hub id passes.
+
+    Raises:
+        ModelNotFoundError: a file is malformed, cut off or missing, or there is an adapter beside the model.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        return
+    for path in model_files(folder):
+        if path.suffix == ".json":
+            _check_json(path)
+        elif path.suffix == ".safetensors":
+            try:
+                with safe_open(path, framework="pt"):
+                    pass
+            except SafetensorError as error:
+                raise ModelNotFoundError(
+                    f"{path}: cut off or not a safetensors file ({error}); copy it again"
+                ) from error
+        elif path.suffix == ".bin" and not _is_torch_file(path):
+            raise ModelNotFoundError(f"{path}: cut off or not a file of torch.save; copy it again")
+    if (folder / "adapter_config.json").is_file():
+        raise ModelNotFoundError(
+            f"{folder} holds an adapter (adapter_config.json) beside the model; merge it into the model, or move it away"
+        )
+
+
+def _check_json(path: Path) -> None:
+    try:
+        content = parse_json(decode(path.read_bytes(), path), path, strict=False)
+    except MalformedFileError as error:
+        raise ModelNotFoundError(str(error)) from error
+    if not isinstance(content, dict):
+        raise ModelNotFoundError(f"{path}: holds a {type(content).__name__}; expected an object with names and values")
+    if path.name.endswith(".index.json"):
+        shards: Any = content.get("weight_map")
+        names = set(shards.values()) if isinstance(shards, dict) else {"a weight_map"}
+        missing = sorted(str(name) for name in names if not (path.parent / str(name)).is_file())
+        if missing:
+            raise ModelNotFoundError(f"{path}: {missing[0]} is missing ({len(missing)} of {len(names)}); copy it too")
+
+
+def _is_torch_file(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(2)
+    return zipfile.is_zipfile(path) if start == b"PK" else start[:1] == b"\x80"  # before torch 1.6 a pickle
+
+
+def has_weights(folder: Path) -> bool:
+    """Return whether a folder holds weights in a format that transformers loads."""
+    return any(path.suffix in {".safetensors", ".bin", ".gguf"} for path in model_files(folder))
 
 
 def check_embedded_weights(name: str, digest: FileDigests | None = None) -> None:

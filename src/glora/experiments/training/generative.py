@@ -47,7 +47,8 @@ class Generation:
 
     def load_model(self, config: RunConfig, task: TaskData) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """Load a causal language model; nothing in it is random."""
-        return load_causal_lm(config.model, dtype=torch.bfloat16 if config.precision == "bfloat16" else torch.float32)
+        dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
+        return load_causal_lm(config.model, dtype=dtype, trust_remote_code=config.trust_remote_code)
 
     def tokenize(
         self, config: RunConfig, task: TaskData, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase

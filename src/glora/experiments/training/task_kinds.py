@@ -94,6 +94,7 @@ class Classification:
             label_names=task.label_names,
             regression=task.regression,
             seed=config.seed,
+            trust_remote_code=config.trust_remote_code,
         )
 
     def tokenize(

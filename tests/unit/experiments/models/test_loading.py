@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -107,15 +106,6 @@ def test_a_causal_model_pads_with_its_end_token(tiny_deberta: Path, tmp_path: Pa
     assert model(**loaded(["a", "a red fox"], padding=True, return_tensors="pt")).logits.shape == (2, 2)
 
 
-def test_a_broken_file_of_weights_is_named(tiny_deberta: Path, tmp_path: Path) -> None:
-    """safetensors has an exception of its own, which is no OSError."""
-    folder = shutil.copytree(tiny_deberta, tmp_path / "cut")
-    weights = (folder / "model.safetensors").read_bytes()
-    (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
-    with pytest.raises(ModelNotFoundError, match=f"from the folder '{folder}': .*"):
-        load_classifier(str(folder), num_labels=2)
-
-
 def test_contradictory_numbers_of_labels(tiny_deberta: Path) -> None:
     with pytest.raises(ValueError, match="num_labels must be 1, not 2"):
         load_classifier(str(tiny_deberta), num_labels=2, regression=True)
@@ -130,17 +120,10 @@ def test_what_the_hub_does_not_deliver(monkeypatch: pytest.MonkeyPatch) -> None:
         load_classifier("roberta-base", num_labels=2)
 
 
-def test_a_folder_that_is_no_such_model(tiny_deberta: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(tiny_deberta, tmp_path / "broken")
-    (folder / "model.safetensors").unlink()
-    with pytest.raises(ModelNotFoundError, match="cannot load a sequence-classification model from the folder"):
-        load_classifier(str(folder), num_labels=2)
-
-
 def test_a_sentencepiece_tokenizer_without_its_packages(tiny_deberta: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """transformers then asks for tiktoken, which would not help."""
 
-    def from_pretrained(*_: object) -> None:
+    def from_pretrained(*_: object, **__: object) -> None:
         raise ValueError("`tiktoken` is required to read a `tiktoken` file.")
 
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", from_pretrained)
@@ -172,9 +155,6 @@ def test_loading_a_causal_model(tiny_writer: Path, tiny_deberta: Path, tmp_path:
     assert (tokenizer.model_max_length, tokenizer.pad_token) == (48, "<pad>")
     with pytest.raises(ModelNotFoundError, match=r"\(deberta-v2\) is an encoder"):
         load_causal_lm(str(tiny_deberta), dtype=torch.float32)
-    (tmp_path / "config.json").write_text('{"model_type": "qwen3"}')
-    with pytest.raises(ModelNotFoundError, match="cannot load a causal language model from the folder"):
-        load_causal_lm(str(tmp_path), dtype=torch.float32)
     AutoModel.from_pretrained(tiny_writer).save_pretrained(tmp_path / "backbone")
     AutoTokenizer.from_pretrained(tiny_writer).save_pretrained(tmp_path / "backbone")
     with pytest.raises(ModelNotFoundError, match="has no weights for lm_head.weight, and would"):

@@ -1,7 +1,8 @@
-"""What tells two models of one name apart, and the pinned weights of the default model."""
+"""A model's files: what is broken, what tells two models of one name apart, the pinned weights, code that comes along."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -10,14 +11,87 @@ import pytest
 
 from glora.experiments.config import DEFAULT_MODEL
 from glora.experiments.models import weights
-from glora.experiments.models.loading import load_classifier
+from glora.experiments.models.loading import load_causal_lm, load_classifier
 from glora.experiments.models.registry import ModelNotFoundError
 from glora.experiments.models.weights import FileDigests, weights_fingerprint
+from glora.experiments.plan import InvalidComparisonError, check_settings
 
 
 @pytest.fixture
 def folder(tiny_deberta: Path, tmp_path: Path) -> Path:
     return shutil.copytree(tiny_deberta, tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"config.json": "{"}, r"/config\.json: malformed JSON at line 1, column 2"),
+        ({"config.json": "null"}, r"/config\.json: holds a NoneType; expected an object"),
+        ({"config.json": "[" * 99_999}, r"/config\.json: nested more than"),
+        ({"config.json": b"{\n\xe9"}, r"/config\.json, line 2: not UTF-8"),
+        (
+            {"config.json": '{"model_type": "bert", "hidden_size": "x"}'},
+            "cannot load .* field 'hidden_size': TypeError",
+        ),
+        ({"tokenizer.json": '{"model": '}, r"/tokenizer\.json: malformed JSON"),
+        ({"tokenizer_config.json": "[]"}, r"/tokenizer_config\.json: holds a list"),
+        ({"adapter_config.json": "{"}, r"/adapter_config\.json: malformed JSON at line 1, column 2"),
+        ({"adapter_config.json": "{}"}, "holds an adapter .* beside the model; merge it"),
+        ({"model.safetensors": None}, "no weights|no file named model.safetensors"),
+        ({"model.safetensors": b"cut"}, r"/model\.safetensors: cut off or not a safetensors file"),
+        ({"model.safetensors": "version https://git-lfs.github.com/spec/v1"}, "cut off or not a safetensors file"),
+        ({"pytorch_model.bin": b"PK\x03\x04"}, r"/pytorch_model\.bin: cut off or not a file of torch\.save"),
+        ({"model.safetensors.index.json": '{"weight_map": {"a": "b"}}'}, r"index\.json: b is missing \(1 of 1\)"),
+    ],
+)
+def test_a_broken_file_is_named_by_the_plan_and_by_loading(
+    folder: Path, files: dict[str, str | bytes | None], message: str
+) -> None:
+    for name, content in files.items():
+        (folder / name).unlink(missing_ok=True)
+        if content is not None:
+            (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InvalidComparisonError, match=message) as refused:
+        check_settings({"model": str(folder), "task": "rte", "max_length": 32})
+    assert len(refused.value.faults) == 1
+    with pytest.raises(ModelNotFoundError, match=message):
+        load_classifier(str(folder), num_labels=2)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.999])
+def test_weights_that_are_cut_off_anywhere(folder: Path, share: float) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(ModelNotFoundError, match=r"/model\.safetensors: cut off"):
+        load_classifier(str(folder), num_labels=2)
+
+
+def test_a_models_own_code_runs_only_if_told_to_and_nothing_asks(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ran = tmp_path / "ran"
+    (folder / "own.py").write_text(f"open({str(ran)!r}, 'w').close()\nraise RuntimeError('own code')")
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | {"model_type": "x", "auto_map": {"AutoConfig": "own.C"}}))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    settings = {"model": str(folder), "task": "rte", "max_length": 32}
+    needs_code = "needs Python code .* read it in .*, then set trust_remote_code"
+    with pytest.raises(InvalidComparisonError, match=needs_code):
+        check_settings(settings)
+    with pytest.raises(ModelNotFoundError, match=needs_code):
+        load_classifier(str(folder), num_labels=2)
+    with pytest.raises(ModelNotFoundError, match=needs_code):
+        load_causal_lm(str(folder), dtype=None)
+    assert not ran.exists()
+    for use in (
+        lambda: check_settings({**settings, "trust_remote_code": True}),
+        lambda: load_classifier(str(folder), num_labels=2, trust_remote_code=True),
+        lambda: load_causal_lm(str(folder), dtype=None, trust_remote_code=True),
+    ):
+        ran.unlink(missing_ok=True)
+        with pytest.raises((InvalidComparisonError, ModelNotFoundError), match="own code"):
+            use()
+        assert ran.exists()
 
 
 def fingerprint(folder: Path) -> str | None:
