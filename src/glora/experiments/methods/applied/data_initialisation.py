@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from peft import EvaConfig, LoraConfig, get_peft_model, initialize_lora_eva_weights
 from peft.tuners.lora import LoraGAConfig, eva, preprocess_loraga
 
@@ -168,6 +169,4 @@ def _on_device(to: MethodContext) -> Iterator[dict[str, torch.Tensor]]:
 
 def _device() -> torch.device:
     """Where Trainer will train."""
-    from accelerate import PartialState
-
     return torch.device(PartialState().device)
