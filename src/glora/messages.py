@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import re
 import sys
 from collections.abc import Iterable
 
@@ -67,3 +68,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     by_letters = {one.lower(): one for one in known}
     near = difflib.get_close_matches(name.lower(), by_letters, n=2, cutoff=0.6)
     return f"; did you mean {' or '.join(repr(by_letters[one]) for one in near)}?" if near else ""
+
+
+def plain(name: str) -> str:
+    """Return a name's letters and digits in lower case, by which names are compared: `GSM-8K` -> `gsm8k`."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())

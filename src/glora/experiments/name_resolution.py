@@ -16,8 +16,7 @@ from glora.experiments.data.custom_data import looks_like_custom_data
 from glora.experiments.data.registry import TASKS, find_task, resolve_task
 from glora.experiments.methods.registry import METHODS, find_method, split_variant
 from glora.experiments.models.registry import MODELS, ModelEntry, resolve_model
-from glora.experiments.names import plain
-from glora.messages import did_you_mean
+from glora.messages import did_you_mean, plain
 
 METRICS: dict[str, tuple[str, ...]] = {
     "accuracy": ("acc",),

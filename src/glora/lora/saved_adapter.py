@@ -9,13 +9,11 @@ from __future__ import annotations
 import json
 import math
 import re
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import regex
 import torch
 from peft import LoraConfig, PeftConfig
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME, load_peft_weights
@@ -28,7 +26,8 @@ FACTORS = {  # endings of the keys of A and B
     "lora_embedding_A": "lora_embedding_B",
 }
 MAX_ALPHA = 1e30
-MATCHING_TIME = 5.0  # seconds that all patterns of a configuration may take
+MAX_QUANTIFIERS = 3  # unbounded ones in a pattern: matching a name of length L then takes L⁴ steps at most
+UNBOUNDED = re.compile(r"[*+]|\{\d*,\}")
 
 
 @dataclass
@@ -76,9 +75,8 @@ def read_adapter(adapter: str | Path) -> SavedAdapter:
                 ranks[key.removesuffix(end_A)] = _rank_of(tensors, key, end_A, end_B, weights)
     if not ranks:
         raise _damaged(weights, "has no LoRA weights")
-    deadline = time.monotonic() + MATCHING_TIME
-    rank_of = _matcher(config.rank_pattern or {}, deadline, file)
-    alpha_of = _matcher(config.alpha_pattern or {}, deadline, file)
+    rank_of = _matcher(config.rank_pattern or {}, file)
+    alpha_of = _matcher(config.alpha_pattern or {}, file)
     alphas: dict[str, float] = {}
     for prefix, rank in ranks.items():
         name = prefix.removeprefix(PREFIX).removesuffix(".")
@@ -160,40 +158,59 @@ def _rank_of(tensors: Mapping[str, torch.Tensor], key_A: str, end_A: str, end_B:
     return int(A.shape[0])
 
 
-def _matcher(patterns: Mapping[str, Any], deadline: float, file: str) -> Callable[[str, Any], Any]:
+def _matcher(patterns: Mapping[str, Any], file: str) -> Callable[[str, Any], Any]:
     """Return a function (name, default) -> value of the first pattern that matches, by PEFT's rule, in bounded time.
 
     A pattern of one whole name, as glora writes it, is looked up; others are matched as PEFT matches them.
     """
     values = list(patterns.values())
     exact: dict[str, int] = {}
-    others: list[tuple[int, str, Any]] = []
+    others: list[tuple[int, re.Pattern[str]]] = []
     for place, key in enumerate(patterns):
         if key == exact_pattern(name := re.sub(r"\\(.)", r"\1", key[1:])):
             exact[name] = place
             continue
+        if _may_take_forever(key):
+            raise ValueError(
+                f"{file}: the pattern {_shortened(key)!r} repeats a repetition or has more than {MAX_QUANTIFIERS} of * and +; "
+                "name the modules instead"
+            )
         try:
             re.compile(key)
-            others.append((place, key, regex.compile(rf"(.*\.)?({key})$")))
-        except (re.error, regex.error, RecursionError, OverflowError) as error:
+            others.append((place, re.compile(rf"(.*\.)?({key})$")))
+        except (re.error, RecursionError, OverflowError) as error:
             raise _damaged(file, f"has the pattern {_shortened(key)!r}, not a regular expression,") from error
 
     def find(name: str, default: Any) -> Any:
         last = exact.get(name, len(values))
-        for place, key, expression in others:
+        for place, expression in others:
             if place > last:
                 break
-            try:
-                if expression.match(name, timeout=max(deadline - time.monotonic(), 1e-3)):
-                    return values[place]
-            except TimeoutError:
-                raise ValueError(
-                    f"{file}: matching the pattern {_shortened(key)!r} takes more than {MATCHING_TIME:.0f} seconds; name the "
-                    "modules instead"
-                ) from None
+            if expression.match(name):
+                return values[place]
         return values[last] if last < len(values) else default
 
     return find
+
+
+def _may_take_forever(pattern: str) -> bool:
+    """Return whether a backtracking matcher may need more than a polynomial of low degree of steps.
+
+    That takes a repeated group with a repetition or a choice inside, such as `(a+)+` or `(a|a)*`, or many repetitions.
+    """
+    plain = re.sub(
+        r"\\.|\[\^?\]?[^\]]*\]", "x", pattern
+    )  # an escaped character and a set of characters are one character
+    if len(UNBOUNDED.findall(plain)) > MAX_QUANTIFIERS:
+        return True
+    inner = re.compile(r"\(([^()]*)\)")
+    while group := inner.search(plain):
+        repeated = UNBOUNDED.match(plain, group.end()) or re.match(r"\{", plain[group.end() :])
+        if repeated and re.search(r"[*+{|]", group[1]):
+            return True
+        # what is left of a group in the pattern around it: a repetition stays one
+        plain = plain[: group.start()] + ("x*" if UNBOUNDED.search(group[1]) else "x") + plain[group.end() :]
+    return False
 
 
 def _damaged(file: str | Path, what: str) -> ValueError:

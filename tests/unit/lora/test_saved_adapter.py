@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,14 +122,11 @@ def test_ranks_and_alphas_are_those_that_peft_gives(tmp_path: Path, patterns: di
 
 
 @pytest.mark.parametrize("field", ["alpha_pattern", "rank_pattern"])
-def test_a_pattern_that_takes_for_ever_is_an_error(tmp_path: Path, field: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("glora.lora.saved_adapter.MATCHING_TIME", 0.2)
+@pytest.mark.parametrize(
+    "pattern", [r"first(a|aa)+(a|b|ab)*(.a)+c", "(a+)+", "((a|b)c*)*", r"(?:\w{2,})+x", ".*.*.*.*x"]
+)
+def test_a_pattern_that_may_take_for_ever_is_an_error(tmp_path: Path, field: str, pattern: str) -> None:
     folder = write(tmp_path)
-    state = load_file(folder / WEIGHTS)
-    long = {key.replace("first", "first" + "a" * 60): value for key, value in state.items()}
-    save_file(long, folder / WEIGHTS)
-    edited(**{field: {r"first(a|aa)+(a|b|ab)*(.a)+c": 2}})(folder)
-    start = time.monotonic()
-    with pytest.raises(ValueError, match=rf"{CONFIG}.*\(a\|aa\)"):
+    edited(**{field: {pattern: 2}})(folder)
+    with pytest.raises(ValueError, match=rf"{CONFIG}.*{re.escape(repr(pattern))}"):
         read_adapter(folder)
-    assert time.monotonic() - start < 10

@@ -11,8 +11,7 @@ from glora.experiments.data.generative import GENERATIVE
 from glora.experiments.data.glue import GLUE
 from glora.experiments.data.stdlib_docs import StdlibDocs
 from glora.experiments.data.task import DataError, Examples, Kind, LoadHub, Source, Task
-from glora.experiments.names import plain
-from glora.messages import did_you_mean
+from glora.messages import did_you_mean, plain
 
 _ALL: tuple[Source, ...] = (StdlibDocs(), *GLUE, *GENERATIVE)
 SOURCES: dict[str, Source] = {source.task.name: source for source in _ALL}

@@ -19,8 +19,7 @@ from pydantic import ValidationError
 
 from glora.experiments.config import SETTINGS, RunConfig
 from glora.experiments.errors import faults_of
-from glora.experiments.names import plain
-from glora.messages import did_you_mean
+from glora.messages import did_you_mean, plain
 
 SEARCHABLE = tuple(
     name
