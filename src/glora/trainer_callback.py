@@ -15,6 +15,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from glora.allocator import RankAllocator
+from glora.checkpoints import PROMISED, write_checksums
 from glora.config import RankAllocationConfig, as_config
 from glora.distributed.unsupported import refuse_engines
 from glora.export import save_allocation
@@ -126,6 +127,13 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
                 "save_only_model=True or cut off: glora.last_complete_checkpoint finds a complete one",
                 state.global_step,
             )
+        if 0 < state.max_steps <= state.global_step:
+            logger.warning(
+                "the checkpoint is of step %d of %d: this run has ended, and within an epoch Trainer trains one more step; call "
+                "train() only while steps are left",
+                state.global_step,
+                state.max_steps,
+            )
         self._training = True
         # Trainer saves the state of a callback under a name that a checkpoint made without the callback does not have
         state.stateful_callbacks.setdefault(type(self).__name__, self.state())
@@ -164,13 +172,14 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
             self.allocator.step()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Write allocation.json, and a section of the model card, beside the checkpoint's adapter."""
+        """Write allocation.json, a section of the model card, and checksums of the checkpoint's files."""
         name = f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
         # each trial of hyperparameter_search has another folder, which Trainer does not pass: take the one just written
         pattern = f"*/{name}" if state.is_hyper_param_search else name
         checkpoints = sorted(Path(args.output_dir).glob(pattern), key=lambda path: path.stat().st_mtime)
         if self.allocator is not None and state.is_world_process_zero and checkpoints:
             save_allocation(self.allocator, checkpoints[-1])
+            write_checksums(checkpoints[-1], others_write="rng_state_*.pth")  # each process writes its own
 
     def on_push_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -203,7 +212,8 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
     def state(self) -> dict[str, Any]:
         """Return what Trainer writes into a checkpoint's trainer_state.json."""
         saved = self.allocator.state_dict() if self.allocator is not None else None
-        return {"args": {"config": self.config.to_dict()}, "attributes": {"saved_state": saved}}
+        attributes = {"saved_state": saved, PROMISED: saved is not None}
+        return {"args": {"config": self.config.to_dict()}, "attributes": attributes}
 
     def _follow(self, model: nn.Module | None, optimizer: torch.optim.Optimizer | None) -> RankedAdapter:
         """Return the adapter of this model, whose ranks follow what is loaded; hyperparameter_search makes new models."""

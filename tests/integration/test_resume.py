@@ -10,9 +10,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
-from glora import RankAllocationCallback
+from glora import RankAllocationCallback, last_complete_checkpoint
+from glora.checkpoints import CHECKSUMS
 from integration import resume_case
 from integration.resume_case import STEPS, WARMUP, Job, differences, make_trainer, outcome, run
 from integration.trainer_case import TAKEN_OUT, callback_of, lora_config
@@ -68,6 +69,20 @@ def test_in_the_same_process_too(finished: Job, tmp_path: Path) -> None:
     trainer.remove_callback(Break)
     trainer.train(resume_from_checkpoint=str(finished.checkpoint(WARMUP - 1)))
     assert not differences(whole, outcome(trainer))
+
+
+def test_a_run_that_has_ended_is_reported(finished: Job, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Trainer looks at max_steps only after a step. What docs/usage.md says to ask first is right."""
+    assert (finished.checkpoint(STEPS) / CHECKSUMS).exists()
+    for step in (STEPS - 1, STEPS):
+        checkpoint = finished.checkpoint(step)
+        assert last_complete_checkpoint(checkpoint.parent) == str(finished.checkpoint(STEPS))
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        assert (state.global_step < state.max_steps) == (step < STEPS)
+        trainer = make_trainer(dataclasses.replace(finished, output=tmp_path))
+        trainer.train(resume_from_checkpoint=str(checkpoint))
+        assert trainer.state.global_step == step + 1
+        assert ("step 9 of 9: this run has ended" in caplog.text) == (step == STEPS)
 
 
 def test_plain_lora_goes_on_with_the_callback(finished: Job, tmp_path: Path) -> None:
