@@ -81,9 +81,9 @@ def write_checksums(folder: Path, *, others_write: str = "") -> None:
     """
     checksums = {}
     for path in _files(folder):
-        if path.name in (_STATE, _ADAPTER_CONFIG) or path.suffix in _CHECKED:
-            if not (others_write and path.match(others_write)):
-                checksums[path.relative_to(folder).as_posix()] = _checksum(path, to_disk=True)
+        checked = path.name in (_STATE, _ADAPTER_CONFIG) or path.suffix in _CHECKED
+        if checked and not (others_write and path.match(others_write)):
+            checksums[path.relative_to(folder).as_posix()] = _checksum(path, to_disk=True)
     temporary = folder / f".{CHECKSUMS}.tmp"
     with temporary.open("w", encoding="utf-8") as file:
         json.dump({"version": 1, "files": checksums}, file, indent=1)
@@ -109,7 +109,7 @@ def _fault(folder: Path, step: int) -> str:
         if state.get("global_step") != step:
             return f"{_STATE} is of step {state.get('global_step')!s:.20}"
         return _missing(folder) or _damaged(folder, _promised(state))
-    except _Damaged as error:
+    except _DamagedError as error:
         return str(error)
     except OSError as error:
         return f"{Path(error.filename or folder).name}: {error.strerror}"
@@ -163,19 +163,19 @@ def _damaged(folder: Path, promised: bool) -> str:
     return next((f"{path.name} is damaged" for path in unknown if not _is_whole(path)), "")
 
 
-class _Damaged(Exception):
+class _DamagedError(Exception):
     pass
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.exists():
-        raise _Damaged(f"{path.name} is missing")
+        raise _DamagedError(f"{path.name} is missing")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):  # cut off, overwritten by zeros, nested too deep
         content = None
     if not isinstance(content, dict):
-        raise _Damaged(f"{path.name} is damaged")
+        raise _DamagedError(f"{path.name} is damaged")
     return content
 
 

@@ -129,8 +129,8 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
             )
         if 0 < state.max_steps <= state.global_step:
             logger.warning(
-                "the checkpoint is of step %d of %d: this run has ended, and within an epoch Trainer trains one more step; call "
-                "train() only while steps are left",
+                "the checkpoint is of step %d of %d: this run has ended, and within an epoch Trainer trains one more step; "
+                "call train() only while steps are left",
                 state.global_step,
                 state.max_steps,
             )
