@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 from glora.messages import did_you_mean
@@ -75,6 +76,8 @@ class RankAllocationConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
         share = isinstance(self.warmup_steps, float) and 0 < self.warmup_steps < 1
         rules = {  # field -> whether it is kept, and the rule
             "total_rank": (_is_int_or_none(self.total_rank), "an int ≥ 1"),
@@ -142,6 +145,15 @@ def as_config(config: RankAllocationConfig | Mapping[str, Any] | None) -> RankAl
         near = did_you_mean(str(odd[0]), known) or f"; it has {', '.join(known)}"
         raise TypeError(f"RankAllocationConfig has no field {odd[0]!r}{near}")
     return RankAllocationConfig(**fields)
+
+
+def _plain(value: Any) -> Any:
+    """Return NumPy's numbers as Python's, which JSON has."""
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def _is_int(value: object, least: int) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Any, cast
 
 import torch
@@ -62,13 +63,12 @@ def suggest_ranks(
         PEFT's exact patterns ("^" and the escaped module name) with their ranks, for LoraConfig(rank_pattern=...).
 
     Raises:
-        ValueError: there is no batch; a model without LoRA and without `config`, or with both; layer_replication; a loss that
-            is missing or not finite; bounds that cannot be met.
+        ValueError: there is no batch, or one that is not a dictionary; a model without LoRA and without `config`, or with both;
+            layer_replication; a loss that is missing or not finite; a number out of range; bounds that cannot be met.
     """
-    if isinstance(min_rank, bool) or not isinstance(min_rank, int) or min_rank < 1:
-        raise ValueError(
-            f"min_rank={min_rank!r} must be an int of at least 1; to leave a matrix out, use LoraConfig(exclude_modules=...)"
-        )
+    min_rank, seed = _integer("min_rank", min_rank, 1), _integer("seed", seed, 0)
+    total_rank = None if total_rank is None else _integer("total_rank", total_rank, 1)
+    max_rank = None if max_rank is None else _integer("max_rank", max_rank, min_rank)
     if budget not in ("rank", "parameters"):
         raise ValueError(f"budget={budget!r} must be one of rank, parameters")
     with _restored(model), _adapter_of(model, config, seed) as adapter:
@@ -79,7 +79,9 @@ def suggest_ranks(
             norms,
             sum(adapter.ranks.values()) if total_rank is None else total_rank,
             min_rank=min_rank,
-            max_rank={name: min(*m.shape, max_rank or min(m.shape)) for name, m in adapter.matrices.items()},
+            max_rank={
+                n: min(m.shape if max_rank is None else (*m.shape, max_rank)) for n, m in adapter.matrices.items()
+            },
             costs={name: m.cost for name, m in adapter.matrices.items()} if budget == "parameters" else None,
         )
     return {exact_pattern(name): rank for name, rank in ranks.items()}
@@ -92,6 +94,8 @@ def _mean_norms(model: nn.Module, adapter: RankedAdapter, batches: Iterable[Any]
         value = loss(model, batch)
         if not torch.is_tensor(value) or value.dim() > 0:
             raise ValueError(f"the loss of batch {count} is {value!r}; it must be a scalar tensor (are there labels?)")
+        if not value.requires_grad:
+            raise ValueError(f"the loss of batch {count} has no gradient; compute it from the model, without no_grad()")
         value.backward()  # type: ignore[no-untyped-call]
         norms = reader.read()
         if not torch.isfinite(norms).all():
@@ -105,10 +109,29 @@ def _mean_norms(model: nn.Module, adapter: RankedAdapter, batches: Iterable[Any]
     return dict(zip(reader.names, (total / count).tolist()))
 
 
-def _loss_of_model(model: nn.Module, batch: Mapping[str, Any]) -> torch.Tensor:
+def _loss_of_model(model: nn.Module, batch: Any) -> torch.Tensor:
+    if not isinstance(batch, Mapping):
+        raise ValueError(
+            f"a batch is a {type(batch).__name__}, not a dictionary of the model's inputs; give dictionaries, or "
+            "loss=lambda model, batch: ..."
+        )
     device = next(model.parameters()).device
     outputs = model(**{k: v.to(device) if torch.is_tensor(v) else v for k, v in batch.items()})
-    return cast(torch.Tensor, outputs["loss"] if isinstance(outputs, Mapping) else outputs[0])
+    loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs[0] if isinstance(outputs, tuple) else None
+    if loss is None:
+        raise ValueError(
+            f"the model returned no loss for a batch with {', '.join(map(str, batch))}; add labels, or give "
+            "loss=lambda model, batch: ..."
+        )
+    return cast(torch.Tensor, loss)
+
+
+def _integer(name: str, value: Any, least: int) -> int:
+    """Return a setting as an int, NumPy's integers included."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        hint = "; to leave a matrix out, use LoraConfig(exclude_modules=...)" if name.endswith("_rank") else ""
+        raise ValueError(f"{name}={value!r} must be an int of at least {least}{hint}")
+    return int(value)
 
 
 @contextmanager

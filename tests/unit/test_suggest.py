@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -164,6 +166,14 @@ def test_bounds_and_the_parameter_budget_hold() -> None:
             "layer_replication.* without `config`",
         ),
         (dict(batches=batches(1), config=lora(), min_rank=0), "min_rank=0 .*at least 1"),
+        (dict(batches=batches(1), config=lora(), max_rank=0), "max_rank=0 .*at least 1"),
+        (dict(batches=batches(1), config=lora(), min_rank=3, max_rank=2), "max_rank=2 .*at least 3"),
+        (dict(batches=batches(1), config=lora(), max_rank=2.5), "max_rank=2.5"),
+        (dict(batches=batches(1), config=lora(), total_rank="64"), "total_rank='64'"),
+        (dict(batches=[{"input_ids": batches(1)[0]["input_ids"]}], config=lora()), "no loss .* input_ids; add labels"),
+        (dict(batches=[tuple(batches(1)[0].values())], config=lora()), "a tuple, .* dictionaries"),
+        (dict(batches=batches(1)[0], config=lora()), "a str, .* dictionaries"),
+        (dict(batches=batches(1), config=lora(), loss=lambda m, b: m(**b).loss.detach()), "batch 0 has no gradient"),
         (dict(batches=batches(1), config=lora(), budget="time"), "budget='time' .* rank, parameters"),
         (dict(batches=batches(1), config=lora(), total_rank=3), "total_rank=3 cannot give 10 matrices"),
         (dict(batches=batches(1), config=lora(), loss=lambda m, b: m(**b).loss * float("nan")), "batch 0 .*inf or NaN"),
@@ -172,6 +182,15 @@ def test_bounds_and_the_parameter_budget_hold() -> None:
 def test_bad_input(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         suggest_ranks(bert(), **arguments)
+
+
+def test_numpy_s_integers_are_integers() -> None:
+    numbers = dict(total_rank=np.int64(50), min_rank=np.int32(2), max_rank=np.int64(9), seed=np.uint8(0))
+    plain = {name: int(value) for name, value in numbers.items()}
+    assert suggest_ranks(bert(), batches(1), lora(), **numbers) == suggest_ranks(bert(), batches(1), lora(), **plain)
+    config = RankAllocationConfig(total_rank=np.int64(64), beta=np.float32(0.5), max_rank={"a": np.int64(3)})
+    assert json.loads(json.dumps(config.to_dict()))["total_rank"] == 64
+    assert config == RankAllocationConfig(total_rank=64, beta=0.5, max_rank={"a": 3})
 
 
 def test_a_model_with_an_adapter_takes_no_configuration() -> None:
