@@ -40,8 +40,8 @@ class RankAllocationConfig:
         warmup_steps: T_warmup, the optimizer steps with uniform ranks: an int is steps, a float below 1 a share of all
             steps, rounded up. Default: one epoch; your own training loop needs an int.
         beta: β in g_k ← β·g_k + (1-β)·‖G_k‖_F, from 0 (the last step only) to below 1.
-        signal: Source of ‖G_k‖_F: "delta" estimates ‖∂L/∂Δ_k‖_F at no cost; "delta_exact" also measures the estimate's one
-            assumption at every exact_every-th step; "lora_b" is the raw norm ‖∂L/∂B_k‖_F, for comparison.
+        signal: Source of ‖G_k‖_F: "delta" measures ‖∂L/∂Δ_k‖_F by a random sketch at each of the last 3/(1-β) steps before a
+            reallocation; "delta_exact" forms G_k at every exact_every-th step; "lora_b" is ‖∂L/∂B_k‖_F, for comparison.
         exact_every: Steps between two measurements of signal="delta_exact". At 1 every norm is exact.
         reallocate_every: Steps between two reallocations, each from new norms. The total never changes, and a matrix that
             lost its adapter stays without. Default: one reallocation, after the warm-up.

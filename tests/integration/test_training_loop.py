@@ -208,14 +208,15 @@ def test_compiled_once_more_after_the_reallocation() -> None:
     model = lora()
     compiled = torch.compile(model, backend="eager")
     optimizer = adamw(model)
-    allocator = allocator_for(compiled, optimizer)
+    fields = dict(signal="lora_b", max_rank={"first": 3})
+    allocator = allocator_for(compiled, optimizer, **fields)
     counts = []
     for step in range(STEPS):
         train(compiled, optimizer, allocator, range(step, step + 1))
         counts.append(graphs["unique_graphs"])
     assert counts[:WARMUP] == [counts[0]] * WARMUP
     assert counts[WARMUP:] == [2 * counts[0]] * (STEPS - WARMUP)
-    same_training((model, allocator), plain_run(), rtol=1e-5)
+    same_training((model, allocator), plain_run(**fields), rtol=1e-5)
 
 
 class Block(nn.Module):
@@ -241,7 +242,8 @@ def test_blocks_that_are_compiled_one_by_one_need_a_higher_limit(
         block.compile(backend="eager")
     optimizer = adamw(model)
     ranks = {f"{i}.linear": i + 1 for i in range(12)}
-    allocator = allocator_for(model, optimizer, warmup_steps=2, min_rank=ranks, max_rank=ranks, total_rank=78)
+    fields = dict(min_rank=ranks, max_rank=ranks, total_rank=78, signal="lora_b")
+    allocator = allocator_for(model, optimizer, warmup_steps=2, **fields)
     counts = []
     with torch._dynamo.config.patch(recompile_limit=limit):
         for _ in range(4):

@@ -306,7 +306,7 @@ def test_a_backward_pass_that_comes_after_its_step_leaves_nothing() -> None:
     optimizer.step()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):  # when it has come to the second layer
         late.backward()
-    assert not allocator._recorder.ratios._gradients
+    assert not allocator._recorder.ratios.products
 
 
 def test_a_call_for_each_micro_batch_is_right_as_well() -> None:

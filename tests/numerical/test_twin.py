@@ -16,6 +16,7 @@ from torch import nn
 
 from glora import RankAllocationConfig, RankAllocator
 from glora.lora.adapter import _generator
+from glora.scoring.sketch_ratios import COLUMNS, _draw
 
 RANK, ALPHA, LR, BETA1, BETA2, EPS = 3, 6, 2e-2, 0.9, 0.999, 1e-8
 WARMUP, STEPS = 12, 30
@@ -44,21 +45,23 @@ class Twin:
         self.s = ALPHA / RANK
         self.t = 0
 
-    def layer(self, k: str, x: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
+    def layer(self, k: str, x: torch.Tensor, A: torch.Tensor, B: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
         base = getattr(self.net, k)
-        return x @ base.weight.double().T + base.bias.double() + self.s * (x @ A.T @ B.T)
+        return x @ base.weight.double().T + base.bias.double() + self.s * (x @ A.T @ B.T) + x @ zero.T
 
     def step(self, x: torch.Tensor, y: torch.Tensor) -> None:
         A = {k: v.clone().requires_grad_() for k, v in self.A.items()}
         B = {k: v.clone().requires_grad_() for k, v in self.B.items()}
-        h = torch.tanh(self.layer("a", x.double(), A["a"], B["a"]))
-        h = torch.tanh(self.layer("b", h, A["b"], B["b"]))
-        out = self.layer("c", h, A["c"], B["c"])
+        zero = {k: torch.zeros_like(getattr(self.net, k).weight).double().requires_grad_() for k in A}
+        h = torch.tanh(self.layer("a", x.double(), A["a"], B["a"], zero["a"]))
+        h = torch.tanh(self.layer("b", h, A["b"], B["b"], zero["b"]))
+        out = self.layer("c", h, A["c"], B["c"], zero["c"])
         ((out - y.double()) ** 2).mean().backward()
         if self.t < WARMUP:
             for k in self.g:
-                d_in = A[k].shape[1]
-                norm = B[k].grad.norm().item() * math.sqrt(d_in) / (self.s * self.A[k].norm().item())
+                G, d_in = zero[k].grad, A[k].shape[1]
+                omega = _draw(f"0/{self.t}/{d_in}", COLUMNS, d_in).double()
+                norm = (G @ omega.T).norm().item() * math.sqrt(d_in / COLUMNS)
                 self.g[k] = self.beta * self.g[k] + (1 - self.beta) * norm
         self.t += 1
         for f, factors, gradients in (("A", self.A, A), ("B", self.B, B)):

@@ -320,14 +320,6 @@ def test_what_cannot_work_is_refused_at_once(make: object, fields: dict, message
         RankAllocator(model, optimizer, config(**fields))
 
 
-def test_a_sketch_that_is_not_random_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    model = lora(init_lora_weights="eva")
-    for signal, warned in (("delta", True), ("delta_exact", False), ("lora_b", False)):
-        caplog.clear()
-        RankAllocator(model, sgd(model), config(signal=signal)).detach()
-        assert ("another factor" in caplog.text) is warned
-
-
 def test_svd_of_experts_is_refused_before_the_first_step() -> None:
     class Experts(nn.Module):
         def __init__(self) -> None:

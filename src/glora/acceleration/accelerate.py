@@ -18,6 +18,7 @@ from torch import nn
 
 from glora.acceleration.fused_lora import fused_lora
 from glora.lora.discovery import base_model
+from glora.lora.factor_watch import FactorWatch, watch_of
 from glora.messages import get_logger
 
 logger = get_logger()
@@ -147,10 +148,11 @@ def _fused_call(layer: Linear, x: torch.Tensor) -> tuple[Any, ...] | None:
         return None
     adapter = active[0]
     down, up, dropout = downs[adapter], parts["lora_B"]._modules[adapter], parts["lora_dropout"]._modules[adapter]
+    watch = watch_of(down, up) if down._forward_hooks or up._forward_hooks else None
     if not (
         type(base) is type(down) is type(up) is nn.Linear
         and type(dropout) in (nn.Identity, nn.Dropout)
-        and not (_has_hooks(base) or _has_hooks(down) or _has_hooks(up) or _has_hooks(dropout))
+        and not (_has_hooks(base) or _has_hooks(down, watch) or _has_hooks(up, watch) or _has_hooks(dropout))
     ):
         return None
     W: Any = base._parameters["weight"]
@@ -173,13 +175,16 @@ def _fused_call(layer: Linear, x: torch.Tensor) -> tuple[Any, ...] | None:
     p = dropout.p if type(dropout) is nn.Dropout and dropout.training else 0.0
     if p >= 1:
         return None
-    return W, base._parameters["bias"], A, B, layer.scaling[adapter], p
+    return W, base._parameters["bias"], A, B, layer.scaling[adapter], p, watch
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    """Return whether a hook or a replaced forward would miss its call, as fused_lora only reads the weight."""
+def _has_hooks(module: nn.Module, watch: FactorWatch | None = None) -> bool:
+    """Return whether a hook or a replaced forward would miss its call, as fused_lora only reads the weight.
+
+    The hooks of a watch do not: fused_lora tells the watch what they would see.
+    """
     return bool(
-        module._forward_hooks
+        (module._forward_hooks and watch is None)
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks

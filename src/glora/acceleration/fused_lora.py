@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from glora.acceleration.products import product, scaled_product
+from glora.lora.factor_watch import FactorWatch
 
 
 def fused_lora(
@@ -31,6 +32,7 @@ def fused_lora(
     B: torch.Tensor,
     scaling: float,
     dropout: float = 0.0,
+    watch: FactorWatch | None = None,
 ) -> torch.Tensor:
     """Return x·Wᵀ + b + s·D(x)·Aᵀ·Bᵀ, where D is dropout, with gradients for x, b, A and B.
 
@@ -45,6 +47,7 @@ def fused_lora(
         B: Shape (d_out, r), in A's dtype.
         scaling: s.
         dropout: Dropout probability, below 1; 0 when not training.
+        watch: Gets D(x), h and s·∂y in the backward pass.
 
     Returns:
         Shape (..., d_out).
@@ -55,7 +58,7 @@ def fused_lora(
         x, W, A, B = x.to(dtype), W.to(dtype), A.to(dtype), B.to(dtype)
         b = None if b is None else b.to(dtype)
     if torch.is_grad_enabled() and (x.requires_grad or A.requires_grad or B.requires_grad or _trained(b)):
-        joined: torch.Tensor = _FusedLora.apply(x, W, b, A, B, scaling, dropout)  # type: ignore[no-untyped-call]
+        joined: torch.Tensor = _FusedLora.apply(x, W, b, A, B, scaling, dropout, watch)  # type: ignore[no-untyped-call]
         return joined
     return _forward(x, W, b, A, B, scaling, dropout)[0]
 
@@ -71,14 +74,16 @@ class _FusedLora(torch.autograd.Function):
         B: torch.Tensor,
         scaling: float,
         dropout: float,
+        watch: FactorWatch | None,
     ) -> torch.Tensor:
         y, h, mask = _forward(x, W, b, A, B, scaling, dropout)
         for_x, _, _, for_A, for_B, *_ = ctx.needs_input_grad
         kept = x.to(A.dtype) if A.itemsize < x.itemsize else x  # the smaller one
+        for_A, for_B = for_A or watch is not None, for_B or watch is not None
         ctx.save_for_backward(
             kept if for_A else None, W if for_x else None, A if for_x or for_A else None, B, h if for_B else None, mask
         )
-        ctx.scaling, ctx.dropout, ctx.shape = scaling, dropout, x.shape
+        ctx.scaling, ctx.dropout, ctx.shape, ctx.watch = scaling, dropout, x.shape, watch
         return y
 
     @staticmethod
@@ -136,14 +141,18 @@ def _backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ..
             if mask is not None:
                 branch = _drop_again(branch, mask, ctx.dropout)
             grad_x.add_(branch, alpha=s)
-    if for_A:
+    if for_A or ctx.watch is not None:
         seen = x.to(A.dtype)
         if mask is not None:
             seen = _drop_again(seen, mask, ctx.dropout)
-        grad_A = scaled_product(g_h, _rows(seen).t(), s)
+        seen = _rows(seen)
+        if for_A:
+            grad_A = scaled_product(g_h, seen.t(), s)
+        if ctx.watch is not None and (prepared := ctx.watch.prepare(seen, h.t())) is not None:
+            ctx.watch.add(g, prepared * s)  # as the hooks on B would see it, whose output is still to be scaled
     if for_b:
         grad_b = gradient.sum(0)
-    return grad_x, None, grad_b, grad_A, grad_B, None, None
+    return grad_x, None, grad_b, grad_A, grad_B, None, None, None
 
 
 def _drop(x: torch.Tensor, p: float) -> tuple[torch.Tensor, torch.Tensor]:

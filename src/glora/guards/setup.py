@@ -10,9 +10,7 @@ from glora.config import RankAllocationConfig
 from glora.lora.adapter import RankedAdapter
 from glora.lora.layout import is_sharded
 from glora.lora.optimizer_state import check_optimizer, holds
-from glora.messages import get_logger, pluralize
-
-logger = get_logger()
+from glora.messages import pluralize
 
 
 def check_setup(adapter: RankedAdapter, optimizer: torch.optim.Optimizer, config: RankAllocationConfig) -> None:
@@ -29,11 +27,6 @@ def check_setup(adapter: RankedAdapter, optimizer: torch.optim.Optimizer, config
         raise ValueError(
             'signal="delta_exact" needs whole factors and gradients, and fully_shard spreads them over the processes; use '
             'signal="delta"'
-        )
-    if config.signal == "delta" and adapter.initialization == "eva":
-        logger.warning(
-            "init_lora_weights='eva' makes A follow the inputs, so signal='delta' reads too large, by another factor for each "
-            "matrix; use RankAllocationConfig(signal='delta_exact')"
         )
     check_optimizer(optimizer)
     frozen = [matrix.name for matrix in adapter.present if not matrix.zero_factor.requires_grad]

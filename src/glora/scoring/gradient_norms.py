@@ -5,9 +5,9 @@ initialization (independent entries of mean 0 and one variance), G·Aᵀ is a ra
 
     E‖G·Aᵀ‖² = ‖A‖_F²/d_in · ‖G‖_F²,   hence   ‖G‖_F ≈ ‖∂L/∂B‖_F · √d_in / (s·‖A‖_F).
 
-That is the signal `delta`. It needs no hook, no further pass and no wait for the device: the norms of all matrices are
-one fused call. `lora_b` is ‖∂L/∂B‖_F itself, for comparison; it underrates every matrix with a large d_in. `delta_exact`
-replaces the expectation by a measurement, see glora.scoring.sketch_ratios.
+The estimate drifts as A aligns with G. So the signals `delta` and `delta_exact` measure ‖G‖/‖G·Aᵀ‖ instead, see
+glora.scoring.sketch_ratios; the estimate is used where nothing was measured. `lora_b` is ‖∂L/∂B‖_F itself, for comparison.
+The norms of all matrices are one fused call, and nothing waits for the device.
 
 For a stack of E experts √d_in becomes √(E·d_in), since ‖A‖_F then counts E matrices. An embedding is the other way round:
 A starts at zero and B at random, so ∂L/∂A = s·Bᵀ·G is the sketch, and A and B, d_in and d_out change places.
@@ -31,7 +31,7 @@ class GradientNorms:
 
     Args:
         matrices: The adapter's matrices, all of rank 1 or more. A matrix that is resized needs a new object.
-        signal: "delta" or "lora_b", as above; with "delta_exact", `read` is given the measured ratios.
+        signal: "lora_b" for ‖∂L/∂B‖, another for ‖G‖.
     """
 
     def __init__(self, matrices: Iterable[LoraMatrix], signal: Signal) -> None:
@@ -52,7 +52,8 @@ class GradientNorms:
         A matrix that took no part in the step (its gradient is None) counts as 0.
 
         Args:
-            ratios: ‖G‖/‖G·Aᵀ‖ of each matrix as measured, shape (n,); NaN where it has not been. Default: √d_in/‖A‖.
+            ratios: ‖G‖/‖G·Aᵀ‖ of each matrix as measured, shape (n,). √d_in/‖A‖ is used where it is
+                NaN, and by default.
 
         Raises:
             RuntimeError: no matrix has a gradient, so the call came before backward() or after zero_grad().

@@ -17,7 +17,7 @@ from glora.distributed.agreement import Processes
 from glora.lora.matrix import LoraMatrix
 from glora.messages import get_logger, pluralize
 from glora.scoring.gradient_norms import GradientNorms, NormAverage
-from glora.scoring.sketch_ratios import SketchRatios
+from glora.scoring.sketch_ratios import COLUMNS, SketchRatios, measured_steps
 
 logger = get_logger()
 PATIENCE = 100  # skipped optimizer steps before the first warning
@@ -29,7 +29,7 @@ class NormRecorder:
 
     Args:
         matrices: The matrices, all of rank 1 or more. Once one is resized, a new object is needed.
-        config: Its `signal`, `exact_every` and `beta` are used.
+        config: Decides what is measured, when, and how it is averaged; `warmup_steps` is an int.
         processes: The processes that train the model together.
         step: Optimizer steps made so far.
         names: The matrices to average, where a saved state has fewer than there are now.
@@ -37,7 +37,7 @@ class NormRecorder:
 
     Attributes:
         average: g_k.
-        ratios: With signal="delta_exact", the measured ratios.
+        ratios: The measured ratios, unless signal="lora_b".
     """
 
     def __init__(
@@ -52,13 +52,14 @@ class NormRecorder:
     ) -> None:
         norms = GradientNorms(matrices, config.signal)
         self._norms: GradientNorms | None = norms if recording else None
-        self._every, self._step = config.exact_every, step
+        self._config, self._step = config, step
         self.average = NormAverage(norms.names if names is None else names, config.beta, norms.device)
         self._skipped = NormAverage(norms.names, config.beta, norms.device)
         self._pending: torch.Tensor | None = None
         self.ratios: SketchRatios | None = None
-        if recording and config.signal == "delta_exact":
-            self.ratios = SketchRatios(matrices, norms.device, processes)
+        if recording and config.signal != "lora_b":
+            columns = COLUMNS if config.signal == "delta" else None
+            self.ratios = SketchRatios(matrices, norms.device, processes, columns=columns, seed=config.seed)
             self._arm()
 
     @property
@@ -145,11 +146,17 @@ class NormRecorder:
 
     @property
     def _is_measured(self) -> bool:
-        return self._step % self._every == 0
+        config = self._config
+        if config.signal == "delta_exact":
+            return self._step % config.exact_every == 0
+        assert isinstance(config.warmup_steps, int)
+        since, every = self._step - config.warmup_steps, config.reallocate_every
+        left = -since if since < 0 or every is None else every - since % every  # steps to the next reallocation
+        return left <= measured_steps(config.beta)
 
     def _arm(self) -> None:
         if self.ratios is not None and self._is_measured:
-            self.ratios.arm()
+            self.ratios.arm(self._step)
 
 
 def shortened(names: Sequence[str]) -> str:

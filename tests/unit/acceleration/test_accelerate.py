@@ -304,7 +304,5 @@ def test_ranks_change_under_an_accelerated_model(signal: str, fused: list) -> No
     assert len(set(ours.ranks.values())) > 2
     assert ours.norms == pytest.approx(theirs.norms, rel=1e-4)
     torch.testing.assert_close(model(tokens()), plain(tokens()))
-    after = [rank for rank in fused if rank != 4]
-    assert sorted(set(after)) == sorted({rank for rank in ours.ranks.values() if rank})
-    measured = 2 if signal == "delta_exact" else 0  # those steps are PEFT's: their hooks watch the layers' parts
-    assert len(fused) == (4 - measured) * 3 + 3 * 2 + 2
+    assert set(fused[4 * 3 :]) == {rank for rank in ours.ranks.values() if rank}
+    assert len(fused) == 4 * 3 + 3 * 2 + 2, "steps that are measured are accelerated as well"

@@ -1,0 +1,159 @@
+"""What each signal costs: multiplications and bytes by counting, and step times side by side.
+
+Counting, for one matrix and T tokens, without attention and the optimizer:
+
+    LoRA's step      4·T·d_in·d_out for the frozen weight (forward, gradient of the input), 6·T·r·(d_in + d_out) for A and B
+    a sketch         2·T·(r + k)·(d_in + d_out), of which r·d_in in PEFT's forward and in the fused one is LoRA's own h = x·Aᵀ
+    the exact G      2·T·d_in·d_out, and 2·r·d_in·d_out for G·Aᵀ
+
+A sketch reads x and g once more each, and keeps T·(r + k) numbers from the forward to the backward pass.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+MINILM = ((4 * 6, 384, 384), (6, 384, 1536), (6, 1536, 384))
+"""(how many, d_in, d_out)."""
+SEVEN_B = ((4 * 32, 4096, 4096), (2 * 32, 4096, 11008), (32, 11008, 4096))
+
+
+@dataclass(frozen=True)
+class Count:
+    """Of one measured step, relative to LoRA's step, and in bytes.
+
+    Attributes:
+        multiplications: Added to the step's, as a share of them.
+        read: Bytes of activations read again, as a share of what LoRA's own products read and write.
+        kept: Bytes held from the forward to the backward pass, or to the end of the step.
+        sent: Bytes that each process gives to an all-reduce.
+    """
+
+    multiplications: float
+    read: float
+    kept: int
+    sent: int
+
+
+def count(
+    what: str, shapes: tuple[tuple[int, int, int], ...], tokens: int, rank: int, k: int = 0, size: int = 4
+) -> Count:
+    """Count one measured step.
+
+    Args:
+        what: "sketch" or "exact".
+        shapes: (how many, d_in, d_out) of the adapted matrices.
+        tokens: T of a step.
+        rank: r.
+        k: Columns of Ω.
+        size: Bytes of an element of an activation.
+    """
+    step = extra = passes = again = kept = sent = 0
+    for n, d_in, d_out in shapes:
+        both = d_in + d_out
+        step += n * (4 * tokens * d_in * d_out + 6 * tokens * rank * both)
+        passes += (
+            n * size * (4 * tokens * both + 2 * d_in * d_out)
+        )  # W and, at the least, A and B read or write both ends
+        if what == "sketch":
+            extra += n * 2 * tokens * (k * both + rank * d_out)
+            again += n * size * tokens * both
+            kept += n * (size * tokens * (rank + k) + 4 * d_out * (rank + k))
+            sent += n * 4 * d_out * (rank + k)
+        else:
+            extra += n * (2 * tokens * d_in * d_out + 2 * rank * d_in * d_out)
+            again += n * (size * tokens * both + 4 * 2 * d_in * d_out)
+            kept += n * 4 * d_in * d_out
+            sent += n * 4 * d_in * d_out
+    return Count(extra / step, again / passes, kept, sent)
+
+
+def time_steps(rounds: int, threads: int) -> None:
+    """Print the median step time of each signal relative to LoRA's, and the quartiles of the ratio."""
+    import torch
+    from benchmarks.signal.settings import Setting
+    from transformers import logging
+
+    logging.set_verbosity_error()
+    torch.set_num_threads(threads)
+    setting = Setting("")
+    ids = torch.randint(
+        1000, 30000, (setting.batch_size, setting.max_length), generator=torch.Generator().manual_seed(0)
+    )
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids[:, 0] % 2}
+    for accelerated in (False, True):
+        variants = dict(_variants(setting.rank, accelerated))
+        times: dict[str, list[float]] = {name: [] for name in variants}
+        for number in range(-3, rounds):
+            for name in sorted(variants, key=lambda name: hash((name, number))):
+                start = time.perf_counter()
+                variants[name](batch)
+                if number >= 0:
+                    times[name].append(time.perf_counter() - start)
+        first, *_ = times
+        print(f"{'accelerate_lora' if accelerated else 'PEFT'}: {1e3 * statistics.median(times[first]):.0f} ms a step")
+        for name, seconds in times.items():
+            ratios = [mine / lora for mine, lora in zip(seconds, times[first])]
+            low, middle, high = statistics.quantiles(ratios, n=4)
+            print(f"  {name:38} {middle:.3f}  [{low:.3f}, {high:.3f}]")
+
+
+def _variants(rank: int, accelerated: bool) -> Iterator[tuple[str, Callable[[dict[str, Any]], None]]]:
+    for name, signal, measures in (
+        ("LoRA", None, False),
+        ("lora_b", "lora_b", False),
+        ("delta, a step that measures nothing", "delta", False),
+        ("delta, a measured step", "delta", True),
+        ("delta_exact, a measured step", "delta_exact", True),
+    ):
+        yield name, _variant(rank, accelerated, signal, measures)
+
+
+def _variant(rank: int, accelerated: bool, signal: str | None, measures: bool) -> Callable[[dict[str, Any]], None]:
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from glora import RankAllocationConfig, RankAllocator, accelerate_lora
+    from glora.experiments.models.loading import load_classifier
+    from glora.experiments.models.modules import find_head_modules, find_target_modules
+
+    base, _ = load_classifier("all-MiniLM-L6-v2", num_labels=2)
+    lora = LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules=find_target_modules(base),
+        modules_to_save=find_head_modules(base),
+        task_type="SEQ_CLS",
+    )
+    model = get_peft_model(base, lora).train()
+    if accelerated:
+        accelerate_lora(model)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-4)
+    allocator = None
+    with _measuring(measures):
+        if signal is not None:
+            config = RankAllocationConfig(warmup_steps=10**6, signal=signal, exact_every=1)  # type: ignore[arg-type]
+            allocator = RankAllocator(model, optimizer, config)
+
+    def step(batch: dict[str, Any]) -> None:
+        with _measuring(measures):
+            model(**batch).loss.backward()
+            if allocator is not None:
+                allocator.step()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return step
+
+
+@contextmanager
+def _measuring(measures: bool) -> Iterator[None]:
+    """Let the signal "delta" measure at every step, or at none."""
+    with mock.patch("glora.scoring.recorder.measured_steps", return_value=10**6 if measures else 0):
+        yield
