@@ -136,13 +136,14 @@ def _read_written(task: Task, tables: Mapping[str, Table]) -> tuple[Task, dict[s
 
 def looks_like_custom_data(name: str) -> bool:
     """Return whether a task's name is a path: it has a slash, begins with a dot or tilde, or names a data file."""
-    head = _split_columns(name)[0].split(",")[0]
-    return (
-        "/" in head
-        or "\\" in head
-        or head.startswith((".", "~"))
-        or Path(head).suffix.lower() in CUSTOM_SUFFIXES
-        or (head != "" and Path(head).is_dir())
+    files = _split_columns(name)[0]
+    return any(
+        part.startswith((".", "~"))
+        or "/" in part
+        or "\\" in part
+        or Path(part).suffix.lower() in CUSTOM_SUFFIXES
+        or (part != "" and Path(part).is_dir())
+        for part in (files, *files.split(","))
     )
 
 
@@ -175,11 +176,12 @@ def _split_columns(text: str) -> tuple[str, str, str]:
 def _find_files(text: str) -> tuple[Path, Path]:
     path = Path(text).expanduser()
     if not path.exists() and "," in text:
-        train, validation = (Path(part).expanduser() for part in text.split(",", 1))
-        for given in (train, validation):
-            if not given.is_file():
-                raise DataNotFoundError(f"there is no data file {str(given)!r}.")
-        return train, validation
+        commas = [i for i, character in enumerate(text) if character == ","]  # file names may have some, too
+        pairs = [(Path(text[:i]).expanduser(), Path(text[i + 1 :]).expanduser()) for i in commas]
+        missing = [next((path for path in pair if not path.is_file()), None) for pair in pairs]
+        if None not in missing:
+            raise DataNotFoundError(f"there is no data file {str(missing[0])!r}.")
+        return pairs[missing.index(None)]
     if path.is_dir():
         candidates = [path / f"train{suffix}" for suffix in CUSTOM_SUFFIXES]
         found = [file for file in candidates if file.is_file()]

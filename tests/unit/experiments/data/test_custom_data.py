@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pyarrow
@@ -143,6 +144,12 @@ def test_parse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     odd.write_text("")
     (tmp_path / "dev.csv").write_text("")
     assert parse_custom_data("a,b:c.csv") == CustomData(Path("a,b:c.csv"), Path("dev.csv"))
+    (tmp_path / "a,b.csv").write_text("")
+    assert parse_custom_data("a,b.csv,dev.csv:text") == CustomData(Path("a,b.csv"), Path("dev.csv"), ("text",))
+    shutil.copytree(tmp_path / "data", tmp_path / "c,d")
+    for text in ("c,d", "c,d/train.csv"):
+        assert looks_like_custom_data(text)
+        assert parse_custom_data(text).validation == Path("c,d/validation.csv")
 
 
 def test_the_validation_file_is_the_one_whose_name_says_so(tmp_path: Path) -> None:
