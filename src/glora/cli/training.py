@@ -193,7 +193,7 @@ def search(
     console = open_console()
     with running(console, output, verbose, kept="trials and runs"):
         from glora.experiments.search.plan import SearchOptions, plan_search
-        from glora.experiments.search.record import write_search_record
+        from glora.experiments.search.record import search_name, write_search_record
         from glora.experiments.search.sharing import Sharing
         from glora.experiments.search.storage import check_storage, open_storage, sqlite_url
         from glora.experiments.search.trials import SearchFailedError, plan_tuned_runs, run_trials, search_record
@@ -205,7 +205,7 @@ def search(
         )
         shown = check_storage(storage) if storage else sqlite_url(output)
         opened = open_storage(storage) if storage and not plan else None
-        name = study or output.resolve().name
+        name = search_name(output, study)
         options = SearchOptions(trials=trials, held_out=held_out, seed=search_seed)
         with console.status("Reading the data ..."):
             planned = plan_search(output, name, options=options, **request)

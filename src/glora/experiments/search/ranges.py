@@ -21,11 +21,7 @@ from glora.experiments.config import SETTINGS, RunConfig
 from glora.experiments.errors import faults_of
 from glora.messages import did_you_mean, plain
 
-SEARCHABLE = tuple(
-    name
-    for name in SETTINGS
-    if name not in {"model", "task", "method", "seed", "data_dir", "report_to", "eval_limit", "held_out"}
-)
+SEARCHABLE = tuple(name for name, setting in SETTINGS.items() if setting.group != "comparison")
 """Settings that change how well a method does; the others say what is compared, and on what."""
 
 SPELLINGS = {
@@ -46,8 +42,6 @@ SPELLINGS = {
 """Other names of settings, as letters and digits only."""
 
 LOG_BY_NATURE = frozenset({"learning_rate"})
-REAL_BY_NATURE = frozenset({"learning_rate", "lora_alpha", "lora_dropout", "lr_warmup", "weight_decay", "beta"})
-"""Settings that are real numbers even if both bounds are whole."""
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _INTERVAL = re.compile(
@@ -144,13 +138,18 @@ def _between(setting: str, written: str, low_text: str, high_text: str, scale: s
     whole = low.is_integer() and high.is_integer() and "." not in low_text + high_text
     for bound in (low, high):
         _accepted(setting, bound, where)
-    integer = not _takes_reals(setting) or (whole and setting not in REAL_BY_NATURE)
+    integer = float not in _types(setting) or (whole and _takes_whole_numbers(setting))
     return SearchRange(setting, "integer" if integer else "float", low=low, high=high, log=log)
 
 
-def _takes_reals(setting: str) -> bool:
+def _takes_whole_numbers(setting: str) -> bool:
+    """Return whether whole bounds mean whole numbers: for epochs, by its default, but not for a learning rate."""
+    return int in _types(setting) or isinstance(SETTINGS[setting].default, int)
+
+
+def _types(setting: str) -> tuple[Any, ...]:
     annotation = SETTINGS[setting].type
-    return float in (annotation, *get_args(annotation))
+    return (annotation, *get_args(annotation))
 
 
 def _one_of(setting: str, written: object, parts: list[Any]) -> SearchRange:

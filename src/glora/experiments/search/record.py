@@ -1,6 +1,7 @@
 """`search.json`: how a search found each method's settings, for the report and for readers.
 
-It is written when the trials are over, whole or not at all. All trials are in the database, which Optuna's own tools read.
+It is written when the search begins, for its name, and again when the trials are over. All trials are in the database, which
+Optuna's own tools read.
 """
 
 from __future__ import annotations
@@ -45,14 +46,30 @@ class SearchRecord(_Part):
     """A search."""
 
     schema_version: int = Field(SCHEMA_VERSION, description="Version of this schema.")
-    name: str = Field(description="Name of the search; the studies' names in the storage begin with it.")
+    name: str = Field(
+        description="Name of the search; the studies' names in the storage begin with it, if the folder is renamed too."
+    )
     trials: int = Field(description="Most trials of a study.")
     sampler: str = Field(description="What chose the settings of trials.")
     pruner: str = Field(description="What ended trials early.")
     held_out: float = Field(description="Share of the training examples that trials were judged by.")
     trial_seed: int = Field(description="Seed with which all trials were trained; none of `seeds`.")
     seeds: list[int] = Field(description="Seeds of the reported runs.")
-    methods: list[TunedMethod] = Field(description="What was found.")
+    methods: list[TunedMethod] = Field(description="What was found; empty until the trials are over.")
+
+
+def search_name(directory: str | os.PathLike[str], study: str | None = None) -> str:
+    """Return the name of a folder's search: `study`, else the one it began with, else the folder's.
+
+    A folder that was copied or renamed so goes on with its search.
+
+    Raises:
+        RecordError: `search.json` cannot be read.
+    """
+    if study is not None:
+        return study
+    record = read_search_record(directory)
+    return record.name if record else Path(directory).resolve().name
 
 
 def write_search_record(directory: str | os.PathLike[str], record: SearchRecord) -> Path:

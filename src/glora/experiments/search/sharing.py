@@ -21,7 +21,7 @@ import optuna
 from optuna import Trial
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from glora.experiments.number_format import short_name
+from glora.experiments.number_format import printable, short_name
 from glora.experiments.plan import Plan, PlannedRun
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.records.store import finished_records, keep_record
@@ -48,6 +48,9 @@ CLAIMS = ("seeds", "runs")
 
 CHUNK, MAX_CHUNKS, MAX_RECORD = 32_000, 1_000, 256 * 2**20
 """Characters of one attribute (MySQL's TEXT holds 65,535 bytes), attributes of a record, and bytes of its JSON."""
+
+MAX_REASON = 300
+"""Characters of the reason why a record is ignored; it may quote the record."""
 
 KEY = "run"
 """User attribute of a record's trial, beside "chunk 0", "chunk 1", ..."""
@@ -234,7 +237,7 @@ class _SharedPlan:
             for seed, study in self.studies.items()
             for name, item in read_items(study).items()
             if item.state in ("open", "lost")
-            for run in self.items[seed][name]
+            for run in self.items[seed].get(name, ())
             if run.config.key not in finished
         ]
 
@@ -292,7 +295,10 @@ def _unpack(trial: FrozenTrial) -> RunRecord | None:
     """Read a record that any worker may have written; None, with a warning, if it cannot be trusted."""
     try:
         names = [name for name in (f"chunk {i}" for i in range(MAX_CHUNKS)) if name in trial.user_attrs]
-        packed = base64.b64decode("".join(trial.user_attrs[name] for name in names), validate=True)
+        chunks = [trial.user_attrs[name] for name in names]
+        if max(map(len, chunks), default=0) > CHUNK:
+            raise ValueError(f"a part of it has more than {CHUNK} characters")
+        packed = base64.b64decode("".join(chunks), validate=True)
         unpacker = zlib.decompressobj()
         content = unpacker.decompress(packed, MAX_RECORD)
         if not unpacker.eof:
@@ -301,6 +307,7 @@ def _unpack(trial: FrozenTrial) -> RunRecord | None:
         if not trial.user_attrs[KEY] == record.key == record.config.key:
             raise ValueError(f"{trial.user_attrs[KEY]!r} is not the key of its configuration, {record.config.key!r}")
     except (KeyError, TypeError, ValueError, zlib.error) as error:
-        get_logger().warning("record %d in the shared database is ignored: %s", trial.number, error)
+        reason = printable(str(error))[:MAX_REASON]
+        get_logger().warning("record %d in the shared database is ignored: %s", trial.number, reason)
         return None
     return record

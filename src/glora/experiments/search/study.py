@@ -161,7 +161,7 @@ def open_items(study: Study) -> int:
 
 def item_of(trial: FrozenTrial | Trial) -> str:
     """Return the name of a trial's item."""
-    return str(trial.user_attrs[ITEM])
+    return str(trial.user_attrs.get(ITEM))
 
 
 def retry_failed(study: Study) -> None:
@@ -203,7 +203,7 @@ def _take_one(job: Job) -> bool:
         if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             return False
         trial = study.ask()
-    if _is_surplus(study, trial):
+    if item_of(trial) not in job.items or _is_surplus(study, trial):
         _finish(study, trial, TrialState.FAIL, SURPLUS, True)
         return True
     try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from optuna import Study, Trial, TrialPruned
@@ -18,14 +18,19 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.pruners import MedianPruner
 from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, TrialState
-from typing_extensions import override
 
 from glora.experiments.config import RunConfig
 from glora.experiments.number_format import settings_text
 from glora.experiments.plan import Plan, TaskLoader, plan_comparison
 from glora.experiments.records.schema import EpochMetrics, RunRecord
 from glora.experiments.search.plan import MethodSearch, SearchPlan, how_chosen
-from glora.experiments.search.record import SCHEMA_VERSION, SearchRecord, TunedMethod
+from glora.experiments.search.record import (
+    SCHEMA_VERSION,
+    SearchRecord,
+    TunedMethod,
+    read_search_record,
+    write_search_record,
+)
 from glora.experiments.search.space import chosen, config_faults, suggest
 from glora.experiments.search.storage import SharedStorage, StorageError
 from glora.experiments.search.study import (
@@ -100,6 +105,8 @@ def run_trials(
     """
     make_run = make_run or runs_of(plan.output)
     studies = [_open(plan, search, storage) for search in plan.studies]
+    if read_search_record(plan.output) is None:
+        write_search_record(plan.output, search_record(plan, ()))
 
     def left() -> int:
         return sum(map(open_items, studies))
@@ -147,7 +154,7 @@ def plan_tuned_runs(plan: SearchPlan, outcomes: Sequence[StudyOutcome]) -> tuple
 
 
 def search_record(plan: SearchPlan, outcomes: Sequence[StudyOutcome]) -> SearchRecord:
-    """Return the record of a search whose trials are over."""
+    """Return the record of a search; without outcomes, of one that begins."""
     methods = [
         TunedMethod(
             task=outcome.search.base.task,
@@ -167,12 +174,12 @@ def search_record(plan: SearchPlan, outcomes: Sequence[StudyOutcome]) -> SearchR
         for outcome in outcomes
         if outcome.best is not None
     ]
-    first = outcomes[0].search
+    first = plan.studies[0]
     return SearchRecord(
         schema_version=SCHEMA_VERSION,
         name=plan.name,
         trials=plan.options.trials,
-        sampler=how_chosen([outcome.search for outcome in outcomes]),
+        sampler=how_chosen(plan.studies),
         pruner=first.pruner,
         held_out=plan.options.held_out,
         trial_seed=first.base.seed,
@@ -245,8 +252,8 @@ class _Objective:
         return TrialPruned(error)
 
 
-class _TrialWatch(RunProgress):
-    """Passes progress on, reports each epoch's value to Optuna, and stops the trial when the pruner says so.
+class _TrialWatch:
+    """A `RunProgress` that also reports each epoch's value to Optuna, and stops the trial when the pruner says so.
 
     It stops no trial before its method has allocated ranks (until then it is uniform LoRA), nor after the last step.
     """
@@ -257,29 +264,17 @@ class _TrialWatch(RunProgress):
         self.storage_error: Exception | None = None
         """An error of the database, which is not the trial's."""
 
-    @override
-    def run_begins(self, config: RunConfig, steps: int, *, name: str | None = None) -> None:
+    def __getattr__(self, event: str) -> Any:
+        return getattr(self._shown, event)
+
+    def run_begins(self, config: RunConfig, steps: int) -> None:
         self._total_steps = steps
         self._shown.run_begins(config, steps, name=self._name)
 
-    @override
-    def preparing(self, what: str, how_far: str = "") -> None:
-        self._shown.preparing(what, how_far)
-
-    @override
     def step(self) -> None:
         self.steps += 1
         self._shown.step()
 
-    @override
-    def evaluation_begins(self, split: str, batches: int) -> None:
-        self._shown.evaluation_begins(split, batches)
-
-    @override
-    def evaluation_batch(self) -> None:
-        self._shown.evaluation_batch()
-
-    @override
     def evaluated(self, metrics: EpochMetrics) -> None:
         self._shown.evaluated(metrics)
         self._epochs += 1
@@ -292,17 +287,14 @@ class _TrialWatch(RunProgress):
         if stop:
             raise RunStopped
 
-    @override
-    def say(self, message: str) -> None:
-        self._shown.say(message)
+    def run_ends(self, record: RunRecord) -> None:
+        """Show nothing: the outcome of the trial is shown instead."""
 
     def _warmup(self) -> int:
         if "warmup_steps" not in self._search.method.settings:
             return 0
-        schedule = self._search.schedule
-        return type(schedule)(self._total_steps, schedule.steps_per_epoch).warmup_steps(
-            self._config.allocation.warmup_steps
-        )
+        schedule = replace(self._search.schedule, total_steps=self._total_steps)
+        return schedule.warmup_steps(self._config.allocation.warmup_steps)
 
 
 def _outcome(study: Study, search: MethodSearch) -> StudyOutcome:

@@ -6,7 +6,6 @@ import pytest
 
 from glora.experiments.search.ranges import (
     LOG_BY_NATURE,
-    REAL_BY_NATURE,
     SEARCHABLE,
     SPELLINGS,
     SearchRange,
@@ -27,6 +26,8 @@ A_FIELD = [
     ("weight_decay", "1e-3-0.1 (log scale)", SearchRange("weight_decay", "float", 1e-3, 0.1, log=True)),
     ("warmup_steps", "500-1500", SearchRange("warmup_steps", "integer", 500, 1500)),
     ("warmup_steps", "0.1-0.4", SearchRange("warmup_steps", "float", 0.1, 0.4)),
+    ("weight_decay", "0-1", SearchRange("weight_decay", "float", 0, 1)),
+    ("epochs", "1-3", SearchRange("epochs", "integer", 1, 3)),
     ("total_rank", "96..160", SearchRange("total_rank", "integer", 96, 160)),
     ("total_rank", "16-256 log", SearchRange("total_rank", "integer", 16, 256, log=True)),
     ("total_rank", "96.0-160.0", SearchRange("total_rank", "integer", 96, 160)),
@@ -94,7 +95,7 @@ def test_an_unknown_setting_is_refused_with_the_nearest() -> None:
 
 
 def test_the_tables_name_settings_that_exist() -> None:
-    assert {*SPELLINGS.values(), *LOG_BY_NATURE, *REAL_BY_NATURE} <= set(SEARCHABLE)
+    assert {*SPELLINGS.values(), *LOG_BY_NATURE} <= set(SEARCHABLE)
 
 
 def test_a_range_is_shown_as_it_was_understood() -> None:

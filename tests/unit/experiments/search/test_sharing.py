@@ -280,7 +280,9 @@ def test_of_two_finished_records_the_first_counts_for_every_worker(plan, storage
     assert len(read_records(tmp_path / "one")) == 1
 
 
-@pytest.mark.parametrize("case", ["another key", "another run", "cut off", "too large", "not a record", "no text"])
+@pytest.mark.parametrize(
+    "case", ["another key", "another run", "a path", "cut off", "too large", "a long part", "not a record", "no text"]
+)
 def test_a_record_that_cannot_be_trusted_is_ignored_and_its_run_is_made(
     plan, storage, case: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -290,12 +292,14 @@ def test_a_record_that_cannot_be_trusted_is_ignored_and_its_run_is_made(
     content = made_record(lora, 0.99)
     if case == "another key":
         content = content.model_copy(update={"key": glora.key})
+    if case == "a path":
+        content = content.model_copy(update={"key": "../../x"})
     if case == "too large":
         content = content.model_copy(update={"ranks": {f"module {i}": i for i in range(100_000)}})
     text = "{}" if case == "not a record" else content.model_dump_json()
     packed = zlib.compress(text.encode())[: 100 if case == "cut off" else None]
-    key = {"another key": glora.key, "another run": glora.key}.get(case, lora.key)
-    chunk = 3 if case == "no text" else base64.b64encode(packed).decode()
+    key = {"another key": glora.key, "another run": glora.key, "a path": "../../x"}.get(case, lora.key)
+    chunk = 3 if case == "no text" else base64.b64encode(packed + bytes(40_000 * (case == "a long part"))).decode()
     name = f"a comparison / rte / {short_name(lora.model)} / runs / records"
     study = optuna.create_study(storage=storage, study_name=name)
     study.add_trial(create_trial(value=0.99, user_attrs={"run": key, "chunk 0": chunk}))
@@ -304,6 +308,15 @@ def test_a_record_that_cannot_be_trusted_is_ignored_and_its_run_is_made(
     assert [record.final["accuracy"] for record in records] == [0.5, 0.5]
     assert len(runs.made) == 2
     assert "is ignored" in caplog.text
+    assert not list(planned.output.parents[1].rglob("x.json"))
+
+
+def test_an_item_that_nobody_here_has_is_let_go(plan, storage) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        share(storage, plan(seeds=(0,)), runs=_interrupt)
+    name = next(name for name in optuna.get_all_study_names(storage) if name.endswith("seed 0"))
+    optuna.load_study(storage=storage, study_name=name).enqueue_trial({}, {"item": "../../x"})
+    assert len(share(storage, plan(seeds=(0,)))) == 3
 
 
 def test_the_name_is_the_folders_and_the_options_go_together(tmp_path: Path) -> None:

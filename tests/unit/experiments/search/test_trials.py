@@ -26,7 +26,7 @@ from glora.experiments.search.plan import (
     search_request_of_file,
 )
 from glora.experiments.search.ranges import parse_range
-from glora.experiments.search.record import read_search_record, write_search_record
+from glora.experiments.search.record import read_search_record, search_name, write_search_record
 from glora.experiments.search.storage import SharedStorage
 from glora.experiments.search.study import StudyMismatchError
 from glora.experiments.search.trials import SearchFailedError, StudyOutcome, plan_tuned_runs, run_trials, search_record
@@ -454,6 +454,18 @@ def test_a_request_of_a_file_has_its_ranges_and_the_command_lines(tmp_path: Path
 
 
 # The runs that are reported, and the record
+
+
+def test_a_folder_that_was_renamed_goes_on_with_its_search(plan, storage, tmp_path: Path) -> None:
+    assert search_name(tmp_path / "out") == "out"
+    with pytest.raises(KeyboardInterrupt):
+        search(plan(), storage, Interrupted())
+    (tmp_path / "out").rename(tmp_path / "renamed")
+    assert search_name(tmp_path / "renamed") == "a search"
+    assert search_name(tmp_path / "renamed", "another") == "another"
+    rest = FakeRuns()
+    search(plan(output=tmp_path / "renamed"), quick_storage(tmp_path), rest)
+    assert len(rest.made) == 6
 
 
 def test_the_search_is_recorded_and_shown(plan, storage, tmp_path: Path, tiny_deberta: Path) -> None:
