@@ -161,7 +161,8 @@ def save_allocation(allocator: RankAllocator, directory: str | Path) -> Path:
     _replace(path, json.dumps(content, indent=1) + "\n")
     card = directory / MODEL_CARD
     if card.is_file():
-        _replace(card, _with_section(card.read_text(encoding="utf-8"), _section(allocator, initial)))
+        text = card.read_text(encoding="utf-8", errors="surrogateescape")  # whatever its encoding, its bytes stay
+        _replace(card, _with_section(text, _section(allocator, initial)))
     return path
 
 
@@ -221,5 +222,5 @@ def _with_section(card: str, section: str) -> str:
 def _replace(path: Path, text: str) -> None:
     """Write all of a file or none of it."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
     os.replace(temporary, path)

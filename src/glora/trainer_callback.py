@@ -151,11 +151,18 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
             checkpoint: The folder to resume from.
 
         Raises:
-            ValueError: there is no Trainer yet, or the checkpoint has no state of this callback or is of another model.
+            ValueError: there is no Trainer yet, or the checkpoint is damaged, has no state of this callback or is of another
+                model.
         """
         if self._adapter is None:
             raise ValueError("take_ranks_from needs a model; give this callback to Trainer(callbacks=[...]) first")
-        state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+        file = Path(checkpoint) / "trainer_state.json"
+        try:
+            state = TrainerState.load_from_json(str(file))
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise ValueError(
+                f"{file} cannot be read ({type(error).__name__}); take the checkpoint that glora.last_complete_checkpoint finds"
+            ) from error
         saved = _saved_state(state, type(self).__name__)
         if saved is None:
             raise ValueError(

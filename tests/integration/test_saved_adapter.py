@@ -190,13 +190,13 @@ def test_writing_again_replaces_the_section_and_leaves_the_rest_of_the_card(
 ) -> None:
     trained.model.save_pretrained(tmp_path)
     card = tmp_path / "README.md"
-    card.write_text(card.read_text() + "\nMy own words about \\1 this model.\n")
+    card.write_bytes(card.read_bytes() + b"\nMy own words about \\1 this model, na\xefve in Latin-1.\n")
     for _ in range(2):
         save_allocation(allocator, tmp_path)
-    text = card.read_text()
+    text = card.read_text(encoding="latin-1")
     assert text.count("## Rank allocation") == 1
     assert text.startswith("---"), "the card's metadata"
-    assert "My own words about \\1 this model." in text
+    assert "My own words about \\1 this model, naïve in Latin-1.\n" in text
     assert f"{allocator.parameters:,}" in text
 
 

@@ -122,6 +122,10 @@ def test_ranks_are_taken_from_a_checkpoint_that_has_them(tiny_deberta: Path, glu
     with pytest.raises(ValueError, match=r"Trainer\(callbacks="):
         callback.take_ranks_from(tmp_path)
     make_trainer(peft_model(tiny_deberta), tiny_deberta, glue_folder, tmp_path, [callback])
+    for content in ("", "[]", "null", "[" * 100_000):
+        (tmp_path / "trainer_state.json").write_text(content)
+        with pytest.raises(ValueError, match=r"trainer_state.json cannot be read.*last_complete_checkpoint"):
+            callback.take_ranks_from(tmp_path)
     state = TrainerState(global_step=3)
     state.save_to_json(str(tmp_path / "trainer_state.json"))
     with pytest.raises(ValueError, match="without RankAllocationCallback"):
