@@ -6,6 +6,7 @@ A path, a name or a library's message is data: it may hold rich's markup (`[expe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,9 +17,15 @@ from typing_extensions import override
 
 from glora.experiments.number_format import printable
 
+CREDENTIALS = re.compile(r"\b((?:https?|ftps?|socks\w*)://)(?:[^\s/\"'<>]*@|[^\s/\"'<>]*:[^\s\"'<>]*@)", re.IGNORECASE)
+"""User and password in a URL, such as HF_ENDPOINT's, which libraries quote; a password may have an unescaped @ or /."""
+
 
 class Terminal(Console):
-    """rich's console without markup, emoji names and highlighting; characters that steer a terminal are escaped."""
+    """rich's console without markup, emoji names and highlighting; characters that steer a terminal are escaped.
+
+    Credentials in the URLs of hubs and proxies are hidden.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **options)
@@ -35,5 +42,5 @@ class Terminal(Console):
             yield segment if segment.control else Segment(self._harmless(segment.text), segment.style)
 
     def _harmless(self, text: str) -> str:
-        lines = "\n".join(map(printable, text.split("\n")))
+        lines = "\n".join(map(printable, CREDENTIALS.sub(r"\1***@", text).split("\n")))
         return lines.encode(self.encoding, "replace").decode(self.encoding)

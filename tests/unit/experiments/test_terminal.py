@@ -32,6 +32,16 @@ def test_a_name_is_neither_markup_nor_an_emoji_nor_does_it_steer_the_terminal() 
     assert shown(NAME, table).count(SHOWN) == 4
 
 
+@pytest.mark.parametrize("secret", ["me:secret", "secret", "me:sec@ret", "me:sec/ret", "me@x:secret"])
+def test_credentials_of_a_hub_or_proxy_are_hidden(secret: str) -> None:
+    """HF_ENDPOINT=https://me:secret@mirror/hf, which huggingface_hub quotes where it cannot connect."""
+    text = f"We couldn't connect to 'https://{secret}@mirror:8080/hf' to load the files"
+    table = Table()
+    table.add_column(text)
+    assert shown(text, table, ValueError(text)).count("'https://***@mirror:8080/hf'") == 3
+    assert shown("https://h/a, me@x; postgresql://me:***@h/d") == "https://h/a, me@x; postgresql://me:***@h/d\n"
+
+
 def test_what_an_encoding_lacks_is_no_error() -> None:
     assert shown("é→", encoding="latin-1") == "é?\n"
 
