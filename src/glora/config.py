@@ -15,6 +15,10 @@ Budget = Literal["rank", "parameters"]
 Keep = Literal["norm", "svd", "first"]
 
 
+MAX_FAULTS = 30
+"""Errors of one configuration that its message names."""
+
+
 class ConfigurationError(ValueError):
     """Everything that is wrong with a configuration, reported together.
 
@@ -25,8 +29,9 @@ class ConfigurationError(ValueError):
     def __init__(self, faults: Sequence[str], *, where: str = "") -> None:
         self.faults = tuple(dict.fromkeys(faults))
         one = len(self.faults) == 1
-        lines = self.faults[0] if one else "".join(f"\n  - {fault}" for fault in self.faults)
-        count = "" if one else f"{len(self.faults)} things are wrong:"
+        more = [f"and {len(self.faults) - MAX_FAULTS:,} more"] if len(self.faults) > MAX_FAULTS else []
+        lines = self.faults[0] if one else "".join(f"\n  - {fault}" for fault in [*self.faults[:MAX_FAULTS], *more])
+        count = "" if one else f"{len(self.faults):,} things are wrong:"
         super().__init__(f"{where}: {count}{lines}" if where else f"{count}{lines}")
 
 

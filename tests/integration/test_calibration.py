@@ -31,11 +31,16 @@ def ranks(*arguments: str) -> str:
     return invoke("ranks", *arguments)
 
 
-def test_the_printed_pattern_makes_an_adapter(tiny_deberta: Path, glue_folder: Path) -> None:
+def test_the_printed_pattern_makes_an_adapter(
+    tiny_deberta: Path, glue_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = ("--task", "rte", "--data-dir", str(glue_folder), "--batches", "2", "--max-length", "64")
     common = ("--model", str(tiny_deberta), *data)
     printed = json.loads(ranks(*common, "--rank", "4", "--batch-size", "8"))
     assert printed["r"] == 4
+    assert capsys.readouterr().err == ""
+    ranks(*common, "--batches", "1000", "--batch-size", "100")
+    assert "The training data has only 2 batches, not 1,000." in capsys.readouterr().err
     assert sum(printed["rank_pattern"].values()) == 4 * len(printed["rank_pattern"])
     assert min(printed["rank_pattern"].values()) >= 1
     assert len(set(printed["rank_pattern"].values())) > 1

@@ -50,6 +50,8 @@ def ranks(
             raise UsageError(f"min_rank={min_rank} must be at least 1: a rank_pattern cannot leave a matrix out")
         with log_messages_on(console, verbose):
             suggested = suggest(check_settings(given(settings) | {"min_rank": min_rank, "seed": seed}), batches)
+    if suggested.batches < batches:
+        console.print(f"The training data has only {pluralize(suggested.batches, 'batch')}, not {batches:,}.")
     print(suggested.text(form))
 
 

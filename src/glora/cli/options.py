@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 from cyclopts import Group, Parameter
 
 from glora.experiments.config import SETTINGS, Setting
+from glora.experiments.errors import repeated
 
 
 class UsageError(ValueError):
@@ -153,7 +154,6 @@ def assignments_of(option: str, texts: Sequence[str] | None) -> dict[str, str]:
         if not (name and sign and value):
             form = "NAME=RANGE" if option == "--range" else "NAME=VALUE"
             raise UsageError(f"{option} {name}{sign}{value}: write {form}")
-    names = [name for name, _, _ in pairs]
-    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-        raise UsageError(f"{option}: {', '.join(twice)} is given more than once; keep one of them")
+    for fault in repeated(option, [name for name, _, _ in pairs]):
+        raise UsageError(fault)
     return {name: value for name, _, value in pairs}

@@ -29,6 +29,8 @@ class SuggestedRanks:
     rank: int
     alpha: float
     rank_pattern: dict[str, int]
+    batches: int = 0
+    """Number of batches that were read: fewer than asked for if the training data has no more."""
 
     @property
     def alpha_pattern(self) -> dict[str, float]:
@@ -86,9 +88,10 @@ def suggest(config: RunConfig, batches: int) -> SuggestedRanks:
         target_parameters=kind.target_parameters(model, config.target_modules) or None,
     )
     allocation = config.allocation
+    loader = DataLoader(rows, batch_size=config.batch_size, collate_fn=kind.collator(tokenizer))
     patterns = suggest_ranks(
         model,
-        DataLoader(rows, batch_size=config.batch_size, collate_fn=kind.collator(tokenizer)),
+        loader,
         lora,
         total_rank=allocation.total_rank,
         budget=allocation.budget,
@@ -96,7 +99,7 @@ def suggest(config: RunConfig, batches: int) -> SuggestedRanks:
         max_rank=config.setting("max_rank"),
         seed=config.seed,
     )
-    return SuggestedRanks(config.rank, config.alpha, patterns)
+    return SuggestedRanks(config.rank, config.alpha, patterns, len(loader))
 
 
 def _plain(number: float) -> float | int:

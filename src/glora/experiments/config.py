@@ -28,6 +28,8 @@ GENERATIVE_MAX_LENGTH = 1024
 DEFAULT_MAX_NEW_TOKENS = 512
 
 MAX_KEY_BYTES = 190
+MAX_ENTRIES = 1000
+"""Largest number of seeds, methods, models, data sets or ranges; more are taken for a mistake."""
 
 
 class RunConfig(BaseModel):
@@ -38,7 +40,7 @@ class RunConfig(BaseModel):
     """
 
     # defaults are validated as given values are, so that 3 and 3.0 epochs are one configuration with one key
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     model: str = Field(DEFAULT_MODEL, description="Model: a name of `glora list models`, a hub id or a local folder.")
     task: str = Field(DEFAULT_TASK, description="Task: a name of `glora list tasks`, or your own data file.")
@@ -47,7 +49,7 @@ class RunConfig(BaseModel):
         0, ge=0, lt=2**32, description="Seeds the head's initialisation, the adapters and the data order."
     )
 
-    rank: int = Field(8, ge=1, description="Rank r of uniform LoRA; every method's budget follows from it.")
+    rank: int = Field(8, ge=1, le=2**16, description="Rank r of uniform LoRA; every method's budget follows from it.")
     lora_alpha: float | None = Field(
         None,
         gt=0,
@@ -60,14 +62,15 @@ class RunConfig(BaseModel):
     )
 
     learning_rate: float = Field(2e-4, gt=0, description="AdamW's peak learning rate.")
-    batch_size: int = Field(32, ge=1, description="Examples per optimizer step.")
-    epochs: float = Field(3, gt=0, description="Passes over the training data.")
+    batch_size: int = Field(32, ge=1, le=2**20, description="Examples per optimizer step.")
+    epochs: float = Field(3, gt=0, le=1e6, description="Passes over the training data.")
     lr_scheduler: str = Field("linear", description="Learning-rate schedule, as transformers names it.")
     lr_warmup: float = Field(0.06, ge=0, lt=1, description="Share of all steps over which the learning rate rises.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay.")
     max_length: int = Field(
         128,
         ge=8,
+        le=2**24,
         description="Tokens per example; longer ones are truncated. Where answers are written, 1024 by default.",
     )
     group_by_length: bool | None = Field(
@@ -76,9 +79,9 @@ class RunConfig(BaseModel):
         "at random.",
     )
     train_limit: int | None = Field(
-        None, ge=1, description="Use at most this many training examples, the same ones for every seed."
+        None, ge=1, le=2**40, description="Use at most this many training examples, the same ones for every seed."
     )
-    eval_limit: int | None = Field(None, ge=1, description="Evaluate on at most this many examples.")
+    eval_limit: int | None = Field(None, ge=1, le=2**40, description="Evaluate on at most this many examples.")
     held_out: float | None = Field(
         None,
         gt=0,
@@ -87,7 +90,7 @@ class RunConfig(BaseModel):
         "task's evaluation splits, which are not read.",
     )
     max_new_tokens: int | None = Field(
-        None, ge=1, description="Where answers are written: a model stops after so many tokens. Default: 512."
+        None, ge=1, le=2**24, description="Where answers are written: a model stops after so many tokens. Default: 512."
     )
     temperature: float | None = Field(
         None, gt=0, description="Where answers are written: they are drawn at this temperature. Default: greedily."

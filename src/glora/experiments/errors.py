@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import reprlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from glora.config import ConfigurationError
-from glora.experiments.config import SETTINGS
+from glora.config import MAX_FAULTS, ConfigurationError
+from glora.experiments.config import MAX_ENTRIES, SETTINGS
 from glora.messages import did_you_mean
 
 T = TypeVar("T")
@@ -36,25 +38,38 @@ def faults_of(error: Exception) -> list[str]:
     if not isinstance(error, ValidationError):
         return [str(error)]
     by_setting: dict[tuple[int | str, ...], list[str]] = {}
-    for fault in error.errors():
+    for i, fault in enumerate(error.errors(include_url=False)):
         place = tuple(part for part in fault["loc"] if part != "allocation")
-        by_setting.setdefault(place[:1], _in_words(place, fault))
+        by_setting.setdefault(place[:1], _in_words(place, fault, hint=i < MAX_FAULTS))
     return [sentence for sentences in by_setting.values() for sentence in sentences]
 
 
 def repeated(what: str, values: Sequence[Any]) -> list[str]:
     """Return an error that names the values which occur more than once; empty if there are none."""
-    twice = [value for value in dict.fromkeys(values) if list(values).count(value) > 1]
-    return [f"{what}: {', '.join(map(str, twice))} is given more than once"] if twice else []
+    twice = [str(value) for value, count in Counter(values).items() if count > 1]
+    names = ", ".join(twice[:MAX_FAULTS]) + (", ..." if len(twice) > MAX_FAULTS else "")
+    return [f"{what}: {names} is given more than once; keep one of them"] if twice else []
 
 
-def _in_words(place: Sequence[int | str], fault: Any) -> list[str]:
+def too_many(what: str, values: Sequence[Any]) -> list[str]:
+    """Return an error if there are more values than anybody means to give."""
+    return [f"{what}: {len(values):,} are given; give at most {MAX_ENTRIES:,}"] if len(values) > MAX_ENTRIES else []
+
+
+def shown(value: object) -> str:
+    """Return `repr(value)`, shortened in the middle if it is long."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = 100
+    return short.repr(value)
+
+
+def _in_words(place: Sequence[int | str], fault: Any, *, hint: bool) -> list[str]:
     cause = fault.get("ctx", {}).get("error")
     if isinstance(cause, ConfigurationError):
         return list(cause.faults)
-    name = str(place[0]) if place else "settings"
+    name = str(place[0])[:100] if place else "settings"
     if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return [f"{name}: there is no such setting{did_you_mean(name, SETTINGS)}"]
+        return [f"{name}: there is no such setting{did_you_mean(name, SETTINGS) if hint else ''}"]
     message = fault["msg"][:1].lower() + fault["msg"][1:]
     choices = SETTINGS[name].choices if name in SETTINGS else ()
-    return [f"{name}={fault['input']!r}: {message}{did_you_mean(str(fault['input']), choices)}"]
+    return [f"{name}={shown(fault['input'])}: {message}{did_you_mean(str(fault['input'])[:100], choices)}"]

@@ -232,17 +232,16 @@ def _pairs(
     misplaced = [name for name in source.settings if name in NOT_SETTINGS]
     faults += [f"settings.{name}: {NOT_SETTINGS[name]}" for name in misplaced]
     settings = {name: value for name, value in source.settings.items() if name not in misplaced}
-    pairs = []
+    pairs, found = [], [find_method(name) for name in methods]
     for model in models or [DEFAULT_MODEL]:
         for task in tasks or [DEFAULT_TASK]:
             data_dir = source.data_dir if reads_data_dir(task) else None
             given = {**settings, "model": model, "task": task, "data_dir": data_dir}
             try:
-                base = check_settings(given)
+                base = check_settings(given, found)
             except InvalidComparisonError as error:
                 faults += [_placed(fault, settings) for fault in error.faults]
                 continue
-            found = [find_method(name) for name in methods]
             faults += [f"settings: {method.name}: {fault}" for method in found for fault in method.setting_faults(base)]
             configs = tuple(method.normalise(base, seed) for seed in source.seeds for method in found)
             pairs.append(Pair(model, base.task, given, configs))
@@ -251,4 +250,4 @@ def _pairs(
 
 def _placed(fault: str, settings: Mapping[str, Any]) -> str:
     """An error of a setting, with the field of the file that holds the setting."""
-    return f"settings.{fault}" if any(fault.startswith((f"{name}=", f"{name}:")) for name in settings) else fault
+    return f"settings.{fault}" if fault.replace(":", "=").partition("=")[0] in settings else fault

@@ -12,8 +12,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from glora.config import ConfigurationError
-from glora.experiments.config import DEFAULT_SEEDS, SETTINGS, settings_schema
+from glora.config import MAX_FAULTS, ConfigurationError
+from glora.experiments.config import DEFAULT_SEEDS, MAX_ENTRIES, SETTINGS, settings_schema
+from glora.experiments.errors import shown
 from glora.experiments.structured_text import read_mapping
 from glora.messages import did_you_mean
 
@@ -67,26 +68,37 @@ class Experiment(BaseModel):
     experiment_summary: str = Field("", description="The question of the experiment; for people.")
     evaluation_metrics: list[Name] = Field(
         default_factory=list,
+        max_length=MAX_ENTRIES,
         description="Metrics for the report, such as Accuracy or Wall-clock Training Time. Default: those of the data "
         "sets. The report always shows all metrics.",
     )
     models_to_use: list[Name] = Field(
-        min_length=1, description="Names of `glora list models`, hub ids (owner/name) or folders."
+        min_length=1,
+        max_length=MAX_ENTRIES,
+        description="Names of `glora list models`, hub ids (owner/name) or folders.",
     )
     datasets_to_use: list[Name] = Field(
-        min_length=1, description="Names of `glora list tasks`, such as GLUE MNLI or gsm8k, or custom data files."
+        min_length=1,
+        max_length=MAX_ENTRIES,
+        description="Names of `glora list tasks`, such as GLUE MNLI or gsm8k, or custom data files.",
     )
     proposed_method: str = Field("GLoRA", description="The proposed method; for people. The method that runs is glora.")
     comparative_methods: list[Name] = Field(
         default_factory=lambda: ["AdaLoRA"],
+        max_length=MAX_ENTRIES,
         description="Names of `glora list methods`. lora is always compared too: every difference is one to lora.",
     )
     hyperparameters_to_search: list[Search] = Field(
-        default_factory=list, description="Settings and the ranges in which a search may choose them."
+        default_factory=list,
+        max_length=MAX_ENTRIES,
+        description="Settings and the ranges in which a search may choose them.",
     )
 
     seeds: list[Annotated[int, Field(ge=0)]] = Field(
-        default_factory=lambda: list(DEFAULT_SEEDS), min_length=1, description="One run of each method for each seed."
+        default_factory=lambda: list(DEFAULT_SEEDS),
+        min_length=1,
+        max_length=MAX_ENTRIES,
+        description="One run of each method for each seed.",
     )
     settings: dict[str, Any] = Field(
         default_factory=dict,
@@ -126,7 +138,7 @@ def read_experiment(path: Path, given: Mapping[str, Any] | None = None) -> tuple
     try:
         return Experiment.model_validate(content), [], set()
     except ValidationError as error:
-        faults = [_in_words(fault) for fault in error.errors()]
+        faults = [_in_words(fault, hint=i < MAX_FAULTS) for i, fault in enumerate(error.errors())]
         places: dict[str, list[tuple[int | str, ...]]] = {}
         for fault in error.errors():
             places.setdefault(str(fault["loc"][0]), []).append(fault["loc"][1:])
@@ -145,20 +157,20 @@ def _sound_members(value: Any, faulty: Sequence[tuple[int | str, ...]]) -> list[
     return [member for i, member in enumerate(value) if i not in indices]
 
 
-def _in_words(fault: Any) -> str:
+def _in_words(fault: Any, *, hint: bool) -> str:
     field, *inner = fault["loc"]
     where = str(field) + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in _steps(inner))
     if fault["type"] == "extra_forbidden":
         if not inner and field in SETTINGS and field not in NOT_SETTINGS:
             return f"{where} is a setting of a run; write it into settings"
         known = Search.model_fields if inner else Experiment.model_fields
-        return f"{where} is not a field{did_you_mean(str(fault['loc'][-1]), known)}"
+        return f"{where} is not a field{did_you_mean(str(fault['loc'][-1])[:100], known) if hint else ''}"
     if fault["type"] == "missing":
         return f"{where} is missing"
     if fault["type"] == "too_short":
         return f"{where} is empty; give at least one"
     message = fault["msg"][:1].lower() + fault["msg"][1:]
-    return f"{where}={fault['input']!r}: {message}"
+    return f"{where}={shown(fault['input'])}: {message}"
 
 
 def _steps(inner: Sequence[Any]) -> list[Any]:

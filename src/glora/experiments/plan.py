@@ -15,22 +15,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import transformers
-
 from glora.config import ConfigurationError
 from glora.experiments.config import DEFAULT_METHODS, DEFAULT_SEEDS, GENERATIVE_MAX_LENGTH, RunConfig
 from glora.experiments.data.loading import load_task
 from glora.experiments.data.registry import resolve_task
-from glora.experiments.data.task import TaskData
-from glora.experiments.errors import collect, repeated
+from glora.experiments.data.task import Kind, TaskData
+from glora.experiments.errors import collect, repeated, too_many
 from glora.experiments.methods.base import Method, Schedule
 from glora.experiments.methods.registry import find_method
 from glora.experiments.models.model_fit import comes_from_hub, length_faults, unsupported_settings
 from glora.experiments.models.registry import resolve_model
+from glora.experiments.models.skeleton import build_skeleton, largest_ranks
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.records.store import finished_records
 from glora.experiments.training.reporting import reporters
-from glora.messages import did_you_mean, pluralize
+from glora.experiments.training.task_kinds import find_kind
+from glora.experiments.training.training_arguments import unsupported_scheduler
+from glora.messages import pluralize
 
 
 class InvalidComparisonError(ConfigurationError):
@@ -112,8 +113,8 @@ def plan_comparison(
 ) -> Plan:
     """Check a comparison of methods on one model and task, and find the runs that are left to make.
 
-    Loads the task, to know the length of a run, but no model. For a model of the hub it fetches the configuration, so that
-    an unavailable model is reported before the first run.
+    Loads the task, to know the length of a run, but no weights. The model's configuration, fetched from the hub if need be,
+    says whether the model is available and its matrices are large enough.
 
     Args:
         output: folder of the records; need not exist.
@@ -134,10 +135,14 @@ def plan_comparison(
         bases[name], _ = check_comparison(output, methods=[name], seeds=seeds, settings={**(settings or {}), **values})
 
     configs = [method.normalise(bases[method.name], seed) for seed in seeds for method in chosen]
-    done = finished_records(output)
+    done = _finished(output, configs)
+    task_kind = resolve_task(base.task, base.data_dir).kind
     if any(config.key not in done for config in configs) and comes_from_hub(base.model):
         unfit: list[str] = []
         unfit += collect(functools.partial(length_faults, base), unfit) or []
+        _raise_if_any(unfit)
+        for method in chosen:
+            unfit += collect(functools.partial(_matrix_faults, bases[method.name], task_kind, [method]), unfit) or []
         _raise_if_any(unfit)
 
     task = (load or TaskLoader())(base)
@@ -156,6 +161,7 @@ def check_comparison(
     Raises:
         InvalidComparisonError: naming every error that can be found.
     """
+    _raise_if_any([*too_many("methods", methods), *too_many("seeds", seeds)])
     faults = _folder_faults(output)
     if not methods:
         faults.append(f"methods is empty; give at least one, such as {','.join(DEFAULT_METHODS)}")
@@ -165,7 +171,7 @@ def check_comparison(
     faults += repeated("seeds", seeds)
     if not seeds:
         faults.append("seeds is empty; give at least one, such as 0")
-    base = _checked_settings(settings or {}, seeds or (0,), faults)
+    base = _checked_settings(settings or {}, seeds or (0,), faults, chosen)
     if base is not None:
         faults += [f"{method.name}: {fault}" for method in chosen for fault in method.setting_faults(base)]
     _raise_if_any(faults)
@@ -173,14 +179,18 @@ def check_comparison(
     return base, chosen
 
 
-def check_settings(settings: Mapping[str, Any]) -> RunConfig:
-    """Return one run's settings as a configuration, with the task's registered name; nothing is loaded.
+def check_settings(settings: Mapping[str, Any], methods: Sequence[Method] = ()) -> RunConfig:
+    """Return one run's settings as a configuration, with the task's registered name; no data or weights are loaded.
+
+    Args:
+        settings: fields of `RunConfig`.
+        methods: methods whose ranks the model's matrices must be able to hold.
 
     Raises:
         InvalidComparisonError: naming every error that can be found.
     """
     faults: list[str] = []
-    config = _checked_settings(settings, (settings.get("seed", 0),), faults)
+    config = _checked_settings(settings, (settings.get("seed", 0),), faults, methods)
     _raise_if_any(faults)
     assert config is not None
     return config
@@ -191,17 +201,16 @@ def _raise_if_any(faults: Iterable[str]) -> None:
         raise InvalidComparisonError(found)
 
 
-def _checked_settings(settings: Mapping[str, Any], seeds: Sequence[int], faults: list[str]) -> RunConfig | None:
+def _checked_settings(
+    settings: Mapping[str, Any], seeds: Sequence[int], faults: list[str], methods: Sequence[Method]
+) -> RunConfig | None:
     """The settings as a configuration; None if they do not form one. Names are looked up but not loaded."""
     validate = RunConfig.model_validate
     each = [collect(functools.partial(validate, {**settings, "seed": seed}), faults) for seed in seeds]
     config = each[0]
     if config is None or None in each:
         return None
-    schedulers = [scheduler.value for scheduler in transformers.SchedulerType]
-    if (name := config.lr_scheduler) not in schedulers:
-        hint = did_you_mean(name, schedulers) or "."
-        faults.append(f"lr_scheduler={name!r} is unknown{hint} Schedules: {', '.join(schedulers)}")
+    faults += unsupported_scheduler(config)
     collect(functools.partial(reporters, config.report_to), faults)
     model = collect(lambda: resolve_model(config.model), faults)
     task = collect(lambda: resolve_task(config.task, config.data_dir), faults)
@@ -212,8 +221,41 @@ def _checked_settings(settings: Mapping[str, Any], seeds: Sequence[int], faults:
         changes["max_length"] = GENERATIVE_MAX_LENGTH
     named = config.model_copy(update=changes)
     if model is not None:
-        faults += collect(functools.partial(unsupported_settings, named, task.kind), faults) or []
+        unfit = collect(functools.partial(unsupported_settings, named, task.kind), faults)
+        if unfit == [] and not comes_from_hub(config.model):
+            unfit = collect(functools.partial(_matrix_faults, named, task.kind, methods), faults)
+        faults += unfit or []
     return named
+
+
+def _finished(output: Path, configs: Sequence[RunConfig]) -> dict[str, RunRecord]:
+    """Finished records by key; a key is a digest, so that the whole configuration must be the one that is asked for.
+
+    Raises:
+        InvalidComparisonError: a record has the key of another configuration.
+    """
+    done = finished_records(output)
+    asked = {config.key: config.recorded_settings() for config in configs if config.key in done}
+    odd = [key for key, settings in asked.items() if done[key].config.recorded_settings() != settings]
+    _raise_if_any(f"{key}: this record is of a run with other settings; move its file away" for key in odd)
+    return done
+
+
+def _matrix_faults(config: RunConfig, kind: Kind, methods: Sequence[Method]) -> list[str]:
+    """Ranks that the model's matrices cannot hold, by the shapes that its configuration gives.
+
+    Raises:
+        ModelNotFoundError: the configuration is not available, or not of this kind of task.
+        ValueError: `target_modules` matches nothing.
+    """
+    task_kind, model, wanted = find_kind(kind), build_skeleton(config.model, kind), config.target_modules
+    names = [*task_kind.target_modules(model, wanted), *task_kind.target_parameters(model, wanted)]
+    limits = largest_ranks(model, names)
+    if config.rank > max(limits.values()):
+        most = max(limits.values())
+        return [f"rank={config.rank} is more than any matrix of {config.model} can use; lower it to {most} or less"]
+    able = [method for method in methods if not method.setting_faults(config)]
+    return [f"{method.name}: {fault}" for method in able for fault in method.matrix_faults(config, limits)]
 
 
 def _other_data(records: Sequence[RunRecord], fingerprint: str, output: Path) -> list[str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from glora.config import ConfigurationError
 from glora.experiments.config import SETTINGS, RunConfig
-from glora.experiments.errors import collect
+from glora.experiments.errors import collect, repeated
 from glora.experiments.methods.registry import find_method
 
 
@@ -98,3 +99,40 @@ def test_a_key_fits_into_a_file_name() -> None:
     config = RunConfig(model="é" * 200, task="x" * 200, seed=2**32 - 1)
     assert len(f"{config.key}.json".encode()) < 200
     assert config.key != config.with_settings({"model": "é" * 199}).key
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *(
+            {name: value}
+            for name in ("learning_rate", "lora_alpha", "epochs")
+            for value in (float("inf"), "nan", 0, -1)
+        ),
+        *({name: float("inf")} for name in ("weight_decay", "temperature", "beta", "warmup_steps")),
+        *({name: 10**400} for name in ("rank", "batch_size", "max_length", "train_limit", "max_new_tokens")),
+        {"epochs": 1e300},
+    ],
+)
+def test_numbers_that_no_run_can_use_are_refused(fields: dict) -> None:
+    found: list[str] = []
+    assert collect(lambda: RunConfig(**fields), found) is None
+    assert found[0].startswith(f"{next(iter(fields))}=")
+    assert len(found[0]) < 250
+
+
+def test_thousands_of_errors_are_one_short_message() -> None:
+    found: list[str] = []
+    collect(lambda: RunConfig.model_validate({f"setting{i}": "x" * 10_000 for i in range(20_000)}), found)
+    collect(lambda: RunConfig(rank="x" * 10_000), found)
+    message = str(ConfigurationError(found))
+    assert "20,001 things are wrong" in message
+    assert message.endswith("and 19,971 more")
+    assert len(message) < 4000
+
+
+def test_a_value_given_twice_is_found_among_many() -> None:
+    (fault,) = repeated("seeds", [*range(200_000), *range(100)])
+    assert fault.startswith("seeds: 0, 1, 2")
+    assert len(fault) < 250
+    assert repeated("seeds", range(10)) == []

@@ -285,7 +285,7 @@ def test_faults_of_searches_are_said_together(file: Callable[..., Path]) -> None
     found = faults(file(hyperparameters_to_search=[{"name": n, "range": r} for n, r in [*searches, ("LR", "1e-4")]]))
     assert len(found) == 5
     assert all(fault.startswith("hyperparameters_to_search: ") for fault in found)
-    assert "hyperparameters_to_search: learning_rate is given more than once" in found
+    assert "hyperparameters_to_search: learning_rate is given more than once; keep one of them" in found
 
 
 def test_faults_of_settings_are_said_once_for_all_pairs(file: Callable[..., Path]) -> None:

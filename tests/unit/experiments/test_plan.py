@@ -133,10 +133,57 @@ def test_wrong_values_are_named_with_the_rule(plan) -> None:
     assert "learnrate: there is no such setting; did you mean 'learning_rate'" in text
 
 
-def test_an_unknown_schedule_is_refused_with_the_nearest(plan) -> None:
-    (fault,) = faults(plan, settings={"lr_scheduler": "cosin"})
-    assert fault.startswith("lr_scheduler='cosin' is unknown; did you mean 'cosine'")
-    assert "linear" in fault
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"lr_scheduler": "cosin"}, "is unknown; did you mean 'cosine'"),
+        *(
+            ({"lr_scheduler": name}, "needs arguments")
+            for name in ("greedy", "reduce_lr_on_plateau", "warmup_stable_decay")
+        ),
+        ({"lr_scheduler": "cosine_with_min_lr"}, "needs arguments"),
+        ({"lr_scheduler": "polynomial", "learning_rate": 1e-8}, "does not work with learning_rate=1e-08"),
+    ],
+)
+def test_a_schedule_that_cannot_run_is_refused_with_those_that_can(plan, settings: dict[str, Any], told: str) -> None:
+    (fault,) = faults(plan, settings=settings)
+    assert f"lr_scheduler={settings['lr_scheduler']!r} {told}" in fault
+    assert "choose one of linear, cosine, " in fault
+    assert "greedy," not in fault
+
+
+@pytest.mark.parametrize(
+    ("methods", "settings", "told"),
+    [
+        (("lora", "glora"), {"rank": 10_000}, "rank=10000 is more than any matrix of"),
+        (("lora",), {"target_modules": ("querry_proj",)}, "target_modules: 'querry_proj' matches no linear layer"),
+        (("lora", "glora"), {"total_rank": 9999}, "glora: "),
+        (("lora", "glora"), {"total_rank": 3, "min_rank": 1}, "glora: "),
+        (("lora", "lora:total_rank=3"), {}, "lora:total_rank=3: total_rank=3 must be from "),
+        (("lora", "lora:total_rank=9999"), {}, "lora:total_rank=9999: total_rank=9999 must be from "),
+    ],
+)
+def test_what_the_models_matrices_cannot_hold_is_found_without_weights(
+    plan, monkeypatch: pytest.MonkeyPatch, methods: tuple[str, ...], settings: dict[str, Any], told: str
+) -> None:
+    monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", lambda *_, **__: pytest.fail("weights"))
+    (fault,) = faults(plan, methods=methods, settings=settings)
+    assert fault.startswith(told)
+
+
+@pytest.mark.parametrize("what", ["seeds", "methods"])
+def test_more_than_anybody_means_is_one_message(plan, what: str) -> None:
+    values = [*range(200_000)] if what == "seeds" else ["lora"] * 200_000
+    assert faults(plan, **{what: values}) == (f"{what}: 200,000 are given; give at most 1,000",)
+
+
+def test_a_record_under_the_key_of_another_configuration_is_refused(plan, tmp_path: Path) -> None:
+    config = plan(methods=("lora",), seeds=(0,)).runs[0].config
+    write_record(
+        tmp_path / "out", finished(config.with_settings({"learning_rate": 0.5})).model_copy(update={"key": config.key})
+    )
+    (fault,) = faults(plan, methods=("lora",), seeds=(0,))
+    assert fault.startswith(f"{config.key}: this record is of a run with other settings")
 
 
 def test_one_fault_reads_as_a_sentence(plan) -> None:
@@ -281,6 +328,7 @@ def test_what_is_finished_needs_no_model(plan, monkeypatch: pytest.MonkeyPatch) 
     arguments = {"methods": ("lora",), "seeds": (0,), "settings": {"model": "someone/some-model"}}
     with monkeypatch.context() as patch:
         patch.setattr("glora.experiments.plan.length_faults", lambda _config: [])
+        patch.setattr("glora.experiments.plan._matrix_faults", lambda *_: [])
         make_runs([plan(**arguments)], RunProgress(), make_run=FakeRuns())
     assert plan(**arguments).to_make == ()
     (told,) = faults(plan, **{**arguments, "seeds": (0, 1)})

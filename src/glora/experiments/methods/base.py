@@ -107,6 +107,7 @@ class Method:
         adapts_experts: whether it can adapt stacks of experts (PEFT's `target_parameters`).
         usual_rates: lowest and highest peak learning rate that its authors used, where they are not LoRA's.
         check_settings: returns what it does not support in a configuration, as sentences.
+        check_matrices: returns what it does not support for matrices with these largest ranks, as sentences.
         check_schedule: returns why it cannot train for this length, as sentences.
     """
 
@@ -122,6 +123,7 @@ class Method:
     adapts_experts: bool = False
     usual_rates: tuple[float, float] | None = None
     check_settings: Callable[[RunConfig], list[str]] = lambda _config: []
+    check_matrices: Callable[[RunConfig, Mapping[str, int]], list[str]] = lambda _config, _limits: []
     check_schedule: Callable[[RunConfig, Schedule], list[str]] = lambda _config, _schedule: []
 
     def apply(self, to: MethodContext) -> AdaptedModel:
@@ -144,6 +146,15 @@ class Method:
     def setting_faults(self, config: RunConfig) -> list[str]:
         """Return what the method does not support in a configuration, as sentences."""
         return self.check_settings(config.with_settings(self.fixed))
+
+    def matrix_faults(self, config: RunConfig, limits: Mapping[str, int]) -> list[str]:
+        """Return what the method does not support for these matrices, as sentences.
+
+        Args:
+            config: the settings.
+            limits: matrix -> min(d_in, d_out).
+        """
+        return self.check_matrices(self.normalise(config, config.seed), limits)
 
     def schedule_faults(self, config: RunConfig, schedule: Schedule) -> list[str]:
         """Return why the method cannot train for this length, as sentences."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from glora.allocation.shares import allocate_ranks
 from glora.experiments.config import ALLOCATION_SETTINGS, RunConfig
 from glora.experiments.methods.base import BOTH, Method, Schedule
 from glora.messages import pluralize
@@ -20,6 +23,18 @@ def unsupported_bounds(config: RunConfig) -> list[str]:
         return [f"min_rank={low} is more than the budget, rank={average} on average; lower it or give a total_rank"]
     if high is not None and high < average:
         return [f"max_rank={high} cannot spend the budget, rank={average} on average; raise it or give a total_rank"]
+    return []
+
+
+def unsupported_budget(config: RunConfig, limits: Mapping[str, int]) -> list[str]:
+    """Return an error if the matrices cannot hold the budget between their bounds."""
+    total = config.allocation.total_rank or len(limits) * config.rank
+    high = config.setting("max_rank")
+    bounds = {name: limit if high is None else min(limit, high) for name, limit in limits.items()}
+    try:
+        allocate_ranks(dict.fromkeys(limits, 1.0), total, min_rank=config.setting("min_rank"), max_rank=bounds)
+    except ValueError as error:
+        return [str(error)]
     return []
 
 
@@ -45,6 +60,7 @@ METHODS = tuple(
         adapts_experts=True,
         settings=ALLOCATION_SETTINGS,
         check_settings=unsupported_bounds,
+        check_matrices=unsupported_budget,
         check_schedule=unsupported_warmup,
     )
     for name, summary, function in (

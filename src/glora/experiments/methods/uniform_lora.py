@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from glora.experiments.config import RunConfig
 from glora.experiments.methods.base import BOTH, Method
+from glora.messages import pluralize
 
 _APPLIED = "glora.experiments.methods.applied.uniform_lora:"
+
+
+def unsupported_total(config: RunConfig, limits: Mapping[str, int]) -> list[str]:
+    """Return an error if a total_rank has less than one rank for each matrix, or more than they can use."""
+    total, most = config.allocation.total_rank, sum(limits.values())
+    if total is None or len(limits) <= total <= most:
+        return []
+    return [f"total_rank={total} must be from {len(limits):,} to {most:,} for {pluralize(len(limits), 'matrix')}"]
+
 
 METHODS = (
     Method(
@@ -14,6 +27,7 @@ METHODS = (
         implementation=_APPLIED + "apply_lora",
         adapts_experts=True,
         variant_settings=frozenset({"total_rank"}),
+        check_matrices=unsupported_total,
     ),
     Method(
         "rslora",

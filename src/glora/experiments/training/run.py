@@ -17,6 +17,7 @@ from glora.experiments.config import RunConfig
 from glora.experiments.data.task import TaskData
 from glora.experiments.methods.base import MethodContext, Schedule
 from glora.experiments.methods.registry import find_method
+from glora.experiments.models.skeleton import build_skeleton
 from glora.experiments.models.tokenization import TokenizedTask
 from glora.experiments.records.failures import describe_failure
 from glora.experiments.records.provenance import collect_provenance, utc_now
@@ -102,13 +103,13 @@ def runs_of(output: Path) -> Callable[..., RunRecord]:
 
 
 def count_target_matrices(config: RunConfig, task: TaskData) -> int:
-    """Return the number of matrices that are adapted; loads the model.
+    """Return the number of matrices that are adapted.
 
     Raises:
         ValueError, FileNotFoundError: the model cannot be loaded, or `target_modules` matches nothing.
     """
     kind = find_kind(task.kind)
-    return len(kind.target_modules(kind.load_model(config, task)[0], config.target_modules))
+    return len(kind.target_modules(build_skeleton(config.model, task.kind), config.target_modules))
 
 
 def _train(

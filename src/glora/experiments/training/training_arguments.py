@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainingArguments
+from transformers import SchedulerType, TrainingArguments, get_scheduler
 
 from glora.experiments.config import RunConfig
 from glora.experiments.training.reporting import reporting_arguments
+from glora.messages import did_you_mean
 
 DATA_SEED_STRIDE = 10_007
 """accelerate orders epoch e by seed + e, so neighboring seeds would see each other's orders one epoch later."""
@@ -56,6 +57,30 @@ def training_arguments(
     # batch_size is examples per optimizer step; Trainer would multiply it by the number of GPUs in the machine.
     arguments._n_gpu = min(1, arguments.n_gpu)
     return arguments
+
+
+def unsupported_scheduler(config: RunConfig) -> list[str]:
+    """Return an error if the learning-rate schedule is unknown, or needs arguments that a run does not give it."""
+    name, working = config.lr_scheduler, [each.value for each in SchedulerType if _schedules(each.value, 2e-4)]
+    if name in working and _schedules(name, config.learning_rate):
+        return []
+    known = name in [each.value for each in SchedulerType]
+    reason = "needs arguments that a run does not give" if known else f"is unknown{did_you_mean(name, working)}"
+    if name in working:
+        reason = f"does not work with learning_rate={config.learning_rate:g}"
+    return [f"lr_scheduler={name!r} {reason}; choose one of {', '.join(working)}"]
+
+
+def _schedules(name: str, learning_rate: float) -> bool:
+    """Return whether a schedule can be made and followed as Trainer does."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=learning_rate)
+    try:
+        schedule = get_scheduler(name, optimizer, num_warmup_steps=1, num_training_steps=4)
+        optimizer.step()
+        schedule.step()
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _order(config: RunConfig, arguments_class: type[TrainingArguments]) -> dict[str, Any]:
