@@ -248,7 +248,7 @@ def _matrix_faults(config: RunConfig, kind: Kind, methods: Sequence[Method]) -> 
         ModelNotFoundError: the configuration is not available, or not of this kind of task.
         ValueError: `target_modules` matches nothing.
     """
-    task_kind, model, wanted = find_kind(kind), build_skeleton(config.model, kind), config.target_modules
+    task_kind, model, wanted = find_kind(kind), build_skeleton(config, kind), config.target_modules
     names = [*task_kind.target_modules(model, wanted), *task_kind.target_parameters(model, wanted)]
     limits = largest_ranks(model, names)
     if config.rank > max(limits.values()):

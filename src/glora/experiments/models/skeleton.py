@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from glora.experiments.config import RunConfig
 from glora.experiments.models.registry import ModelNotFoundError, resolve_model, why_not_loaded
 
 if TYPE_CHECKING:
@@ -16,20 +17,20 @@ if TYPE_CHECKING:
     from glora.experiments.data.task import Kind
 
 
-def build_skeleton(name: str, kind: Kind) -> PreTrainedModel:
+def build_skeleton(config: RunConfig, kind: Kind) -> PreTrainedModel:
     """Return the model on torch's meta device, with the head of a kind of task. For a model of the hub, fetch config.json.
 
     Raises:
         ModelNotFoundError: there is no such model, or it is not of this kind.
     """
-    source = resolve_model(name)
+    source = resolve_model(config.model)
     auto = AutoModelForCausalLM if kind == "generation" else AutoModelForSequenceClassification
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        made_of = AutoConfig.from_pretrained(source, trust_remote_code=config.trust_remote_code)
         with torch.device("meta"):
-            model: PreTrainedModel = auto.from_config(config, trust_remote_code=False)
+            model: PreTrainedModel = auto.from_config(made_of, trust_remote_code=config.trust_remote_code)
     except Exception as error:
-        raise ModelNotFoundError(why_not_loaded(name, source, error, "model")) from error
+        raise ModelNotFoundError(why_not_loaded(config.model, source, error, "model")) from error
     return model
 
 

@@ -109,7 +109,7 @@ def count_target_matrices(config: RunConfig, task: TaskData) -> int:
         ValueError, FileNotFoundError: the model cannot be loaded, or `target_modules` matches nothing.
     """
     kind = find_kind(task.kind)
-    return len(kind.target_modules(build_skeleton(config.model, task.kind), config.target_modules))
+    return len(kind.target_modules(build_skeleton(config, task.kind), config.target_modules))
 
 
 def _train(
