@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+import sys
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 PERCENT_METRICS = ("accuracy", "f1", "precision", "recall", "exact_match")
@@ -65,8 +69,44 @@ def settings_text(values: Mapping[str, Any]) -> str:
 
 def short_name(name: str) -> str:
     """Return a model or task as configured, but only the last part of a local path: a report names no folder of a machine."""
-    local = name.startswith(("/", ".", "~")) or "\\" in name or name.count("/") > 1
-    return name.replace("\\", "/").rstrip("/").rpartition("/")[2] if local else name
+    return _last_parts(name, 1)
+
+
+def distinct_names(names: Iterable[str]) -> dict[str, str]:
+    """Return the `short_name` of each name, after as many of its folders as tell it from the other names."""
+    looks = {name: _look(_last_parts(name, sys.maxsize)) for name in sorted(set(names))}
+    first = {look: name for name, look in reversed(looks.items())}  # of names that look the same, one is compared
+    depth = dict.fromkeys(first.values(), 1)
+    while True:
+        shown = {name: _last_parts(name, parts) for name, parts in depth.items()}
+        count = Counter(map(_look, shown.values()))
+        deeper = [n for n, text in shown.items() if count[_look(text)] > 1 and _last_parts(n, depth[n] + 1) != text]
+        if not deeper:
+            return dict(zip(looks, numbered([shown[first[look]] for look in looks.values()])))
+        depth.update((name, depth[name] + 1) for name in deeper)
+
+
+def numbered(labels: Sequence[str]) -> list[str]:
+    """Return the labels, with " (2)" and so on after those that look like an earlier one."""
+    seen: set[str] = set()
+    result = []
+    for label in labels:
+        choices = itertools.chain([label], (f"{label} ({i})" for i in itertools.count(2)))
+        result.append(next(choice for choice in choices if _look(choice) not in seen))
+        seen.add(_look(result[-1]))
+    return result
+
+
+def _last_parts(name: str, count: int) -> str:
+    """Return the last parts of a local path; other names whole."""
+    if not (name.startswith(("/", ".", "~")) or "\\" in name or name.count("/") > 1):
+        return name
+    return "/".join(name.replace("\\", "/").rstrip("/").split("/")[-count:])
+
+
+def _look(text: str) -> str:
+    """Return what a reader sees of a text: names that differ only in their Unicode form look the same."""
+    return unicodedata.normalize("NFC", printable(text))
 
 
 def printable(text: str) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 
-from glora.experiments.number_format import bytes_text, metric_header, printable, short_name
+from glora.experiments.number_format import bytes_text, distinct_names, metric_header, numbered, printable, short_name
 
 
 @pytest.mark.parametrize(
@@ -41,6 +43,29 @@ def test_memory() -> None:
 )
 def test_names_without_folders(name: str, shown: str) -> None:
     assert short_name(name) == shown
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (["/x/a/train.csv", "/x/b/train.csv", "/x/dev.csv"], ["a/train.csv", "b/train.csv", "dev.csv"]),
+        (["/x/a/final", "/y/a/final", "C:\\x\\final"], ["x/a/final", "y/a/final", "x/final"]),
+        (["rte", "/data/rte", "org/rte"], ["rte", "data/rte", "org/rte"]),
+        (["/x/final", "/x/final/"], ["final", "final (2)"]),
+        (["/x/caf\u00e9", "/x/cafe\u0301"], ["caf\u00e9", "caf\u00e9 (2)"]),
+    ],
+)
+def test_names_with_the_folders_that_tell_them_apart(names: list[str], shown: list[str]) -> None:
+    found = distinct_names(names)
+    assert sorted(unicodedata.normalize("NFC", found[name]) for name in names) == sorted(shown)
+    assert len(found) == len(names)
+
+
+def test_labels_that_look_alike_are_numbered() -> None:
+    assert numbered(["a", "b", "a", "a (2)", "x\x1b", "x\\x1b"]) == [
+        *("a", "b", "a (2)", "a (2) (2)"),
+        *("x\x1b", "x\\x1b (2)"),
+    ]
 
 
 def test_control_characters_are_written_out() -> None:

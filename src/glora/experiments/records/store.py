@@ -47,10 +47,10 @@ class RecordKeptElsewhereError(NotWrittenError):
         self.unwritten = None if kept else record.model_dump_json()
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file, and its folder if it is missing.
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file, and its folder if it is missing; a symbolic link in its place is replaced, not followed.
 
-    The text goes to a temporary file in the same folder, is forced to the disk and then replaces the old file in one step.
+    The content goes to a temporary file in the same folder, is forced to the disk and then replaces the old file in one step.
 
     Raises:
         NotWrittenError: the file system refuses; the old file is unchanged.
@@ -58,8 +58,9 @@ def write_whole(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
+        temporary.unlink(missing_ok=True)
+        with open(temporary, "xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

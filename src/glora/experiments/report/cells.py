@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
@@ -188,6 +189,10 @@ def as_rich(table: ReportTable) -> Table:
 
 def escape_markdown(text: str) -> str:
     """Return a text that cannot end a cell, start a tag, a formula or a link, or become emphasis."""
-    for character in "\\`*_|<[$~&":
-        text = text.replace(character, f"\\{character}")
-    return " ".join(printable(text).split())
+    escaped = re.sub(r"([\\`*_|<\[$~&]|:(?=//)|(?<=www)\.)", r"\\\1", text)
+    return " ".join(printable(escaped).split())
+
+
+def escape_paragraph(text: str) -> str:
+    """Return a text that cannot start a heading, a list or a quotation either."""
+    return re.sub(r"^(\d*)([#>+=.)-])", r"\1\\\2", escape_markdown(text))

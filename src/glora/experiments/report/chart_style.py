@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 import textwrap
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ import altair as alt
 import vl_convert
 
 from glora.experiments.number_format import printable
+from glora.experiments.report.cells import ReportTable
 from glora.experiments.report.summary import GroupSummary
 
 LIGHT = {
@@ -40,13 +42,15 @@ class ReportChart:
     """A chart: its title, its caption, and its Vega-Lite specification.
 
     Attributes:
-        name: of its picture, for the file.
+        name: of its picture, for the file: ASCII, at most 180 characters.
+        values: the main numbers as a table, where the page draws marks that a screen reader cannot read.
     """
 
     name: str
     title: str
     caption: str
     spec: dict[str, Any]
+    values: ReportTable | None = None
 
     def png(self) -> bytes:
         """Draw it on white, at 144 dots an inch."""
@@ -69,7 +73,7 @@ def theme(colors: dict[str, Any]) -> dict[str, Any]:
         "header": {"labelFontWeight": "bold", "labelAnchor": "start", **text, "labelColor": colors["ink"]},
         "legend": {
             "columns": 4,
-            "labelLimit": 0,
+            "labelLimit": 600,
             "symbolSize": 80,
             **text,
             "labelColor": colors["ink"],
@@ -95,12 +99,20 @@ def method_styles(labels: Sequence[str]) -> dict[str, tuple[int, str]]:
     return styles
 
 
-def finished(name: str, group: GroupSummary, title: str, caption: str, how: str, chart: Any) -> ReportChart:
+def finished(
+    name: str, group: GroupSummary, title: str, caption: str, how: str, chart: Any, values: ReportTable | None = None
+) -> ReportChart:
     """The chart with its heading, which a page takes off again and shows as text."""
     lines = [line for text in (group.heading, how) if text for line in textwrap.wrap(printable(text), 90)]
-    shown = chart.properties(title=alt.TitleParams(textwrap.wrap(printable(title), 80), subtitle=lines))
-    file = re.sub(r"[^a-z0-9.]+", "-", f"{group.heading} {name}".lower()).strip("-")
-    return ReportChart(file, title, caption, shown.to_dict())
+    heading = alt.TitleParams(textwrap.wrap(printable(title), 80), subtitle=lines)
+    shown = chart.properties(title=heading, description=printable(title))
+    file = f"{_file_part(group.heading, 120)}-{_file_part(name, 59)}"
+    return ReportChart(file, title, caption, shown.to_dict(), values)
+
+
+def _file_part(text: str, longest: int) -> str:
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9.]+", "-", plain)[:longest].strip("-.")
 
 
 def pointed_mark() -> alt.Parameter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
@@ -11,6 +11,7 @@ import numpy as np
 
 from glora.experiments.number_format import metric_header, metric_name, metric_scale, printable, time_unit
 from glora.experiments.records.schema import EpochMetrics, RunRecord
+from glora.experiments.report.cells import COUNT, Quantity, ReportTable, Unit
 from glora.experiments.report.chart_style import ReportChart, data, finished, method_styles, pointed_mark, rounded
 from glora.experiments.report.matrix_grid import matrix_grid, matrix_map
 from glora.experiments.report.statistics import estimate
@@ -292,7 +293,31 @@ def _norm_chart(group: GroupSummary, method: MethodSummary) -> ReportChart:
         + (" There are many matrices: a line is the mean of neighbouring ones." if merged else "")
     )
     how = f"{averaged} · pale: first layer, strong: last, thick: median, grey: all others"
-    return finished(f"norms {method.label}", group, title, caption, how, chart)
+    of_type: dict[str, list[int]] = {}
+    for (_, column), names in sorted(grid.cells.items(), key=lambda cell: cell[0][1]):
+        of_type.setdefault(grid.columns[column], []).extend(position[name] for name in names)
+    values = _norm_table(steps, {name: norms[:, columns] for name, columns in of_type.items()})
+    return finished(f"norms {method.label}", group, title, caption, how, chart, values)
+
+
+def _norm_table(steps: Sequence[int], norms: Mapping[str, Any]) -> ReportTable:
+    """The norms of each matrix type (steps × matrices) as numbers."""
+    largest = max((float(of_type.max()) for of_type in norms.values()), default=0.0)
+    digits = 3 - math.floor(math.log10(largest)) if 0 < largest < math.inf else 0
+    unit = Unit(decimals=min(max(digits, 0), 12))
+    return ReportTable(
+        f"Norms by matrix type, after step {steps[-1]}",
+        ("matrix type", "matrices", "smallest", "median", "largest", f"median after step {steps[0]}"),
+        tuple(
+            (
+                name,
+                Quantity(of_type.shape[1], COUNT),
+                *(Quantity(float(find(of_type[-1])), unit) for find in (np.min, np.median, np.max)),
+                Quantity(float(np.median(of_type[0])), unit),
+            )
+            for name, of_type in norms.items()
+        ),
+    )
 
 
 def _mean_over_seeds(runs: list[RunRecord]) -> tuple[tuple[int, ...], list[int], list[str], Any]:

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from glora.experiments.config import SETTINGS, RunConfig
-from glora.experiments.number_format import bytes_text, short_name
+from glora.experiments.number_format import bytes_text, distinct_names, short_name
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.report.caveats import caveats
 from glora.experiments.report.cells import ReportTable
@@ -71,12 +72,17 @@ def report_content(groups: Sequence[GroupSummary], search: SearchRecord | None =
     recorded = [name for name, setting in SETTINGS.items() if setting.recorded]
     shared = [name for name in recorded if name not in (*named, *different)]
     overview = claims_overview(groups)
+    everyone = [run.config for run in (*finished, *failed)]
+    tasks = distinct_names(config.task for config in everyone)
     return ReportContent(
         f"{pluralize(len(finished), 'finished run')}, {len(failed)} failed. Made from the records in `runs/` by "
         "`glora report`, which trains nothing.",
         overview if len(overview.rows) > 1 and len(groups) > 1 else None,
-        tuple(_section(group, search) for group in groups),
-        (*_provenance_lines(finished), *(f"{name}: {_values(configs, name)}" for name in (*named, *different))),
+        _with_own_pictures([_section(group, search) for group in groups]),
+        (
+            *_provenance_lines(finished, tasks),
+            *(f"{name}: {_values(configs, everyone, name)}" for name in (*named, *different)),
+        ),
         ReportTable(
             "All other settings were the same in all runs:",
             ("setting", "value", "meaning"),
@@ -99,7 +105,20 @@ def _section(group: GroupSummary, search: SearchRecord | None) -> Section:
     return Section(group.heading, tables, charts(group), tuple(caveats(group)), tuple(failures))
 
 
-def _provenance_lines(runs: Sequence[RunRecord]) -> Iterator[str]:
+def _with_own_pictures(sections: Sequence[Section]) -> tuple[Section, ...]:
+    """Number the charts whose pictures would have the same file name."""
+    taken: set[str] = set()
+
+    def own(chart: ReportChart) -> ReportChart:
+        choices = (f"{chart.name}-{i}" if i > 1 else chart.name for i in itertools.count(1))
+        name = next(choice for choice in choices if choice not in taken)
+        taken.add(name)
+        return replace(chart, name=name)
+
+    return tuple(replace(section, charts=tuple(map(own, section.charts))) for section in sections)
+
+
+def _provenance_lines(runs: Sequence[RunRecord], tasks: Mapping[str, str]) -> Iterator[str]:
     """Machines, versions, git states, data and measures of memory; each value once."""
     dates = sorted(run.finished_at for run in runs)
     yield f"Finished between {dates[0]} and {dates[-1]}"
@@ -123,8 +142,7 @@ def _provenance_lines(runs: Sequence[RunRecord]) -> Iterator[str]:
             (
                 "Examples",
                 run.examples
-                and f"{short_name(run.config.task)}: {examples}"
-                + (f" (fingerprint {fingerprint})" if fingerprint else ""),
+                and f"{tasks[run.config.task]}: {examples}" + (f" (fingerprint {fingerprint})" if fingerprint else ""),
             ),
             ("Peak memory is", run.peak_memory_source),
         ):
@@ -134,8 +152,10 @@ def _provenance_lines(runs: Sequence[RunRecord]) -> Iterator[str]:
     yield from sorted(facts, key=lambda line: order.index(facts[line]))
 
 
-def _values(configs: Sequence[RunConfig], name: str) -> str:
-    return ", ".join(dict.fromkeys(_setting_text(config.setting(name)) for config in configs))
+def _values(configs: Sequence[RunConfig], everyone: Sequence[RunConfig], name: str) -> str:
+    found = dict.fromkeys(config.setting(name) for config in configs)
+    names = distinct_names(value for config in everyone if isinstance(value := config.setting(name), str))
+    return ", ".join(names[value] if isinstance(value, str) else _setting_text(value) for value in found)
 
 
 def _setting_text(value: object) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from glora.experiments.config import ALLOCATION_SETTINGS, SETTINGS, RunConfig
-from glora.experiments.number_format import short_name
+from glora.experiments.number_format import distinct_names, numbered
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.report.statistics import (
     Estimate,
@@ -93,6 +93,7 @@ class GroupSummary:
         task: the task, as configured.
         model: the model, as configured.
         rank: rank of uniform LoRA, from which every method's budget follows.
+        heading: `rte · microsoft/deberta-v3-base · rank 8`; unlike the heading of every other group.
         primary_metric: the metric the task is judged by; None if no run finished.
         metric_names: every metric of the group, the primary one first.
         methods: one row a method and setting, `lora` first, then by name.
@@ -102,15 +103,11 @@ class GroupSummary:
     task: str
     model: str
     rank: int
+    heading: str
     primary_metric: str | None
     metric_names: tuple[str, ...]
     methods: tuple[MethodSummary, ...]
     failures: tuple[RunRecord, ...]
-
-    @property
-    def heading(self) -> str:
-        """`rte · microsoft/deberta-v3-base · rank 8`."""
-        return f"{short_name(self.task)} · {short_name(self.model)} · rank {self.rank}"
 
     @property
     def finished(self) -> tuple[RunRecord, ...]:
@@ -130,7 +127,9 @@ def summarise(records: Sequence[RunRecord]) -> list[GroupSummary]:
     groups: dict[tuple[str, str, int], list[RunRecord]] = {}
     for record in records:
         groups.setdefault((record.config.task, record.config.model, record.config.rank), []).append(record)
-    return [_summarise_group(groups[name]) for name in sorted(groups)]
+    tasks, models = distinct_names(name[0] for name in groups), distinct_names(name[1] for name in groups)
+    headings = numbered([f"{tasks[task]} · {models[model]} · rank {rank}" for task, model, rank in sorted(groups)])
+    return [_summarise_group(groups[name], heading) for name, heading in zip(sorted(groups), headings)]
 
 
 def differing_settings(configs: Sequence[RunConfig], ignored: Sequence[str] = ()) -> list[str]:
@@ -139,7 +138,7 @@ def differing_settings(configs: Sequence[RunConfig], ignored: Sequence[str] = ()
     return [name for name in names if len({config.setting(name) for config in configs}) > 1]
 
 
-def _summarise_group(records: list[RunRecord]) -> GroupSummary:
+def _summarise_group(records: list[RunRecord], heading: str) -> GroupSummary:
     finished = [record for record in records if record.status == "finished"]
     failures = sorted(
         (record for record in records if record.status == "failed"),
@@ -155,6 +154,7 @@ def _summarise_group(records: list[RunRecord]) -> GroupSummary:
         task=config.task,
         model=config.model,
         rank=config.rank,
+        heading=heading,
         primary_metric=primary,
         metric_names=tuple(sorted(names, key=lambda name: (name != primary, "/" in name, name))),
         methods=methods,
@@ -185,7 +185,7 @@ def _labels(rows: Sequence[tuple[RunRecord, ...]]) -> list[str]:
         different = differing_settings(siblings, ignored=NAMED_BY_ROW)
         settings = ", ".join(f"{name}={config.setting(name)}" for name in different)
         labels.append(f"{config.method} ({settings})" if settings else config.method)
-    return labels
+    return numbered(labels)
 
 
 def counterpart(

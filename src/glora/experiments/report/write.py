@@ -7,13 +7,14 @@ give the same report.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
 from glora.experiments.number_format import printable
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.records.store import read_records, write_whole
-from glora.experiments.report.cells import ReportTable, as_markdown, as_rich, escape_markdown
+from glora.experiments.report.cells import ReportTable, as_markdown, as_rich, escape_markdown, escape_paragraph
+from glora.experiments.report.chart_style import ReportChart
 from glora.experiments.report.content import (
     CAVEATS_TITLE,
     FAILURES_TITLE,
@@ -57,10 +58,6 @@ def write_report(directory: str | os.PathLike[str], *, console: Terminal | None 
     _require_finished(directory, records)
     content = report_content(summarise(records), read_search_record(directory))
     console = console or Terminal()
-    folder = directory / PICTURES_FOLDER
-    for chart in (chart for section in content.sections for chart in section.charts):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{chart.name}.png").write_bytes(chart.png())
     path = directory / REPORT_FILE
     write_whole(path, report_markdown(content))
     write_whole(directory / HTML_FILE, report_html(content))
@@ -73,11 +70,35 @@ def write_report(directory: str | os.PathLike[str], *, console: Terminal | None 
     if content.overview:
         console.print()
         console.print(as_rich(content.overview))
+    missing = _draw_pictures(content, directory / PICTURES_FOLDER)
+    if missing:
+        write_whole(path, report_markdown(content, missing))
+        name, reason = next(iter(missing.items()))
+        count = pluralize(len(missing), "picture")
+        console.print(f"{count} could not be drawn, {name}.png first ({reason}); {HTML_FILE} has all charts.")
     return path
 
 
-def report_markdown(content: ReportContent) -> str:
-    """Return the text of report.md; pictures are linked relative to it."""
+def _draw_pictures(content: ReportContent, folder: Path) -> dict[str, str]:
+    """Draw the charts; return those that cannot be drawn or written, with the reason."""
+    reasons = {chart.name: _draw(chart, folder) for section in content.sections for chart in section.charts}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
+
+
+def _draw(chart: ReportChart, folder: Path) -> str | None:
+    try:
+        if folder.is_symlink():
+            return f"{PICTURES_FOLDER} is a symbolic link"
+        write_whole(folder / f"{chart.name}.png", chart.png())
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of the renderer is not an Exception
+        return first_line(getattr(error, "strerror", None) or str(error))
+    return None
+
+
+def report_markdown(content: ReportContent, missing: Container[str] = ()) -> str:
+    """Return the text of report.md; pictures are linked relative to it, but for the missing ones."""
     lines = [f"# {TITLE}", "", content.summary]
     if content.overview:
         lines += ["", *_table(content.overview)]
@@ -87,7 +108,8 @@ def report_markdown(content: ReportContent) -> str:
             lines += ["", *_table(table)]
         for chart in section.charts:
             link = f"![{escape_markdown(chart.title)}]({PICTURES_FOLDER}/{chart.name}.png)"
-            lines += ["", link, "", escape_markdown(chart.caption)]
+            shown = f"(This picture could not be drawn; {HTML_FILE} has the chart.)" if chart.name in missing else link
+            lines += ["", shown, "", escape_paragraph(chart.caption)]
         lines += _listed(f"### {CAVEATS_TITLE}", section.caveats)
         lines += _listed(f"### {FAILURES_TITLE}", section.failures)
     lines += _listed(f"## {PROVENANCE_TITLE}", content.provenance)
@@ -107,9 +129,9 @@ def _require_finished(directory: Path, records: Sequence[RunRecord]) -> None:
 
 
 def _table(table: ReportTable) -> list[str]:
-    return [f"**{table.title}**", "", as_markdown(table), "", table.note]
+    return [f"**{escape_markdown(table.title)}**", "", as_markdown(table), "", escape_paragraph(table.note)]
 
 
 def _listed(title: str, lines: Iterable[str]) -> list[str]:
-    items = [f"- {escape_markdown(line)}" for line in lines]
+    items = [f"- {escape_paragraph(line)}" for line in lines]
     return ["", title, "", *items] if items else []

@@ -76,3 +76,21 @@ def test_a_name_cannot_leave_its_cell_or_become_a_formula() -> None:
     assert cells.escape_markdown("$x$ a|b <b> [l](u) *e* `c` ~s~ &lt; \x1b\n#") == (
         r"\$x\$ a\|b \<b> \[l](u) \*e\* \`c\` \~s\~ \&lt; \\x1b #".replace(r"\\x1b", r"\x1b")
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ("# a", r"\# a"),
+        ("- a", r"\- a"),
+        ("1. a", r"1\. a"),
+        ("12) a", r"12\) a"),
+        ("> a", r"\> a"),
+        ("=== a", r"\=== a"),
+        ("0.5 a", r"0\.5 a"),
+        ("a # 1. b", "a # 1. b"),
+        ("see https://a.b and www.a.b", r"see https\://a.b and www\.a.b"),
+    ],
+)
+def test_a_name_cannot_start_a_block_or_become_a_link(text: str, escaped: str) -> None:
+    assert cells.escape_paragraph(text) == escaped

@@ -253,15 +253,6 @@ def test_caveats_name_what_misleads() -> None:
     assert any("lora seed 4: accuracy" in line for line in broken)
 
 
-def test_the_size_difference_is_a_share_of_loras_parameters() -> None:
-    lora = finished_run(method="lora").model_copy(update={"adapter_parameters_after": 1000})
-    for parameters, words in ((1180, "18% more"), (900, "10% fewer")):
-        glora = finished_run(method="glora").model_copy(update={"adapter_parameters_after": parameters})
-        assert any(words in line for line in caveats(only(summarise([lora, glora]))))
-    equal = finished_run(method="glora").model_copy(update={"adapter_parameters_after": 1005})
-    assert not any("adapter parameters" in line for line in caveats(only(summarise([lora, equal]))))
-
-
 def test_learning_rates_that_do_not_suit_a_method_are_pointed_out() -> None:
     def told(method: str, rate: float) -> list[str]:
         runs = [finished_run(method="lora", learning_rate=2e-4), finished_run(method=method, learning_rate=rate)]
