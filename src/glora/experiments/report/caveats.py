@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from glora.experiments.methods.registry import METHODS, split_variant
 from glora.experiments.report.statistics import SEEDS_FOR_AN_INTERVAL
-from glora.experiments.report.summary import REFERENCE, GroupSummary
+from glora.experiments.report.summary import REFERENCE, GroupSummary, MethodSummary
 
 UNEQUAL_PARAMETERS = 0.01
 """Share of lora's adapter parameters from which a difference is pointed out."""
@@ -56,20 +56,24 @@ def _about_budgets(group: GroupSummary) -> Iterator[str]:
     if reference is None:
         yield f"There is no finished run of `{REFERENCE}`, so nothing is relative to it."
         return
-    if reference.adapter_parameters is None:
-        return
+    size = _adapter_size(reference)
     for method in group.methods:
-        if method.is_reference or method.adapter_parameters is None:
+        found = _adapter_size(method)
+        if method.is_reference or found is None or not size:
             continue
-        if not method.adapter_parameters.mean:
+        excess = found / size - 1
+        if not found:
             yield f"{method.label} has no adapter: what it trains is compared with {reference.label} in all parameters."
-            continue
-        excess = method.adapter_parameters.mean / reference.adapter_parameters.mean - 1
-        if abs(excess) >= UNEQUAL_PARAMETERS:
+        elif abs(excess) >= UNEQUAL_PARAMETERS:
             yield (
                 f"The sizes differ: {method.label} ends with {abs(excess):.0%} "
                 f"{'more' if excess > 0 else 'fewer'} adapter parameters than {reference.label}."
             )
+
+
+def _adapter_size(method: MethodSummary) -> float | None:
+    found = method.over_seeds(lambda run: run.adapter_parameters_after)
+    return found.mean if found else None
 
 
 def _about_learning_rates(group: GroupSummary) -> Iterator[str]:

@@ -19,7 +19,7 @@ within one rank of the largest matrix, the closest that whole ranks can promise 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -68,27 +68,13 @@ class Finding:
     remark: str = ""
 
 
-@dataclass(frozen=True)
-class Findings:
-    """What became of the claims for one row of the proposed method."""
-
-    label: str
-    gain: Finding
-    share: Finding
-    time: Finding
-    parameters: Finding
-
-    def __iter__(self) -> Iterator[Finding]:
-        return iter((self.gain, self.share, self.time, self.parameters))
-
-
-def findings(group: GroupSummary) -> list[Findings]:
-    """The claims for every row of the proposed method that can be compared with lora; none without such a row."""
-    return [
-        Findings(row.label, _gain(group, row), _share(group, row), _time(row), _parameters(group, row))
+def findings(group: GroupSummary) -> dict[str, tuple[Finding, ...]]:
+    """Return gain, share, time and parameters by the label of each row of the proposed method; none without lora."""
+    return {
+        row.label: (_gain(group, row), _share(group, row), _time(row), _parameters(group, row))
         for row in group.methods
         if row.method == PROPOSED and row.differences
-    ]
+    }
 
 
 def judged(low: float, high: float, expected: tuple[float, float]) -> tuple[Verdict, str]:
@@ -187,9 +173,7 @@ def _from_interval(
 
 
 def _shown_to_be_better(difference: PairedDifference, metric: str) -> bool:
-    if difference.low is None or difference.high is None:
-        return False
-    return difference.low > 0 if higher_is_better(metric) else difference.high < 0
+    return difference.direction == ("higher" if higher_is_better(metric) else "lower")
 
 
 def _too_few(seeds: int) -> str:

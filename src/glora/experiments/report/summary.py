@@ -38,46 +38,37 @@ class MethodSummary:
     """One row: the finished runs of a method that differ in nothing but the seed.
 
     Attributes:
-        method: the method's name.
         label: the method's name, with the settings that tell its rows apart if it has several.
-        runs: the finished records, by seed.
-        metrics: metric -> mean and spread over seeds, as recorded (not in percent).
-        total_rank: sum of the ranks at the end.
-        total_rank_before: sum of the ranks at the start.
-        adapter_parameters: parameters of the adapters at the end.
-        adapter_parameters_before: parameters of the adapters at the start.
-        trainable_parameters: all parameters that were trained at the end, head included.
+        runs: by seed.
         adapter_share: adapter parameters at the end over the reference's (1.3 is 30 % more); 0 without adapters.
-        trainable_share: the same of all trained parameters.
-        train_seconds: seconds of training, preparation included, without evaluation.
-        preparation_seconds: what of them passed before the first step.
-        seconds_per_step: median seconds of a step.
-        peak_memory_bytes: peak memory of a run.
+        trainable_share: the same of all trained parameters, head included.
         time_ratio: training time divided by the reference's of the same seed, on one machine by one command.
         differences: metric -> difference to the reference over the seeds with the same data.
-        is_reference: whether this row is a row of `lora`, which the others are compared with.
         other_settings: settings, beside those of allocation alone, in which the reference is not like this row.
     """
 
     method: str
     label: str
     runs: tuple[RunRecord, ...]
-    metrics: dict[str, Estimate]
-    total_rank: Estimate | None
-    total_rank_before: Estimate | None
-    adapter_parameters: Estimate | None
-    adapter_parameters_before: Estimate | None
-    trainable_parameters: Estimate | None
     adapter_share: float | None
     trainable_share: float | None
-    train_seconds: Estimate | None
-    preparation_seconds: Estimate | None
-    seconds_per_step: Estimate | None
-    peak_memory_bytes: Estimate | None
     time_ratio: PairedRatio | None
     differences: dict[str, PairedDifference]
-    is_reference: bool
     other_settings: tuple[str, ...]
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether this is a row of `lora`, which the others are compared with."""
+        return self.method == REFERENCE
+
+    def over_seeds(self, value: Callable[[RunRecord], float | None]) -> Estimate | None:
+        """Return mean and spread over the runs that have the value; None if none has it."""
+        values = [found for run in self.runs if (found := value(run)) is not None]
+        return estimate(values) if values else None
+
+    def metric(self, name: str) -> Estimate | None:
+        """Return mean and spread of a metric, as recorded (not in percent)."""
+        return self.over_seeds(lambda run: run.final.get(name))
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -201,10 +192,6 @@ def counterpart(
 
 
 def _summarise_method(runs: tuple[RunRecord, ...], label: str, reference: tuple[RunRecord, ...]) -> MethodSummary:
-    def over_seeds(value: Callable[[RunRecord], float | None]) -> Estimate | None:
-        values = [found for run in runs if (found := value(run)) is not None]
-        return estimate(values) if values else None
-
     same_seed = {run.config.seed: run for run in reference}
     pairs = [(run, same_seed[run.config.seed]) for run in runs if run.config.seed in same_seed]
     comparable = [(run, other) for run, other in pairs if _same_data(run, other)]
@@ -222,18 +209,8 @@ def _summarise_method(runs: tuple[RunRecord, ...], label: str, reference: tuple[
         method=runs[0].config.method,
         label=label,
         runs=runs,
-        metrics={name: estimate([run.final[name] for run in runs if name in run.final]) for name in names},
-        total_rank=over_seeds(lambda run: sum(run.ranks.values()) if run.ranks else None),
-        total_rank_before=over_seeds(lambda run: sum(run.initial_ranks.values()) if run.initial_ranks else None),
-        adapter_parameters=over_seeds(lambda run: run.adapter_parameters_after),
-        adapter_parameters_before=over_seeds(lambda run: run.adapter_parameters_before),
-        trainable_parameters=over_seeds(lambda run: run.trainable_parameters_after),
         adapter_share=_share(runs, reference, lambda run: run.adapter_parameters_after),
         trainable_share=_share(runs, reference, lambda run: run.trainable_parameters_after),
-        train_seconds=over_seeds(lambda run: run.train_seconds),
-        preparation_seconds=over_seeds(lambda run: run.preparation_seconds),
-        seconds_per_step=over_seeds(lambda run: run.seconds_per_step),
-        peak_memory_bytes=over_seeds(lambda run: run.peak_memory_bytes),
         time_ratio=paired_ratio(
             {run.config.seed: run.train_seconds for run, _ in timed if run.train_seconds is not None},
             {run.config.seed: run.train_seconds for _, run in timed if run.train_seconds is not None},
@@ -243,7 +220,6 @@ def _summarise_method(runs: tuple[RunRecord, ...], label: str, reference: tuple[
             if is_reference
             else {name: difference for name, difference in differences.items() if difference is not None}
         ),
-        is_reference=is_reference,
         other_settings=tuple(
             f"{name}={runs[0].config.setting(name)} against {reference[0].config.setting(name)}"
             for name in differing_settings([runs[0].config, reference[0].config], BESIDE_THE_SCHEDULE)

@@ -38,10 +38,7 @@ def results_table(group: GroupSummary) -> ReportTable:
         tuple(
             (
                 method.label,
-                *(
-                    cells.estimate_cell(method.metrics.get(name), cells.metric_unit(name))
-                    for name in group.metric_names
-                ),
+                *(cells.estimate_cell(method.metric(name), cells.metric_unit(name)) for name in group.metric_names),
                 Quantity(len(method.seeds), cells.COUNT),
             )
             for method in group.methods
@@ -77,12 +74,12 @@ def claims_table(group: GroupSummary) -> ReportTable:
         ("claim", "expected", "measured", "verdict"),
         tuple(
             (
-                f"{row.label}: {found.claim}" if len(rows) > 1 else found.claim,
+                f"{label}: {found.claim}" if len(rows) > 1 else found.claim,
                 found.expected,
                 _measured_text(found),
                 _verdict(found),
             )
-            for row in rows
+            for label, row in rows.items()
             for found in row
         ),
         "GLoRA was proposed with these four numbers. A verdict is about the 95 % interval, not the mean. It holds if the "
@@ -98,8 +95,8 @@ def claims_overview(groups: Sequence[GroupSummary]) -> ReportTable:
     rows: list[tuple[Cell, ...]] = []
     for group in groups:
         found = findings(group)
-        for row in found:
-            name = f"{group.heading} · {row.label}" if len(found) > 1 else group.heading
+        for label, row in found.items():
+            name = f"{group.heading} · {label}" if len(found) > 1 else group.heading
             rows.append((name, *(_verdict(finding, why=False) for finding in row)))
     return ReportTable(
         "What is claimed for GLoRA, in every comparison",
@@ -119,10 +116,16 @@ def budget_table(group: GroupSummary) -> ReportTable:
         tuple(
             (
                 method.label,
-                cells.count_cell(method.total_rank, method.total_rank_before),
-                cells.count_cell(method.adapter_parameters, method.adapter_parameters_before),
+                cells.count_cell(
+                    method.over_seeds(lambda run: sum(run.ranks.values()) if run.ranks else None),
+                    method.over_seeds(lambda run: sum(run.initial_ranks.values()) if run.initial_ranks else None),
+                ),
+                cells.count_cell(
+                    method.over_seeds(lambda run: run.adapter_parameters_after),
+                    method.over_seeds(lambda run: run.adapter_parameters_before),
+                ),
                 cells.share_cell(method.adapter_share),
-                cells.count_cell(method.trainable_parameters),
+                cells.count_cell(method.over_seeds(lambda run: run.trainable_parameters_after)),
                 cells.share_cell(method.trainable_share),
             )
             for method in group.methods
@@ -134,21 +137,21 @@ def budget_table(group: GroupSummary) -> ReportTable:
 
 def cost_table(group: GroupSummary) -> ReportTable:
     """Return a row a method: time, relative to lora and absolute, and memory; preparation only where a method has one."""
-    prepared = any(method.preparation_seconds and method.preparation_seconds.mean for method in group.methods)
+    prepared = any(run.preparation_seconds for method in group.methods for run in method.runs)
     preparation = ("of it preparation",) if prepared else ()
     ratios = [method.time_ratio for method in group.methods if not method.is_reference]
     interval = ("95 % interval",) if any(ratio and ratio.low is not None for ratio in ratios) else ()
 
     def row(method: MethodSummary) -> tuple[Cell, ...]:
-        ratio, step = method.time_ratio, method.seconds_per_step
+        ratio, step = method.time_ratio, method.over_seeds(lambda run: run.seconds_per_step)
         return (
             method.label,
             Quantity(1, cells.COUNT) if method.is_reference else cells.estimate_cell(ratio, cells.RATIO),
             *(None if method.is_reference else cells.interval_cell(ratio) for _ in interval),
-            cells.time_cell(method.train_seconds),
-            *(cells.time_cell(method.preparation_seconds) for _ in preparation),
+            cells.time_cell(method.over_seeds(lambda run: run.train_seconds)),
+            *(cells.time_cell(method.over_seeds(lambda run: run.preparation_seconds)) for _ in preparation),
             Quantity(step.mean, cells.MILLISECONDS) if step else None,
-            cells.memory_cell(method.peak_memory_bytes),
+            cells.memory_cell(method.over_seeds(lambda run: run.peak_memory_bytes)),
         )
 
     return ReportTable(
