@@ -21,7 +21,7 @@ from glora.experiments.report.statistics import (
     ratio_of_means,
 )
 
-REFERENCE, TRUTH, PUBLISHED = "uniform", "planted", "delta"
+REFERENCE, TRUTH, ESTIMATED = "uniform", "planted", "estimate"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Row:
         variant: Its name.
         loss: Geometric mean over its seeds.
         difference: Paired difference of log losses to uniform LoRA; None for uniform itself.
-        to_published: The same to the published method; None for it and for uniform.
+        to_estimated: The same to ranks by the estimated norm; None for these and for uniform.
         share: Of the gap between uniform and planted.
         correlation: Spearman's, between the ranks and the planted ones; mean over seeds, None where all ranks are equal.
         parameters: Mean ratio of the adapter's parameters to uniform's.
@@ -51,7 +51,7 @@ class Row:
     variant: str
     loss: float
     difference: PairedDifference | None
-    to_published: PairedDifference | None
+    to_estimated: PairedDifference | None
     share: Share | None
     correlation: float | None
     parameters: float
@@ -71,8 +71,8 @@ def compare(records: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[Row]
                 variant,
                 math.exp(math.fsum(logs[variant].values()) / len(of)),
                 paired_difference(logs[variant], reference) if variant != REFERENCE else None,
-                paired_difference(logs[variant], logs.get(PUBLISHED, {}))
-                if variant not in (REFERENCE, PUBLISHED)
+                paired_difference(logs[variant], logs.get(ESTIMATED, {}))
+                if variant not in (REFERENCE, ESTIMATED)
                 else None,
                 share_of_gap(logs[variant], reference, truth) if variant != REFERENCE else None,
                 _correlation(of),

@@ -20,10 +20,10 @@ from benchmarks.planted.variants import VARIANTS
 
 BASE = Setting()
 SEEDS = range(10)
-COMPARED = ("uniform", "planted", "delta", "last_value")
+COMPARED = ("uniform", "planted", "estimate", "delta", "last_value")
 UNSEEN = range(10, 20)
 """Seeds that nothing was chosen by: what looks best on the others is confirmed here, or not."""
-CONFIRMED = ("uniform", "delta", "last_value_svd", "planted", "per_weight")
+CONFIRMED = ("uniform", "estimate", "delta", "last_value_svd", "planted", "per_weight")
 
 CELLS: dict[str, Setting] = {
     "base": BASE,

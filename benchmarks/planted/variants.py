@@ -131,7 +131,7 @@ class GradientMeanAllocator(RankAllocator):
     def step(self) -> None:
         super().step()
         if self._recorder.ratios is not None:
-            for name, G in self._recorder.ratios.gradients.items():
+            for name, G in self._recorder.ratios.products.items():
                 self._sums[name] = self._sums[name] + G if name in self._sums else G.clone()
 
     def singular_values(self) -> dict[str, list[float]]:
@@ -237,12 +237,14 @@ class Variant:
         allocator: What allocates; None trains uniform LoRA.
         fields: Of RankAllocationConfig, beside warm-up, budget and seed.
         every: Share of the steps between two reallocations, where there are two.
+        estimated: Norms are ‖∂L/∂B‖_F·√d_in/(s·‖A‖_F), as if A were random, which was the default before the sketch.
     """
 
     what: str
     allocator: type[RankAllocator] | None = RankAllocator
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     every: float | None = None
+    estimated: bool = False
 
     def start(self, task: PlantedTask, optimizer: torch.optim.Optimizer, seed: int) -> RankAllocator | None:
         """The allocator of one run."""
@@ -264,15 +266,18 @@ VARIANTS = {
     "uniform": Variant("uniform LoRA", None),
     "planted": Variant("as planted (knows the truth)", PlantedAllocator),
     "planted_svd": Variant("as planted (knows the truth), keep = svd", PlantedAllocator, {"keep": "svd"}),
-    "planted_times_norm": Variant("planted rank × gradient norm (knows the truth)", SensitiveAllocator),
+    "planted_times_norm": Variant(
+        "planted rank × estimated norm (knows the truth)", SensitiveAllocator, estimated=True
+    ),
     "delta": Variant("gradient norm (the published method)"),
-    "shuffled": Variant("ranks by gradient norm, shuffled", ShuffledRankAllocator),
+    "estimate": Variant("estimated norm", estimated=True),
+    "shuffled": Variant("ranks by estimated norm, shuffled", ShuffledRankAllocator, estimated=True),
     "delta_exact": Variant("gradient norm, measured at every step", fields=_EVERY_STEP),
     "lora_b": Variant("raw norm of ∂L/∂B", fields={"signal": "lora_b"}),
-    "per_weight": Variant("gradient norm / ‖W‖", PerWeightAllocator),
-    "per_size": Variant("gradient norm / √(d_in·d_out)", PerSizeAllocator),
-    "exponent_half": Variant("gradient norm, p = 0.5", RootAllocator),
-    "exponent_two": Variant("gradient norm, p = 2", SquareAllocator),
+    "per_weight": Variant("estimated norm / ‖W‖", PerWeightAllocator, estimated=True),
+    "per_size": Variant("estimated norm / √(d_in·d_out)", PerSizeAllocator, estimated=True),
+    "exponent_half": Variant("estimated norm, p = 0.5", RootAllocator, estimated=True),
+    "exponent_two": Variant("estimated norm, p = 2", SquareAllocator, estimated=True),
     "learned": Variant("size of the Δ learned so far", LearnedSizeAllocator),
     "last_value": Variant("last singular value of Δ", LastValueAllocator),
     "last_value_svd": Variant("last singular value of Δ, keep = svd", LastValueAllocator, {"keep": "svd"}),
@@ -282,10 +287,12 @@ VARIANTS = {
     "spectrum_cut": Variant("global cut, Δ continued", SpectrumCutAllocator),
     "spectrum_cut_svd": Variant("global cut, Δ continued, keep = svd", SpectrumCutAllocator, {"keep": "svd"}),
     "gradient_cut": Variant("global cut, mean gradient", GradientCutAllocator, _EVERY_STEP),
-    "twice": Variant("gradient norm, reallocated twice", every=0.25),
-    "keep_svd": Variant("gradient norm, keep = svd", fields={"keep": "svd"}),
-    "inverse_sqrt": Variant("gradient norm, scaling ∝ 1/√r", InverseRootScalingAllocator),
-    "inverse": Variant("gradient norm, scaling ∝ 1/r", InverseScalingAllocator),
-    "zero_moment": Variant("gradient norm, second moment of new columns 0", ZeroMomentAllocator),
-    "gradient_columns": Variant("gradient norm, new columns along the gradient", GradientColumnsAllocator),
+    "twice": Variant("estimated norm, reallocated twice", every=0.25, estimated=True),
+    "keep_svd": Variant("estimated norm, keep = svd", fields={"keep": "svd"}, estimated=True),
+    "inverse_sqrt": Variant("estimated norm, scaling ∝ 1/√r", InverseRootScalingAllocator, estimated=True),
+    "inverse": Variant("estimated norm, scaling ∝ 1/r", InverseScalingAllocator, estimated=True),
+    "zero_moment": Variant("estimated norm, second moment of new columns 0", ZeroMomentAllocator, estimated=True),
+    "gradient_columns": Variant(
+        "estimated norm, new columns along the gradient", GradientColumnsAllocator, estimated=True
+    ),
 }
