@@ -95,7 +95,7 @@ def test_a_search_that_is_interrupted_and_resumed(call, source: tuple[str, ...],
     for tuned in found.methods:
         record = records[tuned.method]
         assert record.status == "finished"
-        assert {name: getattr(record.config, name) for name in tuned.best} == tuned.best
+        assert {name: record.config.setting(name) for name in tuned.best} == tuned.best
         assert record.examples == {"train": 192, "validation": 48}, "all training examples, and the task's own split"
         assert tuned.examples == {"train": 154, "tuning": 38}
     report = (output / "report.md").read_text()
