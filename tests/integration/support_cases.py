@@ -92,7 +92,7 @@ def _adapted(base: Callable[[], nn.Module], config: Callable[[], Any], adapt: An
 
 def _initialised(thing: str, init: str, make: Callable[[], nn.Module] | None = None) -> Case:
     make = make or _adapted(linear, lora(init_lora_weights=init))
-    return not_supported(thing, make, f"init_lora_weights='{init}'.* suggest_ranks")
+    return not_supported(thing, make, f"init_lora_weights='{init}'.*suggest_ranks")
 
 
 def _variant(thing: str, **fields: Any) -> Case:

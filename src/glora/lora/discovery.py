@@ -149,8 +149,6 @@ def peft_configs(model: nn.Module) -> MutableMapping[str, Any]:
 def initialization_from_base(config: Any) -> str:
     """Return the initialization that changed the base weights, by PEFT's name; empty if none did."""
     how = getattr(config, "init_lora_weights", True)
-    if getattr(config, "kasa_config", None):
-        return "kasa"
     return how if isinstance(how, str) and how.lower().startswith(INITIALIZATIONS_FROM_THE_BASE) else ""
 
 
