@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.state import AcceleratorState, is_initialized
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
@@ -65,7 +66,7 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
         self.config = as_config(fields if config is None else config)
         self.allocator: RankAllocator | None = None
         self._adapter: RankedAdapter | None = None
-        self._training = False
+        self._training_batch: int | None = None
 
     def on_init_end(
         self,
@@ -104,18 +105,19 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
         if args.restore_callback_states_from_checkpoint and state.global_step > 0:
             self._refuse_other_config(model)
         adapter = self._follow(model, optimizer)
+        adapter.take_out_empty()  # the optimizer is made
         if self.config.signal == "delta_exact":
             refuse_compiled(adapter.root, will_be=args.torch_compile)
         saved = _saved_state(state, type(self).__name__)
         warmup = _warmup_steps(self.config.warmup_steps, args, state, train_dataloader, fresh=saved is None)
         if saved is not None:
             _check_loaded(saved, adapter)
-        elif state.global_step > 0 and not self._training:
+        elif state.global_step > 0 and self._training_batch is None:
             check_loaded_ranks(adapter)
         if self.allocator is not None:
             self.allocator.detach()
-        if self._training and saved is None and adapter.ranks != adapter.initial_ranks:
-            # Trainer starts again after running out of memory (auto_find_batch_size), on the model as it is
+        if self._ran_out_of_memory(args, state) and saved is None and adapter.ranks != adapter.initial_ranks:
+            # Trainer starts again on the model as it is. After Ctrl-C, what was learned and allocated stays
             adapter.set_ranks(adapter.initial_ranks, optimizer=optimizer)
         self.allocator = self.allocator_class(adapter, optimizer, dataclasses.replace(self.config, warmup_steps=warmup))
         self.allocator.warm_up.finish()  # on_train_end reports a warm-up that was not finished
@@ -134,7 +136,7 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
                 state.global_step,
                 state.max_steps,
             )
-        self._training = True
+        self._training_batch = state.train_batch_size
         # Trainer saves the state of a callback under a name that a checkpoint made without the callback does not have
         state.stateful_callbacks.setdefault(type(self).__name__, self.state())
 
@@ -169,7 +171,8 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
                 f"{checkpoint} was made without {type(self).__name__}, so it has no ranks; use another checkpoint"
             )
         check_same_matrices(saved["ranks"], self._adapter)
-        self._adapter.set_ranks(saved["ranks"])
+        # under FSDP2 the model must have its final modules when it is sharded; its optimizer knows parameters by name
+        self._adapter.set_ranks(saved["ranks"], keep_places=not _shards())
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -199,9 +202,7 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Warn if training ended before the warm-up."""
-        self._training = False
-        if self._adapter is not None:
-            self._adapter.stop_following()
+        self._training_batch = None
         allocator = self.allocator
         if allocator is None:
             return
@@ -222,6 +223,11 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
         attributes = {"saved_state": saved, PROMISED: saved is not None}
         return {"args": {"config": self.config.to_dict()}, "attributes": attributes}
 
+    def _ran_out_of_memory(self, args: TrainingArguments, state: TrainerState) -> bool:
+        """Return whether Trainer starts again with a smaller batch (auto_find_batch_size) in a training that did not end."""
+        last, now = self._training_batch, state.train_batch_size
+        return bool(args.auto_find_batch_size) and last is not None and now is not None and now < last
+
     def _follow(self, model: nn.Module | None, optimizer: torch.optim.Optimizer | None) -> RankedAdapter:
         """Return the adapter of this model, whose ranks follow what is loaded; hyperparameter_search makes new models."""
         if model is None:
@@ -234,14 +240,14 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
             if other is not adapter:
                 other.stop_following()
         self._adapter = adapter
-        adapter.follow_loading(optimizer, asked_by=self)
+        adapter.follow_loading(optimizer, asked_by=self.config)
         return adapter
 
     def _refuse_other_config(self, model: nn.Module | None) -> None:
         """Compare with the callback that the user gave, which the adapter knows: Trainer made this one from the checkpoint."""
         known = RankedAdapter.following(model) if model is not None else None
         given = known.asked_by if known is not None else None
-        if isinstance(given, RankAllocationCallback) and (differing := given.config.differences(self.config.to_dict())):
+        if isinstance(given, RankAllocationConfig) and (differing := given.differences(self.config.to_dict())):
             raise ValueError(
                 f"restore_callback_states_from_checkpoint=True replaces your configuration by the checkpoint's: {differing}. "
                 "Use the old values, or start again"
@@ -314,6 +320,11 @@ def _refuse_a_second(state: TrainerState, callback: RankAllocationCallback) -> N
             f"Trainer has two callbacks that allocate ranks, {type(first).__name__} and {type(callback).__name__}; give one. "
             "Train two adapters one after the other"
         )
+
+
+def _shards() -> bool:
+    """Return whether accelerate is going to shard the model."""
+    return is_initialized() and getattr(AcceleratorState(), "fsdp_plugin", None) is not None
 
 
 def _refuse_data_parallel(args: TrainingArguments) -> None:

@@ -228,7 +228,7 @@ class Processes:
             )
 
     def _found(self, wrapper: DistributedDataParallel) -> None:
-        self._adapter.layout = Replicated(wrapper)
+        self._adapter.layout = Replicated(wrapper, self._adapter)
         self.detach()
 
     @property

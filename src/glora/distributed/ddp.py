@@ -1,8 +1,8 @@
-"""DistributedDataParallel around a model whose parameters are replaced by others of another shape.
+"""DistributedDataParallel around a model whose parameters get other shapes.
 
-DistributedDataParallel attaches its reducer to the parameters that it finds when it is made. It does not reduce a parameter
-that replaces one later: the processes then train apart, for one step or, with find_unused_parameters, for good. So the
-wrapper gets a new reducer. It stays the same object, because a training loop holds it in a local variable.
+DistributedDataParallel makes buckets for the parameters and shapes that it finds when it is made, and hooks onto their
+gradient accumulators. After a change of shape the processes would train apart, for one step or, with find_unused_parameters,
+for good. So the wrapper gets a new reducer. It stays the same object, because a training loop holds it in a local variable.
 
 PyTorch makes a new reducer for a wrapper that was pickled: `__setstate__` keeps every attribute (settings, hooks, no_sync,
 join, what others have put there) and builds a reducer for the present parameters. We call that. What belongs to the old
@@ -22,7 +22,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDSt
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
-from glora.lora.adapter import Gather, Layout
+from glora.lora.adapter import Gather, Layout, RankedAdapter
 
 _USED = ("__setstate__", "_get_active_ddp_module", "_join_config", "_comm_hooks", "_has_rebuilt_buckets")
 
@@ -30,20 +30,26 @@ _USED = ("__setstate__", "_get_active_ddp_module", "_join_config", "_comm_hooks"
 class Replicated(Layout):
     """A model in DistributedDataParallel, whose reducer follows the ranks.
 
+    Args:
+        wrapper: The wrapper.
+        adapter: The adapter whose ranks it follows.
+
     Raises:
-        ValueError: a setting of the wrapper keeps state in the parameters, which are replaced; or this version of PyTorch
+        ValueError: a setting of the wrapper keeps state in the parameters, whose shapes change; or this version of PyTorch
             keeps its reducer in an unknown way.
     """
 
-    def __init__(self, wrapper: DistributedDataParallel) -> None:
+    def __init__(self, wrapper: DistributedDataParallel, adapter: RankedAdapter) -> None:
         _check(wrapper)
-        self.wrapper = wrapper
+        self.wrapper, self._adapter = wrapper, adapter
 
     @contextmanager
     def resizing(self, returning: Sequence[str]) -> Iterator[Gather]:
         """Change ranks within this context; the new reducer is made at its end."""
         with super().resizing(returning) as gather:
             yield gather
+        factors = set(self._adapter.factors)  # those that were at rank 0 when the wrapper was made are known to it by name
+        self.wrapper.parameters_to_ignore -= {n for n, p in self.wrapper.module.named_parameters() if p in factors}
         rebuild_reducer(self.wrapper)
 
 
@@ -102,7 +108,7 @@ def _check(wrapper: DistributedDataParallel) -> None:
     for setting, (is_set, fix) in settings.items():
         if is_set:
             raise ValueError(
-                f"DistributedDataParallel with {setting} keeps state in its parameters, which glora replaces; {fix}"
+                f"DistributedDataParallel with {setting} keeps state in its parameters, whose shapes glora changes; {fix}"
             )
 
 

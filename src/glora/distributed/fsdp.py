@@ -67,6 +67,8 @@ class Sharded(Layout):
         ValueError: the model is sharded in a way that glora does not support.
     """
 
+    one_by_one = True
+
     def __init__(self, model: nn.Module, parameters: Sequence[nn.Parameter]) -> None:
         self._model = model
         self.group = _group_of(parameters)
@@ -143,19 +145,22 @@ class _Records:
         places, gathered = [], []
         for factor in matrix.factors:
             places.append(self._places.pop(factor))
+            factor.grad = None
             plain = nn.Parameter(whole(factor.detach()), requires_grad=factor.requires_grad)
             _swap(optimizer, factor, plain, lambda _, state: whole(state))
             gathered.append(plain)
         matrix.set_factors(*gathered)
-        yield
-        for _, record in places:
-            record._post_load_hook_handle.remove()
-        if not matrix.present:
-            for group, record in places:
-                group.fsdp_params.remove(record)
-            return
-        for plain, (group, record) in zip(matrix.factors, places):
-            self._shard(plain, group, record, optimizer)
+        try:
+            yield
+        finally:
+            for plain, (group, record) in zip(gathered, places):
+                record._post_load_hook_handle.remove()
+                if matrix.present:
+                    self._shard(plain, group, record, optimizer)
+                else:
+                    group.fsdp_params.remove(record)
+                    if optimizer is not None:  # the state of a sharded optimizer is saved by the names of the model's parameters
+                        replace_parameter(optimizer, plain, None)
 
     def _shard(self, plain: nn.Parameter, group: Any, old: Any, optimizer: torch.optim.Optimizer | None) -> None:
         record = type(old)(

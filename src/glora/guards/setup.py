@@ -9,7 +9,7 @@ import torch
 from glora.config import RankAllocationConfig
 from glora.lora.adapter import RankedAdapter
 from glora.lora.layout import is_sharded
-from glora.lora.optimizer_state import check_optimizer, holds
+from glora.lora.optimizer_state import check_optimizer, held_by
 from glora.messages import pluralize
 
 
@@ -35,11 +35,24 @@ def check_setup(adapter: RankedAdapter, optimizer: torch.optim.Optimizer, config
             f"the adapter of {len(frozen)} of {len(adapter.matrices)} matrices is frozen, e.g. of {frozen[0]!r}, and would "
             "lose its ranks; let lora_A and lora_B require gradients there, or give the trained matrices their own adapter"
         )
-    unknown = [matrix.name for matrix in adapter.present if not holds(optimizer, matrix.zero_factor)]
-    if unknown:
+    check_held(adapter, optimizer)
+
+
+def check_held(adapter: RankedAdapter, optimizer: torch.optim.Optimizer) -> None:
+    """Check that the optimizer holds every trained factor: the state of another optimizer cannot follow the ranks.
+
+    Raises:
+        ValueError: it does not hold one.
+    """
+    held = held_by(optimizer)
+    trained = [(m.name, f"lora_{k}", p) for m in adapter.present for k, p in zip("AB", m.factors) if p.requires_grad]
+    if unknown := [(name, factor) for name, factor, parameter in trained if parameter not in held]:
+        name, factor = unknown[0]
+        kinds = " and ".join(sorted({factor for _, factor in unknown}))
         raise ValueError(
-            f"the optimizer does not hold lora_B of {len(unknown)} of {len(adapter.matrices)} matrices, e.g. {unknown[0]!r}; "
-            "make the optimizer from the model that is trained, after the adapter was added"
+            f"the optimizer does not hold {kinds} of {len({name for name, _ in unknown})} of {len(adapter.matrices)} "
+            f"matrices, e.g. {factor} of {name!r}; make one optimizer from the adapted model (A and B may have groups of "
+            "their own), or freeze what it does not train"
         )
 
 

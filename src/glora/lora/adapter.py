@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import re
+import signal
+import threading
+import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
+from peft import PeftConfig
+from peft.tuners.lora.layer import LoraLayer
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from glora.config import Keep
 from glora.lora.discovery import adapted_model, base_model, find_matrices, peft_configs
 from glora.lora.layout import is_sharded, is_unit
-from glora.lora.matrix import LoraMatrix
-from glora.lora.optimizer_state import group_of, insert_parameter, states_of
+from glora.lora.matrix import LoraMatrix, Resized
 from glora.lora.peft_config import describe_ranks
 
 # (matrix, optimizer) -> a context within which the matrix's factors and their state are whole, and may change shape
@@ -36,13 +42,20 @@ _KEYS = {
     "lora_embedding_A": "lora_embedding_A.{}",
     "lora_embedding_B": "lora_embedding_B.{}",
 }
+# DistributedDataParallel's attribute of the model that it wraps: names of parameters that it leaves alone.
+_IGNORED_BY_DDP = "_ddp_params_and_buffers_to_ignore"
 
 
 class Layout:
     """A model in one process: nothing has to follow when its ranks change.
 
     glora.distributed has the layouts of DistributedDataParallel and FSDP2.
+
+    Attributes:
+        one_by_one: Change one matrix after another, because all of them whole at once would take too much memory.
     """
+
+    one_by_one = False
 
     @contextmanager
     def resizing(self, returning: Sequence[str]) -> Iterator[Gather]:
@@ -84,10 +97,13 @@ class RankedAdapter:
         self._configs = peft_configs(adapted)
         self._config = self._configs.get(self.name)
         self._exclude_modules = getattr(self._config, "exclude_modules", None)
-        self._groups: dict[str, tuple[int | None, int | None]] = {}
+        self._adapted = adapted
         self._following: RemovableHandle | None = None
-        self._optimizer: torch.optim.Optimizer | None = None
+        self._optimizer: Callable[[], torch.optim.Optimizer | None] = lambda: None
         self.asked_by: object = None
+        self.loading: PeftConfig | None = None
+        self._places: list[RemovableHandle] = []
+        self._ignored_by_ddp = tuple(getattr(model, _IGNORED_BY_DDP, ()))
         paths = {module: path for path, module in self.root.named_modules()}
         self._paths = {name: paths[matrix.layer] for name, matrix in self.matrices.items()}
 
@@ -98,7 +114,7 @@ class RankedAdapter:
         It alone knows the matrices whose adapter was taken out.
         """
         for wrapped in base_model(adapted_model(model))._load_state_dict_pre_hooks.values():
-            adapter = getattr(getattr(wrapped, "hook", None), "__self__", None)
+            adapter = getattr(getattr(wrapped, "hook", None), "adapter", None)
             if isinstance(adapter, cls):
                 return adapter
         return None
@@ -146,8 +162,12 @@ class RankedAdapter:
         keep: Keep = "norm",
         seed: str = "0",
         share: Share | None = None,
+        keep_places: bool = False,
     ) -> None:
         """Give every matrix its rank: layers, optimizer, module tree and PEFT's configuration.
+
+        All matrices change or none: every tensor is made first, and Ctrl-C waits while they are put in place. (Under FSDP2
+        one matrix changes after another.)
 
         Args:
             ranks: The rank of each matrix, by name. At 0 the LoRA layer is taken out of the model.
@@ -155,65 +175,124 @@ class RankedAdapter:
             keep: Columns that a shrinking matrix keeps.
             seed: Seeds the new rows of A, together with the matrix's name.
             share: Makes the factors of a resized matrix, and their moments, the same on all processes.
+            keep_places: Leave the LoRA layers at rank 0 in the model until `take_out_empty`, the next forward pass or
+                state dict, for an optimizer that is still to be made.
         """
-        returning = [name for name, matrix in self.matrices.items() if ranks[name] > matrix.rank == 0]
-        with self.layout.resizing(returning) as gather:
-            # Those that leave come last, because those that come back go by their neighbours' places in the optimizer.
-            for matrix in sorted(self.matrices.values(), key=lambda matrix: ranks[matrix.name] == 0):
-                rank, old_rank = ranks[matrix.name], matrix.rank
-                if rank == old_rank:
-                    continue
-                if old_rank == 0:
-                    matrix.restore()
-                    self._put_into_tree(matrix, matrix.layer)
-                elif rank == 0 and optimizer is not None:
-                    self._groups[matrix.name] = group_of(optimizer, matrix.A), group_of(optimizer, matrix.B)
-                with gather(matrix, optimizer):
-                    matrix.resize(
-                        rank,
-                        optimizer=optimizer,
-                        keep=keep,
-                        init_lora_weights=self.initialization,
-                        generator=_generator(seed, matrix.name),
-                    )
-                    if share is not None and rank > 0:
-                        share(matrix.name, _tensors_of(matrix, optimizer))
-                layer = matrix.layer
-                if rank == 0 and len(layer.lora_A) == len(layer.lora_embedding_A) == 0 and not is_unit(layer):
-                    # unless the layer serves another adapter, or gathers the base's shards
-                    self._put_into_tree(matrix, layer.base_layer)
-                elif old_rank == 0 and optimizer is not None:
-                    self._enter(matrix, optimizer)
-            if self.name in self._configs:
-                # PEFT keeps the very object that it was given; other adapters and models with the same one keep it as it is
-                config = self._configs[self.name] = copy.deepcopy(self._configs[self.name])
-                describe_ranks(config, self.matrices.values(), self._exclude_modules)
+        changing = [matrix for name, matrix in self.matrices.items() if ranks[name] != matrix.rank]
+        returning = [matrix.name for matrix in changing if matrix.rank == 0]
+        steps = [[matrix] for matrix in changing] if self.layout.one_by_one else [changing]
+        try:
+            with self.layout.resizing(returning) as gather:
+                for matrices in steps:
+                    with ExitStack() as stack:
+                        for matrix in matrices:
+                            stack.enter_context(gather(matrix, optimizer))
+                        resized = []
+                        for matrix in matrices:
+                            resized.append(self._resized(matrix, ranks[matrix.name], optimizer, keep, seed))
+                            if share is not None and ranks[matrix.name] > 0:
+                                share(matrix.name, resized[-1].tensors)
+                        with _uninterrupted():
+                            self.put_in_place(resized, keep_places=keep_places)
+        finally:
+            if self.layout.one_by_one:  # interrupted, too, so that the matrices that are changed can be saved
+                self._describe()
+        if keep_places:
+            self._hold_places()
+
+    def _resized(
+        self, matrix: LoraMatrix, rank: int, optimizer: torch.optim.Optimizer | None, keep: Keep, seed: str
+    ) -> Resized:
+        generator = _generator(seed, matrix.name)
+        how = self.initialization
+        return matrix.resized(rank, optimizer=optimizer, keep=keep, init_lora_weights=how, generator=generator)
+
+    def put_in_place(self, resized: Iterable[Resized], *, keep_places: bool = False) -> None:
+        """Commit matrices at other ranks: the layers, the optimizer's state, the module tree and PEFT's configuration."""
+        for one in resized:
+            if not one.matrix.present:
+                self._take_in(one.matrix)
+            one.commit()
+            if one.rank == 0 and not keep_places:
+                self._take_out(one.matrix)
+        if not self.layout.one_by_one:
+            self._describe()
+
+    def _take_in(self, matrix: LoraMatrix) -> None:
+        """Put a matrix's adapter back into the model, as it is now: other adapters may have come to this module since."""
+        there = self.root.get_submodule(matrix.name)
+        if isinstance(there, LoraLayer):
+            layer = there
+        else:
+            layer = matrix.layer
+            layer.base_layer = there
+            self._put_into_tree(matrix, layer)
+        matrix.restore(layer)
+        if (other := next((m for m in self.present if m is not matrix), None)) is not None:
+            # Another adapter may have been made active, or all of them disabled.
+            layer._active_adapter = copy.copy(other.layer._active_adapter)
+            layer._disable_adapters = other.layer._disable_adapters
+            if self.name not in layer.active_adapters:
+                for factor in matrix.factors:
+                    factor.requires_grad_(False)
+
+    def _take_out(self, matrix: LoraMatrix) -> None:
+        layer = matrix.layer
+        matrix.remove()
+        serves_others = len(layer.lora_A) + len(layer.lora_embedding_A) > 0 or is_unit(layer)  # or gathers base's shards
+        if not serves_others and self.root.get_submodule(matrix.name) is layer:
+            self._put_into_tree(matrix, layer.base_layer)
+
+    def take_out_empty(self) -> None:
+        """Take the adapters of rank 0 out that `set_ranks(..., keep_places=True)` has left in the model."""
+        for handle in self._places:
+            handle.remove()
+        self._places = []
+        if vars(self.model).pop(_IGNORED_BY_DDP, None) and self._ignored_by_ddp:
+            vars(self.model)[_IGNORED_BY_DDP] = list(self._ignored_by_ddp)
+        for matrix in self.matrices.values():
+            if matrix.present and matrix.rank == 0:
+                self._take_out(matrix)
+
+    def _describe(self) -> None:
+        if self.name in self._configs:
+            # PEFT keeps the very object that it was given; other adapters and models with the same one keep it as it is
+            config = copy.deepcopy(self._configs[self.name])
+            describe_ranks(config, self.matrices.values(), self._exclude_modules)
+            self._configs[self.name] = config
 
     def follow_loading(self, optimizer: torch.optim.Optimizer | None = None, asked_by: object = None) -> None:
         """Until `stop_following`, take on the ranks of weights that are loaded into the model.
 
         Trainer loads a checkpoint before any event of training, and the best model after the last; PEFT's
         `load_adapter` into an adapter that exists does not read the configuration again, and fails where the shapes
-        differ.
+        differ. A matrix that the weights do not have is at rank 0 only where the configuration beside them, or the base
+        weights among them, say so: otherwise they are a part of an adapter, which is left to PEFT.
 
         Args:
-            optimizer: The optimizer that trains the adapter, if there is one yet.
-            asked_by: The caller; kept as `asked_by`.
+            optimizer: The optimizer that trains the adapter. Until there is one, matrices at rank 0 keep their places in the
+                model (empty), so that an optimizer made from it has the parameter groups of the run that saved its state.
+            asked_by: The caller's configuration; kept as `asked_by`.
         """
-        self._optimizer, self.asked_by = optimizer, asked_by
+        self._optimizer = (lambda: None) if optimizer is None else weakref.ref(optimizer)
+        self.asked_by = asked_by
         if self._following is None:
-            hook = self._before_loading
+            hook = _Hook(self, self._before_loading)
             self._following = self.root.register_load_state_dict_pre_hook(hook)  # type: ignore[no-untyped-call]
+            if hasattr(self._adapted, "load_adapter"):
+                vars(self._adapted)["load_adapter"] = _LoadAdapter(self, self._adapted)
 
     def stop_following(self) -> None:
         """Undo `follow_loading`."""
         if self._following is not None:
             self._following.remove()
-            self._following = self._optimizer = self.asked_by = None
+            vars(self._adapted).pop("load_adapter", None)
+            self._following = self.asked_by = None
+            self._optimizer = lambda: None
 
     def _before_loading(self, module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
         for name, matrix in self.matrices.items():
-            if matrix.rank > 0:
+            if matrix.present:
                 continue
             # PEFT's keys have the adapter's name in them only for modules that have the adapter
             path = prefix + self._paths[name]
@@ -223,7 +302,11 @@ class RankedAdapter:
         rows = {name: _rows_of_A(state_dict, prefix + path, self.name) for name, path in self._paths.items()}
         if not any(rows.values()):
             return  # other weights than this adapter's
+        bases = {key.rpartition(".")[0].removesuffix(".base_layer") for key in state_dict if ".lora_" not in key}
+        removed = self._excluded() | {name for name, path in self._paths.items() if prefix + path in bases}
         found = {name: rows[name] // matrix.experts for name, matrix in self.matrices.items()}
+        if any(rank == 0 < self.matrices[name].rank and name not in removed for name, rank in found.items()):
+            return  # a part of an adapter
         if found != self.ranks:
             if any(map(is_sharded, self.factors)):
                 raise ValueError(
@@ -233,26 +316,103 @@ class RankedAdapter:
                     "before the weights. (With load_best_model_at_end the best model is from before the reallocation: "
                     "load it from its checkpoint, into a new model)"
                 )
-            self.set_ranks(found, optimizer=self._optimizer)
+            optimizer = self._optimizer()
+            self.set_ranks(found, optimizer=optimizer, keep_places=optimizer is None)
+        for name, matrix in self.matrices.items():
+            if matrix.present and matrix.rank == 0:
+                _fill(state_dict, prefix + self._paths[name], matrix)
+
+    def _excluded(self) -> set[str]:
+        """Return the matrices that the configuration of the adapter that is being loaded says to be at rank 0."""
+        exclude = getattr(self.loading, "exclude_modules", None)
+        patterns = set(exclude.split("|")) if isinstance(exclude, str) else set()
+        return {name for name in self.matrices if re.escape(name) in patterns}
+
+    def _hold_places(self) -> None:
+        """Take the empty adapters out as soon as anything but an optimizer or a wrapper is made of the model."""
+        if not self._places:
+            hook = _Hook(self, lambda *_: self.take_out_empty())
+            self._places = [
+                self.root.register_forward_pre_hook(hook),
+                self.root.register_state_dict_pre_hook(hook),  # type: ignore[no-untyped-call]
+            ]
+        empty = {factor for m in self.matrices.values() if m.present and m.rank == 0 for factor in m.factors}
+        names = [name for name, parameter in self.model.named_parameters() if parameter in empty]
+        vars(self.model)[_IGNORED_BY_DDP] = [*self._ignored_by_ddp, *names]
 
     def _put_into_tree(self, matrix: LoraMatrix, module: nn.Module) -> None:
         parent, _, child = matrix.name.rpartition(".")
         setattr(self.root.get_submodule(parent), child, module)
 
-    def _enter(self, matrix: LoraMatrix, optimizer: torch.optim.Optimizer) -> None:
-        """Give the factors of a matrix that was at rank 0 their places in the optimizer.
 
-        The group is the one that they were in or, if the optimizer is younger than that, that of the nearest matrix;
-        within it they follow the model's order, as in an optimizer that is made from the model.
-        """
-        places = {parameter: place for place, parameter in enumerate(self.root.parameters())}
-        names = list(self.matrices)
-        others = (other for other in self.present if other is not matrix)
-        nearest = min(others, key=lambda other: abs(names.index(other.name) - names.index(matrix.name)))
-        groups = self._groups.pop(matrix.name, None) or tuple(group_of(optimizer, factor) for factor in nearest.factors)
-        for parameter, group in zip(matrix.factors, groups):
-            if group is not None:
-                insert_parameter(optimizer, parameter, group, places)
+class _Hook:
+    """A method of an adapter that its model calls; a copied or saved model comes without."""
+
+    def __init__(self, adapter: RankedAdapter, call: Callable[..., None]) -> None:
+        self.adapter, self.call = adapter, call
+
+    def __call__(self, *arguments: Any) -> None:
+        self.call(*arguments)
+
+    def __reduce__(self) -> Any:
+        return _NoHook, ()
+
+
+class _NoHook:
+    def __call__(self, *_: Any) -> None:
+        pass
+
+
+class _LoadAdapter:
+    """The model's `load_adapter`, which also tells the adapter where the weights come from."""
+
+    def __init__(self, adapter: RankedAdapter, model: nn.Module) -> None:
+        self._adapter, self._model = adapter, model
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        folder = arguments[0] if arguments else options.get("model_id", options.get("peft_model_id"))
+        where = {key: options[key] for key in ("subfolder", "revision", "cache_dir", "token") if key in options}
+        try:
+            self._adapter.loading = PeftConfig.from_pretrained(str(folder), **where)
+        except (ValueError, OSError, TypeError):
+            self._adapter.loading = None  # PEFT says what is wrong there
+        try:
+            return type(self._model).load_adapter(self._model, *arguments, **options)
+        finally:
+            self._adapter.loading = None
+
+    def __reduce__(self) -> Any:
+        return getattr, (self._model, "load_adapter")  # the class's own, of the copy
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Delay Ctrl-C, and a SIGTERM that Python handles, to the end of this context."""
+    received: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
+    handlers: dict[int, Callable[..., Any]] = {}
+    if threading.current_thread() is threading.main_thread():  # handlers run there alone
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if callable(handler := signal.getsignal(number)):
+                handlers[number] = handler
+                signal.signal(number, lambda *arguments, handler=handler: received.append((handler, arguments)))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for handler, arguments in received[:1]:
+            handler(*arguments)
+
+
+def _fill(state_dict: dict[str, Any], path: str, matrix: LoraMatrix) -> None:
+    """Give weights to load the names and the empty factors of a matrix at rank 0 that is still in its LoRA layer."""
+    for key in [key for key in state_dict if key.startswith(f"{path}.")]:
+        rest = key.removeprefix(f"{path}.")
+        if not rest.startswith(("base_layer.", "lora_")):
+            state_dict[f"{path}.base_layer.{rest}"] = state_dict.pop(key)
+    for name, parameter in matrix.layer.named_parameters():
+        if parameter is matrix.A or parameter is matrix.B:
+            state_dict[f"{path}.{name}"] = parameter.detach()
 
 
 def _rows_of_A(state_dict: Mapping[str, torch.Tensor], module_name: str, adapter_name: str) -> int:
@@ -263,12 +423,67 @@ def _rows_of_A(state_dict: Mapping[str, torch.Tensor], module_name: str, adapter
     return 0
 
 
-def _tensors_of(matrix: LoraMatrix, optimizer: torch.optim.Optimizer | None) -> list[torch.Tensor]:
-    states = [] if optimizer is None else [state for factor in matrix.factors for state in states_of(optimizer, factor)]
-    return [*matrix.factors, *states]
-
-
 def _generator(seed: str, name: str) -> torch.Generator:
     """New columns depend on the seed and the module's name alone, not on the order of modules or any global state."""
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def resize_lora_layer(
+    layer: LoraLayer,
+    rank: int,
+    *,
+    model: nn.Module | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    adapter_name: str = "default",
+    keep: Keep = "norm",
+    init_lora_weights: bool | str = True,
+    generator: torch.Generator | None = None,
+) -> None:
+    """Give a LoRA layer another rank, in place: its parameters stay the same objects.
+
+    Call it between an optimizer step and the next forward pass: the gradients of the factors are dropped.
+
+    Args:
+        layer: A LoRA layer of any kind that glora supports, with A of shape (r, d_in) and B of shape (d_out, r).
+        rank: The new rank, from 0 to min(d_in, d_out). 0 takes the adapter out of this layer, which then computes what the
+            base layer computes.
+        model: The model that the layer is in. Its PEFT configuration then follows, so that what `save_pretrained` writes can be
+            loaded. Without it a layer does not know the configuration, and a warning says so.
+        optimizer: The optimizer that holds A and B. Their state for kept columns stays; see glora.lora.optimizer_state for the
+            state of new columns.
+        adapter_name: The adapter to resize; other adapters of the layer stay as they are.
+        keep: Columns that stay when the rank shrinks: "norm" the largest ‖A_i‖·‖B_i‖, "svd" the best approximation of
+            B·A, "first" the first ones.
+        init_lora_weights: Initialization of new rows of A: "gaussian" as PEFT's option of that name, N(0, 1/rank²); anything
+            else as LoRA's default, uniform in ±1/√d_in. (An embedding's new columns of B are N(0, 1), as PEFT's.)
+        generator: A CPU generator for the new rows. Default: torch's global one.
+
+    Raises:
+        ValueError: the rank is out of range, `keep` is unknown, the layer does not carry the adapter or is of a kind that is
+            not supported, the optimizer's state cannot be carried over, or the layer is not in the model. The layer is then
+            as it was.
+    """
+    how: dict[str, Any] = dict(optimizer=optimizer, keep=keep, init_lora_weights=init_lora_weights, generator=generator)
+    if model is None:
+        matrix = LoraMatrix(type(layer.get_base_layer()).__name__, layer, adapter_name)
+        resized = matrix.resized(rank, **how)
+        with _uninterrupted():
+            resized.commit()
+            if rank == 0:
+                matrix.remove()
+        warnings.warn(
+            "resize_lora_layer(layer, rank) leaves the model's LoraConfig at the old rank, so PEFT could not load what is saved; "
+            "give model=model",
+            stacklevel=2,
+        )
+        return
+    following = RankedAdapter.following(model)
+    known = following is not None and following.name == adapter_name
+    adapter = following if following is not None and known else RankedAdapter(model, adapter_name)
+    found = next((matrix for matrix in adapter.matrices.values() if matrix.layer is layer), None)
+    if found is None:
+        raise ValueError(f"this LoRA layer is not one of the model's {len(adapter.matrices)} with adapter {adapter_name!r}")
+    resized = found.resized(rank, **how)
+    with adapter.layout.resizing([]), _uninterrupted():
+        adapter.put_in_place([resized])

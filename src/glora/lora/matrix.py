@@ -16,6 +16,7 @@ from what is saved.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, get_args
 
@@ -26,7 +27,7 @@ from torch import nn
 
 from glora.config import Keep
 from glora.lora.layout import class_of, whole
-from glora.lora.optimizer_state import check_optimizer, replace_parameter
+from glora.lora.optimizer_state import carried_state, check_optimizer, per_element, set_state
 from glora.lora.resize import by_rank_A, by_rank_B, carry_state, columns_at
 
 SUPPORTED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -64,18 +65,22 @@ class LoraMatrix:
         """Whether the layer carries the adapter."""
         return self.adapter_name in (self.layer.lora_embedding_A if self._embedding else self.layer.lora_A)
 
+    def _entry(self, attribute: str) -> Any:
+        """Return the adapter's part of one of the layer's containers, which this object has while the adapter is out."""
+        if attribute in self._removed:
+            return self._removed[attribute]
+        return getattr(self.layer, attribute)[self.adapter_name]
+
     @property
     def A(self) -> nn.Parameter:
-        """The factor A as PEFT stores it."""
-        layer, name = self.layer, self.adapter_name
-        factor: nn.Parameter = layer.lora_embedding_A[name] if self._embedding else layer.lora_A[name].weight
+        """The factor A as PEFT stores it; the same object at every rank (except under FSDP2), (0, d_in) at rank 0."""
+        factor: nn.Parameter = self._entry("lora_embedding_A") if self._embedding else self._entry("lora_A").weight
         return factor
 
     @property
     def B(self) -> nn.Parameter:
-        """The factor B as PEFT stores it."""
-        layer, name = self.layer, self.adapter_name
-        factor: nn.Parameter = layer.lora_embedding_B[name] if self._embedding else layer.lora_B[name].weight
+        """The factor B as PEFT stores it; the same object at every rank (except under FSDP2), (d_out, 0) at rank 0."""
+        factor: nn.Parameter = self._entry("lora_embedding_B") if self._embedding else self._entry("lora_B").weight
         return factor
 
     @property
@@ -107,7 +112,7 @@ class LoraMatrix:
     @property
     def scaling(self) -> float:
         """S."""
-        return float(self.layer.scaling[self.adapter_name])
+        return float(self._entry("scaling"))
 
     @cached_property
     def shape(self) -> tuple[int, int]:
@@ -148,7 +153,7 @@ class LoraMatrix:
         remedy = "leave it out of target_modules"
         variant = layer.lora_variant.get(self.adapter_name)
         ordinary = isinstance(layer, Embedding) or isinstance(
-            layer.lora_A[self.adapter_name], nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
+            self._entry("lora_A"), nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
         )
         if not class_of(layer).__module__.startswith("peft."):
             reason = f"{type(layer).__name__}, a LoRA layer that is not PEFT's own,"
@@ -162,7 +167,7 @@ class LoraMatrix:
         elif getattr(base, "groups", 1) != 1:
             reason = f"a convolution with groups={base.groups}"
         elif self.adapter_name in layer.merged_adapters:
-            reason, remedy = "a merged adapter", "call model.unmerge_adapter() first"
+            reason, remedy = f"a merged adapter ({self.adapter_name!r})", "call model.unmerge_adapter() first"
         elif wrong := {factor.dtype for factor in self.factors} - set(SUPPORTED_DTYPES):
             reason = f"adapter weights in {str(wrong.pop()).removeprefix('torch.')}"
             remedy = (
@@ -186,7 +191,7 @@ class LoraMatrix:
         values = torch.linalg.svdvals(core).square().sum(0).sqrt() * abs(self.scaling)
         return nn.functional.pad(values, (0, r - len(values)))
 
-    def resize(
+    def resized(
         self,
         rank: int,
         *,
@@ -194,12 +199,9 @@ class LoraMatrix:
         keep: Keep = "norm",
         init_lora_weights: bool | str = True,
         generator: torch.Generator | None = None,
-    ) -> None:
-        """Give the matrix another rank, in place; see `resize_lora_layer`.
-
-        At rank 0 the adapter's parts go out of the layer and into this object; `restore` puts them back.
-        """
-        if not self.present:
+    ) -> Resized:
+        """Return the matrix at another rank, without changing anything yet; see `resize_lora_layer` for the arguments."""
+        if not (self.present or self._removed):
             base = type(self.layer.get_base_layer()).__name__
             raise ValueError(
                 f"this LoRA layer on {base} has no adapter {self.adapter_name!r}; it has {sorted(self.layer.lora_A)}"
@@ -213,64 +215,57 @@ class LoraMatrix:
             raise ValueError(
                 f"rank={rank!r} must be an integer from {smallest} to min(d_in, d_out) = {largest}{because}"
             )
-        E = self.experts
+        E, old_rank = self.experts, self.rank
         if keep == "svd" and E > 1:
             raise ValueError(f'keep="svd" is for one matrix, and this adapter updates {E} experts; use keep="norm"')
-        A, B, old_rank = self.A, self.B, self.rank
+        A, B = self.factors
         if optimizer is not None:
             check_optimizer(optimizer, (A, B))
-        if rank == old_rank:
-            return
         if rank == 0:
-            if optimizer is not None:
-                replace_parameter(optimizer, A, None)
-                replace_parameter(optimizer, B, None)
-            self._remove()
-            return
+            return Resized(self, 0, A.detach()[:0].clone(), B.detach()[:, :0].clone(), optimizer)
+
+        def new_columns(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+            return self._new_columns(count, rank, init_lora_weights, generator)
 
         with torch.no_grad():
-
-            def new_columns(count: int) -> tuple[torch.Tensor, torch.Tensor]:
-                return self._new_columns(count, rank, init_lora_weights, generator)
-
             columns = columns_at(*self.factors_by_rank, rank, keep, new_columns)
-            new_A = nn.Parameter(columns.A.reshape(E * rank, *A.shape[1:]), requires_grad=A.requires_grad)
-            new_B = nn.Parameter(columns.B.reshape(B.shape[0], rank * E, *B.shape[2:]), requires_grad=B.requires_grad)
-            if optimizer is not None:
-                replace_parameter(optimizer, A, new_A, carry_state(columns.of_A, new_A, 0, E, old_rank))
-                replace_parameter(optimizer, B, new_B, carry_state(columns.of_B, new_B, 1, E, old_rank))
-        self.set_factors(new_A, new_B)
-        self._set_alpha(rank, old_rank)
+            new_A = columns.A.reshape(E * rank, *A.shape[1:])
+            new_B = columns.B.reshape(B.shape[0], rank * E, *B.shape[2:])
+            resized = Resized(self, rank, new_A, new_B, optimizer)
+            if optimizer is not None and rank != old_rank:
+                resized.state_of_A = carried_state(optimizer, A, carry_state(columns.of_A, new_A, 0, E, old_rank))
+                resized.state_of_B = carried_state(optimizer, B, carry_state(columns.of_B, new_B, 1, E, old_rank))
+        return resized
 
     def set_factors(self, A: nn.Parameter, B: nn.Parameter) -> None:
-        """Put factors of another rank into the layer; the modules that hold them stay the same objects."""
+        """Put other parameters into the layer, as FSDP2 needs; the modules that hold them stay the same objects."""
         layer, name = self.layer, self.adapter_name
         if self._embedding:
             layer.lora_embedding_A[name], layer.lora_embedding_B[name] = A, B
-            return
-        down, up = layer.lora_A[name], layer.lora_B[name]
-        down.weight, up.weight = A, B
-        if isinstance(down, nn.Linear):
-            down.out_features = up.in_features = A.shape[0]
         else:
-            down.out_channels = up.in_channels = A.shape[0]
+            layer.lora_A[name].weight, layer.lora_B[name].weight = A, B
+        self.note_rank()
 
-    def restore(self) -> None:
-        """Put back what rank 0 took out of the layer, with factors of rank 0 to grow from."""
+    def note_rank(self) -> None:
+        """Tell the modules that hold the factors their widths."""
+        if not self._embedding:
+            down, up = self._entry("lora_A"), self._entry("lora_B")
+            if isinstance(down, nn.Linear):
+                down.out_features = up.in_features = self.A.shape[0]
+            else:
+                down.out_channels = up.in_channels = self.A.shape[0]
+
+    def restore(self, layer: LoraLayer) -> None:
+        """Put back what `remove` took out, at rank 0; into this layer, which may have been made since for another adapter."""
+        self.layer = layer
         for attribute, entry in self._removed.items():
-            getattr(self.layer, attribute)[self.adapter_name] = entry
+            getattr(layer, attribute)[self.adapter_name] = entry
         self._removed = {}
-        A, B = self.factors
-        self.set_factors(
-            nn.Parameter(A.detach()[:0], requires_grad=A.requires_grad),
-            nn.Parameter(B.detach()[:, :0], requires_grad=B.requires_grad),
-        )
-        self.layer.r[self.adapter_name] = 0
         # outside the tree the layer has missed what happened to the model
-        self.layer.train(self.layer.get_base_layer().training)
-        self.layer._move_adapter_to_device_of_base_layer(self.adapter_name)
+        layer.train(layer.get_base_layer().training)
+        layer._move_adapter_to_device_of_base_layer(self.adapter_name)
 
-    def _remove(self) -> None:
+    def remove(self) -> None:
         """Take the adapter out of the layer; the layer's other adapters, and which of them are active, stay.
 
         PEFT's own `delete_adapter` is for a whole model: it makes another adapter of the layer active in this one's place.
@@ -282,16 +277,20 @@ class LoraMatrix:
                 self._removed[attribute] = container[self.adapter_name]
                 del container[self.adapter_name]
 
-    def _set_alpha(self, rank: int, old_rank: int) -> None:
+    def set_rank(self, rank: int) -> None:
+        """Write the rank and the α that holds the scaling into the layer."""
         layer, name = self.layer, self.adapter_name
-        root = bool(layer.use_rslora.get(name))
+        old_rank, root = int(layer.r[name]), bool(layer.use_rslora.get(name))
+        layer.r[name] = rank
+        self.note_rank()
+        if rank == 0:
+            return
         if old_rank == 0:
             alpha = self.scaling * (math.sqrt(rank) if root else rank)
         elif root:
             alpha = layer.lora_alpha[name] * math.sqrt(rank / old_rank)
         else:
             alpha = layer.lora_alpha[name] * rank / old_rank
-        layer.r[name] = rank
         layer.lora_alpha[name] = int(alpha) if float(alpha).is_integer() else alpha
 
     def _new_columns(
@@ -309,36 +308,43 @@ class LoraMatrix:
         return new_A.to(self.A), new_B.to(self.B)
 
 
-def resize_lora_layer(
-    layer: LoraLayer,
-    rank: int,
-    *,
-    optimizer: torch.optim.Optimizer | None = None,
-    adapter_name: str = "default",
-    keep: Keep = "norm",
-    init_lora_weights: bool | str = True,
-    generator: torch.Generator | None = None,
-) -> None:
-    """Give a LoRA layer another rank, in place.
+@dataclass
+class Resized:
+    """A matrix at another rank: all tensors are made, and the model is as it was until `commit`.
 
-    Call it between an optimizer step and the next forward pass: the gradients of the old factors are dropped.
-
-    Args:
-        layer: A LoRA layer of any kind that glora supports, with A of shape (r, d_in) and B of shape (d_out, r).
-        rank: The new rank, from 0 to min(d_in, d_out). 0 takes the adapter out of this layer, which then computes what the
-            base layer computes.
-        optimizer: The optimizer that holds A and B. The new factors take their places and, for kept columns, their state;
-            see glora.lora.optimizer_state for the state of new columns.
-        adapter_name: The adapter to resize; other adapters of the layer stay as they are.
-        keep: Columns that stay when the rank shrinks: "norm" the largest ‖A_i‖·‖B_i‖, "svd" the best approximation of
-            B·A, "first" the first ones.
-        init_lora_weights: Initialization of new rows of A: "gaussian" as PEFT's option of that name, N(0, 1/rank²); anything
-            else as LoRA's default, uniform in ±1/√d_in. (An embedding's new columns of B are N(0, 1), as PEFT's.)
-        generator: A CPU generator for the new rows. Default: torch's global one.
-
-    Raises:
-        ValueError: the rank is out of range, `keep` is unknown, the layer does not carry the adapter or is of a kind that is
-            not supported, or the optimizer's state cannot be carried over. The layer is then as it was.
+    Attributes:
+        matrix, rank, optimizer: As asked.
+        A, B: The factors.
+        state_of_A, state_of_B: The optimizer's state of them; empty where it has none.
     """
-    matrix = LoraMatrix(type(layer.get_base_layer()).__name__, layer, adapter_name)
-    matrix.resize(rank, optimizer=optimizer, keep=keep, init_lora_weights=init_lora_weights, generator=generator)
+
+    matrix: LoraMatrix
+    rank: int
+    A: torch.Tensor
+    B: torch.Tensor
+    optimizer: torch.optim.Optimizer | None = None
+    state_of_A: dict[str, Any] = field(default_factory=dict)
+    state_of_B: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """The factors and the state of each of their elements."""
+        states = (self.state_of_A, self.state_of_B) if self.optimizer is not None else ()
+        return [self.A, self.B, *(t for state in states for t in per_element(self.optimizer, state))]
+
+    def commit(self) -> None:
+        """Put it in place. The parameters stay the same objects, because anybody may hold them; their gradients go.
+
+        `set_` gives a parameter another shape whether or not a gradient accumulator is alive, and keeps its hooks;
+        `parameter.data = ...` needs the old shape, and torch.utils.swap_tensors loses the hooks.
+        """
+        if self.rank == self.matrix.rank:
+            return
+        parts = ((self.matrix.A, self.A, self.state_of_A), (self.matrix.B, self.B, self.state_of_B))
+        with torch.no_grad():
+            for factor, tensor, state in parts:
+                factor.grad = None
+                factor.set_(tensor)
+                if self.optimizer is not None:
+                    set_state(self.optimizer, factor, state)
+        self.matrix.set_rank(self.rank)

@@ -1,7 +1,7 @@
-"""A parameter's place and state in an optimizer, carried to the parameter that replaces it.
+"""A parameter's state in an optimizer, carried to another shape.
 
-The successor goes into the same place of the same parameter group, so no group is added and schedulers notice nothing.
-State of each element follows the columns that are kept. The state of a new column depends on its kind:
+The parameter stays the same object in its place of its group, at rank 0 as well, so schedulers notice nothing and a saved state
+fits an optimizer that is made from the model as the run began. State of each element follows the columns that are kept. The state of a new column depends on its kind:
 
     first moment   0. A running mean of gradients of which there were none.
     second moment  the mean of the kept columns'. Zero would be wrong: Adam's bias correction is long past when the
@@ -88,9 +88,9 @@ def unwrap_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     return optimizer
 
 
-def holds(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> bool:
-    """Return whether the optimizer updates this parameter."""
-    return _place_of(optimizer, parameter) is not None
+def held_by(optimizer: torch.optim.Optimizer) -> set[torch.Tensor]:
+    """Return the parameters that the optimizer updates."""
+    return {parameter for group in unwrap_optimizer(optimizer).param_groups for parameter in group["params"]}
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter] | None = None) -> None:
@@ -209,72 +209,46 @@ def changes_nothing(optimizer: torch.optim.Optimizer) -> bool:
     return all(float(group.get("lr", 1.0)) == 0 for group in optimizer.param_groups)
 
 
-def states_of(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> list[torch.Tensor]:
-    """Return the state that the optimizer keeps for each element of a parameter."""
+def per_element(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> list[torch.Tensor]:
+    """Return the tensors in a parameter's state that have a number for each of its elements, or rows."""
     inner = unwrap_optimizer(optimizer)
-    states = inner.state.get(parameter, {}).items()
-    return [state for key, state in states if _per_element(state, _known_name(inner, key))]
+    return [value for key, value in state.items() if _per_element(value, _known_name(inner, key))]
 
 
-def group_of(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> int | None:
-    """Return the number of the parameter group that holds this parameter; None if none does."""
-    place = _place_of(optimizer, parameter)
-    return None if place is None else place[0]
-
-
-def _place_of(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> tuple[int, int] | None:
-    """Return the number of a parameter's group and its place there; None if the optimizer does not hold it.
-
-    The search starts where the last one ended, which the optimizer carries as an attribute: it holds parameters in the model's
-    order, in which callers ask. From the beginning each time, ten thousand matrices took twenty seconds.
-    """
+def carried_state(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, carry: Carry) -> dict[str, Any]:
+    """Return the optimizer's state of a parameter, carried to another shape; empty if there is none."""
     inner = unwrap_optimizer(optimizer)
-    last: dict[int, int] = vars(inner).setdefault("_glora_last_places", {})
-    for nearby in (True, False):
-        for number, group in enumerate(inner.param_groups):
-            params, near = group["params"], last.get(number, 0)
-            for place in range(max(near - 1, 0), min(near + 3, len(params))) if nearby else range(len(params)):
-                if params[place] is parameter:
-                    last[number] = place
-                    return number, place
-    return None
+    return {
+        key: _carried(known, value, parameter.dim(), carry) if _per_element(value, known) else value
+        for key, value in _plain_state(inner.state.get(parameter, {})).items()
+        for known in (_known_name(inner, key),)
+    }
 
 
-def insert_parameter(
-    optimizer: torch.optim.Optimizer, parameter: nn.Parameter, group: int, places: Mapping[nn.Parameter, int]
-) -> None:
-    """Add a parameter to a group that exists; PyTorch's add_param_group would make one that no scheduler knows.
-
-    Args:
-        optimizer: The optimizer.
-        parameter: The parameter.
-        group: The number of its group.
-        places: The model's order of parameters, which the group keeps: an optimizer's saved state knows parameters by it.
-    """
-    params = unwrap_optimizer(optimizer).param_groups[group]["params"]
-    later = (i for i, other in enumerate(params) if places.get(other, -1) > places[parameter])
-    params.insert(next(later, len(params)), parameter)
+def set_state(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, state: dict[str, Any]) -> None:
+    """Give a parameter this state in the optimizer, or none."""
+    states = unwrap_optimizer(optimizer).state
+    states.pop(parameter, None)
+    if state:
+        states[parameter] = state
 
 
 def replace_parameter(
     optimizer: torch.optim.Optimizer, old: nn.Parameter, new: nn.Parameter | None, carry: Carry | None = None
 ) -> None:
-    """Put `new` where `old` was, with its state; None takes `old` out of its group.
+    """Put `new` where `old` was, with its state; None takes `old` out of its group. For FSDP2 alone.
 
     A parameter that the optimizer does not hold (one that is frozen) is left alone.
     """
     inner = unwrap_optimizer(optimizer)
-    if found := _place_of(inner, old):
-        group, place = found
-        inner.param_groups[group]["params"][place : place + 1] = [] if new is None else [new]
-    state = inner.state.pop(old, None)
-    if state is None or new is None or carry is None:
-        return
-    inner.state[new] = {
-        key: _carried(known, value, old.dim(), carry) if _per_element(value, known) else value
-        for key, value in _plain_state(state).items()
-        for known in (_known_name(inner, key),)
-    }
+    for group in inner.param_groups:
+        for place, parameter in enumerate(group["params"]):
+            if parameter is old:
+                group["params"][place : place + 1] = [] if new is None else [new]
+                break
+    if new is not None and carry is not None:
+        set_state(inner, new, carried_state(inner, old, carry))
+    inner.state.pop(old, None)
 
 
 def _carried(key: str, value: torch.Tensor, dimensions: int, carry: Carry) -> torch.Tensor:
