@@ -24,8 +24,9 @@ from glora.config import RankAllocationConfig, as_config
 from glora.distributed.agreement import Processes
 from glora.distributed.unsupported import refuse_engines
 from glora.guards.same_adapter import check_same_adapter, scalings_of
-from glora.guards.setup import check_same_matrices, check_setup
-from glora.guards.training_loop import FirstStep, WarmUp
+from glora.guards.saved_state import STATE_VERSION, check_saved_state
+from glora.guards.setup import check_active, check_held, check_same_matrices, check_setup
+from glora.guards.training_loop import FirstStep, OtherOptimizer, WarmUp
 from glora.lora.adapter import RankedAdapter
 from glora.lora.input_gradients import release_input_gradients
 from glora.lora.layout import local
@@ -35,7 +36,6 @@ from glora.scoring.recorder import NormRecorder, shortened
 from glora.scoring.sketch_ratios import refuse_compiled
 
 logger = get_logger()
-STATE_VERSION = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,13 +127,22 @@ class RankAllocator:
         _replace_last(self)
         self._recorder = NormRecorder(adapter.present, config, self._processes)
         self._first_step = FirstStep(self._optimizer, adapter, self._processes)
+        self._other = OtherOptimizer(self._optimizer, adapter)
+        self._given: dict[str, int] | None = None
         self.warm_up = WarmUp(self._optimizer, config.warmup_steps)
-        self._hook = self._optimizer.register_step_post_hook(lambda *_: self._after_optimizer_step())
+        # never compiled with optimizer.step(): the shapes change in there
+        after_step = torch.compiler.disable(lambda *_: self._after_optimizer_step())  # type: ignore[no-untyped-call]
+        self._hook = self._optimizer.register_step_post_hook(after_step)
 
     @property
     def allocated(self) -> bool:
         """Whether the ranks have been reallocated."""
         return self._reallocations > 0
+
+    @property
+    def in_effect(self) -> bool:
+        """Whether the model has the ranks of the last reallocation; weights from before it may have been loaded since."""
+        return self.allocated and self.ranks == self._given
 
     @property
     def ranks(self) -> dict[str, int]:
@@ -181,10 +190,13 @@ class RankAllocator:
         """Read the gradient norms of this step; call it after backward() and before optimizer.step().
 
         Raises:
-            RuntimeError: there are no gradients.
+            RuntimeError: there are no gradients, the adapter is not active, or another optimizer has made the last step.
         """
         if self.recording:
+            check_active(self.adapter)
+            self._other.check(self._recorder._pending)
             self._recorder.read()
+            self._other.note_read()
             self._first_step.note_gradients()
 
     def allocate(self) -> dict[str, int]:
@@ -232,12 +244,9 @@ class RankAllocator:
         state of the optimizer afterwards.
 
         Raises:
-            ValueError: the state is of another version, model or configuration.
+            ValueError: the state is damaged, or of another version, model or configuration.
         """
-        if state.get("version") != STATE_VERSION:
-            raise ValueError(
-                f"the allocator's state has version {state.get('version')!r}; this glora reads {STATE_VERSION}"
-            )
+        check_saved_state(state)
         check_same_matrices(state["ranks"], self.adapter)
         if differing := self.config.differences(state["config"]):
             raise ValueError(
@@ -248,6 +257,8 @@ class RankAllocator:
         if state["ranks"] != self.ranks:
             self._processes.check_wrapper_is_known()
             self.adapter.set_ranks(state["ranks"], optimizer=self._optimizer)
+            check_held(self.adapter, self._optimizer)
+        self._given = dict(state["ranks"]) if state["allocated"] else None
         if state["allocated"]:
             release_input_gradients(self.adapter.root)
         self.adapter.initial_ranks = {name: state["initial_ranks"][name] for name in self.adapter.matrices}
@@ -278,6 +289,7 @@ class RankAllocator:
             return  # torch's set_optimizer_state_dict makes the optimizer's state by such a step
         if self.recording:
             self._recorder.take()
+            self._other.note_step()
             self.steps += 1
         self._first_step.after_step()
         self._count_warm_up()
@@ -286,7 +298,10 @@ class RankAllocator:
 
     def _is_due(self) -> bool:
         since, every = self.steps - self.warm_up.steps, self.config.reallocate_every
-        return since == 0 or (since > 0 and every is not None and since % every == 0 and self._reallocations_left())
+        recorded = self._recorder.average.steps
+        if since < 0 or every is None or recorded > since:  # an average from before the end of the warm-up
+            return since >= 0
+        return recorded >= every and self._reallocations_left()  # more than `every` after an interrupted reallocation
 
     def _reallocations_left(self) -> bool:
         most = self.config.max_reallocations
@@ -295,7 +310,6 @@ class RankAllocator:
     def _reallocate(self) -> None:
         before, old, diverged = self.parameters, self.ranks, self._diverged()
         ranks = self._processes.decide(lambda: self._new_ranks(diverged), list(old))
-        self._recorder.stop()
         if ranks is not None:
             seed = f"{self.config.seed}/{self._reallocations}"  # a matrix that grows twice must not draw the same rows
             share = self._processes.share
@@ -305,6 +319,7 @@ class RankAllocator:
                 self._first_step = FirstStep(self._optimizer, self.adapter, self._processes)
             release_input_gradients(self.adapter.root)
             self._reallocations += 1
+            self._given = dict(ranks)
             self.reallocation = Reallocation(
                 step=self.steps,
                 matrices=len(ranks),
@@ -317,6 +332,7 @@ class RankAllocator:
                 parameters_after=self.parameters,
             )
             logger.info("%s", self.reallocation)
+        self._recorder.stop()
         if self._reallocations_left():
             self._record()
 

@@ -133,8 +133,9 @@ def save_allocation(allocator: RankAllocator, directory: str | Path) -> Path:
 
     Returns:
         The path of allocation.json: a version, the configuration, `total_rank`, `parameters` before and after, `reallocation`
-        (null before it), package versions, and for each matrix `rank`, `initial_rank`, `shape` (d_out, d_in) and `norm`, the
-        moving average g_k (null where there was no adapter to measure).
+        (null before it, and where the model has other ranks, as the best model from before it), package versions, and for
+        each matrix `rank`, `initial_rank`, `shape` (d_out, d_in) and `norm`, the moving average g_k (null where there was no
+        adapter to measure).
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -145,7 +146,7 @@ def save_allocation(allocator: RankAllocator, directory: str | Path) -> Path:
         "config": allocator.config.to_dict(),
         "total_rank": allocator.total_rank,
         "parameters": {"before": initial, "after": allocator.parameters},
-        "reallocation": None if allocator.reallocation is None else vars(allocator.reallocation),
+        "reallocation": vars(allocator.reallocation) if allocator.reallocation and allocator.in_effect else None,
         "versions": {"glora": __version__} | {name: version(name) for name in ("peft", "transformers", "torch")},
         "matrices": {
             name: {
@@ -196,19 +197,26 @@ def _write(config: LoraConfig, rank: int, alpha: float, tensors: dict[str, torch
 
 def _section(allocator: RankAllocator, parameters_before: int) -> str:
     ranks, config = allocator.ranks, allocator.config
-    if allocator.allocated:
-        steps = allocator.steps if allocator.reallocation is None else allocator.reallocation.step
+    reallocation = allocator.reallocation
+    if reallocation is not None and allocator.in_effect:
         status = (
-            f"After {pluralize(steps, 'step')} of warm-up it shared out {sum(ranks.values()):,} ranks over "
+            f"GLoRA {__version__} allocated the ranks of this LoRA adapter. After {pluralize(reallocation.step, 'step')} of "
+            f"warm-up it shared out {sum(ranks.values()):,} ranks over "
             f"{pluralize(len(ranks), 'matrix')} by gradient norm (signal `{config.signal}`), under the {config.budget} "
             f"budget: {min(ranks.values())} to {max(ranks.values())} a matrix, {sum(r == 0 for r in ranks.values())} without "
             f"an adapter. Adapter parameters: {parameters_before:,} before, {allocator.parameters:,} after."
         )
     else:
-        status = f"The warm-up has made {allocator.steps} of {config.warmup_steps} steps; the ranks are still uniform."
+        made = (
+            f"These weights do not have the ranks of the reallocation at step {reallocation.step}"
+            if reallocation is not None
+            else f"The warm-up has made {allocator.steps} of {config.warmup_steps} steps"
+        )
+        which = "those that training began with" if ranks == allocator.initial_ranks else "from earlier in the training"
+        status = f"GLoRA {__version__} recorded gradient norms. {made}; the ranks are {which}."
     return (
-        f"{BEGIN}\n## Rank allocation\n\nGLoRA {__version__} allocated the ranks of this LoRA adapter. {status} It is a plain "
-        f"PEFT LoRA adapter and loads without glora. `{FILE_NAME}` has the rank and norm of each matrix.\n{END}\n"
+        f"{BEGIN}\n## Rank allocation\n\n{status} It is a plain PEFT LoRA adapter and loads without glora. `{FILE_NAME}` has "
+        f"the rank and norm of each matrix.\n{END}\n"
     )
 
 

@@ -21,6 +21,7 @@ from glora.config import RankAllocationConfig, as_config
 from glora.distributed.unsupported import refuse_engines
 from glora.export import save_allocation
 from glora.guards.same_adapter import check_loaded_ranks
+from glora.guards.saved_state import check_saved_state
 from glora.guards.setup import check_same_matrices
 from glora.lora.adapter import RankedAdapter
 from glora.messages import get_logger, pluralize
@@ -260,7 +261,7 @@ def _saved_state(state: TrainerState, name: str) -> dict[str, Any] | None:
     Trainer itself restores callbacks only with restore_callback_states_from_checkpoint=True, and then into a new object.
 
     Raises:
-        ValueError: the checkpoint has the state of a callback of another class.
+        ValueError: the state is damaged, or the checkpoint has the state of a callback of another class.
     """
     if state.global_step == 0:
         return None
@@ -268,9 +269,12 @@ def _saved_state(state: TrainerState, name: str) -> dict[str, Any] | None:
         other: saved
         for other, entry in state.stateful_callbacks.items()
         if isinstance(entry, Mapping)
-        and isinstance(saved := (entry.get("attributes") or {}).get("saved_state"), Mapping)
+        and isinstance(attributes := entry.get("attributes"), Mapping)
+        and (saved := attributes.get("saved_state")) is not None
     }
-    if name not in found and (others := [other for other, saved in found.items() if "initial_ranks" in saved]):
+    if name in found:
+        check_saved_state(found[name])
+    elif others := [other for other, saved in found.items() if isinstance(saved, Mapping) and "initial_ranks" in saved]:
         raise ValueError(
             f"the checkpoint holds the allocation of {others[0]}; resume with that callback, not with {name}, which would "
             "start another warm-up"

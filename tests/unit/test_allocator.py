@@ -195,7 +195,7 @@ def test_rank_zero_takes_the_layer_out() -> None:
     train(model, optimizer, allocator, 1)
     assert allocator.ranks == {"first": 0, "second": 2}
     assert type(model.base_model.model.first) is nn.Linear
-    assert [len(g["params"]) for g in optimizer.param_groups] == [4], "two factors, and the head's weight and bias"
+    assert [len(g["params"]) for g in optimizer.param_groups] == [6], "four factors, and the head's weight and bias"
     trainable = sum(p.numel() for n, p in model.named_parameters() if p.requires_grad and "lora_" in n)
     assert trainable == allocator.parameters == 2 * 24
     train(model, optimizer, allocator, 2)
@@ -263,7 +263,8 @@ def test_state_of_something_else_is_refused() -> None:
     with pytest.raises(
         ValueError, match="other target_modules, by 2 names, e.g. 'other'. Make the model as the run began"
     ):
-        allocator.load_state_dict(state | {"ranks": {"first": 4, "other": 4}})
+        of_other = {key: {"first": 0, "other": 4} for key in ("ranks", "initial_ranks", "norms", "non_finite_norms")}
+        allocator.load_state_dict(state | of_other)
     with pytest.raises(ValueError, match=r"beta was 0.5, is 0.9"):
         allocator.load_state_dict(state | {"config": state["config"] | {"beta": 0.5}})
 
@@ -300,7 +301,7 @@ class Convolution(nn.Module):
         (Net, {}, "no LoRA layer in this Net; .*get_peft_model"),
         (adalora, {}, "'default' is of type ADALORA"),
         (lora, dict(adapter_name="defualt"), "'defualt' .* did you mean 'default'"),
-        (lambda: merged(lora()), {}, "first: a merged adapter .*unmerge_adapter"),
+        (lambda: merged(lora()), {}, "first: a merged adapter .'default'. .*unmerge_adapter"),
         (lambda: frozen(lora()), {}, "adapter 'default' is frozen.*is_trainable=True"),
         (lambda: lora().double(), {}, "float64 .*load the model in float32"),
         (lora, dict(warmup_steps=None), "warmup_steps=None must be a number of steps"),
@@ -334,7 +335,7 @@ def test_svd_of_experts_is_refused_before_the_first_step() -> None:
 
 
 def test_an_optimizer_of_another_model_is_refused() -> None:
-    with pytest.raises(ValueError, match="does not hold lora_B of 2 of 2 matrices, e.g. 'first'"):
+    with pytest.raises(ValueError, match="does not hold lora_A and lora_B of 2 of 2 matrices, e.g. lora_A of 'first'"):
         RankAllocator(lora(), sgd(lora()), config())
     with pytest.raises(ValueError, match="LBFGS"):
         model = lora()

@@ -40,7 +40,8 @@ def allocate_ranks(
             Give min(d_in, d_out) for each matrix: a larger rank cannot be used.
         costs: Parameters of one rank in each matrix, d_in + d_out. With it the budget is counted in parameters,
             P = R_total · mean(costs), what R_total ranks would cost spread evenly: Σ r_k · cost_k never exceeds P, and
-            no further rank of any matrix below its bound would fit.
+            no further rank of any matrix that has a score and is below its bound would fit. A matrix of score 0 gets its
+            min_rank.
 
     Returns:
         The rank of each matrix, in the order of `scores`.
@@ -64,6 +65,8 @@ def allocate_ranks(
     high = {name: _bound(max_rank, name, math.floor(budget / price[name]), "max_rank") for name in names}
     _check_bounds(names, low, high, price, budget, total_rank, min_rank, max_rank, costs is not None)
 
+    if costs is not None:  # a remainder of the budget is no reason for a rank without a score
+        high = {name: high[name] if scores[name] else low[name] for name in names}
     share = _water_fill({name: Fraction(float(scores[name])) for name in names}, price, low, high, budget)
     ranks = _round(share, price, high, budget)
     return {name: ranks[name] for name in scores}

@@ -52,7 +52,9 @@ class Processes:
         self._checksums: dict[str, torch.Tensor] = {}
         if any(map(is_sharded, parameters)):
             adapter.layout = Sharded(adapter.model, parameters)
-        elif self.size > 1:
+        elif (
+            dist.is_available() and dist.is_initialized()
+        ):  # one process may have a wrapper, too, with buckets of its shapes
             wrapper = find_wrapper(adapter.model)
             if wrapper is None:
                 self._awaiting = await_wrapper(adapter.model, self._found)

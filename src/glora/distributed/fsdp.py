@@ -159,7 +159,9 @@ class _Records:
                     self._shard(plain, group, record, optimizer)
                 else:
                     group.fsdp_params.remove(record)
-                    if optimizer is not None:  # the state of a sharded optimizer is saved by the names of the model's parameters
+                    if (
+                        optimizer is not None
+                    ):  # the state of a sharded optimizer is saved by the names of the model's parameters
                         replace_parameter(optimizer, plain, None)
 
     def _shard(self, plain: nn.Parameter, group: Any, old: Any, optimizer: torch.optim.Optimizer | None) -> None:

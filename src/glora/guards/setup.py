@@ -56,6 +56,21 @@ def check_held(adapter: RankedAdapter, optimizer: torch.optim.Optimizer) -> None
         )
 
 
+def check_active(adapter: RankedAdapter) -> None:
+    """Check that the adapter is active, and so trained.
+
+    Raises:
+        RuntimeError: it is not.
+    """
+    layer = next((matrix.layer for matrix in adapter.present), None)
+    if layer is not None and (adapter.name not in layer.active_adapters or layer.disable_adapters):
+        active = "none is" if layer.disable_adapters else f"{', '.join(map(repr, layer.active_adapters))} is"
+        raise RuntimeError(
+            f"adapter {adapter.name!r} is not active ({active}), so it gets no gradient; call "
+            f"model.set_adapter({adapter.name!r}), and enable adapters, before the forward pass"
+        )
+
+
 def check_same_matrices(names: Iterable[str], adapter: RankedAdapter) -> None:
     """Reject a saved state of other matrices than this adapter's.
 

@@ -11,6 +11,7 @@ import math
 import weakref
 
 import torch
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from glora.distributed.agreement import Processes
@@ -35,7 +36,8 @@ class FirstStep:
         self._optimizer, self._adapter, self._processes = optimizer, adapter, processes
         self._size: torch.Tensor | None = None
         # Before the step: some optimizers write into the gradients (schedule-free's, for one).
-        self._hook: RemovableHandle | None = optimizer.register_step_pre_hook(lambda *_: self._before_step())
+        before_step = torch.compiler.disable(lambda *_: self._before_step())  # type: ignore[no-untyped-call]
+        self._hook: RemovableHandle | None = optimizer.register_step_pre_hook(before_step)
 
     @property
     def pending(self) -> bool:
@@ -85,6 +87,46 @@ class FirstStep:
             return torch.zeros(())
         norms = torch._foreach_norm([local(gradient) for gradient in gradients], 2, dtype=torch.float32)
         return torch.stack([norm.to(gradients[0].device) for norm in norms]).square().sum().sqrt()
+
+
+class OtherOptimizer:
+    """Notice an optimizer that was made in place of the one given: it moves the weights, and no step is ever counted.
+
+    PyTorch counts the writes into a tensor (`_version`), so that nobody waits for the device.
+
+    Args:
+        optimizer: The optimizer that was given.
+        adapter: The adapter that it trains.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, adapter: RankedAdapter) -> None:
+        self._name, self._adapter = type(optimizer).__name__, adapter
+        self._read: list[tuple[nn.Parameter, int]] = []
+
+    def note_read(self) -> None:
+        """Note the writes into the weights, when a step's gradients have been read."""
+        self._read = [(factor, factor._version) for factor in self._adapter.factors if factor.grad is not None]
+
+    def note_step(self) -> None:
+        """Note that the optimizer that was given has made the step."""
+        self._read = []
+
+    def check(self, norms: torch.Tensor | None) -> None:
+        """Check that the weights have not moved since the last read, if the optimizer that was given has not stepped.
+
+        Args:
+            norms: The norms of that read. With inf or NaN among them a gradient scaler skipped the step, and something else,
+                such as an average of the weights, moved them.
+
+        Raises:
+            RuntimeError: they have.
+        """
+        moved = bool(self._read) and all(factor._version > version for factor, version in self._read)
+        if moved and norms is not None and bool(norms.isfinite().all()):
+            raise RuntimeError(
+                f"the weights changed without a step of the {self._name} that RankAllocator was given: another optimizer "
+                "trains them. Make a new RankAllocator with it, which continues by load_state_dict(this one's state_dict())"
+            )
 
 
 class WarmUp:

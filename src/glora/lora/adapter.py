@@ -11,11 +11,10 @@ import hashlib
 import re
 import signal
 import threading
-import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import PeftConfig
@@ -28,6 +27,9 @@ from glora.lora.discovery import adapted_model, base_model, find_matrices, peft_
 from glora.lora.layout import is_sharded, is_unit
 from glora.lora.matrix import LoraMatrix, Resized
 from glora.lora.peft_config import describe_ranks
+from glora.messages import get_logger
+
+logger = get_logger()
 
 # (matrix, optimizer) -> a context within which the matrix's factors and their state are whole, and may change shape
 Gather = Callable[[LoraMatrix, "torch.optim.Optimizer | None"], AbstractContextManager[None]]
@@ -239,9 +241,11 @@ class RankedAdapter:
     def _take_out(self, matrix: LoraMatrix) -> None:
         layer = matrix.layer
         matrix.remove()
-        serves_others = len(layer.lora_A) + len(layer.lora_embedding_A) > 0 or is_unit(layer)  # or gathers base's shards
+        serves_others = len(layer.lora_A) + len(layer.lora_embedding_A) > 0 or is_unit(
+            layer
+        )  # or gathers base's shards
         if not serves_others and self.root.get_submodule(matrix.name) is layer:
-            self._put_into_tree(matrix, layer.base_layer)
+            self._put_into_tree(matrix, cast(nn.Module, layer.base_layer))
 
     def take_out_empty(self) -> None:
         """Take the adapters of rank 0 out that `set_ranks(..., keep_places=True)` has left in the model."""
@@ -377,7 +381,7 @@ class _LoadAdapter:
         except (ValueError, OSError, TypeError):
             self._adapter.loading = None  # PEFT says what is wrong there
         try:
-            return type(self._model).load_adapter(self._model, *arguments, **options)
+            return type(self._model).load_adapter(self._model, *arguments, **options)  # type: ignore[attr-defined]
         finally:
             self._adapter.loading = None
 
@@ -389,7 +393,7 @@ class _LoadAdapter:
 def _uninterrupted() -> Iterator[None]:
     """Delay Ctrl-C, and a SIGTERM that Python handles, to the end of this context."""
     received: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
-    handlers: dict[int, Callable[..., Any]] = {}
+    handlers: dict[signal.Signals, Callable[..., Any]] = {}
     if threading.current_thread() is threading.main_thread():  # handlers run there alone
         for number in (signal.SIGINT, signal.SIGTERM):
             if callable(handler := signal.getsignal(number)):
@@ -449,7 +453,7 @@ def resize_lora_layer(
         rank: The new rank, from 0 to min(d_in, d_out). 0 takes the adapter out of this layer, which then computes what the
             base layer computes.
         model: The model that the layer is in. Its PEFT configuration then follows, so that what `save_pretrained` writes can be
-            loaded. Without it a layer does not know the configuration, and a warning says so.
+            loaded. A layer alone does not know the configuration, and a warning says so.
         optimizer: The optimizer that holds A and B. Their state for kept columns stays; see glora.lora.optimizer_state for the
             state of new columns.
         adapter_name: The adapter to resize; other adapters of the layer stay as they are.
@@ -472,10 +476,10 @@ def resize_lora_layer(
             resized.commit()
             if rank == 0:
                 matrix.remove()
-        warnings.warn(
-            "resize_lora_layer(layer, rank) leaves the model's LoraConfig at the old rank, so PEFT could not load what is saved; "
-            "give model=model",
-            stacklevel=2,
+        logger.warning(
+            "resize_lora_layer(layer, %d) leaves the model's LoraConfig at the old rank, so PEFT could not load what is saved; "
+            "give model=model as well",
+            rank,
         )
         return
     following = RankedAdapter.following(model)
@@ -483,7 +487,9 @@ def resize_lora_layer(
     adapter = following if following is not None and known else RankedAdapter(model, adapter_name)
     found = next((matrix for matrix in adapter.matrices.values() if matrix.layer is layer), None)
     if found is None:
-        raise ValueError(f"this LoRA layer is not one of the model's {len(adapter.matrices)} with adapter {adapter_name!r}")
+        raise ValueError(
+            f"this LoRA layer is not one of the model's {len(adapter.matrices)} with adapter {adapter_name!r}"
+        )
     resized = found.resized(rank, **how)
     with adapter.layout.resizing([]), _uninterrupted():
         adapter.put_in_place([resized])

@@ -329,8 +329,14 @@ class Resized:
     @property
     def tensors(self) -> list[torch.Tensor]:
         """The factors and the state of each of their elements."""
-        states = (self.state_of_A, self.state_of_B) if self.optimizer is not None else ()
-        return [self.A, self.B, *(t for state in states for t in per_element(self.optimizer, state))]
+        if self.optimizer is None:
+            return [self.A, self.B]
+        return [
+            self.A,
+            self.B,
+            *per_element(self.optimizer, self.state_of_A),
+            *per_element(self.optimizer, self.state_of_B),
+        ]
 
     def commit(self) -> None:
         """Put it in place. The parameters stay the same objects, because anybody may hold them; their gradients go.
@@ -344,7 +350,7 @@ class Resized:
         with torch.no_grad():
             for factor, tensor, state in parts:
                 factor.grad = None
-                factor.set_(tensor)
+                factor.set_(tensor)  # type: ignore[call-overload]
                 if self.optimizer is not None:
                     set_state(self.optimizer, factor, state)
         self.matrix.set_rank(self.rank)

@@ -1,7 +1,8 @@
 """A parameter's state in an optimizer, carried to another shape.
 
-The parameter stays the same object in its place of its group, at rank 0 as well, so schedulers notice nothing and a saved state
-fits an optimizer that is made from the model as the run began. State of each element follows the columns that are kept. The state of a new column depends on its kind:
+The parameter stays the same object in its place of its group, at rank 0 as well: schedulers notice nothing, and a saved state
+fits an optimizer that is made from the model as the run began. State of each element follows the columns that are kept. The
+state of a new column depends on its kind:
 
     first moment   0. A running mean of gradients of which there were none.
     second moment  the mean of the kept columns'. Zero would be wrong: Adam's bias correction is long past when the

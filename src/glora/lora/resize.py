@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from glora.config import Keep
 from glora.lora.optimizer_state import MEAN_OVER, STATE_KINDS, Carry
@@ -99,7 +98,7 @@ def _best_approximation(
     return (right @ Q_A.T).to(A.dtype), (Q_B @ left).to(B.dtype), T_B.T, T_A
 
 
-def carry_state(kept: torch.Tensor, successor: nn.Parameter, dim: int, E: int, old_rank: int) -> Carry:
+def carry_state(kept: torch.Tensor, successor: torch.Tensor, dim: int, E: int, old_rank: int) -> Carry:
     """Return what carries the optimizer state of a factor to the new rank.
 
     Args:

@@ -99,7 +99,8 @@ def test_parameter_budget_is_kept_within_one_column(
     ranks = allocate_ranks(scores, total, costs=costs, max_rank=high)
     left = per_matrix * sum(costs.values()) - sum(ranks[k] * costs[k] for k in ranks)
     assert left >= 0
-    assert all(costs[k] > left for k in ranks if ranks[k] < high[k])
+    assert all(costs[k] > left for k in ranks if ranks[k] < high[k] and scores[k] > 0)
+    assert all(ranks[k] == 0 for k in ranks if scores[k] == 0)
     assert all(0 <= ranks[k] <= high[k] for k in ranks)
 
 
@@ -172,3 +173,9 @@ def test_the_advised_total_is_accepted() -> None:
     assert allocate_ranks(dict.fromkeys(costs, 1.0), advised, min_rank={"b": 2}, costs=costs)["b"] >= 2
     with pytest.raises(ValueError, match="cannot give"):
         allocate_ranks(dict.fromkeys(costs, 1.0), advised - 1, min_rank={"b": 2}, costs=costs)
+
+
+def test_a_matrix_without_a_score_gets_nothing_that_is_left_over() -> None:
+    costs = {"a": 100, "b": 10}
+    assert allocate_ranks({"a": 1, "b": 0}, 3, costs=costs) == {"a": 1, "b": 0}
+    assert allocate_ranks({"a": 1, "b": 0}, 3, costs=costs, min_rank={"b": 2}) == {"a": 1, "b": 2}

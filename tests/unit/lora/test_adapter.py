@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import copy
 import gc
+import io
+import signal
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import nn
 
+from glora import resize_lora_layer
 from glora.lora.adapter import RankedAdapter
+from glora.lora.matrix import LoraMatrix, Resized
 
 NAMES = ("first", "second", "third")
 
@@ -44,20 +49,20 @@ def names_in(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[list[st
     return [[names[p].split(".")[0] for p in group["params"]] for group in optimizer.param_groups]
 
 
-@pytest.mark.parametrize("known", [True, False], ids=["removed from it", "younger than the removal"])
 @pytest.mark.parametrize("gone", [("second",), ("first", "second"), ("first", "third")])
-def test_back_into_the_same_places(gone: tuple[str, ...], known: bool) -> None:
+def test_places_in_the_optimizer_never_change(gone: tuple[str, ...]) -> None:
+    """A saved state then fits an optimizer that is made from the model as the run began, whatever its groups are."""
     model = lora()
     adapter = RankedAdapter(model)
     optimizer = by_factor(model)
-    there = names_in(model, optimizer)
-    adapter.set_ranks({n: 0 if n in gone else 4 for n in NAMES}, optimizer=optimizer if known else None)
-    if not known:
-        optimizer = by_factor(model)
-    assert all(name not in group for group in names_in(model, optimizer) for name in gone)
+    held = [list(group["params"]) for group in optimizer.param_groups]
+    there = [p for p in model.parameters() if p.requires_grad]
+    adapter.set_ranks({n: 0 if n in gone else 6 for n in NAMES}, optimizer=optimizer)
+    assert all(a is b for group, before in zip(optimizer.param_groups, held) for a, b in zip(group["params"], before))
+    assert {p.numel() for m in adapter.matrices.values() if m.name in gone for p in m.factors} == {0}
     adapter.set_ranks(dict.fromkeys(NAMES, 4), optimizer=optimizer)
-    assert names_in(model, optimizer) == there
-    assert len(optimizer.param_groups) == 2
+    assert [id(p) for p in model.parameters() if p.requires_grad] == list(map(id, there))
+    assert {p.shape for p in there} == {(4, 8), (8, 4)}
 
 
 def test_a_frozen_factor_stays_out_of_the_optimizer() -> None:
@@ -82,7 +87,7 @@ def test_a_matrix_that_comes_back_has_the_mode_of_the_model() -> None:
 
 
 @pytest.mark.parametrize("gone", ["first", "third"])
-def test_loading_brings_a_matrix_back_and_takes_another_out(gone: str) -> None:
+def test_loading_brings_a_matrix_back_and_takes_another_out(gone: str, tmp_path: Path) -> None:
     model, x = lora().eval(), torch.randn(3, 8)
     adapter = RankedAdapter(model)
     adapter.follow_loading()
@@ -92,13 +97,20 @@ def test_loading_brings_a_matrix_back_and_takes_another_out(gone: str) -> None:
     full, expected = copy.deepcopy(get_peft_model_state_dict(model)), model(x)
 
     adapter.set_ranks({n: 0 if n == gone else 6 for n in NAMES})
+    model.save_pretrained(tmp_path)
     partial, without = copy.deepcopy(get_peft_model_state_dict(model)), model(x)
     set_peft_model_state_dict(model, full)
     assert adapter.ranks == dict.fromkeys(NAMES, 4)
     assert torch.equal(model(x), expected)
-    set_peft_model_state_dict(model, partial)
+    with pytest.raises(RuntimeError, match="size mismatch"):  # weights alone do not say that a matrix is at rank 0
+        set_peft_model_state_dict(model, partial)
+    assert adapter.ranks == dict.fromkeys(NAMES, 4)
+    model.load_adapter(tmp_path, "default", is_trainable=True)
     assert adapter.ranks[gone] == 0
+    optimizer = by_factor(model)
+    assert names_in(model, optimizer) == [list(NAMES)] * 2, "an optimizer that is made now has all places"
     assert torch.equal(model(x), without)
+    assert type(getattr(model.base_model.model, gone)) is nn.Linear
 
     adapter.stop_following()
     with pytest.raises(RuntimeError, match="size mismatch"):
@@ -127,3 +139,101 @@ def test_following_keeps_no_model_alive() -> None:
     del model
     gc.collect()
     assert alive() is None
+
+
+def test_a_part_of_an_adapter_leaves_the_rest_alone(tmp_path: Path) -> None:
+    """Absent is not rank 0: a warm start of some matrices."""
+    part = get_peft_model(Net(), LoraConfig(r=4, lora_alpha=8, target_modules=["first"]))
+    part.save_pretrained(tmp_path)
+    model = lora()
+    adapter = RankedAdapter(model)
+    adapter.follow_loading()
+    model.load_adapter(tmp_path, "default", is_trainable=True)
+    assert adapter.ranks == dict.fromkeys(NAMES, 4)
+    wide = get_peft_model(Net(), LoraConfig(r=6, lora_alpha=12, target_modules=["first"]))
+    wide.save_pretrained(tmp_path)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        model.load_adapter(tmp_path, "default", is_trainable=True)
+    assert adapter.ranks == dict.fromkeys(NAMES, 4)
+
+
+@pytest.mark.parametrize("copied", ["saved", "copied"])
+def test_a_copy_of_the_model_follows_nothing(copied: str, tmp_path: Path) -> None:
+    model = lora()
+    adapter = RankedAdapter(model)
+    adapter.follow_loading()
+    if copied == "saved":
+        file = io.BytesIO()
+        torch.save(model, file)
+        file.seek(0)
+        other = torch.load(file, weights_only=False)
+    else:
+        other = copy.deepcopy(model)
+    assert RankedAdapter.following(other) is None
+    RankedAdapter(model).set_ranks({"first": 2, "second": 4, "third": 4})
+    model.save_pretrained(tmp_path)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        other.load_adapter(tmp_path, "default")
+
+
+@pytest.mark.parametrize("teacher_has", [list(NAMES), ["second", "third"]])
+def test_putting_an_adapter_back_leaves_others_as_they_are(teacher_has: list[str]) -> None:
+    model, x = lora().eval(), torch.randn(3, 8)
+    adapter = RankedAdapter(model)
+    for factor in adapter.factors:
+        nn.init.normal_(factor)
+    adapter.set_ranks({"first": 0, "second": 4, "third": 4})
+    model.add_adapter("teacher", LoraConfig(r=2, target_modules=teacher_has, init_lora_weights=False))
+    model.set_adapter("teacher")
+    before = model(x)
+    adapter.set_ranks(dict.fromkeys(NAMES, 4))
+    assert torch.equal(model(x), before)
+    model.set_adapter("default")
+    assert adapter.describes(model)
+    assert not torch.equal(model(x), before)
+
+
+@pytest.mark.parametrize("stage", ["making", "putting in place"])
+def test_an_interrupted_change_of_ranks_changes_all_or_nothing(
+    stage: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model = lora()
+    adapter = RankedAdapter(model)
+    optimizer = by_factor(model)
+    call = LoraMatrix.resized if stage == "making" else Resized.commit
+    calls = []
+
+    def interrupted(self: object, *arguments: object, **options: object) -> object:
+        calls.append(self)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return call(self, *arguments, **options)
+
+    monkeypatch.setattr(LoraMatrix if stage == "making" else Resized, call.__name__, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        adapter.set_ranks({"first": 0, "second": 2, "third": 6}, optimizer=optimizer)
+    ranks = [4, 4, 4] if stage == "making" else [0, 2, 6]
+    assert list(adapter.ranks.values()) == ranks
+    assert [m.A.shape[0] for m in adapter.matrices.values()] == ranks
+    model.save_pretrained(tmp_path)
+    x = torch.randn(3, 8)
+    torch.manual_seed(0)
+    torch.testing.assert_close(PeftModel.from_pretrained(Net(), tmp_path)(x).shape, model(x).shape)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_the_public_resize_keeps_the_configuration_true(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = lora().eval()
+    layers = {name: matrix.layer for name, matrix in RankedAdapter(model).matrices.items()}
+    resize_lora_layer(layers["first"], 7, model=model)
+    resize_lora_layer(layers["third"], 0, model=model)
+    assert not caplog.messages
+    model.save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    x = torch.randn(3, 8)
+    stock = PeftModel.from_pretrained(lora().unload(), tmp_path).eval()
+    assert torch.equal(stock(x), model(x))
+    resize_lora_layer(layers["second"], 3)
+    assert "give model=model" in caplog.text
+    with pytest.raises(ValueError, match="not one of the model's"):
+        resize_lora_layer(layers["second"], 2, model=lora())

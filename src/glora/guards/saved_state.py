@@ -1,0 +1,97 @@
+"""The schema of an allocator's saved state: the faults of a damaged or older one are reported before anything changes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+STATE_VERSION = 1
+
+
+def check_saved_state(state: object) -> None:
+    """Check what `RankAllocator.load_state_dict` is given.
+
+    Raises:
+        ValueError: the state is of another version, a field is missing, or values are damaged or contradict each other.
+    """
+    if not isinstance(state, Mapping):
+        raise _error([f"it is a {type(state).__name__}, not a dictionary"])
+    if state.get("version") != STATE_VERSION:
+        raise _error([f"version {state.get('version')!r}, and this glora reads {STATE_VERSION}"])
+    if missing := [name for name in _FIELDS if name not in state]:
+        raise _error([f"{', '.join(missing)} missing"])
+    faults = [f"{name} must be {rule}" for name, (rule, kept) in _FIELDS.items() if not kept(state[name])]
+    if not faults:
+        faults = [fault for fault, found in _contradictions(state).items() if found]
+    if faults:
+        raise _error(faults)
+
+
+def _error(faults: list[str]) -> ValueError:
+    return ValueError(
+        f"the allocator's state cannot be loaded: {'; '.join(faults)}. Resume from another checkpoint, or start a new run"
+    )
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_norm(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+
+
+def _by_name(kept: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, Mapping) and all(isinstance(k, str) and kept(v) for k, v in value.items())
+
+
+_REALLOCATION = (
+    "step",
+    "matrices",
+    "changed",
+    "removed",
+    "smallest_rank",
+    "largest_rank",
+    "total_rank",
+    "parameters_before",
+    "parameters_after",
+)
+
+
+def _is_reallocation(value: object) -> bool:
+    return value is None or (
+        isinstance(value, Mapping) and set(value) == set(_REALLOCATION) and all(map(_is_count, value.values()))
+    )
+
+
+_COUNT = ("an int of at least 0", _is_count)
+_RANKS = ("a rank of at least 0 for each matrix", _by_name(_is_count))
+_FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "config": ("a dictionary", _by_name(lambda _: True)),
+    "steps": _COUNT,
+    "norms": ("a finite number of at least 0 for each matrix", _by_name(_is_norm)),
+    "recorded_steps": _COUNT,
+    "non_finite_steps": _COUNT,
+    "non_finite_norms": ("a count for each matrix", _by_name(_is_count)),
+    "recording": ("true or false", lambda value: isinstance(value, bool)),
+    "allocated": ("true or false", lambda value: isinstance(value, bool)),
+    "reallocations": _COUNT,
+    "initial_ranks": _RANKS,
+    "ranks": _RANKS,
+    "reallocation": ("the last reallocation, or null", _is_reallocation),
+}
+
+
+def _contradictions(state: Mapping[str, Any]) -> dict[str, bool]:
+    made = state["reallocations"] > 0
+    return {
+        "no matrix has a rank": not any(state["ranks"].values()),
+        "ranks and initial_ranks are of other matrices": state["ranks"].keys() != state["initial_ranks"].keys(),
+        "norms are of matrices that ranks does not have": not state["norms"].keys() <= state["ranks"].keys(),
+        "norms and non_finite_norms are of other matrices": state["norms"].keys() != state["non_finite_norms"].keys(),
+        "allocated and reallocations contradict each other": state["allocated"] != made,
+        "reallocation and reallocations contradict each other": (state["reallocation"] is not None) != made,
+        "more recorded_steps than steps": state["recorded_steps"] > state["steps"],
+        "more non_finite_steps than recorded_steps": state["non_finite_steps"] > state["recorded_steps"],
+    }
