@@ -21,7 +21,8 @@ def check_saved_state(state: object) -> None:
         raise _error([f"version {state.get('version')!r}, and this glora reads {STATE_VERSION}"])
     if missing := [name for name in _FIELDS if name not in state]:
         raise _error([f"{', '.join(missing)} missing"])
-    faults = [f"{name} must be {rule}" for name, (rule, kept) in _FIELDS.items() if not kept(state[name])]
+    rules = {**_FIELDS, **{name: rule for name, rule in _OPTIONAL.items() if state.get(name) is not None}}
+    faults = [f"{name} must be {rule}" for name, (rule, kept) in rules.items() if not kept(state[name])]
     if not faults:
         faults = [fault for fault, found in _contradictions(state).items() if found]
     if faults:
@@ -80,6 +81,14 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "initial_ranks": _RANKS,
     "ranks": _RANKS,
     "reallocation": ("the last reallocation, or null", _is_reallocation),
+}
+
+_OPTIONAL: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "scalings": ("a number for each matrix", _by_name(lambda s: isinstance(s, int | float) and math.isfinite(s))),
+    "sketch_ratios": (
+        "a list of numbers, null where none was measured",
+        lambda value: isinstance(value, list) and all(x is None or isinstance(x, int | float) for x in value),
+    ),
 }
 
 
