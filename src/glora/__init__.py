@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from glora.checkpoints import last_complete_checkpoint
     from glora.config import RankAllocationConfig
     from glora.export import export_uniform, save_allocation
-    from glora.lora.adapter import resize_lora_layer
+    from glora.lora.public_resize import resize_lora_layer
     from glora.rank_log import RankLogCallback
     from glora.suggest import suggest_ranks
     from glora.trainer_callback import RankAllocationCallback
@@ -44,7 +44,7 @@ _HOMES = {
     "allocate_ranks": "allocation.shares",
     "export_uniform": "export",
     "last_complete_checkpoint": "checkpoints",
-    "resize_lora_layer": "lora.adapter",
+    "resize_lora_layer": "lora.public_resize",
     "save_allocation": "export",
     "suggest_ranks": "suggest",
 }

@@ -132,5 +132,5 @@ def test_ranks_are_taken_from_a_checkpoint_that_has_them(tiny_deberta: Path, glu
         callback.take_ranks_from(tmp_path)
     state.stateful_callbacks = {"RankAllocationCallback": {"attributes": {"saved_state": {"ranks": {"elsewhere": 4}}}}}
     state.save_to_json(str(tmp_path / "trainer_state.json"))
-    with pytest.raises(ValueError, match="config, steps, .* missing"):
+    with pytest.raises(ValueError, match="version None"):
         callback.take_ranks_from(tmp_path)

@@ -9,8 +9,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import re
-import signal
-import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -25,11 +23,9 @@ from torch.utils.hooks import RemovableHandle
 from glora.config import Keep
 from glora.lora.discovery import adapted_model, base_model, find_matrices, peft_configs
 from glora.lora.layout import is_sharded, is_unit
+from glora.lora.live_model import Hook, LoadAdapter, uninterrupted
 from glora.lora.matrix import LoraMatrix, Resized
 from glora.lora.peft_config import describe_ranks
-from glora.messages import get_logger
-
-logger = get_logger()
 
 # (matrix, optimizer) -> a context within which the matrix's factors and their state are whole, and may change shape
 Gather = Callable[[LoraMatrix, "torch.optim.Optimizer | None"], AbstractContextManager[None]]
@@ -194,7 +190,7 @@ class RankedAdapter:
                             resized.append(self._resized(matrix, ranks[matrix.name], optimizer, keep, seed))
                             if share is not None and ranks[matrix.name] > 0:
                                 share(matrix.name, resized[-1].tensors)
-                        with _uninterrupted():
+                        with uninterrupted():
                             self.put_in_place(resized, keep_places=keep_places)
         finally:
             if self.layout.one_by_one:  # interrupted, too, so that the matrices that are changed can be saved
@@ -281,10 +277,10 @@ class RankedAdapter:
         self._optimizer = (lambda: None) if optimizer is None else weakref.ref(optimizer)
         self.asked_by = asked_by
         if self._following is None:
-            hook = _Hook(self, self._before_loading)
+            hook = Hook(self, self._before_loading)
             self._following = self.root.register_load_state_dict_pre_hook(hook)  # type: ignore[no-untyped-call]
             if hasattr(self._adapted, "load_adapter"):
-                vars(self._adapted)["load_adapter"] = _LoadAdapter(self, self._adapted)
+                vars(self._adapted)["load_adapter"] = LoadAdapter(self, self._adapted)
 
     def stop_following(self) -> None:
         """Undo `follow_loading`."""
@@ -335,7 +331,7 @@ class RankedAdapter:
     def _hold_places(self) -> None:
         """Take the empty adapters out as soon as anything but an optimizer or a wrapper is made of the model."""
         if not self._places:
-            hook = _Hook(self, lambda *_: self.take_out_empty())
+            hook = Hook(self, lambda *_: self.take_out_empty())
             self._places = [
                 self.root.register_forward_pre_hook(hook),
                 self.root.register_state_dict_pre_hook(hook),  # type: ignore[no-untyped-call]
@@ -347,65 +343,6 @@ class RankedAdapter:
     def _put_into_tree(self, matrix: LoraMatrix, module: nn.Module) -> None:
         parent, _, child = matrix.name.rpartition(".")
         setattr(self.root.get_submodule(parent), child, module)
-
-
-class _Hook:
-    """A method of an adapter that its model calls; a copied or saved model comes without."""
-
-    def __init__(self, adapter: RankedAdapter, call: Callable[..., None]) -> None:
-        self.adapter, self.call = adapter, call
-
-    def __call__(self, *arguments: Any) -> None:
-        self.call(*arguments)
-
-    def __reduce__(self) -> Any:
-        return _NoHook, ()
-
-
-class _NoHook:
-    def __call__(self, *_: Any) -> None:
-        pass
-
-
-class _LoadAdapter:
-    """The model's `load_adapter`, which also tells the adapter where the weights come from."""
-
-    def __init__(self, adapter: RankedAdapter, model: nn.Module) -> None:
-        self._adapter, self._model = adapter, model
-
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
-        folder = arguments[0] if arguments else options.get("model_id", options.get("peft_model_id"))
-        where = {key: options[key] for key in ("subfolder", "revision", "cache_dir", "token") if key in options}
-        try:
-            self._adapter.loading = PeftConfig.from_pretrained(str(folder), **where)
-        except (ValueError, OSError, TypeError):
-            self._adapter.loading = None  # PEFT says what is wrong there
-        try:
-            return type(self._model).load_adapter(self._model, *arguments, **options)  # type: ignore[attr-defined]
-        finally:
-            self._adapter.loading = None
-
-    def __reduce__(self) -> Any:
-        return getattr, (self._model, "load_adapter")  # the class's own, of the copy
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Delay Ctrl-C, and a SIGTERM that Python handles, to the end of this context."""
-    received: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
-    handlers: dict[signal.Signals, Callable[..., Any]] = {}
-    if threading.current_thread() is threading.main_thread():  # handlers run there alone
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if callable(handler := signal.getsignal(number)):
-                handlers[number] = handler
-                signal.signal(number, lambda *arguments, handler=handler: received.append((handler, arguments)))
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        for handler, arguments in received[:1]:
-            handler(*arguments)
 
 
 def _fill(state_dict: dict[str, Any], path: str, matrix: LoraMatrix) -> None:
@@ -431,65 +368,3 @@ def _generator(seed: str, name: str) -> torch.Generator:
     """New columns depend on the seed and the module's name alone, not on the order of modules or any global state."""
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-
-
-def resize_lora_layer(
-    layer: LoraLayer,
-    rank: int,
-    *,
-    model: nn.Module | None = None,
-    optimizer: torch.optim.Optimizer | None = None,
-    adapter_name: str = "default",
-    keep: Keep = "norm",
-    init_lora_weights: bool | str = True,
-    generator: torch.Generator | None = None,
-) -> None:
-    """Give a LoRA layer another rank, in place: its parameters stay the same objects.
-
-    Call it between an optimizer step and the next forward pass: the gradients of the factors are dropped.
-
-    Args:
-        layer: A LoRA layer of any kind that glora supports, with A of shape (r, d_in) and B of shape (d_out, r).
-        rank: The new rank, from 0 to min(d_in, d_out). 0 takes the adapter out of this layer, which then computes what the
-            base layer computes.
-        model: The model that the layer is in. Its PEFT configuration then follows, so that what `save_pretrained` writes can be
-            loaded. A layer alone does not know the configuration, and a warning says so.
-        optimizer: The optimizer that holds A and B. Their state for kept columns stays; see glora.lora.optimizer_state for the
-            state of new columns.
-        adapter_name: The adapter to resize; other adapters of the layer stay as they are.
-        keep: Columns that stay when the rank shrinks: "norm" the largest ‖A_i‖·‖B_i‖, "svd" the best approximation of
-            B·A, "first" the first ones.
-        init_lora_weights: Initialization of new rows of A: "gaussian" as PEFT's option of that name, N(0, 1/rank²); anything
-            else as LoRA's default, uniform in ±1/√d_in. (An embedding's new columns of B are N(0, 1), as PEFT's.)
-        generator: A CPU generator for the new rows. Default: torch's global one.
-
-    Raises:
-        ValueError: the rank is out of range, `keep` is unknown, the layer does not carry the adapter or is of a kind that is
-            not supported, the optimizer's state cannot be carried over, or the layer is not in the model. The layer is then
-            as it was.
-    """
-    how: dict[str, Any] = dict(optimizer=optimizer, keep=keep, init_lora_weights=init_lora_weights, generator=generator)
-    if model is None:
-        matrix = LoraMatrix(type(layer.get_base_layer()).__name__, layer, adapter_name)
-        resized = matrix.resized(rank, **how)
-        with _uninterrupted():
-            resized.commit()
-            if rank == 0:
-                matrix.remove()
-        logger.warning(
-            "resize_lora_layer(layer, %d) leaves the model's LoraConfig at the old rank, so PEFT could not load what is saved; "
-            "give model=model as well",
-            rank,
-        )
-        return
-    following = RankedAdapter.following(model)
-    known = following is not None and following.name == adapter_name
-    adapter = following if following is not None and known else RankedAdapter(model, adapter_name)
-    found = next((matrix for matrix in adapter.matrices.values() if matrix.layer is layer), None)
-    if found is None:
-        raise ValueError(
-            f"this LoRA layer is not one of the model's {len(adapter.matrices)} with adapter {adapter_name!r}"
-        )
-    resized = found.resized(rank, **how)
-    with adapter.layout.resizing([]), _uninterrupted():
-        adapter.put_in_place([resized])

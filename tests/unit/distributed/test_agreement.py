@@ -52,22 +52,24 @@ def _group_of_two():
 
 @pytest.mark.usefixtures("_group_of_two")
 def test_settings() -> None:
+    adapter = RankedAdapter(get_peft_model(nn.Sequential(nn.Linear(4, 4)), LoraConfig(r=2, target_modules=["0"])))
     wrapper = DistributedDataParallel(nn.Linear(2, 2), init_sync=False)
-    Replicated(wrapper)
+    Replicated(wrapper, adapter)
     wrapper.mixed_precision = types.SimpleNamespace()
     with pytest.raises(ValueError, match=r"mixed_precision.*use torch.autocast"):
-        Replicated(wrapper)
+        Replicated(wrapper, adapter)
     wrapper.mixed_precision, wrapper._delay_all_reduce_params = None, [nn.Parameter(torch.zeros(1))]
     with pytest.raises(ValueError, match="delay_all_reduce_named_params"):
-        Replicated(wrapper)
+        Replicated(wrapper, adapter)
 
 
 @pytest.mark.usefixtures("_group_of_two")
 def test_a_wrapper_of_another_version_is_refused_before_training() -> None:
+    adapter = RankedAdapter(get_peft_model(nn.Sequential(nn.Linear(4, 4)), LoraConfig(r=2, target_modules=["0"])))
     wrapper = DistributedDataParallel(nn.Linear(2, 2), init_sync=False)
     del wrapper._comm_hooks
     with pytest.raises(ValueError, match=r"\(_comm_hooks is missing\); use another version"):
-        Replicated(wrapper)
+        Replicated(wrapper, adapter)
 
 
 @pytest.mark.usefixtures("_group_of_two")
