@@ -18,6 +18,7 @@ from docstring_parser import parse
 from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator, model_validator
 
 from glora.config import ConfigurationError, RankAllocationConfig
+from glora.experiments.publishing import DIGEST, published_name
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 DEFAULT_TASK = "stdlib-docs"
@@ -148,6 +149,10 @@ class RunConfig(BaseModel):
             raise ConfigurationError(faults)
         return allocation
 
+    @field_serializer("model", "task")
+    def _record_name(self, name: str) -> str:
+        return published_name(name)
+
     @field_serializer("allocation")
     def _record_allocation(self, allocation: RankAllocationConfig) -> dict[str, Any]:
         return {name: getattr(allocation, name) for name in SETTINGS if name in ALLOCATION_SETTINGS}
@@ -193,7 +198,7 @@ class RunConfig(BaseModel):
         settings = {name: value for name, value in self.recorded_settings().items() if value != defaults.get(name)}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
         end = f"--r{self.rank}--seed{self.seed}--{digest}"
-        names = (name.rsplit("/", 1)[-1] for name in (self.task, self.model, self.method))
+        names = (DIGEST.sub("", settings[name]).rsplit("/", 1)[-1] for name in ("task", "model", "method"))
         slug = "--".join("".join(c if c.isalnum() or c in ".-" else "-" for c in name) for name in names)
         return slug.encode()[: MAX_KEY_BYTES - len(end)].decode(errors="ignore") + end
 

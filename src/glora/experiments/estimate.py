@@ -15,8 +15,9 @@ from statistics import fmean
 from glora.experiments.config import RunConfig
 from glora.experiments.experiment import ResolvedExperiment
 from glora.experiments.methods.base import Schedule
+from glora.experiments.publishing import published_name
 from glora.experiments.records.schema import RunRecord
-from glora.experiments.records.store import read_records
+from glora.experiments.records.store import finished_records
 
 SAME_EXAMPLES = ("task", "train_limit")
 SAME_STEP = ("task", "model", "rank", "target_modules", "batch_size", "max_length", "precision")
@@ -63,13 +64,13 @@ def estimate(experiment: ResolvedExperiment, output: Path) -> Estimate:
     Raises:
         RecordError: a record in the folder cannot be read.
     """
-    finished = [record for record in read_records(output) if record.status == "finished"]
-    keys = {record.key for record in finished}
+    by_key = finished_records(output)
+    finished = list(by_key.values())
     runs = []
     for config in experiment.configs:
         steps = _expected_steps(config, finished)
         seconds = None if steps is None else _expected_seconds(config, steps, finished)
-        runs.append(ExpectedRun(config, config.key in keys, steps, seconds))
+        runs.append(ExpectedRun(config, config.key in by_key, steps, seconds))
     return Estimate(tuple(runs))
 
 
@@ -92,4 +93,9 @@ def _scaled_seconds(record: RunRecord, steps: int) -> float:
 
 
 def _alike(one: RunConfig, other: RunConfig, settings: Sequence[str]) -> bool:
-    return all(one.setting(name) == other.setting(name) for name in settings)
+    return all(_recorded(one, name) == _recorded(other, name) for name in settings)
+
+
+def _recorded(config: RunConfig, setting: str) -> object:
+    value = config.setting(setting)
+    return published_name(value) if isinstance(value, str) else value

@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from glora.experiments.publishing import DIGEST, is_local
+
 PERCENT_METRICS = ("accuracy", "f1", "precision", "recall", "exact_match")
 CORRELATIONS = ("matthews", "pearson", "spearman", "correlation")
 NAMES = {
@@ -98,9 +100,9 @@ def numbered(labels: Sequence[str]) -> list[str]:
 
 
 def _last_parts(name: str, count: int) -> str:
-    """Return the last parts of a local path; other names whole."""
-    if not (name.startswith(("/", ".", "~")) or "\\" in name or name.count("/") > 1):
-        return name
+    """Return the last parts of a local path; other names whole, the digest of a recorded path as a second part."""
+    if not is_local(name):
+        return DIGEST.sub("", name) if count == 1 else name
     return "/".join(name.replace("\\", "/").rstrip("/").split("/")[-count:])
 
 

@@ -26,8 +26,10 @@ from glora.experiments.methods.registry import find_method
 from glora.experiments.models.model_fit import comes_from_hub, length_faults, unsupported_settings
 from glora.experiments.models.registry import resolve_model
 from glora.experiments.models.skeleton import build_skeleton, largest_ranks
+from glora.experiments.models.weights import FileDigests, weights_fingerprint
+from glora.experiments.publishing import published_name
 from glora.experiments.records.schema import RunRecord
-from glora.experiments.records.store import finished_records
+from glora.experiments.records.store import finished_records, same_settings
 from glora.experiments.training.reporting import reporters
 from glora.experiments.training.task_kinds import find_kind
 from glora.experiments.training.training_arguments import unsupported_scheduler
@@ -79,9 +81,14 @@ class Plan:
 
 
 class TaskLoader:
-    """Load each task once for all plans that train on the same data."""
+    """Load each task once for all plans that train on the same data.
+
+    Attributes:
+        digests: of the files of models, which are read once, too.
+    """
 
     def __init__(self) -> None:
+        self.digests = FileDigests()
         self._loaded: dict[tuple[object, ...], TaskData] = {}
 
     def __call__(self, config: RunConfig) -> TaskData:
@@ -145,10 +152,11 @@ def plan_comparison(
             unfit += collect(functools.partial(_matrix_faults, bases[method.name], task_kind, [method]), unfit) or []
         _raise_if_any(unfit)
 
-    task = (load or TaskLoader())(base)
+    load = load or TaskLoader()
+    task = load(base)
     schedules = {name: Schedule.of(len(task.train), c.batch_size, c.epochs) for name, c in bases.items()}
     _raise_if_any(f"{m.name}: {fault}" for m in chosen for fault in m.schedule_faults(bases[m.name], schedules[m.name]))
-    _raise_if_any(_other_data([done[c.key] for c in configs if c.key in done], task.fingerprint, output))
+    _raise_if_any(_other_sources(list(done.values()), base, task, load.digests, output))
     runs = tuple(PlannedRun(config, schedules[config.method], finished=config.key in done) for config in configs)
     return Plan(runs=runs, task=task, output=output)
 
@@ -235,10 +243,10 @@ def _finished(output: Path, configs: Sequence[RunConfig]) -> dict[str, RunRecord
         InvalidComparisonError: a record has the key of another configuration.
     """
     done = finished_records(output)
-    asked = {config.key: config.recorded_settings() for config in configs if config.key in done}
-    odd = [key for key, settings in asked.items() if done[key].config.recorded_settings() != settings]
+    asked = {config.key: config for config in configs}
+    odd = [r.key for r in done.values() if r.key in asked and not same_settings(r.config, asked[r.key])]
     _raise_if_any(f"{key}: this record is of a run with other settings; move its file away" for key in odd)
-    return done
+    return {record.config.key: record for record in done.values()}
 
 
 def _matrix_faults(config: RunConfig, kind: Kind, methods: Sequence[Method]) -> list[str]:
@@ -258,17 +266,33 @@ def _matrix_faults(config: RunConfig, kind: Kind, methods: Sequence[Method]) -> 
     return [f"{method.name}: {fault}" for method in able for fault in method.matrix_faults(config, limits)]
 
 
-def _other_data(records: Sequence[RunRecord], fingerprint: str, output: Path) -> list[str]:
-    """Finished runs with the planned settings but on other data: a key says neither where the data is nor that it changed."""
-    recorded = [(record.key, record.provenance.data_fingerprint) for record in records]
-    odd = [(key, found) for key, found in recorded if found not in (None, fingerprint)]
-    if not odd:
-        return []
-    key, found = odd[0]
-    return [
-        f"output={str(output)!r} has {pluralize(len(odd), 'finished run')} with these settings on other data (fingerprint "
-        f"{str(found)[:8]} in {key}, now {fingerprint[:8]}); choose another folder, or move those records away"
+def _other_sources(
+    records: Sequence[RunRecord], base: RunConfig, task: TaskData, digests: FileDigests, output: Path
+) -> list[str]:
+    """Finished runs of another model or on other data that have the same name: it changed, or another has its name."""
+    named = {name: published_name(base.setting(name)) for name in ("model", "task")}
+    same_model = [r for r in records if published_name(r.config.model) == named["model"]]
+    on_task = [r for r in records if published_name(r.config.task) == named["task"]]
+    limits = ("train_limit", "eval_limit", "held_out")
+    same_data = [r for r in on_task if all(r.config.setting(name) == base.setting(name) for name in limits)]
+    models = {r.key: found for r in same_model if (found := r.provenance.model_fingerprint)}
+    data = {r.key: found for r in same_data if (found := r.provenance.data_fingerprint)}
+    faults: list[str] = []
+    fingerprint = collect(lambda: weights_fingerprint(base.model, digests), faults) if models else None
+    return faults + [
+        f"output={str(output)!r} has {pluralize(len(odd), 'finished run')} {what} {base.setting(name)!r} (fingerprint "
+        f"{_short(next(iter(odd.values())))} in {next(iter(odd))}, now {_short(now)}); choose another folder, or move those "
+        "records away"
+        for name, what, found, now in (
+            ("model", "of another model", models, fingerprint),
+            ("task", "on other data", data, task.fingerprint),
+        )
+        if now and (odd := {key: each for key, each in found.items() if each != now})
     ]
+
+
+def _short(fingerprint: str) -> str:
+    return fingerprint.rpartition(":")[2][:8]
 
 
 def _folder_faults(output: Path) -> list[str]:

@@ -39,8 +39,13 @@ def test_where_the_data_lie_is_not_part_of_the_run() -> None:
     assert find_method("lora").normalise(here, seed=1).data_dir == "some/folder"
 
 
-def test_a_local_model_folder_is_named_by_its_last_part() -> None:
-    assert RunConfig(model="some/folder/tiny").key.startswith("stdlib-docs--tiny--glora--r8--seed0--")
+def test_a_local_model_is_recorded_by_its_last_part_and_a_digest() -> None:
+    config = RunConfig(model="/home/me/folder/tiny", task=r"C:\Users\me\train.csv:text:label")
+    assert config.key.startswith("train.csv-text-label--tiny--glora--r8--seed0--")
+    record = config.model_dump_json()
+    assert not any(part in record for part in ("/home", "folder", "Users"))
+    assert RunConfig.model_validate_json(record).key == config.key, "a record is found again"
+    assert config.key != config.with_settings({"model": "/home/me/other/tiny"}).key
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_earlier_runs_tell_steps_and_time_wherever_the_data_lie(tmp_path: Path, 
 
 def test_a_failed_run_is_to_be_made_again_and_is_no_measure(tmp_path: Path) -> None:
     config = experiment(tmp_path).configs[0]
-    record = earlier(tmp_path, config, steps=360, training=90, whole=90, examples=EXAMPLES)
+    record = earlier(tmp_path / "other", config, steps=360, training=90, whole=90, examples=EXAMPLES)
     write_record(tmp_path, record.model_copy(update={"status": "failed", "error": "ValueError: broken"}))
     found = estimate(experiment(tmp_path), tmp_path)
     assert len(found.to_make) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,10 @@ import pytest
 
 from glora.experiments.config import RunConfig
 from glora.experiments.data.task import TaskData
+from glora.experiments.models.weights import weights_fingerprint
 from glora.experiments.plan import InvalidComparisonError, Plan, plan_comparison
 from glora.experiments.records import store as record_keeping
+from glora.experiments.records.interrupts import hold_interrupts
 from glora.experiments.records.provenance import collect_provenance
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.records.store import NotWrittenError, RecordKeptElsewhereError, read_records, write_record
@@ -288,7 +291,46 @@ def test_runs_on_other_data_are_not_taken_for_finished(plan, glue_folder: Path, 
     assert "choose another folder" in fault
     moved = shutil.copytree(glue_folder, tmp_path / "moved")
     assert plan(methods=("lora", "glora"), seeds=(0,), settings={"data_dir": str(moved)}).to_make == ()
-    assert len(plan(methods=("lora",), seeds=(1,), settings={"data_dir": str(other)}).to_make) == 1
+    (fault,) = faults(plan, methods=("lora",), seeds=(1,), settings={"data_dir": str(other)})
+    assert "2 finished runs on other data 'rte'" in fault, "one mean is not taken over two data sets"
+    assert len(plan(methods=("lora",), seeds=(1,), settings={"train_limit": 32, "data_dir": str(other)}).to_make) == 1
+
+
+def test_runs_of_another_model_are_not_taken_for_finished(plan, tiny_deberta: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(tiny_deberta, tmp_path / "model")
+    arguments: dict[str, Any] = {"methods": ("lora",), "settings": {"model": str(model)}}
+
+    def of_its_model(config: RunConfig, task: TaskData, *, progress: RunProgress) -> RunRecord:
+        here = collect_provenance().model_copy(update={"model_fingerprint": weights_fingerprint(config.model)})
+        return finished(config).model_copy(update={"provenance": here})
+
+    make_runs([plan(seeds=(0,), **arguments)], RunProgress(), make_run=of_its_model)
+    make_runs([plan(seeds=(2,), **arguments)], RunProgress(), make_run=FakeRuns())
+    assert plan(seeds=(0, 2), **arguments).to_make == (), "a record from before this field is one of the same model"
+    weights = model / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    for seed in (0, 1):
+        (fault,) = faults(plan, seeds=(seed,), **arguments)
+        now = str(weights_fingerprint(str(model))).removeprefix("sha256:")[:8]
+        assert f"1 finished run of another model {str(model)!r}" in fault
+        assert f"now {now}); choose another folder" in fault
+    other = shutil.copytree(model, tmp_path / "other" / "model")
+    assert len(plan(seeds=(0,), methods=("lora",), settings={"model": str(other)}).to_make) == 1
+
+
+def test_a_run_that_is_finished_since_the_plan_is_not_made_again(plan, tmp_path: Path) -> None:
+    planned = plan(methods=("lora",), seeds=(0, 1))
+    earlier = finished(planned.runs[1].config)
+    made = FakeRuns()
+
+    def make_run(config: RunConfig, _task: object = None, *, progress: RunProgress) -> RunRecord:
+        write_record(tmp_path / "out", earlier)
+        return made(config, progress=progress)
+
+    assert make_runs([planned], RunProgress(), make_run=make_run)[1].key == earlier.key
+    assert [config.seed for config in made.made] == [0]
 
 
 def without_model(config: RunConfig, _task: object = None, *, progress: RunProgress) -> RunRecord:
@@ -359,20 +401,14 @@ def test_ctrl_c_keeps_what_was_finished(plan, tmp_path: Path) -> None:
     assert len(plan(**arguments).to_make) == 3
 
 
-def test_ctrl_c_while_a_record_is_written_does_not_lose_the_run(
-    plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = []
+def test_ctrl_c_after_the_last_evaluation_does_not_lose_the_run(plan, tmp_path: Path) -> None:
+    def make_run(config: RunConfig, _task: object = None, *, progress: RunProgress) -> RunRecord:
+        hold_interrupts()
+        signal.raise_signal(signal.SIGINT)
+        return finished(config)
 
-    def interrupted_once(directory: Path, record: RunRecord) -> Path:
-        calls.append(record.key)
-        if len(calls) == 1:
-            raise KeyboardInterrupt
-        return write_record(directory, record)
-
-    monkeypatch.setattr(record_keeping, "write_record", interrupted_once)
     with pytest.raises(KeyboardInterrupt):
-        make_runs([plan(methods=("lora",), seeds=(0, 1))], RunProgress(), make_run=FakeRuns())
+        make_runs([plan(methods=("lora",), seeds=(0, 1))], RunProgress(), make_run=make_run)
     assert len(read_records(tmp_path / "out")) == 1
 
 

@@ -46,6 +46,7 @@ def _of_process(_process: int) -> Provenance:
         machine=_machine(),
         process_started_at=_PROCESS_STARTED_AT,
         data_fingerprint=None,
+        model_fingerprint=None,
     )
 
 

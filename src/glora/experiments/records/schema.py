@@ -100,6 +100,11 @@ class Provenance(_Part):
     data_fingerprint: str | None = Field(
         None, description="Hash of the examples used, in order: equal fingerprints mean equal data."
     )
+    model_fingerprint: str | None = Field(
+        None,
+        description='The model before training: "sha256:..." over the files of a folder, "commit:..." of the hub. None in '
+        "records from before this field.",
+    )
 
 
 class RunRecord(_Part):

@@ -9,12 +9,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
+import re
 import shutil
 import tempfile
+import zlib
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
 from pydantic import ValidationError
 
+from glora.experiments.config import RunConfig
+from glora.experiments.records.interrupts import hold_interrupts, record_before_interrupts
 from glora.experiments.records.schema import SCHEMA_VERSION, RunRecord
 
 RUNS_FOLDER = "runs"
@@ -47,6 +53,18 @@ class RecordKeptElsewhereError(NotWrittenError):
         self.unwritten = None if kept else record.model_dump_json()
 
 
+def process_tag() -> str:
+    """Return what marks the temporary files of this process: its machine (a checksum) and its number."""
+    return f"{zlib.crc32(platform.node().encode()):08x}-{os.getpid()}"
+
+
+def is_left_over(path: Path) -> bool:
+    """Return whether a temporary file or folder belongs to a process of this machine that no longer runs."""
+    machine, _, _ = process_tag().partition("-")
+    tag = re.search(rf"\b{machine}-(\d+)\b", path.name)
+    return tag is not None and not psutil.pid_exists(int(tag[1]))
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file, and its folder if it is missing; a symbolic link in its place is replaced, not followed.
 
@@ -55,7 +73,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
     Raises:
         NotWrittenError: the file system refuses; the old file is unchanged.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{process_tag()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.unlink(missing_ok=True)
@@ -85,10 +103,16 @@ def write_whole(path: Path, content: str | bytes) -> None:
 def write_record(directory: str | os.PathLike[str], record: RunRecord) -> Path:
     """Write a record to `<directory>/runs/<key>.json`, whole or not at all, and return the path.
 
+    A failed run does not replace a finished one.
+
     Raises:
         NotWrittenError: the file system refuses; an older record of the same key is unchanged.
     """
-    path = Path(directory) / RUNS_FOLDER / f"{record.key}.json"
+    path = _path(directory, record.key)
+    if record.status == "failed":
+        with contextlib.suppress(OSError, RecordError):
+            if read_record(path).status == "finished":
+                return path
     write_whole(path, record.model_dump_json(indent=1) + "\n")
     return path
 
@@ -97,23 +121,21 @@ def keep_record(directory: str | os.PathLike[str], record: RunRecord) -> Path:
     """Write a record into an experiment's folder; if that fails, keep it in another one. Return the path.
 
     The other folder is a new one in the system's temporary folder, often on another file system, or in the home folder. A
-    Ctrl-C during the writing takes effect after it.
+    Ctrl-C or SIGTERM during the writing takes effect after it.
 
     Raises:
         RecordKeptElsewhereError: the file system refuses, for example because the disk is full.
     """
-    try:
-        return _write_or_keep(directory, record)
-    except KeyboardInterrupt:
-        _write_or_keep(directory, record)
-        raise
+    with record_before_interrupts():
+        hold_interrupts()
+        try:
+            return write_record(directory, record)
+        except NotWrittenError as error:
+            raise RecordKeptElsewhereError(error, record, _kept_elsewhere(record)) from error
 
 
-def _write_or_keep(directory: str | os.PathLike[str], record: RunRecord) -> Path:
-    try:
-        return write_record(directory, record)
-    except NotWrittenError as error:
-        raise RecordKeptElsewhereError(error, record, _kept_elsewhere(record)) from error
+def _path(directory: str | os.PathLike[str], key: str) -> Path:
+    return Path(directory) / RUNS_FOLDER / f"{key}.json"
 
 
 def _kept_elsewhere(record: RunRecord) -> Path | None:
@@ -173,9 +195,29 @@ def read_records(directory: str | os.PathLike[str]) -> list[RunRecord]:
 
 
 def finished_records(directory: str | os.PathLike[str]) -> dict[str, RunRecord]:
-    """Return the records of the finished runs of a folder, by key; these runs are skipped.
+    """Return the records of the finished runs of a folder, by the keys of their configurations; these runs are skipped.
+
+    The records keep the keys of their files, which another version may have given to the same configuration.
 
     Raises:
         RecordError: at the first record that cannot be read.
     """
-    return {record.key: record for record in read_records(directory) if record.status == "finished"}
+    return {record.config.key: record for record in read_records(directory) if record.status == "finished"}
+
+
+def finished_record(directory: str | os.PathLike[str], config: RunConfig) -> RunRecord | None:
+    """Return the record of one run if it is finished by now, else None.
+
+    Raises:
+        RecordError: the record cannot be read.
+    """
+    try:
+        record = read_record(_path(directory, config.key))
+    except FileNotFoundError:
+        return None
+    return record if record.status == "finished" and same_settings(record.config, config) else None
+
+
+def same_settings(one: RunConfig, other: RunConfig) -> bool:
+    """Return whether two runs have all settings in common that can change a result."""
+    return one.recorded_settings() == other.recorded_settings()

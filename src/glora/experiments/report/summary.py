@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from glora.experiments.config import ALLOCATION_SETTINGS, SETTINGS, RunConfig
 from glora.experiments.number_format import distinct_names, numbered
+from glora.experiments.publishing import published_name
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.report.statistics import (
     Estimate,
@@ -117,9 +118,11 @@ def summarise(records: Sequence[RunRecord]) -> list[GroupSummary]:
     """
     groups: dict[tuple[str, str, int], list[RunRecord]] = {}
     for record in records:
-        groups.setdefault((record.config.task, record.config.model, record.config.rank), []).append(record)
-    tasks, models = distinct_names(name[0] for name in groups), distinct_names(name[1] for name in groups)
-    headings = numbered([f"{tasks[task]} · {models[model]} · rank {rank}" for task, model, rank in sorted(groups)])
+        config = record.config
+        groups.setdefault((published_name(config.task), published_name(config.model), config.rank), []).append(record)
+    configs = [groups[name][0].config for name in sorted(groups)]  # older records have whole paths
+    tasks, models = distinct_names(c.task for c in configs), distinct_names(c.model for c in configs)
+    headings = numbered([f"{tasks[c.task]} · {models[c.model]} · rank {c.rank}" for c in configs])
     return [_summarise_group(groups[name], heading) for name, heading in zip(sorted(groups), headings)]
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from glora.experiments.data.task import higher_is_better
 from glora.experiments.number_format import metric_header, settings_text
+from glora.experiments.publishing import published_name
 from glora.experiments.report import cells
 from glora.experiments.report.cells import Cell, Quantity, ReportTable, Tone, Unit, Verdict
 from glora.experiments.report.claims import Finding, findings
@@ -166,7 +167,11 @@ def cost_table(group: GroupSummary) -> ReportTable:
 
 def tuning_table(record: SearchRecord, task: str, model: str) -> ReportTable | None:
     """Return how the methods of a model and data set were tuned; None if the search was not about it."""
-    methods = [method for method in record.methods if (method.task, method.model) == (task, model)]
+    methods = [
+        method
+        for method in record.methods
+        if (published_name(method.task), published_name(method.model)) == (task, model)
+    ]
     if not methods:
         return None
     examples, metric = methods[0].examples, metric_header(methods[0].metric)

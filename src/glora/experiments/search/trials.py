@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from glora.experiments.config import RunConfig
 from glora.experiments.number_format import settings_text
 from glora.experiments.plan import Plan, TaskLoader, plan_comparison
+from glora.experiments.publishing import published_name
 from glora.experiments.records.schema import EpochMetrics, RunRecord
 from glora.experiments.search.plan import MethodSearch, SearchPlan, how_chosen
 from glora.experiments.search.record import (
@@ -157,8 +158,8 @@ def search_record(plan: SearchPlan, outcomes: Sequence[StudyOutcome]) -> SearchR
     """Return the record of a search; without outcomes, of one that begins."""
     methods = [
         TunedMethod(
-            task=outcome.search.base.task,
-            model=outcome.search.base.model,
+            task=published_name(outcome.search.base.task),
+            model=published_name(outcome.search.base.model),
             rank=outcome.search.base.rank,
             method=outcome.search.method.name,
             searched=outcome.search.space,

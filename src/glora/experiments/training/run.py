@@ -19,9 +19,13 @@ from glora.experiments.methods.base import MethodContext, Schedule
 from glora.experiments.methods.registry import find_method
 from glora.experiments.models.skeleton import build_skeleton
 from glora.experiments.models.tokenization import TokenizedTask
+from glora.experiments.models.weights import FileDigests, weights_fingerprint
 from glora.experiments.records.failures import describe_failure
+from glora.experiments.records.interrupts import hold_interrupts
+from glora.experiments.records.output_folder import SCRATCH
 from glora.experiments.records.provenance import collect_provenance, utc_now
 from glora.experiments.records.schema import RunRecord
+from glora.experiments.records.store import process_tag
 from glora.experiments.training.measurement import PeakMemory
 from glora.experiments.training.progress import RunProgress, RunStopped
 from glora.experiments.training.reporting import LOGS_FOLDER, report_folder
@@ -30,10 +34,11 @@ from glora.experiments.training.timed_trainer import AdaptedModelLog, RunRecorde
 from glora.experiments.training.training_arguments import training_batches
 
 
-class TokenCache:
-    """The tokens of the last task: consecutive runs of one model and task share them."""
+class RunCache:
+    """What consecutive runs share: the digests of the model's files, and the tokens of the last model and task."""
 
     def __init__(self) -> None:
+        self.digests = FileDigests()
         self._key: tuple[object, ...] | None = None
         self._tokens: TokenizedTask | None = None
 
@@ -53,8 +58,8 @@ def run(
     task: TaskData,
     *,
     progress: RunProgress | None = None,
-    logs: Path | None = None,
-    tokens: TokenCache | None = None,
+    output: Path | None = None,
+    cache: RunCache | None = None,
 ) -> RunRecord:
     """Make one run.
 
@@ -65,9 +70,9 @@ def run(
         config: the run's settings.
         task: its loaded task.
         progress: is told how far the run is.
-        logs: folder for the reports of a run with `report_to`, each in a folder named by its key; by default `logs` in the
-            working folder.
-        tokens: keeps the task's tokens for the next run.
+        output: folder for temporary files, and for the reports of a run with `report_to`, in `logs` and a folder named by its
+            key; by default the working folder, and the system's folder for temporary files.
+        cache: keeps for the next run what it needs again.
 
     Returns:
         The run's record, not yet written.
@@ -76,21 +81,22 @@ def run(
         RunStopped: `progress` has ended the run.
     """
     progress = progress or RunProgress()
+    cache = cache or RunCache()
     started_at = utc_now()
-    measured: dict[str, Any] = {}
+    measured: dict[str, Any] = {"provenance": collect_provenance(data_fingerprint=task.fingerprint)}
     outcome: dict[str, Any] = {"status": "finished"}
 
     def record() -> RunRecord:
-        provenance = collect_provenance(data_fingerprint=task.fingerprint)
         times: dict[str, Any] = {"started_at": started_at, "finished_at": utc_now()}
-        return RunRecord(config=config, key=config.key, provenance=provenance, **times, **outcome, **measured)
+        return RunRecord(config=config, key=config.key, **times, **outcome, **measured)
 
     try:
-        _train(config, task, progress, measured, logs or Path(LOGS_FOLDER), tokens or TokenCache())
+        _train(config, task, progress, measured, output, cache)
         made = record()
     except RunStopped:
         raise
     except Exception as error:
+        hold_interrupts()
         outcome = {"status": "failed", **describe_failure(error)}
         made = record()
     progress.run_ends(made)
@@ -98,8 +104,8 @@ def run(
 
 
 def runs_of(output: Path) -> Callable[..., RunRecord]:
-    """Return `run` for the runs of one experiment: they share their tokens, and log into the experiment's folder."""
-    return functools.partial(run, logs=output / LOGS_FOLDER, tokens=TokenCache())
+    """Return `run` for the runs of one experiment, which share a cache and a folder."""
+    return functools.partial(run, output=output, cache=RunCache())
 
 
 def count_target_matrices(config: RunConfig, task: TaskData) -> int:
@@ -113,7 +119,12 @@ def count_target_matrices(config: RunConfig, task: TaskData) -> int:
 
 
 def _train(
-    config: RunConfig, task: TaskData, progress: RunProgress, measured: dict[str, Any], logs: Path, cache: TokenCache
+    config: RunConfig,
+    task: TaskData,
+    progress: RunProgress,
+    measured: dict[str, Any],
+    output: Path | None,
+    cache: RunCache,
 ) -> None:
     """Train, and fill in the fields of the record as they become known: a failed run keeps what it measured."""
     schedule = Schedule.of(len(task.train), config.batch_size, config.epochs)
@@ -122,6 +133,8 @@ def _train(
 
     kind = find_kind(task.kind)
     model, tokenizer = kind.load_model(config, task)
+    fingerprint = weights_fingerprint(config.model, cache.digests)  # of the hub: its cache holds the model now
+    measured["provenance"] = measured["provenance"].model_copy(update={"model_fingerprint": fingerprint})
     tokens = cache.tokenized(config, task, model, tokenizer)
     memory = PeakMemory()
     set_seed(config.seed)  # the adapters' initialization, the same for methods with the same factors
@@ -148,8 +161,11 @@ def _train(
         "adapter_parameters_before": adapted.adapter_parameters(),
     }
     recorder = RunRecorder(adapted, next(iter(task.evaluation)), progress)
+    if output:
+        output.mkdir(parents=True, exist_ok=True)
+    scratch_folder = tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{process_tag()}-", dir=output)
     try:
-        with tempfile.TemporaryDirectory(prefix="glora-") as scratch, report_folder(config, logs) as reported:
+        with scratch_folder as scratch, report_folder(config, (output or Path()) / LOGS_FOLDER) as reported:
             trainer = kind.trainer(config, adapted, tokens, tokenizer, task, recorder, reported or Path(scratch))
             trainer.remove_callback(PrinterCallback)
             if reported:

@@ -12,6 +12,7 @@ import torch
 from transformers import Trainer, TrainerCallback
 
 from glora.experiments.methods.adapted_model import AdaptedModel
+from glora.experiments.records.interrupts import hold_interrupts
 from glora.experiments.records.schema import EpochMetrics, NormSample, WrittenAnswer
 from glora.experiments.training.measurement import TrainingClock
 from glora.experiments.training.metrics import DivergedError
@@ -158,6 +159,8 @@ class Timed(Trainer):
                 return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
             self._recorder.evaluation_begins(eval_dataset, self.evaluation_batches(eval_dataset))
             metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+            if self.state.global_step >= self.state.max_steps and eval_dataset == list(self.eval_dataset)[-1]:
+                hold_interrupts()  # nothing is left to do but to write the record
             values = {name.removeprefix(f"{metric_key_prefix}_"): value for name, value in metrics.items()}
             self._recorder.evaluation_ends(
                 eval_dataset,

@@ -20,13 +20,14 @@ from glora.experiments.records.schema import RunRecord
 from glora.experiments.records.store import (
     NotWrittenError,
     RecordKeptElsewhereError,
+    finished_record,
     finished_records,
     keep_record,
     read_record,
     read_records,
     write_record,
 )
-from unit.experiments.synthetic_records import finished_run
+from unit.experiments.synthetic_records import failed_run, finished_run
 
 
 @pytest.mark.parametrize(("module", "name"), [(store, "open"), (store.os, "fsync"), (store.os, "replace")])
@@ -140,18 +141,40 @@ def test_a_record_that_can_be_kept_nowhere_is_printed(
 
 
 def test_ctrl_c_while_a_record_is_written_comes_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    record, calls = finished_run(), []
+    record, replace = finished_run(), os.replace
 
-    def interrupted_once(*arguments: Any) -> Path:
-        calls.append(arguments)
-        if len(calls) == 1:
-            raise KeyboardInterrupt
-        return write_record(*arguments)
+    def interrupted(*paths: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        replace(*paths)
 
-    monkeypatch.setattr(store, "write_record", interrupted_once)
+    monkeypatch.setattr(store.os, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
         keep_record(tmp_path, record)
     assert read_records(tmp_path) == [record]
+
+
+def test_a_failed_run_does_not_replace_a_finished_one(tmp_path: Path) -> None:
+    failed, finished = failed_run(), finished_run()
+    path = write_record(tmp_path, failed)
+    write_record(tmp_path, finished)
+    assert keep_record(tmp_path, failed) == path
+    assert read_records(tmp_path) == [finished]
+
+
+def test_a_record_is_found_by_its_configuration(tmp_path: Path) -> None:
+    record = finished_run(method="lora")
+    older = record.model_copy(update={"key": "rte--named-by-an-older-version"})
+    write_record(tmp_path, older)
+    assert finished_records(tmp_path) == {record.key: older}
+    other = record.config.with_settings({"learning_rate": 1.0})
+    write_record(tmp_path, record.model_copy(update={"key": other.key}))
+    assert finished_record(tmp_path, other) is None, "another configuration has its name"
+
+
+def test_the_temporary_file_of_the_longest_key_has_a_name_that_file_systems_take(tmp_path: Path) -> None:
+    record = finished_run(model="モ" * 300, task="x" * 300, method="lora")
+    assert len(f".{write_record(tmp_path, record).name}.{'f' * 8}-{2**22}.tmp".encode()) <= 255
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.report.caveats import caveats
 from glora.experiments.report.cells import cell_text
+from glora.experiments.report.content import report_content
 from glora.experiments.report.summary import GroupSummary, summarise
 from glora.experiments.report.tables import budget_table, cost_table
 from unit.experiments.synthetic_records import MACHINE, failed_run, finished_run, study
@@ -260,3 +261,15 @@ def test_learning_rates_that_do_not_suit_a_method_are_pointed_out() -> None:
     assert "adalora was trained with a learning rate of 0.0002; usual for it are 0.0005 to 0.0022" in line
     assert "full was trained" in told("full", 2e-4)[0]
     assert told("adalora", 1e-3) == told("full", 2e-5) == told("glora", 5e-2) == []
+
+
+def test_models_and_data_whose_names_look_alike_are_told_apart() -> None:
+    names = ("/a/train.csv", "/b/train.csv", "数据.csv", "文件.csv")
+    records = [finished_run(task=name, model="/m/final", method="lora", shapes=SHAPES) for name in names]
+    records += [finished_run(task="rte", model=f"/{folder}/final", shapes=SHAPES) for folder in ("m", "n")]
+    records += [finished_run(task="sst2", model="/m/final", shapes=SHAPES)]
+    content = report_content(summarise(records))
+    assert len({section.heading for section in content.sections}) == len(names) + 3
+    assert "sst2 · final · rank 8" in {section.heading for section in content.sections}
+    pictures = [chart.name for section in content.sections for chart in section.charts]
+    assert len(set(pictures)) == len(pictures)
