@@ -123,7 +123,7 @@ def test_a_reported_run_is_the_same_run(tiny_deberta: Path, glue_folder: Path, t
     assert silent.key == reported.key
     plain = run(silent)
     assert plain.status == "finished", plain.traceback
-    record = run(reported, logs=tmp_path / "logs")
+    record = run(reported, output=tmp_path)
     assert record.status == "finished", record.traceback
     assert "report_to" not in record.model_dump_json()
     assert (record.final, record.ranks, record.norms) == (plain.final, plain.ranks, plain.norms)
@@ -155,7 +155,7 @@ def test_every_run_has_its_folder_and_its_w_and_b_run(
     for method in ("lora", "full"):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, "wandb", wandb)
-            record = run(config(tiny_deberta, glue_folder, method, report_to="tensorboard"), logs=tmp_path / "logs")
+            record = run(config(tiny_deberta, glue_folder, method, report_to="tensorboard"), output=tmp_path)
         assert record.status == "finished", record.traceback
         curves = curves_in(tmp_path / "logs" / record.key)
         assert steps(curves["train/loss"])[-1] == 8
