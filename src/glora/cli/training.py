@@ -61,7 +61,7 @@ def compare(
     Finished runs in the output folder are skipped: after Ctrl-C, or with more seeds, repeat the command.
     Given on several machines with one --storage, they share the runs.
     """
-    from glora.experiments.presets import find_preset
+    from glora.cli.presets import find_preset
 
     console = open_console()
     start = find_preset(preset) if preset else None

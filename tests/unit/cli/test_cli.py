@@ -15,12 +15,12 @@ import pytest
 
 import glora
 from glora import cli
+from glora.cli.presets import PRESETS
 from glora.experiments.config import SETTINGS, RunConfig
 from glora.experiments.data.registry import TASKS
 from glora.experiments.methods.registry import METHODS
 from glora.experiments.models.model_fit import WRITTEN_ANSWERS_ONLY
 from glora.experiments.models.registry import MODELS, ModelNotFoundError
-from glora.experiments.presets import PRESETS
 from glora.experiments.records.provenance import collect_provenance
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.records.store import read_records
