@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from glora.experiments.number_format import printable, short_name
 from glora.experiments.plan import Plan, PlannedRun
+from glora.experiments.records.interrupts import record_before_interrupts
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.records.store import finished_records, keep_record
 from glora.experiments.search.storage import SharedStorage, StorageError, open_storage
@@ -203,7 +204,7 @@ class _SharedPlan:
         here = finished_records(self.plan.output)
         self._here = {key: record.model_dump_json() for key, record in here.items()}
         for key in self._keys & here.keys() - self._finished():
-            self._add(here[key])
+            self._add(here[key].model_copy(update={"key": key}))
         for study in self.studies.values():
             retry_failed(study)
 
@@ -218,9 +219,10 @@ class _SharedPlan:
                 progress.left(gather())
                 if run.config.key in self._finished():
                     continue
-                record = make_run(run.config, self.plan.task, progress=progress)
-                keep_record(self.plan.output, record)
-                self._add(record)
+                with record_before_interrupts():
+                    record = make_run(run.config, self.plan.task, progress=progress)
+                    keep_record(self.plan.output, record)
+                    self._add(record)
                 trial.set_user_attr(PROGRESS, True)
                 errors += [str(record.error)] if record.status == "failed" else []
             if errors:
