@@ -167,11 +167,8 @@ def cost_table(group: GroupSummary) -> ReportTable:
 
 def tuning_table(record: SearchRecord, task: str, model: str) -> ReportTable | None:
     """Return how the methods of a model and data set were tuned; None if the search was not about it."""
-    methods = [
-        method
-        for method in record.methods
-        if (published_name(method.task), published_name(method.model)) == (task, model)
-    ]
+    wanted = published_name(task), published_name(model)
+    methods = [m for m in record.methods if (published_name(m.task), published_name(m.model)) == wanted]
     if not methods:
         return None
     examples, metric = methods[0].examples, metric_header(methods[0].metric)
