@@ -33,7 +33,7 @@ class Setting:
         layers: Layers of the encoder, six matrices each.
         rank: r of uniform LoRA; the budget is that of n·r ranks.
         budget: "rank" or "parameters", as in RankAllocationConfig.
-        steps: Optimiser steps.
+        steps: Optimizer steps.
         warmup: Share of the steps with uniform ranks.
         noise: Standard deviation of the noise on the teacher's states in the training data; they have 1 themselves.
         update: ‖U_k‖_F / ‖W_k‖_F of a square matrix; a feed-forward matrix gets the same ‖U_k‖_F.

@@ -91,7 +91,7 @@ class RankAllocationConfig:
                 "a number of steps (int ≥ 1), a share of all steps (float between 0 and 1) or None for one epoch",
             ),
             "beta": (isinstance(self.beta, int | float) and 0 <= self.beta < 1, "in [0, 1)"),
-            "signal": (self.signal in get_args(Signal), _one_of(Signal)),
+            "signal": (self.signal in get_args(Signal), _one_of(Signal, self.signal)),
             "exact_every": (_is_int(self.exact_every, 1), "an int ≥ 1"),
             "reallocate_every": (_is_int_or_none(self.reallocate_every), "an int ≥ 1, or None for one reallocation"),
             "max_reallocations": (
@@ -99,8 +99,8 @@ class RankAllocationConfig:
                 or (_is_int(self.max_reallocations, 1) and self.reallocate_every is not None),
                 "an int ≥ 1 together with reallocate_every, or None",
             ),
-            "budget": (self.budget in get_args(Budget), _one_of(Budget)),
-            "keep": (self.keep in get_args(Keep), _one_of(Keep)),
+            "budget": (self.budget in get_args(Budget), _one_of(Budget, self.budget)),
+            "keep": (self.keep in get_args(Keep), _one_of(Keep, self.keep)),
             "min_rank": (_is_bound(self.min_rank), "an int ≥ 0, or one for each module name"),
             "max_rank": (
                 self.max_rank is None or _is_bound(self.max_rank),
@@ -175,5 +175,5 @@ def _is_bound(value: object) -> bool:
     return _is_int(value, 0)
 
 
-def _one_of(values: Any) -> str:
-    return f"one of {', '.join(get_args(values))}"
+def _one_of(values: Any, given: object) -> str:
+    return f"one of {', '.join(get_args(values))}{did_you_mean(str(given), get_args(values))}"

@@ -148,7 +148,9 @@ def live_through(setup: Setup, folder: Path) -> Life:
     assert all(norm > 0 for norm in allocator.norms.values())
     trainable = {id(p) for p in model.parameters() if p.requires_grad}
     held = [id(p) for group in optimizer.param_groups for p in group["params"] if p.numel()]
-    assert sorted(held) == sorted(trainable), "the optimizer must hold what is trained, once, and else what is at rank 0"
+    assert sorted(held) == sorted(trainable), (
+        "the optimizer must hold what is trained, once, and else what is at rank 0"
+    )
 
     present = adapter.factors
     before = [factor.detach().clone() for factor in present]

@@ -145,7 +145,7 @@ def test_all_methods_in_one_command(tiny_deberta: Path, glue_folder: Path, tmp_p
     assert "full has no adapter" in report
 
 
-# those that have an optimiser, a look at the data, a layer or a model of their own
+# those that have an optimizer, a look at the data, a layer or a model of their own
 @pytest.mark.parametrize("method", ["dora", "eva", "lora_ga", "lora_plus", "adalora", "full"])
 def test_methods_learn_written_answers_too(tiny_writer: Path, sums_folder: Path, method: str) -> None:
     settings = {"model": str(tiny_writer), "task": "gsm8k", "data_dir": str(sums_folder), "train_limit": 32}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 from collections.abc import Sequence
 
@@ -40,6 +41,8 @@ def main() -> None:
             app(arguments)
     except KeyboardInterrupt as interrupt:
         sys.exit(exit_code(interrupt))
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has what it wants
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError, ImportError, CycloptsError) as error:
         if "--debug" in arguments:
             raise

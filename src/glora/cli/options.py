@@ -26,7 +26,7 @@ _GROUPS = {
 }
 _SHARING = Group("Many machines", sort_key=5)
 
-OTHER_NAMES = {"learning_rate": ("--lr",), "rank": ("--rank", "-r")}
+OTHER_NAMES = {"learning_rate": ("--lr", "--learning-rate"), "rank": ("--rank", "-r")}
 """Setting -> its options where they are not its own name."""
 
 REPEATED = {"method", "seed"}

@@ -25,7 +25,7 @@ MIN_STEPS = 2
 
 @dataclass(frozen=True)
 class AdaLoraSchedule:
-    """AdaLoRA's three phases in optimiser steps, under the names of `peft.AdaLoraConfig`."""
+    """AdaLoRA's three phases in optimizer steps, under the names of `peft.AdaLoraConfig`."""
 
     tinit: int
     tfinal: int

@@ -54,7 +54,7 @@ class AdaptedModel:
         return sum(rank * sum(self.module_shapes[name]) for name, rank in self.ranks().items())
 
     def make_optimizer(self, arguments: TrainingArguments) -> torch.optim.Optimizer | None:
-        """The method's own optimiser; None for the one that Trainer makes."""
+        """The method's own optimizer; None for the one that Trainer makes."""
         return None
 
     def averaged_norms(self) -> dict[str, float] | None:
@@ -63,12 +63,12 @@ class AdaptedModel:
 
     @property
     def warmup_steps(self) -> int:
-        """Optimiser steps over which norms are averaged; 0 for a method that averages none."""
+        """Optimizer steps over which norms are averaged; 0 for a method that averages none."""
         return 0
 
     @property
     def reallocated_at(self) -> int | None:
-        """Optimiser steps made when the ranks took their final values; None if they never changed."""
+        """Optimizer steps made when the ranks took their final values; None if they never changed."""
         return None
 
 

@@ -27,7 +27,7 @@ class EpochMetrics(_Part):
     """One evaluation of one split, usually at the end of an epoch."""
 
     epoch: float = Field(description="Passes over the training data made so far.")
-    step: int = Field(ge=0, description="Optimiser steps made so far.")
+    step: int = Field(ge=0, description="Optimizer steps made so far.")
     split: str = Field(
         description='The split that was evaluated: the main one ("validation") or a secondary one such as '
         '"validation_mismatched".'
@@ -49,7 +49,7 @@ class EpochMetrics(_Part):
 class NormSample(_Part):
     """The averaged gradient norms of all matrices after one warm-up step; a long warm-up may be thinned."""
 
-    step: int = Field(ge=1, description="Optimiser steps that have entered the average, counted from 1.")
+    step: int = Field(ge=1, description="Optimizer steps that have entered the average, counted from 1.")
     values: dict[str, float] = Field(
         description="Module name -> g_k, the moving average that starts at zero, without bias correction; "
         "g_k / (1 - beta^step) is the corrected one."
@@ -152,8 +152,8 @@ class RunRecord(_Part):
         description="Of `train_seconds`, what the method took before the first step, such as EVA's look at the "
         "activations; None in a record made before this was written down.",
     )
-    seconds_per_step: float | None = Field(None, ge=0, description="Median seconds of one optimiser step.")
-    steps: int | None = Field(None, ge=0, description="Optimiser steps made.")
+    seconds_per_step: float | None = Field(None, ge=0, description="Median seconds of one optimizer step.")
+    steps: int | None = Field(None, ge=0, description="Optimizer steps made.")
     peak_memory_bytes: int | None = Field(None, ge=0, description="Peak memory of the run in bytes.")
     peak_memory_source: str | None = Field(
         None,
@@ -189,7 +189,7 @@ class RunRecord(_Part):
         description="The averaged gradient norms over the warm-up; empty for other methods.",
     )
     reallocated_at: int | None = Field(
-        None, ge=0, description="Optimiser step after which the ranks changed; None if they never did."
+        None, ge=0, description="Optimizer step after which the ranks changed; None if they never did."
     )
     examples: dict[str, int] = Field(
         default_factory=dict, description="Split -> number of examples that were used, after the limits."

@@ -4,7 +4,7 @@ Zhang et al. 2023, "Adaptive Budget Allocation for Parameter-Efficient Fine-Tuni
 Δ = s·P·Λ·Q starts with a larger budget than it ends with. A warm-up leaves the budget alone; then it falls along a
 cubic to the target, the least important directions being masked (their entry of Λ set to zero, again and again); in the
 last phase the masks are fixed. PEFT adds the penalty that keeps P and Q orthogonal to the loss inside the model's
-forward, and leaves it to the user to call `update_and_allocate` between the optimiser's step and zero_grad.
+forward, and leaves it to the user to call `update_and_allocate` between the optimizer's step and zero_grad.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ORTHOGONALITY_WEIGHT = 0.1
 
 
 class AdaLoraStepper(TrainerCallback):
-    """Lets AdaLoRA measure importance and mask, after each step of the optimiser and before zero_grad.
+    """Lets AdaLoRA measure importance and mask, after each step of the optimizer and before zero_grad.
 
     `on_optimizer_step` is the only event between the two; at `on_step_end` the gradients are gone. The step is counted
     from 0, as in the authors' code and in PEFT's example.
@@ -45,7 +45,7 @@ class AdaLoraStepper(TrainerCallback):
         self._adalora_model = adalora_model
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Hand PEFT the step that the optimiser has just made."""
+        """Hand PEFT the step that the optimizer has just made."""
         self._adalora_model.update_and_allocate(state.global_step)
 
 
@@ -73,7 +73,7 @@ class AdaLora(AdaptedModel):
 
     @property
     def reallocated_at(self) -> int | None:
-        """Optimiser steps made when the masks became final."""
+        """Optimizer steps made when the masks became final."""
         final = self.schedule.total_step - self.schedule.tfinal + 1
         return final if self._masks is not None else None
 

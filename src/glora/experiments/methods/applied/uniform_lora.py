@@ -116,7 +116,7 @@ class LoraPlus(AdaptedModel):
     """A model whose A and B have learning rates of their own. PEFT gives B's to the biases of the head as well."""
 
     def make_optimizer(self, arguments: TrainingArguments) -> torch.optim.Optimizer:
-        """Trainer's own optimiser with PEFT's groups for LoRA+."""
+        """Trainer's own optimizer with PEFT's groups for LoRA+."""
         kind, settings = Trainer.get_optimizer_cls_and_kwargs(arguments)
         optimizer: torch.optim.Optimizer = create_loraplus_optimizer(
             self.model,
