@@ -179,7 +179,7 @@ def test_options_that_make_no_sense_are_refused(refused: Callable[..., str], fil
     assert "model_overrides: 'bert' is not in models_to_use" in refused(file, "--model", "bert=x/y")
     assert "seeds='one'" in refused(file, "--seeds", "one")
     assert "seeds is empty" in refused(file, "--seeds", "")
-    assert "there is no experiment file; name one" in refused()
+    assert "the experiment file is missing; name one" in refused()
 
 
 def test_the_schema_is_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

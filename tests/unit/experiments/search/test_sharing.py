@@ -213,10 +213,8 @@ def test_a_failed_run_does_not_keep_its_seed_from_ending_and_is_tried_again(plan
         ({"beta": 0.5}, "beta: it has 0.9; now lora 0.9, adalora 0.9, glora 0.5"),
         ({"train_limit": 64}, "data: it has"),
         ({"claim": "runs"}, "claim: it has seeds; now runs"),
-        (
-            {"model": "elsewhere"},
-            r"model: it has tiny-deberta\d~\w+; now tiny-deberta\d~",
-        ),  # a model in another folder has other keys: its runs would be made twice
+        # a model in another folder has other keys: its runs would be made twice
+        ({"model": "elsewhere"}, r"model: it has tiny-deberta\d~\w+; now tiny-deberta\d~"),
     ],
 )
 def test_other_runs_of_the_same_name_are_refused(
