@@ -42,9 +42,9 @@ def ranks(
     """Print a rank_pattern for a model and a data set, from the gradients of a few batches. Trains nothing."""
     console = open_console(stderr=True)  # stdout can be piped
     with console.status(f"Reading the gradients of {pluralize(batches, 'batch')} ..."):
+        from glora.cli.library_messages import log_messages_on
         from glora.experiments.calibration import suggest
         from glora.experiments.plan import check_settings
-        from glora.experiments.training.library_messages import log_messages_on
 
         if min_rank < 1:
             raise UsageError(f"min_rank={min_rank} must be at least 1: a rank_pattern cannot leave a matrix out")
@@ -68,7 +68,7 @@ def export(
     """Write an adapter in another form: --uniform for servers that read one rank for all layers."""
     if not uniform:
         raise UsageError("the form is missing: --uniform pads every layer to the largest rank, with the same function")
-    from glora.experiments.training.library_messages import log_messages_on
+    from glora.cli.library_messages import log_messages_on
 
     console = open_console()
     with log_messages_on(console):

@@ -64,7 +64,7 @@ def print_error(error: Exception) -> None:
 def running(console: Terminal, output: Path, verbosity: int, kept: str = "runs") -> Iterator[None]:
     """Show log messages on the console; end Ctrl-C and SIGTERM with a line that says how to continue."""
     try:
-        from glora.experiments.training.library_messages import log_messages_on
+        from glora.cli.library_messages import log_messages_on
 
         with log_messages_on(console, verbosity):
             yield

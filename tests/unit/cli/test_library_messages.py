@@ -9,8 +9,8 @@ import warnings
 
 import pytest
 
+from glora.cli.library_messages import LIBRARIES, log_messages_on
 from glora.experiments.terminal import Terminal
-from glora.experiments.training.library_messages import LIBRARIES, log_messages_on
 from glora.messages import get_logger
 
 
