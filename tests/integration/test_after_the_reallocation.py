@@ -1,0 +1,165 @@
+"""What users do with a Trainer once its ranks have changed: train again, go back, give each matrix a group, save, publish."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import Trainer, TrainerCallback
+
+from glora import save_allocation
+from integration.resume_case import WARMUP, Job, differences, make_trainer, outcome
+from integration.test_restarts import Score
+from integration.trainer_case import TAKEN_OUT, callback_of, logits_of, probe_batch
+
+OTHER_TAKEN_OUT = TAKEN_OUT.replace("key", "query")
+TAKEN_OUT_AT_ONCE = dict(max_rank={TAKEN_OUT: 0, OTHER_TAKEN_OUT: 0})
+
+
+class LayerWise(Trainer):
+    """A parameter group for each matrix, whose learning rates fall with its depth; two groups lose all they hold."""
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        groups: dict[str, list[torch.nn.Parameter]] = {}
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                groups.setdefault(name.partition(".lora_")[0], []).append(parameter)
+        rated = [{"params": held, "lr": 5e-3 * 0.95**i} for i, held in enumerate(groups.values())]
+        self.optimizer = torch.optim.AdamW(rated)
+        return self.optimizer
+
+
+class At(TrainerCallback):
+    """Does something after a step, with the model; once only."""
+
+    def __init__(self, step: int, do: Any) -> None:
+        self.step: int | None = step
+        self.do = do
+
+    def on_step_end(self, args, state, control, model=None, **kwargs) -> None:
+        if state.global_step == self.step:
+            self.step = None
+            self.do(model)
+
+
+@pytest.fixture
+def job(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> Job:
+    return Job(tiny_deberta, glue_folder, tmp_path / "run", config=TAKEN_OUT_AT_ONCE)
+
+
+@pytest.mark.parametrize("ended", ["by Ctrl-C", "by itself"])
+def test_training_again_goes_on_from_what_was_learned(job: Job, ended: str) -> None:
+    trainer = make_trainer(dataclasses.replace(job, arguments=dict(save_strategy="no")))
+    batch = probe_batch(job.base, job.data)
+
+    def interrupt(model: Any) -> None:
+        raise KeyboardInterrupt
+
+    if ended == "by Ctrl-C":
+        trainer.add_callback(At(WARMUP + 2, interrupt))
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train()
+    else:
+        trainer.train()
+    ranks, logits = callback_of(trainer).allocator.ranks, logits_of(trainer.model, batch)
+    assert len(set(ranks.values())) > 2
+    begun: list[str] = []
+
+    class Look(TrainerCallback):
+        def on_train_begin(self, args, state, control, model=None, **kwargs) -> None:
+            assert callback_of(trainer).allocator.ranks == ranks
+            assert torch.equal(logits_of(model, batch), logits)
+            begun.append("again")
+
+    trainer.add_callback(Look())
+    trainer.train()
+    assert begun == ["again"]
+    assert callback_of(trainer).allocator.reallocation.step == WARMUP
+
+
+def test_a_group_for_each_matrix_resumes_from_every_checkpoint(job: Job, tmp_path: Path) -> None:
+    job = dataclasses.replace(job, trainer_class=LayerWise)
+    first = make_trainer(job)
+    first.train()
+    whole = outcome(first)
+    assert [sum(p.numel() for p in g["params"]) for g in first.optimizer.param_groups].count(0) == 2
+    folder = job.output
+    for step in (WARMUP - 1, WARMUP, WARMUP + 1, WARMUP + 3):  # each of the run that the one before resumed
+        again = make_trainer(dataclasses.replace(job, output=tmp_path / f"from {step}"))
+        again.train(resume_from_checkpoint=str(folder / f"checkpoint-{step}"))
+        assert not differences(whole, outcome(again)), step
+        folder = tmp_path / f"from {step}"
+
+
+@pytest.mark.parametrize("step", [1, WARMUP - 1, WARMUP + 1])
+def test_the_same_trainer_goes_back_to_an_earlier_checkpoint(job: Job, step: int) -> None:
+    trainer = make_trainer(job)
+    trainer.train()
+    whole = outcome(trainer)
+    assert callback_of(trainer).allocator.ranks[TAKEN_OUT] == 0
+    ranks: list[dict[str, int]] = []
+
+    class Look(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs) -> None:
+            ranks.append(callback_of(trainer).allocator.ranks)
+
+    trainer.add_callback(Look())
+    trainer.train(resume_from_checkpoint=str(job.checkpoint(step)))
+    assert (ranks[0][TAKEN_OUT], set(ranks[0].values()) == {4}) == ((4, True) if step < WARMUP else (0, False))
+    assert not differences(whole, outcome(trainer))
+
+
+def test_the_model_can_be_saved_whole_while_it_trains(job: Job) -> None:
+    trainer = make_trainer(dataclasses.replace(job, arguments=dict(save_strategy="no")))
+    batch, saved = probe_batch(job.base, job.data), []
+
+    def save(model: Any) -> None:
+        file = io.BytesIO()
+        torch.save(model, file)
+        saved.append((file, logits_of(model, batch)))
+        model.train()
+
+    for step in (1, WARMUP, WARMUP + 2):
+        trainer.add_callback(At(step, save))
+    trainer.train()
+    assert len(saved) == 3
+    for file, logits in saved:
+        file.seek(0)
+        assert torch.equal(logits_of(torch.load(file, weights_only=False), batch), logits)
+
+
+@pytest.mark.parametrize("best", [WARMUP - 2, WARMUP + 2])
+def test_the_record_of_the_best_model_has_its_ranks(job: Job, tmp_path: Path, best: int) -> None:
+    """Those that the saved model has, not those that the training ended with."""
+    trainer = make_trainer(
+        dataclasses.replace(job, arguments=dict(eval_strategy="steps", eval_steps=1, load_best_model_at_end=True))
+    )
+    trainer.add_callback(Score(best))
+    trainer.train()
+    folder = tmp_path / "final"
+    trainer.save_model(str(folder))
+    save_allocation(callback_of(trainer).allocator, folder)
+    record = json.loads((folder / "allocation.json").read_text())
+    held = {
+        name.removeprefix("base_model.model.").partition(".lora_A")[0]: len(parameter)
+        for name, parameter in trainer.model.named_parameters()
+        if "lora_A" in name
+    }
+    assert {name: matrix["rank"] for name, matrix in record["matrices"].items() if matrix["rank"]} == held
+    card = (folder / "README.md").read_text()
+    if best < WARMUP:
+        assert set(held.values()) == {4}
+        assert record["reallocation"] is None
+        assert record["parameters"]["after"] == record["parameters"]["before"]
+        assert "allocated the ranks" not in card
+        assert f"step {WARMUP}" in card
+    else:
+        assert TAKEN_OUT not in held
+        assert record["reallocation"]["step"] == WARMUP
+        assert re.search(f"{WARMUP} steps.* {sum(held.values())} ranks", card)
