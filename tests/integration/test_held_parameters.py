@@ -46,6 +46,20 @@ def test_hooks_on_parameters_stay() -> None:
     assert calls == ["hook", "accumulated"] * STEPS
 
 
+def test_gradients_of_the_old_shape_go() -> None:
+    """Or zero_grad(set_to_none=False) would leave them for the next backward pass."""
+    model = lora()
+    optimizer = adamw(model)
+    allocator = allocator_for(model, optimizer, min_rank=1)
+    for step in range(STEPS):
+        loss_of(model, batch_of(step)).backward()
+        allocator.step()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+        assert all(p.grad is None or p.grad.shape == p.shape for p in trained(model))
+    assert allocator.allocated
+
+
 def test_named_optimizers_keep_their_names() -> None:
     model = lora()
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]

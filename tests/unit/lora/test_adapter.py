@@ -188,8 +188,23 @@ def test_putting_an_adapter_back_leaves_others_as_they_are(teacher_has: list[str
     before = model(x)
     adapter.set_ranks(dict.fromkeys(NAMES, 4))
     assert torch.equal(model(x), before)
+    assert not any("base_layer.base_layer" in name for name, _ in model.named_modules()), "one LoRA layer in another"
     model.set_adapter("default")
     assert adapter.describes(model)
+    assert not torch.equal(model(x), before)
+
+
+def test_putting_an_adapter_back_leaves_disabled_adapters_disabled() -> None:
+    model, x = lora().eval(), torch.randn(3, 8)
+    adapter = RankedAdapter(model)
+    for factor in adapter.factors:
+        nn.init.normal_(factor)
+    adapter.set_ranks({"first": 0, "second": 4, "third": 4})
+    with model.disable_adapter():
+        before = model(x)
+        adapter.set_ranks(dict.fromkeys(NAMES, 4))
+        nn.init.normal_(adapter.matrices["first"].B)
+        assert torch.equal(model(x), before)
     assert not torch.equal(model(x), before)
 
 
