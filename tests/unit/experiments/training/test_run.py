@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,9 @@ from glora.experiments.config import RunConfig
 from glora.experiments.methods.adapted_model import AdaptedModel
 from glora.experiments.methods.registry import METHODS
 from glora.experiments.models.loading import load_classifier
-from glora.experiments.records.schema import RunRecord
+from glora.experiments.models.weights import weights_fingerprint
+from glora.experiments.records.interrupts import record_before_interrupts
+from glora.experiments.records.schema import EpochMetrics, RunRecord
 from glora.experiments.training import run as train
 from glora.experiments.training.measurement import PeakMemory, TrainingClock
 from glora.experiments.training.progress import RunProgress
@@ -325,6 +328,24 @@ def test_ctrl_c_is_not_an_outcome(config: RunConfig, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(train, "warm_up_kernels", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(config)
+
+
+@pytest.mark.parametrize(("epoch", "kept"), [(1, 0), (2, 1)])
+def test_ctrl_c_from_the_last_evaluation_on_waits_for_the_record(
+    config: RunConfig, tmp_path: Path, epoch: int, kept: int
+) -> None:
+    class Interrupted(RunProgress):
+        @override
+        def evaluated(self, metrics: EpochMetrics) -> None:
+            if metrics.epoch == epoch:
+                signal.raise_signal(signal.SIGINT)
+
+    records = []
+    with pytest.raises(KeyboardInterrupt), record_before_interrupts():
+        records.append(ok(run(config.model_copy(update={"epochs": 2}), progress=Interrupted(), output=tmp_path)))
+    assert len(records) == kept
+    assert not list(tmp_path.iterdir()), "no temporary files are left"
+    assert [r.provenance.model_fingerprint for r in records] == [weights_fingerprint(config.model)] * kept
 
 
 @pytest.mark.parametrize(
