@@ -331,7 +331,8 @@ class RankedAdapter:
     def _hold_places(self) -> None:
         """Take the empty adapters out as soon as anything but an optimizer or a wrapper is made of the model."""
         if not self._places:
-            hook = Hook(self, lambda *_: self.take_out_empty())
+            # PEFT reads the state dict to load another adapter: that is no use of the model yet
+            hook = Hook(self, lambda *_: None if self.loading else self.take_out_empty())
             self._places = [
                 self.root.register_forward_pre_hook(hook),
                 self.root.register_state_dict_pre_hook(hook),  # type: ignore[no-untyped-call]

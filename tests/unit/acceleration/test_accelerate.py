@@ -150,7 +150,7 @@ LEFT_TO_PEFT: dict[str, tuple[int, Callable[[PeftModel], object]]] = {
     "two active": (2, lambda model: model.base_model.set_adapter(["default", "other1"])),
     "a part is watched": (1, lambda model: [hooked(matrix.layer) for matrix in find_matrices(model)[1].values()]),
     "the base is trained": (1, lambda model: [trained(matrix.layer) for matrix in find_matrices(model)[1].values()]),
-    "no adapter": (1, lambda model: [matrix.resized(0).commit() for matrix in find_matrices(model)[1].values()]),
+    "no adapter": (1, lambda model: [matrix.remove() for matrix in find_matrices(model)[1].values()]),
 }
 
 
