@@ -58,10 +58,10 @@ def last_complete_checkpoint(output_dir: str | Path) -> str | None:
     passed: list[str] = []
     complete = None
     for step, folder in sorted(_checkpoints(Path(output_dir)), reverse=True):
-        if not (fault := _fault(folder, step)):
+        if not (reason := _unusable(folder, step)):
             complete = str(folder)
             break
-        passed.append(f"{folder.name} ({fault})")
+        passed.append(f"{folder.name} ({reason})")
     if passed:
         logger.warning(
             "%s cannot be resumed: %s; %s",
@@ -102,7 +102,7 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _fault(folder: Path, step: int) -> str:
+def _unusable(folder: Path, step: int) -> str:
     """Return why a checkpoint cannot be resumed; empty if it can."""
     try:
         state = _read_json(folder / _STATE)

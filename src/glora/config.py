@@ -15,7 +15,7 @@ Budget = Literal["rank", "parameters"]
 Keep = Literal["norm", "svd", "first"]
 
 
-MAX_FAULTS = 30
+MAX_ERRORS = 30
 """Errors of one configuration that its message names."""
 
 
@@ -23,15 +23,15 @@ class ConfigurationError(ValueError):
     """Everything that is wrong with a configuration, reported together.
 
     Attributes:
-        faults: one sentence each.
+        errors: one sentence each.
     """
 
-    def __init__(self, faults: Sequence[str], *, where: str = "") -> None:
-        self.faults = tuple(dict.fromkeys(faults))
-        one = len(self.faults) == 1
-        more = [f"and {len(self.faults) - MAX_FAULTS:,} more"] if len(self.faults) > MAX_FAULTS else []
-        lines = self.faults[0] if one else "".join(f"\n  - {fault}" for fault in [*self.faults[:MAX_FAULTS], *more])
-        count = "" if one else f"{len(self.faults):,} things are wrong:"
+    def __init__(self, errors: Sequence[str], *, where: str = "") -> None:
+        self.errors = tuple(dict.fromkeys(errors))
+        one = len(self.errors) == 1
+        more = [f"and {len(self.errors) - MAX_ERRORS:,} more"] if len(self.errors) > MAX_ERRORS else []
+        lines = self.errors[0] if one else "".join(f"\n  - {error}" for error in [*self.errors[:MAX_ERRORS], *more])
+        count = "" if one else f"{len(self.errors):,} things are wrong:"
         super().__init__(f"{where}: {count}{lines}" if where else f"{count}{lines}")
 
 
@@ -63,7 +63,7 @@ class RankAllocationConfig:
             generators (dropout, data order) are not touched.
 
     Raises:
-        ConfigurationError: any field is out of range; all faults are reported together.
+        ConfigurationError: any field is out of range; all errors are reported together.
     """
 
     total_rank: int | None = None
@@ -108,9 +108,9 @@ class RankAllocationConfig:
             ),
             "seed": (_is_int(self.seed, 0), "an int ≥ 0"),
         }
-        faults = [f"{name}={getattr(self, name)!r} must be {rule}" for name, (kept, rule) in rules.items() if not kept]
-        if faults:
-            raise ConfigurationError(faults, where="RankAllocationConfig")
+        errors = [f"{name}={getattr(self, name)!r} must be {rule}" for name, (kept, rule) in rules.items() if not kept]
+        if errors:
+            raise ConfigurationError(errors, where="RankAllocationConfig")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values, fit for JSON."""

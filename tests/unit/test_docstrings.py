@@ -13,7 +13,7 @@ SOURCES = Path(__file__).resolve().parents[2] / "src" / "glora"
 ENTRY = re.compile(r" {4}[\w*`.]+(, [\w*`.]+)*:(\s|$)")
 
 
-def faults(docstring: str) -> Iterator[str]:
+def errors(docstring: str) -> Iterator[str]:
     """Lines of a section that neither begin with a name nor continue, further in, what a name began."""
     listing = False
     for line in docstring.splitlines():
@@ -34,7 +34,7 @@ def faults(docstring: str) -> Iterator[str]:
     ],
 )
 def test_a_section_that_was_run_together_is_found(body: str, number: int) -> None:
-    assert len(list(faults(f"Does it.\n\nArgs:\n{body}\n\nReturns:\n    It."))) == number
+    assert len(list(errors(f"Does it.\n\nArgs:\n{body}\n\nReturns:\n    It."))) == number
 
 
 def test_every_section_lists_its_names() -> None:
@@ -44,6 +44,6 @@ def test_every_section_lists_its_names() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, kinds) and (docstring := ast.get_docstring(node)):
                 sections += "Args:" in docstring
-                wrong += [f"{path.name}: {line.strip()}" for line in faults(docstring)]
+                wrong += [f"{path.name}: {line.strip()}" for line in errors(docstring)]
     assert not wrong
     assert sections > 40

@@ -110,18 +110,18 @@ def test_a_reallocation_looks_at_each_state_once(monkeypatch: pytest.MonkeyPatch
         model = network(layers)
         allocator, optimizer = allocation(model, warmup_steps=2)
         count = 0
-        fault = optimizer_state._fault
+        mismatch = optimizer_state._mismatch
 
         def pluralize(*arguments: object) -> str:
             nonlocal count
             count += 1
-            return fault(*arguments)
+            return mismatch(*arguments)
 
         for _ in range(2):
             model(torch.ones(2, 8)).square().mean().backward()
             allocator.step()
             with monkeypatch.context() as patched:
-                patched.setattr(optimizer_state, "_fault", pluralize)
+                patched.setattr(optimizer_state, "_mismatch", pluralize)
                 count = 0
                 optimizer.step()
             optimizer.zero_grad()

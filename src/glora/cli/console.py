@@ -56,7 +56,7 @@ def print_error(error: Exception) -> None:
         print(unwritten)
     if isinstance(error, ModuleNotFoundError):
         console.print("pip install 'glora[experiments]' brings what experiments need", style="dim")
-    if type(error) in (ValueError, ImportError, OSError):  # not one of our own: it may be a fault of the program
+    if type(error) in (ValueError, ImportError, OSError):  # may be a bug in glora
         console.print("(--debug shows where this comes from)", style="dim")
 
 

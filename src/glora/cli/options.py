@@ -154,6 +154,6 @@ def assignments_of(option: str, texts: Sequence[str] | None) -> dict[str, str]:
         if not (name and sign and value):
             form = "NAME=RANGE" if option == "--range" else "NAME=VALUE"
             raise UsageError(f"{option} {name}{sign}{value}: write {form}")
-    for fault in repeated(option, [name for name, _, _ in pairs]):
-        raise UsageError(fault)
+    for error in repeated(option, [name for name, _, _ in pairs]):
+        raise UsageError(error)
     return {name: value for name, _, value in pairs}

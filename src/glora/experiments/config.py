@@ -144,9 +144,9 @@ class RunConfig(BaseModel):
     @classmethod
     def _same_bounds_for_all_matrices(cls, allocation: RankAllocationConfig) -> RankAllocationConfig:
         bounds = {"min_rank": allocation.min_rank, "max_rank": allocation.max_rank}
-        faults = [f"{name} must be one int for all matrices" for name, v in bounds.items() if isinstance(v, Mapping)]
-        if faults:
-            raise ConfigurationError(faults)
+        errors = [f"{name} must be one int for all matrices" for name, v in bounds.items() if isinstance(v, Mapping)]
+        if errors:
+            raise ConfigurationError(errors)
         return allocation
 
     @field_serializer("model", "task")

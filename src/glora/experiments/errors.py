@@ -9,45 +9,45 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from glora.config import MAX_FAULTS, ConfigurationError
+from glora.config import MAX_ERRORS, ConfigurationError
 from glora.experiments.config import MAX_ENTRIES, SETTINGS
 from glora.messages import did_you_mean
 
 T = TypeVar("T")
 
 
-def collect(find: Callable[[], T], faults: list[str], *, field: str = "") -> T | None:
-    """Return the result of `find`, or None after adding its errors to `faults`.
+def collect(find: Callable[[], T], errors: list[str], *, field: str = "") -> T | None:
+    """Return the result of `find`, or None after adding its errors to `errors`.
 
     Args:
         find: looks something up or checks it.
-        faults: receives one sentence for each error.
+        errors: receives one sentence for each error.
         field: place of the error, written before each sentence.
     """
     try:
         return find()
     except (ValueError, OSError) as error:
-        faults += [f"{field}: {fault}" if field else fault for fault in faults_of(error)]
+        errors += [f"{field}: {message}" if field else message for message in errors_of(error)]
         return None
 
 
-def faults_of(error: Exception) -> list[str]:
+def errors_of(error: Exception) -> list[str]:
     """Return one sentence for each thing that is wrong; a setting is named once."""
     if isinstance(error, ConfigurationError):
-        return list(error.faults)
+        return list(error.errors)
     if not isinstance(error, ValidationError):
         return [str(error)]
     by_setting: dict[tuple[int | str, ...], list[str]] = {}
-    for i, fault in enumerate(error.errors(include_url=False)):
-        place = tuple(part for part in fault["loc"] if part != "allocation")
-        by_setting.setdefault(place[:1], _in_words(place, fault, hint=i < MAX_FAULTS))
+    for i, detail in enumerate(error.errors(include_url=False)):
+        place = tuple(part for part in detail["loc"] if part != "allocation")
+        by_setting.setdefault(place[:1], _in_words(place, detail, hint=i < MAX_ERRORS))
     return [sentence for sentences in by_setting.values() for sentence in sentences]
 
 
 def repeated(what: str, values: Sequence[Any]) -> list[str]:
     """Return an error that names the values which occur more than once; empty if there are none."""
     twice = [str(value) for value, count in Counter(values).items() if count > 1]
-    names = ", ".join(twice[:MAX_FAULTS]) + (", ..." if len(twice) > MAX_FAULTS else "")
+    names = ", ".join(twice[:MAX_ERRORS]) + (", ..." if len(twice) > MAX_ERRORS else "")
     return [f"{what}: {names} is given more than once; keep one of them"] if twice else []
 
 
@@ -63,13 +63,13 @@ def shown(value: object) -> str:
     return short.repr(value)
 
 
-def _in_words(place: Sequence[int | str], fault: Any, *, hint: bool) -> list[str]:
-    cause = fault.get("ctx", {}).get("error")
+def _in_words(place: Sequence[int | str], detail: Any, *, hint: bool) -> list[str]:
+    cause = detail.get("ctx", {}).get("error")
     if isinstance(cause, ConfigurationError):
-        return list(cause.faults)
+        return list(cause.errors)
     name = str(place[0])[:100] if place else "settings"
-    if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+    if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return [f"{name}: there is no such setting{did_you_mean(name, SETTINGS) if hint else ''}"]
-    message = fault["msg"][:1].lower() + fault["msg"][1:]
+    message = detail["msg"][:1].lower() + detail["msg"][1:]
     choices = SETTINGS[name].choices if name in SETTINGS else ()
-    return [f"{name}={shown(fault['input'])}: {message}{did_you_mean(str(fault['input'])[:100], choices)}"]
+    return [f"{name}={shown(detail['input'])}: {message}{did_you_mean(str(detail['input'])[:100], choices)}"]

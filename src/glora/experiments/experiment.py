@@ -97,10 +97,10 @@ def load_experiment(path: Path, given: Mapping[str, Any] | None = None) -> Resol
         FileNotFoundError, IsADirectoryError, MalformedFileError: the file as a whole cannot be read.
         InvalidExperimentError: naming every error that can be found without loading anything.
     """
-    source, faults, faulty = read_experiment(path, given)
-    resolved = _resolve(path, source, faults, faulty)
-    if faults or resolved is None:
-        raise InvalidExperimentError(path, faults)
+    source, errors, invalid = read_experiment(path, given)
+    resolved = _resolve(path, source, errors, invalid)
+    if errors or resolved is None:
+        raise InvalidExperimentError(path, errors)
     return resolved
 
 
@@ -112,7 +112,7 @@ def plan_experiment(experiment: ResolvedExperiment, output: Path) -> tuple[Plan,
         RecordError: a record in the folder cannot be read.
     """
     read_records(output)
-    faults: list[str] = []
+    errors: list[str] = []
     load = TaskLoader()
     plans = [
         collect(
@@ -124,60 +124,60 @@ def plan_experiment(experiment: ResolvedExperiment, output: Path) -> tuple[Plan,
                 settings=pair.settings,
                 load=load,
             ),
-            faults,
+            errors,
             field=pair.task,
         )
         for pair in experiment.pairs
     ]
-    if faults:
-        raise InvalidExperimentError(experiment.path, faults)
+    if errors:
+        raise InvalidExperimentError(experiment.path, errors)
     return tuple(plan for plan in plans if plan is not None)
 
 
-def _resolve(path: Path, source: Experiment, faults: list[str], faulty: set[str]) -> ResolvedExperiment | None:
+def _resolve(path: Path, source: Experiment, errors: list[str], invalid: set[str]) -> ResolvedExperiment | None:
     """Invalid fields hold placeholders, which are not looked up."""
     models: dict[str, str] = {}
-    if "models_to_use" not in faulty:
-        overrides = _overrides(source, faults)
+    if "models_to_use" not in invalid:
+        overrides = _overrides(source, errors)
         models = _each(
-            "models_to_use", source.models_to_use, lambda text: resolve_model_name(overrides.get(text, text)), faults
+            "models_to_use", source.models_to_use, lambda text: resolve_model_name(overrides.get(text, text)), errors
         )
-    metrics = _each("evaluation_metrics", source.evaluation_metrics, resolve_metric_name, faults)
+    metrics = _each("evaluation_metrics", source.evaluation_metrics, resolve_metric_name, errors)
     datasets: dict[str, str] = {}
-    if "datasets_to_use" not in faulty:
-        before = len(faults)
-        datasets = _each("datasets_to_use", source.datasets_to_use, resolve_dataset_name, faults)
-        if len(faults) == before:
-            faults += _unread(source, list(datasets.values())) + _unmeasured(metrics, list(datasets.values()))
+    if "datasets_to_use" not in invalid:
+        before = len(errors)
+        datasets = _each("datasets_to_use", source.datasets_to_use, resolve_dataset_name, errors)
+        if len(errors) == before:
+            errors += _unread(source, list(datasets.values())) + _unmeasured(metrics, list(datasets.values()))
             metrics = _as_measured(metrics, list(datasets.values()))
-    compared = _each("comparative_methods", source.comparative_methods, resolve_method_name, faults)
+    compared = _each("comparative_methods", source.comparative_methods, resolve_method_name, errors)
     others = [method for method in compared.values() if method not in {REFERENCE, PROPOSED}]
     methods = tuple(dict.fromkeys([REFERENCE, *others, PROPOSED]))
-    ranges = _ranges(source, faults)
+    ranges = _ranges(source, errors)
     seeds = tuple(source.seeds)
-    faults += repeated("models_to_use", [models[text] for text in source.models_to_use if text in models])
-    faults += repeated("datasets_to_use", [datasets[text] for text in source.datasets_to_use if text in datasets])
-    faults += repeated("seeds", seeds)
-    pairs = _pairs(source, list(models.values()), list(datasets.values()), methods, faults)
+    errors += repeated("models_to_use", [models[text] for text in source.models_to_use if text in models])
+    errors += repeated("datasets_to_use", [datasets[text] for text in source.datasets_to_use if text in datasets])
+    errors += repeated("seeds", seeds)
+    pairs = _pairs(source, list(models.values()), list(datasets.values()), methods, errors)
     return (
-        None if faults else ResolvedExperiment(path, source, models, datasets, metrics, methods, seeds, ranges, pairs)
+        None if errors else ResolvedExperiment(path, source, models, datasets, metrics, methods, seeds, ranges, pairs)
     )
 
 
-def _each(field: str, texts: Sequence[str], find: Callable[[str], T], faults: list[str]) -> dict[str, T]:
+def _each(field: str, texts: Sequence[str], find: Callable[[str], T], errors: list[str]) -> dict[str, T]:
     """Text -> what it stands for; unknown texts become errors."""
-    found = {text: collect(functools.partial(find, text), faults, field=field) for text in texts}
+    found = {text: collect(functools.partial(find, text), errors, field=field) for text in texts}
     return {text: value for text, value in found.items() if value is not None}
 
 
-def _overrides(source: Experiment, faults: list[str]) -> dict[str, str]:
+def _overrides(source: Experiment, errors: list[str]) -> dict[str, str]:
     """A model of the file, as written -> the model to load instead."""
     overrides = {}
     for name, replacement in source.model_overrides.items():
         entry = find_model(name)
         meant = [text for text in source.models_to_use if text == name or (entry and find_model(text) is entry)]
         if not meant:
-            faults.append(f"model_overrides: {name!r} is not in models_to_use ({', '.join(source.models_to_use)})")
+            errors.append(f"model_overrides: {name!r} is not in models_to_use ({', '.join(source.models_to_use)})")
         for text in meant:
             overrides[text] = replacement
     return overrides
@@ -216,21 +216,21 @@ def _unmeasured(metrics: Mapping[str, ResolvedMetric], tasks: Sequence[str]) -> 
     ]
 
 
-def _ranges(source: Experiment, faults: list[str]) -> tuple[SearchRange, ...]:
+def _ranges(source: Experiment, errors: list[str]) -> tuple[SearchRange, ...]:
     field = "hyperparameters_to_search"
     searches = source.hyperparameters_to_search
-    found = [collect(functools.partial(find_range, s.name, s.range), faults, field=field) for s in searches]
+    found = [collect(functools.partial(find_range, s.name, s.range), errors, field=field) for s in searches]
     ranges = tuple(each for each in found if each is not None)
-    faults += repeated(field, [each.setting for each in ranges])
+    errors += repeated(field, [each.setting for each in ranges])
     return ranges
 
 
 def _pairs(
-    source: Experiment, models: Sequence[str], tasks: Sequence[str], methods: Sequence[str], faults: list[str]
+    source: Experiment, models: Sequence[str], tasks: Sequence[str], methods: Sequence[str], errors: list[str]
 ) -> tuple[Pair, ...]:
     """Every model with every data set; settings are checked even if no pair is valid."""
     misplaced = [name for name in source.settings if name in NOT_SETTINGS]
-    faults += [f"settings.{name}: {NOT_SETTINGS[name]}" for name in misplaced]
+    errors += [f"settings.{name}: {NOT_SETTINGS[name]}" for name in misplaced]
     settings = {name: value for name, value in source.settings.items() if name not in misplaced}
     pairs, found = [], [find_method(name) for name in methods]
     for model in models or [DEFAULT_MODEL]:
@@ -240,14 +240,16 @@ def _pairs(
             try:
                 base = check_settings(given, found)
             except InvalidComparisonError as error:
-                faults += [_placed(fault, settings) for fault in error.faults]
+                errors += [_placed(message, settings) for message in error.errors]
                 continue
-            faults += [f"settings: {method.name}: {fault}" for method in found for fault in method.setting_faults(base)]
+            errors += [
+                f"settings: {method.name}: {message}" for method in found for message in method.setting_errors(base)
+            ]
             configs = tuple(method.normalise(base, seed) for seed in source.seeds for method in found)
             pairs.append(Pair(model, base.task, given, configs))
     return tuple(pairs)
 
 
-def _placed(fault: str, settings: Mapping[str, Any]) -> str:
+def _placed(message: str, settings: Mapping[str, Any]) -> str:
     """An error of a setting, with the field of the file that holds the setting."""
-    return f"settings.{fault}" if fault.replace(":", "=").partition("=")[0] in settings else fault
+    return f"settings.{message}" if message.replace(":", "=").partition("=")[0] in settings else message

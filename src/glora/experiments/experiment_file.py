@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from glora.config import MAX_FAULTS, ConfigurationError
+from glora.config import MAX_ERRORS, ConfigurationError
 from glora.experiments.config import DEFAULT_SEEDS, MAX_ENTRIES, SETTINGS, settings_schema
 from glora.experiments.errors import shown
 from glora.experiments.structured_text import read_mapping
@@ -38,9 +38,9 @@ class InvalidExperimentError(ConfigurationError):
         path: the file.
     """
 
-    def __init__(self, path: Path, faults: Sequence[str]) -> None:
+    def __init__(self, path: Path, errors: Sequence[str]) -> None:
         self.path = path
-        super().__init__(faults, where=str(path))
+        super().__init__(errors, where=str(path))
 
 
 class Search(BaseModel):
@@ -138,39 +138,39 @@ def read_experiment(path: Path, given: Mapping[str, Any] | None = None) -> tuple
     try:
         return Experiment.model_validate(content), [], set()
     except ValidationError as error:
-        faults = [_in_words(fault, hint=i < MAX_FAULTS) for i, fault in enumerate(error.errors())]
+        errors = [_in_words(detail, hint=i < MAX_ERRORS) for i, detail in enumerate(error.errors())]
         places: dict[str, list[tuple[int | str, ...]]] = {}
-        for fault in error.errors():
-            places.setdefault(str(fault["loc"][0]), []).append(fault["loc"][1:])
+        for detail in error.errors():
+            places.setdefault(str(detail["loc"][0]), []).append(detail["loc"][1:])
     sound = {field: value for field, value in content.items() if str(field) not in places}
     sound |= {field: left for field in places if (left := _sound_members(content.get(field), places[field]))}
-    faulty = places.keys() - sound.keys()
-    placeholders = {field: ["-"] for field in ("models_to_use", "datasets_to_use") if field in faulty}
-    return Experiment.model_validate({**sound, **placeholders}), faults, faulty
+    invalid = places.keys() - sound.keys()
+    placeholders = {field: ["-"] for field in ("models_to_use", "datasets_to_use") if field in invalid}
+    return Experiment.model_validate({**sound, **placeholders}), errors, invalid
 
 
-def _sound_members(value: Any, faulty: Sequence[tuple[int | str, ...]]) -> list[Any]:
+def _sound_members(value: Any, invalid: Sequence[tuple[int | str, ...]]) -> list[Any]:
     """The valid members of a list; none if the value as a whole is invalid."""
-    if not isinstance(value, list) or not all(faulty):
+    if not isinstance(value, list) or not all(invalid):
         return []
-    indices = {place[0] for place in faulty}
+    indices = {place[0] for place in invalid}
     return [member for i, member in enumerate(value) if i not in indices]
 
 
-def _in_words(fault: Any, *, hint: bool) -> str:
-    field, *inner = fault["loc"]
+def _in_words(detail: Any, *, hint: bool) -> str:
+    field, *inner = detail["loc"]
     where = str(field) + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in _steps(inner))
-    if fault["type"] == "extra_forbidden":
+    if detail["type"] == "extra_forbidden":
         if not inner and field in SETTINGS and field not in NOT_SETTINGS:
             return f"{where} is a setting of a run; write it into settings"
         known = Search.model_fields if inner else Experiment.model_fields
-        return f"{where} is not a field{did_you_mean(str(fault['loc'][-1])[:100], known) if hint else ''}"
-    if fault["type"] == "missing":
+        return f"{where} is not a field{did_you_mean(str(detail['loc'][-1])[:100], known) if hint else ''}"
+    if detail["type"] == "missing":
         return f"{where} is missing"
-    if fault["type"] == "too_short":
+    if detail["type"] == "too_short":
         return f"{where} is empty; give at least one"
-    message = fault["msg"][:1].lower() + fault["msg"][1:]
-    return f"{where}={shown(fault['input'])}: {message}"
+    message = detail["msg"][:1].lower() + detail["msg"][1:]
+    return f"{where}={shown(detail['input'])}: {message}"
 
 
 def _steps(inner: Sequence[Any]) -> list[Any]:

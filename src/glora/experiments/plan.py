@@ -23,7 +23,7 @@ from glora.experiments.data.task import Kind, TaskData
 from glora.experiments.errors import collect, repeated, too_many
 from glora.experiments.methods.base import Method, Schedule
 from glora.experiments.methods.registry import find_method
-from glora.experiments.models.model_fit import comes_from_hub, length_faults, unsupported_settings
+from glora.experiments.models.model_fit import comes_from_hub, length_errors, unsupported_settings
 from glora.experiments.models.registry import resolve_model
 from glora.experiments.models.skeleton import build_skeleton, largest_ranks
 from glora.experiments.models.weights import FileDigests, weights_fingerprint
@@ -146,16 +146,16 @@ def plan_comparison(
     task_kind = resolve_task(base.task, base.data_dir).kind
     if any(config.key not in done for config in configs) and comes_from_hub(base.model):
         unfit: list[str] = []
-        unfit += collect(functools.partial(length_faults, base), unfit) or []
+        unfit += collect(functools.partial(length_errors, base), unfit) or []
         _raise_if_any(unfit)
         for method in chosen:
-            unfit += collect(functools.partial(_matrix_faults, bases[method.name], task_kind, [method]), unfit) or []
+            unfit += collect(functools.partial(_matrix_errors, bases[method.name], task_kind, [method]), unfit) or []
         _raise_if_any(unfit)
 
     load = load or TaskLoader()
     task = load(base)
     schedules = {name: Schedule.of(len(task.train), c.batch_size, c.epochs) for name, c in bases.items()}
-    _raise_if_any(f"{m.name}: {fault}" for m in chosen for fault in m.schedule_faults(bases[m.name], schedules[m.name]))
+    _raise_if_any(f"{m.name}: {error}" for m in chosen for error in m.schedule_errors(bases[m.name], schedules[m.name]))
     _raise_if_any(_other_sources(list(done.values()), base, task, load.digests, output))
     runs = tuple(PlannedRun(config, schedules[config.method], finished=config.key in done) for config in configs)
     return Plan(runs=runs, task=task, output=output)
@@ -170,19 +170,19 @@ def check_comparison(
         InvalidComparisonError: naming every error that can be found.
     """
     _raise_if_any([*too_many("methods", methods), *too_many("seeds", seeds)])
-    faults = _folder_faults(output)
+    errors = _folder_errors(output)
     if not methods:
-        faults.append(f"methods is empty; give at least one, such as {','.join(DEFAULT_METHODS)}")
-    found = [collect(functools.partial(find_method, name), faults) for name in dict.fromkeys(methods)]
+        errors.append(f"methods is empty; give at least one, such as {','.join(DEFAULT_METHODS)}")
+    found = [collect(functools.partial(find_method, name), errors) for name in dict.fromkeys(methods)]
     chosen = [method for method in found if method is not None]
-    faults += repeated("methods", methods) or repeated("methods", [method.name for method in chosen])
-    faults += repeated("seeds", seeds)
+    errors += repeated("methods", methods) or repeated("methods", [method.name for method in chosen])
+    errors += repeated("seeds", seeds)
     if not seeds:
-        faults.append("seeds is empty; give at least one, such as 0")
-    base = _checked_settings(settings or {}, seeds or (0,), faults, chosen)
+        errors.append("seeds is empty; give at least one, such as 0")
+    base = _checked_settings(settings or {}, seeds or (0,), errors, chosen)
     if base is not None:
-        faults += [f"{method.name}: {fault}" for method in chosen for fault in method.setting_faults(base)]
-    _raise_if_any(faults)
+        errors += [f"{method.name}: {error}" for method in chosen for error in method.setting_errors(base)]
+    _raise_if_any(errors)
     assert base is not None
     return base, chosen
 
@@ -197,31 +197,31 @@ def check_settings(settings: Mapping[str, Any], methods: Sequence[Method] = ()) 
     Raises:
         InvalidComparisonError: naming every error that can be found.
     """
-    faults: list[str] = []
-    config = _checked_settings(settings, (settings.get("seed", 0),), faults, methods)
-    _raise_if_any(faults)
+    errors: list[str] = []
+    config = _checked_settings(settings, (settings.get("seed", 0),), errors, methods)
+    _raise_if_any(errors)
     assert config is not None
     return config
 
 
-def _raise_if_any(faults: Iterable[str]) -> None:
-    if found := list(faults):
+def _raise_if_any(errors: Iterable[str]) -> None:
+    if found := list(errors):
         raise InvalidComparisonError(found)
 
 
 def _checked_settings(
-    settings: Mapping[str, Any], seeds: Sequence[int], faults: list[str], methods: Sequence[Method]
+    settings: Mapping[str, Any], seeds: Sequence[int], errors: list[str], methods: Sequence[Method]
 ) -> RunConfig | None:
     """The settings as a configuration; None if they do not form one. Names are looked up but not loaded."""
     validate = RunConfig.model_validate
-    each = [collect(functools.partial(validate, {**settings, "seed": seed}), faults) for seed in seeds]
+    each = [collect(functools.partial(validate, {**settings, "seed": seed}), errors) for seed in seeds]
     config = each[0]
     if config is None or None in each:
         return None
-    faults += unsupported_scheduler(config)
-    collect(functools.partial(reporters, config.report_to), faults)
-    model = collect(lambda: resolve_model(config.model), faults)
-    task = collect(lambda: resolve_task(config.task, config.data_dir), faults)
+    errors += unsupported_scheduler(config)
+    collect(functools.partial(reporters, config.report_to), errors)
+    model = collect(lambda: resolve_model(config.model), errors)
+    task = collect(lambda: resolve_task(config.task, config.data_dir), errors)
     if task is None:
         return config
     changes: dict[str, Any] = {"task": task.name}
@@ -229,10 +229,10 @@ def _checked_settings(
         changes["max_length"] = GENERATIVE_MAX_LENGTH
     named = config.model_copy(update=changes)
     if model is not None:
-        unfit = collect(functools.partial(unsupported_settings, named, task.kind), faults)
+        unfit = collect(functools.partial(unsupported_settings, named, task.kind), errors)
         if unfit == [] and not comes_from_hub(config.model):
-            unfit = collect(functools.partial(_matrix_faults, named, task.kind, methods), faults)
-        faults += unfit or []
+            unfit = collect(functools.partial(_matrix_errors, named, task.kind, methods), errors)
+        errors += unfit or []
     return named
 
 
@@ -249,7 +249,7 @@ def _finished(output: Path, configs: Sequence[RunConfig]) -> dict[str, RunRecord
     return {record.config.key: record for record in done.values()}
 
 
-def _matrix_faults(config: RunConfig, kind: Kind, methods: Sequence[Method]) -> list[str]:
+def _matrix_errors(config: RunConfig, kind: Kind, methods: Sequence[Method]) -> list[str]:
     """Ranks that the model's matrices cannot hold, by the shapes that its configuration gives.
 
     Raises:
@@ -262,8 +262,8 @@ def _matrix_faults(config: RunConfig, kind: Kind, methods: Sequence[Method]) -> 
     if config.rank > max(limits.values()):
         most = max(limits.values())
         return [f"rank={config.rank} is more than any matrix of {config.model} can use; lower it to {most} or less"]
-    able = [method for method in methods if not method.setting_faults(config)]
-    return [f"{method.name}: {fault}" for method in able for fault in method.matrix_faults(config, limits)]
+    able = [method for method in methods if not method.setting_errors(config)]
+    return [f"{method.name}: {error}" for method in able for error in method.matrix_errors(config, limits)]
 
 
 def _other_sources(
@@ -277,9 +277,9 @@ def _other_sources(
     same_data = [r for r in on_task if all(r.config.setting(name) == base.setting(name) for name in limits)]
     models = {r.key: found for r in same_model if (found := r.provenance.model_fingerprint)}
     data = {r.key: found for r in same_data if (found := r.provenance.data_fingerprint)}
-    faults: list[str] = []
-    fingerprint = collect(lambda: weights_fingerprint(base.model, digests), faults) if models else None
-    return faults + [
+    errors: list[str] = []
+    fingerprint = collect(lambda: weights_fingerprint(base.model, digests), errors) if models else None
+    return errors + [
         f"output={str(output)!r} has {pluralize(len(odd), 'finished run')} {what} {base.setting(name)!r} (fingerprint "
         f"{_short(next(iter(odd.values())))} in {next(iter(odd))}, now {_short(now)}); choose another folder, or move those "
         "records away"
@@ -295,7 +295,7 @@ def _short(fingerprint: str) -> str:
     return fingerprint.rpartition(":")[2][:8]
 
 
-def _folder_faults(output: Path) -> list[str]:
+def _folder_errors(output: Path) -> list[str]:
     """Reasons why records cannot be written there: better known now than after the first run."""
     existing = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
     if not existing.is_dir():

@@ -1,4 +1,4 @@
-"""The schema of an allocator's saved state: the faults of a damaged or older one are reported before anything changes."""
+"""The schema of an allocator's saved state: the errors of a damaged or older one are reported before anything changes."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def check_saved_state(state: object) -> None:
     if missing := [name for name in _FIELDS if name not in state]:
         raise _error([f"{', '.join(missing)} missing"])
     rules = {**_FIELDS, **{name: rule for name, rule in _OPTIONAL.items() if state.get(name) is not None}}
-    faults = [f"{name} must be {rule}" for name, (rule, kept) in rules.items() if not kept(state[name])]
-    if not faults:
-        faults = [fault for fault, found in _contradictions(state).items() if found]
-    if faults:
-        raise _error(faults)
+    errors = [f"{name} must be {rule}" for name, (rule, kept) in rules.items() if not kept(state[name])]
+    if not errors:
+        errors = [error for error, found in _contradictions(state).items() if found]
+    if errors:
+        raise _error(errors)
 
 
-def _error(faults: list[str]) -> ValueError:
+def _error(errors: list[str]) -> ValueError:
     return ValueError(
-        f"the allocator's state cannot be loaded: {'; '.join(faults)}. Resume from another checkpoint, or start a new run"
+        f"the allocator's state cannot be loaded: {'; '.join(errors)}. Resume from another checkpoint, or start a new run"
     )
 
 

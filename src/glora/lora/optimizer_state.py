@@ -139,8 +139,8 @@ def check_optimizer(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Pa
         for key, value in state.items():
             if key in QUANTIZATION and _is_quantized(state):
                 continue
-            if fault := _fault(_known_name(inner, key), value, parameter):
-                raise ValueError(f"{name} keeps {key!r} {fault}; {REMEDY}")
+            if mismatch := _mismatch(_known_name(inner, key), value, parameter):
+                raise ValueError(f"{name} keeps {key!r} {mismatch}; {REMEDY}")
 
 
 def _same_groups(optimizer: torch.optim.Optimizer, other: torch.optim.Optimizer) -> bool:
@@ -148,7 +148,7 @@ def _same_groups(optimizer: torch.optim.Optimizer, other: torch.optim.Optimizer)
     return len(lists[0]) == len(lists[1]) and all(mine is theirs for mine, theirs in zip(*lists))
 
 
-def _fault(key: str, value: object, parameter: nn.Parameter) -> str:
+def _mismatch(key: str, value: object, parameter: nn.Parameter) -> str:
     """Return why a state cannot follow; empty if it can."""
     if value is None or isinstance(value, bool | int | float | str):
         return ""

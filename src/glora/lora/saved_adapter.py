@@ -1,4 +1,4 @@
-"""A LoRA adapter in files, read so that every fault is one message that names the file.
+"""A LoRA adapter in files, read so that every error is one message that names the file.
 
 An adapter comes from anywhere: cut off by a full disk, edited by hand, or hostile. `read_adapter` checks what a later step
 relies on: the configuration is a LoRA configuration, the weights are whole, and both have the same ranks.

@@ -303,7 +303,7 @@ def test_an_unknown_preset_is_refused(call, tmp_path: Path) -> None:
 # Bad input
 
 
-def test_faults_are_one_message_without_a_traceback(call, source, tmp_path: Path) -> None:
+def test_errors_are_one_message_without_a_traceback(call, source, tmp_path: Path) -> None:
     result = call("compare", *source, "-o", tmp_path, "--methods", "lora,gloria", "--beta", 1)
     assert result.code == 2
     assert result.err.startswith("error: 2 things are wrong:")
@@ -338,7 +338,7 @@ def test_seeds_must_be_numbers(call, source, tmp_path: Path) -> None:
     result = call("compare", *source, "-o", tmp_path, "--seeds", "0,one")
     assert result.code == 2
     assert "seeds='0,one': seeds are whole numbers" in result.err
-    assert "--debug" not in result.err, "that line is for what may be a fault of the program"
+    assert "--debug" not in result.err, "that line is for what may be a bug in glora"
 
 
 def test_an_adapter_that_is_not_there_is_named(call, tmp_path: Path) -> None:

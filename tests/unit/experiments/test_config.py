@@ -52,7 +52,7 @@ def test_a_local_model_is_recorded_by_its_last_part_and_a_digest() -> None:
     "fields",
     [{"beta": 1.0}, {"rank": 0}, {"signal": "size"}, {"colour": "red"}, {"warmup_steps": 1.5}, {"seed": 2**32}],
 )
-def test_faults_are_refused(fields: dict) -> None:
+def test_errors_are_refused(fields: dict) -> None:
     with pytest.raises(ValidationError):
         RunConfig(**fields)
 
@@ -89,7 +89,7 @@ def test_settings_go_by_flat_names_and_are_checked_together() -> None:
     assert "did you mean 'delta'" in found[0] + found[1]
     found = []
     collect(lambda: config.with_settings({"beta": 1, "total_rank": 0, "epochs": "x"}), found)
-    assert [fault.split("=")[0] for fault in found] == ["epochs", "total_rank", "beta"]
+    assert [error.split("=")[0] for error in found] == ["epochs", "total_rank", "beta"]
     with pytest.raises(ValidationError, match="min_rank must be one int"):
         RunConfig(min_rank={"a": 1})
 
@@ -137,7 +137,7 @@ def test_thousands_of_errors_are_one_short_message() -> None:
 
 
 def test_a_value_given_twice_is_found_among_many() -> None:
-    (fault,) = repeated("seeds", [*range(200_000), *range(100)])
-    assert fault.startswith("seeds: 0, 1, 2")
-    assert len(fault) < 250
+    (error,) = repeated("seeds", [*range(200_000), *range(100)])
+    assert error.startswith("seeds: 0, 1, 2")
+    assert len(error) < 250
     assert repeated("seeds", range(10)) == []

@@ -110,7 +110,7 @@ def test_a_failed_run_is_to_be_made_again_and_is_no_measure(tmp_path: Path) -> N
     assert found.seconds is None
 
 
-def test_faults_of_all_data_sets_are_said_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_all_data_sets_are_said_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(_output: Path, *, settings: dict[str, Any], **_: object) -> None:
         raise DataNotFoundError(f"no {settings['task']} here")
 
@@ -118,4 +118,4 @@ def test_faults_of_all_data_sets_are_said_together(tmp_path: Path, monkeypatch: 
     wanted = experiment(tmp_path, datasets_to_use=["RTE", "MNLI"])
     with pytest.raises(InvalidExperimentError) as refused:
         plan_experiment(wanted, tmp_path)
-    assert refused.value.faults == ("rte: no rte here", "mnli: no mnli here")
+    assert refused.value.errors == ("rte: no rte here", "mnli: no mnli here")

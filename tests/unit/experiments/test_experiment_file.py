@@ -60,13 +60,13 @@ def _nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
-def faults(path: Path, given: dict[str, Any] | None = None) -> tuple[str, ...]:
+def errors(path: Path, given: dict[str, Any] | None = None) -> tuple[str, ...]:
     with pytest.raises(InvalidExperimentError) as refused:
         load_experiment(path, given)
     message = str(refused.value)
     assert message.startswith(f"{path}: ")
-    assert all(fault in message for fault in refused.value.faults)
-    return refused.value.faults
+    assert all(error in message for error in refused.value.errors)
+    return refused.value.errors
 
 
 def check_the_study(path: Path) -> None:
@@ -183,7 +183,7 @@ def test_an_override_may_stand_for_a_model_that_nobody_knows(file: Callable[...,
 
 
 @pytest.mark.parametrize(
-    ("fields", "fault"),
+    ("fields", "error"),
     [
         (
             {"evaluation_metrics": ["Accuracy"]},
@@ -206,14 +206,14 @@ def test_an_override_may_stand_for_a_model_that_nobody_knows(file: Callable[...,
         ({"settings": {"temperature": 0}}, "settings.temperature=0: input should be greater than 0"),
     ],
 )
-def test_what_a_generative_task_contradicts_is_refused(file: Callable[..., Path], fields: dict, fault: str) -> None:
+def test_what_a_generative_task_contradicts_is_refused(file: Callable[..., Path], fields: dict, error: str) -> None:
     written = {
         "models_to_use": ["Qwen3-0.6B"],
         "datasets_to_use": ["alpaca-cleaned"],
         "evaluation_metrics": [],
     } | fields
-    (found,) = faults(file(**written))
-    assert fault in found
+    (found,) = errors(file(**written))
+    assert error in found
 
 
 def test_accuracy_is_what_the_data_sets_call_it(file: Callable[..., Path]) -> None:
@@ -234,7 +234,7 @@ def test_a_generative_task_has_longer_examples_unless_it_is_told(file: Callable[
 
 
 def test_everything_wrong_is_said_at_once(file: Callable[..., Path]) -> None:
-    found = faults(
+    found = errors(
         file(
             evaluation_metrics=["Acuracy", "Accuracy"],
             models_to_use=["DeBERTa-v3-bas", "roberta-base", "RoBERTa-base"],
@@ -276,36 +276,36 @@ def test_everything_wrong_is_said_at_once(file: Callable[..., Path]) -> None:
         "metods is not a field",
     ]
     for start in expected:
-        assert any(fault.startswith(start) for fault in found), (start, found)
+        assert any(error.startswith(start) for error in found), (start, found)
     assert len(found) == len(expected), found
 
 
-def test_faults_of_searches_are_said_together(file: Callable[..., Path]) -> None:
+def test_errors_of_searches_are_said_together(file: Callable[..., Path]) -> None:
     searches = [("learning_rate", "0-1e-3"), ("beta", "0.99-0.8"), ("rank", ""), ("depth", "1-2"), ("lr", "1e-4,2e-4")]
-    found = faults(file(hyperparameters_to_search=[{"name": n, "range": r} for n, r in [*searches, ("LR", "1e-4")]]))
+    found = errors(file(hyperparameters_to_search=[{"name": n, "range": r} for n, r in [*searches, ("LR", "1e-4")]]))
     assert len(found) == 5
-    assert all(fault.startswith("hyperparameters_to_search: ") for fault in found)
+    assert all(error.startswith("hyperparameters_to_search: ") for error in found)
     assert "hyperparameters_to_search: learning_rate is given more than once; keep one of them" in found
 
 
-def test_faults_of_settings_are_said_once_for_all_pairs(file: Callable[..., Path]) -> None:
-    found = faults(file(models_to_use=["roberta-base", "bert-base-uncased"], settings={"epochs": 0, "min_rank": 9}))
+def test_errors_of_settings_are_said_once_for_all_pairs(file: Callable[..., Path]) -> None:
+    found = errors(file(models_to_use=["roberta-base", "bert-base-uncased"], settings={"epochs": 0, "min_rank": 9}))
     assert found == ("settings.epochs=0: input should be greater than 0",)
-    found = faults(file(models_to_use=["roberta-base", "bert-base-uncased"], settings={"min_rank": 9}))
+    found = errors(file(models_to_use=["roberta-base", "bert-base-uncased"], settings={"min_rank": 9}))
     assert len(found) == 1
     assert found[0].startswith("settings: glora: min_rank=9")
 
 
 def test_a_metric_that_no_data_set_has_is_refused(file: Callable[..., Path]) -> None:
-    (fault,) = faults(file(evaluation_metrics=["F1", "Accuracy"]))
-    assert fault == (
+    (error,) = errors(file(evaluation_metrics=["F1", "Accuracy"]))
+    assert error == (
         "evaluation_metrics: 'F1' (f1) is not measured on stdlib-docs; choose from accuracy, matthews_correlation"
     )
     assert load_experiment(file(evaluation_metrics=["F1"], datasets_to_use=["stdlib-docs", "MRPC"]))
 
 
 def test_missing_fields_and_wrong_kinds(file: Callable[..., Path]) -> None:
-    found = faults(file({"models_to_use": [], "seeds": [0, "one", -1], "evaluation_metrics": "Accuracy"}))
+    found = errors(file({"models_to_use": [], "seeds": [0, "one", -1], "evaluation_metrics": "Accuracy"}))
     for start in (
         "models_to_use is empty; give at least one",
         "datasets_to_use is missing",
@@ -313,17 +313,17 @@ def test_missing_fields_and_wrong_kinds(file: Callable[..., Path]) -> None:
         "seeds[2]=-1: input should be greater than or equal to 0",
         "evaluation_metrics='Accuracy': input should be a valid list",
     ):
-        assert any(fault.startswith(start) for fault in found), (start, found)
+        assert any(error.startswith(start) for error in found), (start, found)
     assert len(found) == 5
 
 
 def test_a_data_folder_that_no_data_set_reads_or_that_is_not_there(
     file: Callable[..., Path], glue_folder: Path
 ) -> None:
-    (fault,) = faults(file(data_dir=str(glue_folder)))
-    assert "is for GLUE" in fault
-    (fault,) = faults(file(datasets_to_use=["RTE"], data_dir=str(glue_folder / "absent")))
-    assert "there is no folder" in fault
+    (error,) = errors(file(data_dir=str(glue_folder)))
+    assert "is for GLUE" in error
+    (error,) = errors(file(datasets_to_use=["RTE"], data_dir=str(glue_folder / "absent")))
+    assert "there is no folder" in error
 
 
 def test_the_schema_describes_every_field() -> None:

@@ -73,10 +73,10 @@ def plan(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> Callable[...,
     return make
 
 
-def faults(plan: Callable[..., Plan], **arguments: Any) -> tuple[str, ...]:
+def errors(plan: Callable[..., Plan], **arguments: Any) -> tuple[str, ...]:
     with pytest.raises(InvalidComparisonError) as caught:
         plan(**arguments)
-    return caught.value.faults
+    return caught.value.errors
 
 
 # The plan
@@ -105,8 +105,8 @@ def test_planning_writes_nothing(plan, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_all_faults_are_told_at_once_with_the_nearest_names(plan, tmp_path: Path) -> None:
-    told = faults(
+def test_all_errors_are_told_at_once_with_the_nearest_names(plan, tmp_path: Path) -> None:
+    told = errors(
         plan,
         methods=("lroa", "glora"),
         seeds=(0, 0, -1),
@@ -118,7 +118,7 @@ def test_all_faults_are_told_at_once_with_the_nearest_names(plan, tmp_path: Path
     assert "seed=-1" in text
     assert len(told) == 3, "names are looked up once the settings are valid"
     text = "\n".join(
-        faults(
+        errors(
             plan,
             methods=("lroa", "glora"),
             settings={"task": "rtee", "model": "./no-such-folder", "min_rank": 9},
@@ -129,7 +129,7 @@ def test_all_faults_are_told_at_once_with_the_nearest_names(plan, tmp_path: Path
 
 
 def test_wrong_values_are_named_with_the_rule(plan) -> None:
-    text = "\n".join(faults(plan, settings={"beta": 1.0, "rank": 0, "precision": "float16", "learnrate": 1}))
+    text = "\n".join(errors(plan, settings={"beta": 1.0, "rank": 0, "precision": "float16", "learnrate": 1}))
     assert "beta=1.0 must be in [0, 1)" in text
     assert "rank=0: input should be greater than or equal to 1" in text
     assert "precision='float16'" in text
@@ -149,10 +149,10 @@ def test_wrong_values_are_named_with_the_rule(plan) -> None:
     ],
 )
 def test_a_schedule_that_cannot_run_is_refused_with_those_that_can(plan, settings: dict[str, Any], told: str) -> None:
-    (fault,) = faults(plan, settings=settings)
-    assert f"lr_scheduler={settings['lr_scheduler']!r} {told}" in fault
-    assert "choose one of linear, cosine, " in fault
-    assert "greedy," not in fault
+    (error,) = errors(plan, settings=settings)
+    assert f"lr_scheduler={settings['lr_scheduler']!r} {told}" in error
+    assert "choose one of linear, cosine, " in error
+    assert "greedy," not in error
 
 
 @pytest.mark.parametrize(
@@ -170,14 +170,14 @@ def test_what_the_models_matrices_cannot_hold_is_found_without_weights(
     plan, monkeypatch: pytest.MonkeyPatch, methods: tuple[str, ...], settings: dict[str, Any], told: str
 ) -> None:
     monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", lambda *_, **__: pytest.fail("weights"))
-    (fault,) = faults(plan, methods=methods, settings=settings)
-    assert fault.startswith(told)
+    (error,) = errors(plan, methods=methods, settings=settings)
+    assert error.startswith(told)
 
 
 @pytest.mark.parametrize("what", ["seeds", "methods"])
 def test_more_than_anybody_means_is_one_message(plan, what: str) -> None:
     values = [*range(200_000)] if what == "seeds" else ["lora"] * 200_000
-    assert faults(plan, **{what: values}) == (f"{what}: 200,000 are given; give at most 1,000",)
+    assert errors(plan, **{what: values}) == (f"{what}: 200,000 are given; give at most 1,000",)
 
 
 def test_a_record_under_the_key_of_another_configuration_is_refused(plan, tmp_path: Path) -> None:
@@ -185,37 +185,37 @@ def test_a_record_under_the_key_of_another_configuration_is_refused(plan, tmp_pa
     write_record(
         tmp_path / "out", finished(config.with_settings({"learning_rate": 0.5})).model_copy(update={"key": config.key})
     )
-    (fault,) = faults(plan, methods=("lora",), seeds=(0,))
-    assert fault.startswith(f"{config.key}: this record is of a run with other settings")
+    (error,) = errors(plan, methods=("lora",), seeds=(0,))
+    assert error.startswith(f"{config.key}: this record is of a run with other settings")
 
 
-def test_one_fault_reads_as_a_sentence(plan) -> None:
+def test_one_error_reads_as_a_sentence(plan) -> None:
     with pytest.raises(InvalidComparisonError, match=r"^rank=0: input should be") as caught:
         plan(settings={"rank": 0})
-    assert len(caught.value.faults) == 1
+    assert len(caught.value.errors) == 1
 
 
 @pytest.mark.parametrize("empty", ["methods", "seeds"])
-def test_nothing_to_compare_is_a_fault(plan, empty: str) -> None:
-    assert any(fault.startswith(f"{empty} is empty") for fault in faults(plan, **{empty: ()}))
+def test_nothing_to_compare_is_an_error(plan, empty: str) -> None:
+    assert any(error.startswith(f"{empty} is empty") for error in errors(plan, **{empty: ()}))
 
 
 def test_a_warmup_as_long_as_the_training_is_refused_before_a_model_is_loaded(plan) -> None:
-    told = faults(plan, methods=("lora", "glora", "shuffled"), settings={"epochs": 1})
+    told = errors(plan, methods=("lora", "glora", "shuffled"), settings={"epochs": 1})
     assert len(told) == 2
     assert told[0].startswith("glora: a warm-up of 6 steps (the default is one epoch)")
     assert plan(methods=("lora",), settings={"epochs": 1}).steps_to_make == 3 * 6
 
 
 def test_a_data_file_that_is_missing_is_told_with_its_name(plan, tmp_path: Path) -> None:
-    (fault,) = faults(plan, settings={"data_dir": str(tmp_path)})
-    assert "train.tsv" in fault
+    (error,) = errors(plan, settings={"data_dir": str(tmp_path)})
+    assert "train.tsv" in error
 
 
 def test_an_output_that_is_a_file_is_refused(plan, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    (fault,) = faults(plan, output=tmp_path / "notes.txt" / "out")
-    assert "is a file" in fault
+    (error,) = errors(plan, output=tmp_path / "notes.txt" / "out")
+    assert "is a file" in error
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -223,8 +223,8 @@ def test_an_output_without_permission_is_refused(plan, tmp_path: Path) -> None:
     locked = tmp_path / "locked"
     locked.mkdir()
     locked.chmod(stat.S_IRUSR | stat.S_IXUSR)
-    (fault,) = faults(plan, output=locked / "out")
-    assert "no permission" in fault
+    (error,) = errors(plan, output=locked / "out")
+    assert "no permission" in error
 
 
 def test_an_output_that_refuses_a_folder_is_known_before_the_first_run(plan, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,13 +286,13 @@ def test_runs_on_other_data_are_not_taken_for_finished(plan, glue_folder: Path, 
     other = shutil.copytree(glue_folder, tmp_path / "edited")
     train = other / "RTE" / "train.tsv"
     train.write_text("\n".join(train.read_text().splitlines()[:-1]) + "\n")
-    (fault,) = faults(plan, methods=("lora", "glora"), seeds=(0,), settings={"data_dir": str(other)})
-    assert "2 finished runs" in fault
-    assert "choose another folder" in fault
+    (error,) = errors(plan, methods=("lora", "glora"), seeds=(0,), settings={"data_dir": str(other)})
+    assert "2 finished runs" in error
+    assert "choose another folder" in error
     moved = shutil.copytree(glue_folder, tmp_path / "moved")
     assert plan(methods=("lora", "glora"), seeds=(0,), settings={"data_dir": str(moved)}).to_make == ()
-    (fault,) = faults(plan, methods=("lora",), seeds=(1,), settings={"data_dir": str(other)})
-    assert "2 finished runs on other data 'rte'" in fault, "one mean is not taken over two data sets"
+    (error,) = errors(plan, methods=("lora",), seeds=(1,), settings={"data_dir": str(other)})
+    assert "2 finished runs on other data 'rte'" in error, "one mean is not taken over two data sets"
     assert len(plan(methods=("lora",), seeds=(1,), settings={"train_limit": 32, "data_dir": str(other)}).to_make) == 1
 
 
@@ -312,10 +312,10 @@ def test_runs_of_another_model_are_not_taken_for_finished(plan, tiny_deberta: Pa
     content[-1] ^= 1
     weights.write_bytes(content)
     for seed in (0, 1):
-        (fault,) = faults(plan, seeds=(seed,), **arguments)
+        (error,) = errors(plan, seeds=(seed,), **arguments)
         now = str(weights_fingerprint(str(model))).removeprefix("sha256:")[:8]
-        assert f"1 finished run of another model {str(model)!r}" in fault
-        assert f"now {now}); choose another folder" in fault
+        assert f"1 finished run of another model {str(model)!r}" in error
+        assert f"now {now}); choose another folder" in error
     other = shutil.copytree(model, tmp_path / "other" / "model")
     assert len(plan(seeds=(0,), methods=("lora",), settings={"model": str(other)}).to_make) == 1
 
@@ -369,11 +369,11 @@ def test_what_is_finished_needs_no_model(plan, monkeypatch: pytest.MonkeyPatch) 
     """The hub is asked only where there is a run to make."""
     arguments = {"methods": ("lora",), "seeds": (0,), "settings": {"model": "someone/some-model"}}
     with monkeypatch.context() as patch:
-        patch.setattr("glora.experiments.plan.length_faults", lambda _config: [])
-        patch.setattr("glora.experiments.plan._matrix_faults", lambda *_: [])
+        patch.setattr("glora.experiments.plan.length_errors", lambda _config: [])
+        patch.setattr("glora.experiments.plan._matrix_errors", lambda *_: [])
         make_runs([plan(**arguments)], RunProgress(), make_run=FakeRuns())
     assert plan(**arguments).to_make == ()
-    (told,) = faults(plan, **{**arguments, "seeds": (0, 1)})
+    (told,) = errors(plan, **{**arguments, "seeds": (0, 1)})
     assert "cannot load the model 'someone/some-model'" in told
 
 

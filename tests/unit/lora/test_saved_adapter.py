@@ -59,7 +59,7 @@ def pickled(what: object) -> Callable[[Path], object]:
     return edit
 
 
-FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
+ERRORS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no configuration": (lambda folder: (folder / CONFIG).unlink(), "no adapter at .*adapter_config"),
     "empty": (cut(CONFIG, 0), CONFIG),
     "cut off": (cut(CONFIG, 0.1), CONFIG),
@@ -90,7 +90,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
-@pytest.mark.parametrize(("damage", "message"), FAULTS.values(), ids=FAULTS.keys())
+@pytest.mark.parametrize(("damage", "message"), ERRORS.values(), ids=ERRORS.keys())
 def test_a_damaged_adapter_is_one_message(
     tmp_path: Path, damage: Callable[[Path], object], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -143,11 +143,11 @@ class Method:
         )(to)
         return adapted
 
-    def setting_faults(self, config: RunConfig) -> list[str]:
+    def setting_errors(self, config: RunConfig) -> list[str]:
         """Return what the method does not support in a configuration, as sentences."""
         return self.check_settings(config.with_settings(self.fixed))
 
-    def matrix_faults(self, config: RunConfig, limits: Mapping[str, int]) -> list[str]:
+    def matrix_errors(self, config: RunConfig, limits: Mapping[str, int]) -> list[str]:
         """Return what the method does not support for these matrices, as sentences.
 
         Args:
@@ -156,7 +156,7 @@ class Method:
         """
         return self.check_matrices(self.normalise(config, config.seed), limits)
 
-    def schedule_faults(self, config: RunConfig, schedule: Schedule) -> list[str]:
+    def schedule_errors(self, config: RunConfig, schedule: Schedule) -> list[str]:
         """Return why the method cannot train for this length, as sentences."""
         return self.check_schedule(config.with_settings(self.fixed), schedule)
 

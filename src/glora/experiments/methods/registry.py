@@ -11,7 +11,7 @@ import dataclasses
 from typing import Any
 
 from glora.experiments.config import SETTINGS, RunConfig
-from glora.experiments.errors import faults_of
+from glora.experiments.errors import errors_of
 from glora.experiments.methods import adalora, data_initialisation, full_finetuning, glora, uniform_lora
 from glora.experiments.methods.base import Method
 from glora.messages import did_you_mean
@@ -77,7 +77,7 @@ def _variant(method: Method, text: str) -> Method:
         try:
             given[setting] = RunConfig.model_validate({setting: value}).setting(setting)
         except ValueError as error:
-            raise ValueError(f"{where}: {'; '.join(faults_of(error))}") from error
+            raise ValueError(f"{where}: {'; '.join(errors_of(error))}") from error
     fixed = {setting: given[setting] for setting in known if setting in given}
     written = [f"{setting}={_written(value)}" for setting, value in fixed.items()]
     return dataclasses.replace(

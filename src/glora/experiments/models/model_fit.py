@@ -55,11 +55,11 @@ def unsupported_settings(config: RunConfig, kind: Kind) -> list[str]:
         ModelNotFoundError: there is no such model, or a file of its folder is broken.
     """
     if comes_from_hub(config.model):
-        return _kind_faults(config, kind)
+        return _kind_errors(config, kind)
     source = resolve_model(config.model)
     check_model_files(source)
     weights = [] if has_weights(Path(source)) else [f"model={config.model!r} has no weights (*.safetensors, *.bin)"]
-    return _kind_faults(config, kind) or length_faults(config) or weights
+    return _kind_errors(config, kind) or length_errors(config) or weights
 
 
 def comes_from_hub(model: str) -> bool:
@@ -71,7 +71,7 @@ def comes_from_hub(model: str) -> bool:
     return not Path(resolve_model(model)).is_dir()
 
 
-def length_faults(config: RunConfig) -> list[str]:
+def length_errors(config: RunConfig) -> list[str]:
     """Report a `max_length` above the longest input that the model reads.
 
     Raises:
@@ -119,7 +119,7 @@ def positions(config: Any) -> int | None:
     return count - (text.pad_token_id or 0) - 1 if text.model_type in AFTER_PADDING else count
 
 
-def _kind_faults(config: RunConfig, kind: Kind) -> list[str]:
+def _kind_errors(config: RunConfig, kind: Kind) -> list[str]:
     if kind == "classification":
         given = [name for name in WRITTEN_ANSWERS_ONLY if getattr(config, name) is not None]
         return [

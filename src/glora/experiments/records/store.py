@@ -179,10 +179,10 @@ def read_record(path: str | os.PathLike[str]) -> RunRecord:
     try:
         return RunRecord.model_validate(content)
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc']) or 'record'}: {fault['msg']}" for fault in error.errors()
+        errors = "; ".join(
+            f"{'.'.join(str(part) for part in detail['loc']) or 'record'}: {detail['msg']}" for detail in error.errors()
         )
-        raise RecordError(f"{path}: does not fit the schema: {faults}. {remedy}") from error
+        raise RecordError(f"{path}: does not fit the schema: {errors}. {remedy}") from error
 
 
 def read_records(directory: str | os.PathLike[str]) -> list[RunRecord]:

@@ -19,7 +19,7 @@ from glora.experiments.experiment import load_experiment
 from glora.experiments.methods.base import Method, Schedule
 from glora.experiments.plan import InvalidComparisonError, TaskLoader, check_comparison
 from glora.experiments.search.ranges import SearchRange, find_range
-from glora.experiments.search.space import combinations, default_ranges, range_faults, searched_by
+from glora.experiments.search.space import combinations, default_ranges, range_errors, searched_by
 from glora.experiments.training.run import count_target_matrices
 from glora.messages import pluralize
 
@@ -215,12 +215,12 @@ def search_request_of_file(
 
 
 def _parsed(ranges: Mapping[str, str]) -> list[SearchRange]:
-    faults: list[str] = []
-    parsed = [collect(functools.partial(find_range, name, text), faults) for name, text in ranges.items()]
+    errors: list[str] = []
+    parsed = [collect(functools.partial(find_range, name, text), errors) for name, text in ranges.items()]
     found = [each for each in parsed if each is not None]
-    faults += repeated("range", [each.setting for each in found])
-    if faults:
-        raise InvalidComparisonError(faults)
+    errors += repeated("range", [each.setting for each in found])
+    if errors:
+        raise InvalidComparisonError(errors)
     return found
 
 
@@ -249,30 +249,30 @@ def plan_search(
         ranges: what is searched; by default `default_ranges`, except settings to which `pairs` gives a value.
 
     Raises:
-        InvalidComparisonError: naming every fault.
+        InvalidComparisonError: naming every error.
     """
-    faults = _option_faults(options)
+    errors = _option_errors(options)
     found, load = [], TaskLoader()
     for settings in pairs:
         pair = (
-            None if _option_faults(options) else _pair(output, settings, methods, seeds, options, ranges, load, faults)
+            None if _option_errors(options) else _pair(output, settings, methods, seeds, options, ranges, load, errors)
         )
         found += [pair] if pair else []
-    faults += [] if faults else _unsearched(ranges, found)
-    if faults:
-        raise InvalidComparisonError(faults)
+    errors += [] if errors else _unsearched(ranges, found)
+    if errors:
+        raise InvalidComparisonError(errors)
     return SearchPlan(name, output, options, tuple(methods), tuple(seeds), tuple(found))
 
 
-def _option_faults(options: SearchOptions) -> list[str]:
-    faults = []
+def _option_errors(options: SearchOptions) -> list[str]:
+    errors = []
     if options.trials < 1:
-        faults.append(f"trials={options.trials}: a search needs at least 1 trial of each method")
+        errors.append(f"trials={options.trials}: a search needs at least 1 trial of each method")
     if not 0 < options.held_out < 1:
-        faults.append(f"held_out={options.held_out:g} must be above 0 and below 1: a share of the training examples")
+        errors.append(f"held_out={options.held_out:g} must be above 0 and below 1: a share of the training examples")
     if not 0 <= options.seed < 2**32:
-        faults.append(f"search_seed={options.seed} must be at least 0 and below 2**32")
-    return faults
+        errors.append(f"search_seed={options.seed} must be at least 0 and below 2**32")
+    return errors
 
 
 def _pair(
@@ -283,9 +283,9 @@ def _pair(
     options: SearchOptions,
     ranges: Sequence[SearchRange],
     load: TaskLoader,
-    faults: list[str],
+    errors: list[str],
 ) -> PairSearch | None:
-    """The studies of a model and a data set, or None and its faults."""
+    """The studies of a model and a data set, or None and its errors."""
     try:
         base, found = check_comparison(output, methods=methods, seeds=seeds, settings=settings)
         trial = base.model_copy(update={"held_out": options.held_out, "seed": (max(seeds) + 1) % 2**32})
@@ -294,12 +294,12 @@ def _pair(
         wanted = [*ranges, *(found for found in defaults if found.setting not in settings)]
         studies = tuple(_study(method, trial, task, wanted, options) for method in found)
     except InvalidComparisonError as error:
-        faults += error.faults
+        errors += error.errors
         return None
     except (ValueError, OSError) as error:
-        faults.append(str(error))
+        errors.append(str(error))
         return None
-    faults += [f for study in studies for f in range_faults(study.method, trial, study.ranges, study.examples["train"])]
+    errors += [f for study in studies for f in range_errors(study.method, trial, study.ranges, study.examples["train"])]
     return PairSearch(settings, studies)
 
 
@@ -317,7 +317,7 @@ def _study(
 
 
 def _unsearched(ranges: Sequence[SearchRange], pairs: Sequence[PairSearch]) -> list[str]:
-    """Return faults for ranges that no method reads, or for nothing to search at all."""
+    """Return errors for ranges that no method reads, or for nothing to search at all."""
     searched = {found.setting for pair in pairs for study in pair.studies for found in study.ranges}
     if not searched:
         return ["nothing to search: every setting of the methods has a value; leave one out, or name a range"]

@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 from pydantic import ValidationError
 
 from glora.experiments.config import SETTINGS, RunConfig
-from glora.experiments.errors import faults_of
+from glora.experiments.errors import errors_of
 from glora.messages import did_you_mean, plain
 
 SEARCHABLE = tuple(name for name, setting in SETTINGS.items() if setting.group != "comparison")
@@ -169,4 +169,4 @@ def _accepted(setting: str, value: object, where: str) -> Any:
     try:
         return RunConfig.model_validate({setting: value}).setting(setting)
     except ValidationError as error:
-        raise SearchRangeError(f"{where}: {'; '.join(faults_of(error))}") from error
+        raise SearchRangeError(f"{where}: {'; '.join(errors_of(error))}") from error

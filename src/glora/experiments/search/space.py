@@ -80,8 +80,8 @@ def _choice(value: Any) -> Any:
     return ",".join(value) if isinstance(value, tuple) else value
 
 
-def range_faults(method: Method, base: RunConfig, ranges: Sequence[SearchRange], examples: int) -> list[str]:
-    """Return a fault for each bound of a range with which no training of this method is possible.
+def range_errors(method: Method, base: RunConfig, ranges: Sequence[SearchRange], examples: int) -> list[str]:
+    """Return an error for each bound of a range with which no training of this method is possible.
 
     Args:
         method: the method.
@@ -91,34 +91,34 @@ def range_faults(method: Method, base: RunConfig, ranges: Sequence[SearchRange],
     """
     ends = {found.setting: _ends(found) for found in ranges}
     corners = [dict(zip(ends, values)) for values in itertools.product(*ends.values())]
-    checked = [(corner, config_faults(method, base, corner, examples)) for corner in corners]
-    everywhere = [fault for fault in checked[0][1] if all(fault in found for _, found in checked)]
+    checked = [(corner, config_errors(method, base, corner, examples)) for corner in corners]
+    everywhere = [error for error in checked[0][1] if all(error in found for _, found in checked)]
     if everywhere:
-        return [f"{method.name}: {fault}" for fault in everywhere]
+        return [f"{method.name}: {error}" for error in everywhere]
     all_fail = all(found for _, found in checked)
-    faults = []
+    errors = []
     for setting, values in ends.items():
         for value in values:
-            found = [fault for corner, fault in checked if corner[setting] == value]
-            # If nothing can be trained, blame a bound only for a fault that it has with all other values.
-            blamed = [fault for fault in found[0] if not all_fail or all(fault in each for each in found)]
+            found = [error for corner, error in checked if corner[setting] == value]
+            # If nothing can be trained, blame a bound only for an error that it has with all other values.
+            blamed = [error for error in found[0] if not all_fail or all(error in each for each in found)]
             if all(found) and blamed:
-                faults.append(f"{setting}={value} can never be trained with {method.name}: {blamed[0]}")
-    if all_fail and not faults:
+                errors.append(f"{setting}={value} can never be trained with {method.name}: {blamed[0]}")
+    if all_fail and not errors:
         corner, refused = checked[0]
         ends_text = settings_text(corner)
-        faults.append(f"{method.name} can be trained with no values of these ranges; {ends_text}: {refused[0]}")
-    return faults
+        errors.append(f"{method.name} can be trained with no values of these ranges; {ends_text}: {refused[0]}")
+    return errors
 
 
-def config_faults(method: Method, base: RunConfig, values: Mapping[str, Any], examples: int) -> list[str]:
+def config_errors(method: Method, base: RunConfig, values: Mapping[str, Any], examples: int) -> list[str]:
     """Return what is wrong with one choice of values."""
-    faults: list[str] = []
-    config = collect(lambda: base.with_settings(values), faults)
+    errors: list[str] = []
+    config = collect(lambda: base.with_settings(values), errors)
     if config is None:
-        return faults
+        return errors
     schedule = Schedule.of(examples, config.batch_size, config.epochs)
-    return [*method.setting_faults(config), *method.schedule_faults(config, schedule)]
+    return [*method.setting_errors(config), *method.schedule_errors(config, schedule)]
 
 
 def _ends(found: SearchRange) -> tuple[Any, ...]:

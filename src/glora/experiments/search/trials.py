@@ -32,7 +32,7 @@ from glora.experiments.search.record import (
     read_search_record,
     write_search_record,
 )
-from glora.experiments.search.space import chosen, config_faults, suggest
+from glora.experiments.search.space import chosen, config_errors, suggest
 from glora.experiments.search.storage import SharedStorage, StorageError
 from glora.experiments.search.study import (
     ERROR,
@@ -137,7 +137,7 @@ def plan_tuned_runs(plan: SearchPlan, outcomes: Sequence[StudyOutcome]) -> tuple
     """Plan the runs that are reported: for each model and data set, each method with its best settings.
 
     Raises:
-        InvalidComparisonError: naming every fault. RecordError: a record cannot be read.
+        InvalidComparisonError: naming every error. RecordError: a record cannot be read.
     """
     found = {id(outcome.search): outcome.values for outcome in outcomes}
     load = TaskLoader()
@@ -222,9 +222,9 @@ class _Objective:
         trial.study.sampler = TPESampler(seed=seed, n_startup_trials=search.random_trials)
         values = suggest(trial, search.ranges)
         name, shown = f"{search.method.name}, {item_of(trial)}", settings_text(values)
-        faults = config_faults(search.method, search.base, values, search.examples["train"])
-        if faults:
-            raise self._bad_settings(trial, f"{name} cannot be trained ({shown})", faults[0], 0)
+        errors = config_errors(search.method, search.base, values, search.examples["train"])
+        if errors:
+            raise self._bad_settings(trial, f"{name} cannot be trained ({shown})", errors[0], 0)
         config = search.method.normalise(search.base.with_settings(values), search.base.seed)
         watch = _TrialWatch(progress, trial, search, config, name)
         try:

@@ -1,4 +1,4 @@
-"""Reading prompts and answers: from what people have, in the layouts of the hub, and with every fault by its line."""
+"""Reading prompts and answers: from what people have, in the layouts of the hub, and with every error by its line."""
 
 from __future__ import annotations
 

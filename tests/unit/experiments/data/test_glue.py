@@ -1,4 +1,4 @@
-"""GLUE from its own files and from the hub: the same rows, and every fault by file and line."""
+"""GLUE from its own files and from the hub: the same rows, and every error by file and line."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def edited(folder: Path, target: Path, file: str, old: str, new: str) -> str:
         ("stsb", "STS-B/dev.tsv", "\t5.000\n", "\tfive\n", r"line 2: the score 'five' is not a number"),
     ],
 )  # fmt: skip
-def test_faults_name_file_and_line(
+def test_errors_name_file_and_line(
     glue_folder: Path, tmp_path: Path, task: str, file: str, old: str, new: str, message: str
 ) -> None:
     with pytest.raises(DataError, match=message):

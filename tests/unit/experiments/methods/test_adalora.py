@@ -35,5 +35,5 @@ def test_adalora_schedule_always_prunes_after_something_was_measured() -> None:
 
 
 def test_adalora_refuses_a_run_of_one_step() -> None:
-    (fault,) = METHODS["adalora"].schedule_faults(RunConfig(), Schedule(total_steps=1, steps_per_epoch=1))
-    assert "at least 2 optimizer steps" in fault
+    (error,) = METHODS["adalora"].schedule_errors(RunConfig(), Schedule(total_steps=1, steps_per_epoch=1))
+    assert "at least 2 optimizer steps" in error

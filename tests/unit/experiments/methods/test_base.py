@@ -50,11 +50,11 @@ def test_warmup_is_an_epoch_a_share_or_steps() -> None:
 @pytest.mark.parametrize(("warmup", "steps", "told"), [(None, 4, "default is one epoch"), (12, 12, "12 steps")])
 def test_a_warmup_that_is_not_shorter_than_training_is_refused(warmup, steps, told) -> None:
     config = RunConfig(method="glora", warmup_steps=warmup)
-    (fault,) = METHODS["glora"].schedule_faults(config, Schedule(total_steps=steps, steps_per_epoch=4))
-    assert told in fault
-    assert "not shorter than the training" in fault
-    assert METHODS["glora"].schedule_faults(config, Schedule(total_steps=steps + 1, steps_per_epoch=4)) == []
-    assert METHODS["lora"].schedule_faults(config, Schedule(total_steps=steps, steps_per_epoch=4)) == []
+    (error,) = METHODS["glora"].schedule_errors(config, Schedule(total_steps=steps, steps_per_epoch=4))
+    assert told in error
+    assert "not shorter than the training" in error
+    assert METHODS["glora"].schedule_errors(config, Schedule(total_steps=steps + 1, steps_per_epoch=4)) == []
+    assert METHODS["lora"].schedule_errors(config, Schedule(total_steps=steps, steps_per_epoch=4)) == []
 
 
 @pytest.mark.parametrize(
@@ -66,11 +66,11 @@ def test_a_warmup_that_is_not_shorter_than_training_is_refused(warmup, steps, to
     ],
 )
 def test_bounds_that_no_model_can_meet_are_refused_before_one_is_loaded(settings: dict[str, int], told: str) -> None:
-    (fault,) = METHODS["glora"].setting_faults(RunConfig(**settings))
-    assert told in fault
-    assert METHODS["lora"].setting_faults(RunConfig(**settings)) == []
+    (error,) = METHODS["glora"].setting_errors(RunConfig(**settings))
+    assert told in error
+    assert METHODS["lora"].setting_errors(RunConfig(**settings)) == []
 
 
 def test_bounds_that_a_model_may_meet_are_not_refused() -> None:
     for settings in ({}, {"min_rank": 8, "max_rank": 8}, {"min_rank": 9, "total_rank": 900}, {"signal": "lora_b"}):
-        assert METHODS["glora"].setting_faults(RunConfig(**settings)) == []
+        assert METHODS["glora"].setting_errors(RunConfig(**settings)) == []

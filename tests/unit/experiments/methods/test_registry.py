@@ -73,7 +73,7 @@ def test_a_variants_settings_are_checked_with_those_of_all(glue_folder: Path, tm
     settings = {"task": "rte", "data_dir": str(glue_folder), "batch_size": 2, "epochs": 3, "rank": 4, "max_rank": 4}
     with pytest.raises(InvalidComparisonError) as error:
         plan_comparison(tmp_path, methods=("lora", "glora:min_rank=5", "glora"), seeds=(0,), settings=settings)
-    assert [fault.split(":")[:2] for fault in error.value.faults] == [["glora", "min_rank=5"]]
+    assert [message.split(":")[:2] for message in error.value.errors] == [["glora", "min_rank=5"]]
     with pytest.raises(InvalidComparisonError) as error:
         plan_comparison(tmp_path, methods=("lora", "glora:warmup_steps=5000"), seeds=(0,), settings=settings)
     assert "glora:warmup_steps=5000: a warm-up of 5,000 steps" in str(error.value)

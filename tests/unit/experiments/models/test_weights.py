@@ -53,7 +53,7 @@ def test_a_broken_file_is_named_by_the_plan_and_by_loading(
             (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(InvalidComparisonError, match=message) as refused:
         check_settings({"model": str(folder), "task": "rte", "max_length": 32})
-    assert len(refused.value.faults) == 1
+    assert len(refused.value.errors) == 1
     with pytest.raises(ModelNotFoundError, match=message):
         load_classifier(str(folder), num_labels=2)
 

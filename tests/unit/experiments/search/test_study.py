@@ -237,12 +237,12 @@ def test_a_failed_trial_is_an_outcome_and_is_tried_again_only_when_asked(storage
 
 
 def test_an_error_of_the_program_is_not_an_outcome(storage: SharedStorage) -> None:
-    def faulty(trial: optuna.Trial) -> float:
-        raise ValueError("a fault")
+    def invalid(trial: optuna.Trial) -> float:
+        raise ValueError("an error")
 
     study = study_of(storage)
-    with pytest.raises(ValueError, match="a fault"):
-        finish(study, faulty)
+    with pytest.raises(ValueError, match="an error"):
+        finish(study, invalid)
     assert finish(study) == ["b", "c", "a"], "and the trial is not lost"
 
 

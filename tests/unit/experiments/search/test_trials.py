@@ -74,10 +74,10 @@ def plan(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> Callable[...,
     return make
 
 
-def faults(plan: Callable[..., SearchPlan], **changes: Any) -> str:
+def errors(plan: Callable[..., SearchPlan], **changes: Any) -> str:
     with pytest.raises(InvalidComparisonError) as caught:
         plan(**changes)
-    return "\n".join(caught.value.faults)
+    return "\n".join(caught.value.errors)
 
 
 def search(plan: SearchPlan, storage: SharedStorage, runs: Any = None) -> tuple[StudyOutcome, ...]:
@@ -416,7 +416,7 @@ def test_more_seeds_are_run_without_a_new_search(plan, storage) -> None:
 def test_an_impossible_search_is_refused_before_anything_is_made(
     plan, tmp_path: Path, change: dict[str, Any], expected: list[str], absent: str
 ) -> None:
-    text = faults(plan, **change)
+    text = errors(plan, **change)
     assert [part for part in expected if part not in text] == []
     assert absent not in text
     assert not (tmp_path / "out").exists()
@@ -448,8 +448,8 @@ def test_a_request_of_a_file_has_its_ranges_and_the_command_lines(tmp_path: Path
     with pytest.raises(InvalidComparisonError) as caught:
         search_request({}, ranges={"lr": "5e-4-1e-4", "bta": "0-1", "beta": "0.8-0.9", "beta (EMA)": "0.9,0.99"})
     assert [
-        part in fault
-        for part, fault in zip(("5e-4 below and 1e-4 above", "'beta'", "range: beta is given"), caught.value.faults)
+        part in error
+        for part, error in zip(("5e-4 below and 1e-4 above", "'beta'", "range: beta is given"), caught.value.errors)
     ] == [True] * 3
 
 
