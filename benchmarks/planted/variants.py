@@ -19,6 +19,7 @@ from glora.allocation.bounds import allocate_within_bounds
 from glora.allocation.cut import cut_spectra
 from glora.experiments.methods.applied.glora import ShuffledRankAllocator
 from glora.lora.matrix import LoraMatrix
+from glora.scoring.spectrum import spectra
 
 
 class PlantedAllocator(RankAllocator):
@@ -85,7 +86,7 @@ class LearnedAllocator(RankAllocator):
     """Allocates by what has been learned by the end of the warm-up: the singular values σ_1 ≥ ... ≥ σ_r of Δ_k = s·B_k·A_k."""
 
     def learned(self) -> dict[str, list[float]]:
-        return {matrix.name: matrix.singular_values().tolist() for matrix in self.adapter.present}
+        return spectra(self.adapter.present)
 
     def score(self, values: list[float]) -> float:
         raise NotImplementedError

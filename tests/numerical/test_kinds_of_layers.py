@@ -137,17 +137,24 @@ def test_shrinking_keeps_the_columns_whose_update_is_largest(kind: str) -> None:
 
 @kinds
 def test_svd_leaves_the_discarded_singular_values(kind: str) -> None:
+    """Of each expert, in a stack."""
     _, layers = trained(kind)
-    for layer in layers.values():
-        before = layer.get_delta_weight("default").detach()
-        if isinstance(layer, ParamWrapper):
-            with pytest.raises(ValueError, match=r'keep="svd" is for one matrix, and this adapter updates 3 experts'):
-                resize_lora_layer(layer, 2, keep="svd")
-            continue
+    for name, layer in layers.items():
+        before = matrices_of(layer, name)
         resize_lora_layer(layer, 2, keep="svd")
-        error = (layer.get_delta_weight("default") - before).norm()
-        discarded = torch.linalg.svdvals(before.flatten(1))[2:].norm()
+        error = (matrices_of(layer, name) - before).norm()
+        discarded = torch.linalg.svdvals(before)[:, 2:].norm()
         torch.testing.assert_close(error, discarded, rtol=1e-4, atol=1e-5)
+
+
+def matrices_of(layer: nn.Module, name: str) -> torch.Tensor:
+    """PEFT's Δ of each expert, or of the one matrix: three dimensions."""
+    delta, matrix = layer.get_delta_weight("default").detach(), LoraMatrix(name, layer)
+    if not isinstance(layer, ParamWrapper):
+        return delta.flatten(1)[None]
+    stack = delta if delta.shape[0] == matrix.experts else delta.movedim(-1, 0)
+    assert sorted(stack.shape[1:]) == sorted(matrix.shape)
+    return stack
 
 
 @kinds

@@ -321,19 +321,6 @@ def test_what_cannot_work_is_refused_at_once(make: object, fields: dict, message
         RankAllocator(model, optimizer, config(**fields))
 
 
-def test_svd_of_experts_is_refused_before_the_first_step() -> None:
-    class Experts(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.up = nn.Parameter(torch.randn(3, 6, 8))
-
-    model = nn.Module()
-    model.experts = Experts()
-    model = get_peft_model(model, LoraConfig(r=2, target_modules=[], target_parameters=["experts.up"]))
-    with pytest.raises(ValueError, match='experts.up: keep="svd" is for one matrix'):
-        RankAllocator(model, sgd(model), config(keep="svd"))
-
-
 def test_an_optimizer_of_another_model_is_refused() -> None:
     with pytest.raises(ValueError, match="does not hold lora_A and lora_B of 2 of 2 matrices, e.g. lora_A of 'first'"):
         RankAllocator(lora(), sgd(lora()), config())

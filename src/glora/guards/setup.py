@@ -20,9 +20,6 @@ def check_setup(adapter: RankedAdapter, optimizer: torch.optim.Optimizer, config
         ValueError: a matrix is frozen or unknown to the optimizer, the optimizer's state cannot follow a matrix to another
             rank, or a setting does not go with the adapter.
     """
-    stack = next((matrix.name for matrix in adapter.matrices.values() if matrix.experts > 1), None)
-    if config.keep == "svd" and stack is not None:
-        raise ValueError(f'{stack}: keep="svd" is for one matrix, and this is a stack of experts; use keep="norm"')
     if config.signal == "delta_exact" and any(map(is_sharded, adapter.factors)):
         raise ValueError(
             'signal="delta_exact" needs whole factors and gradients, and fully_shard spreads them over the processes; use '

@@ -26,7 +26,7 @@ from peft.tuners.lora.layer import Embedding, LoraLayer, ParamWrapper
 from torch import nn
 
 from glora.config import Keep
-from glora.lora.layout import class_of, whole
+from glora.lora.layout import class_of
 from glora.lora.optimizer_state import carried_state, check_optimizer, per_element, set_state
 from glora.lora.resize import by_rank_A, by_rank_B, carry_state, columns_at
 
@@ -177,20 +177,6 @@ class LoraMatrix:
             return
         raise ValueError(f"{self.name}: {reason} is not supported by glora; {remedy}")
 
-    def singular_values(self) -> torch.Tensor:
-        """Return σ_1 ≥ ... ≥ σ_r of Δ = s·B·A, shape (r,), float32, on the layer's device.
-
-        With B = Q_B·R_B and Aᵀ = Q_A·R_A they are those of s·R_B·R_Aᵀ, which is r × r; no d_out × d_in matrix is made. A rank
-        above min(d_in, d_out) ends in zeros. For a stack of experts, √(Σ_e σ_{e,i}²). Sharded factors are gathered, so every
-        process has to call it.
-        """
-        E, r = self.experts, self.rank
-        tall_A = by_rank_A(whole(self.A.detach()), E, r).float().transpose(1, 2)  # (E, d_in, r)
-        tall_B = by_rank_B(whole(self.B.detach()), E, r).float().permute(2, 0, 1)  # (E, d_out, r)
-        core = torch.linalg.qr(tall_B).R @ torch.linalg.qr(tall_A).R.transpose(1, 2)
-        values = torch.linalg.svdvals(core).square().sum(0).sqrt() * abs(self.scaling)
-        return nn.functional.pad(values, (0, r - len(values)))
-
     def resized(
         self,
         rank: int,
@@ -216,8 +202,6 @@ class LoraMatrix:
                 f"rank={rank!r} must be an integer from {smallest} to min(d_in, d_out) = {largest}{because}"
             )
         E, old_rank = self.experts, self.rank
-        if keep == "svd" and E > 1:
-            raise ValueError(f'keep="svd" is for one matrix, and this adapter updates {E} experts; use keep="norm"')
         A, B = self.factors
         if optimizer is not None:
             check_optimizer(optimizer, (A, B))

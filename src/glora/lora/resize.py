@@ -1,8 +1,8 @@
 """The columns of a matrix at another rank, and the optimizer state that follows them. Tensors only.
 
 Growing appends rows to A as LoRA initializes them and zero columns to B, so that B·A does not change. Shrinking from r to r'
-keeps the columns with the largest ‖A_i‖·‖B_i‖, the first ones, or the best rank-r' approximation of B·A in the Frobenius norm,
-which by Eckart and Young (1936) leaves an error of exactly the discarded singular values.
+keeps the columns with the largest ‖A_i‖·‖B_i‖, the first ones, or the best rank-r' approximation of B·A in the Frobenius norm
+(of each expert's, in a stack), see glora.lora.low_rank.
 
 Factors have the rank in the middle here: A is (E, r, d_in) and B is (d_out, r, E), see glora.lora.matrix.
 """
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from glora.config import Keep
+from glora.lora.low_rank import leading_directions
 from glora.lora.optimizer_state import MEAN_OVER, STATE_KINDS, Carry
 
 # count -> new columns, A (E, count, d_in) and B (d_out, count, E)
@@ -36,8 +37,8 @@ def by_rank_B(t: torch.Tensor, E: int, rank: int) -> torch.Tensor:
 class Columns:
     """The factors at the new rank, and how the state that the optimizer keeps for each rank follows.
 
-    `of_A` and `of_B` map the old ranks to the kept ones: an index of shape (kept,), or a matrix of shape (kept, r) that
-    multiplies a gradient of the factor. The ranks after the kept ones are new.
+    `of_A` and `of_B` map the old ranks to the kept ones: an index of shape (kept,), or matrices of shape (E, kept, r) that
+    multiply a gradient of the factor. The ranks after the kept ones are new.
     """
 
     A: torch.Tensor
@@ -53,13 +54,16 @@ def columns_at(A: torch.Tensor, B: torch.Tensor, rank: int, keep: Keep, new_colu
         A: Shape (E, r, d_in).
         B: Shape (d_out, r, E).
         rank: The new rank, at least 1.
-        keep: Which columns stay where the rank shrinks; "svd" needs E = 1.
+        keep: Which columns stay where the rank shrinks.
         new_columns: Makes the columns that the matrix grows by.
     """
     old_rank = A.shape[1]
     if rank < old_rank and keep == "svd":
-        kept_A, kept_B, of_A, of_B = _best_approximation(A[0], B[:, :, 0], rank)
-        kept_A, kept_B = kept_A[None], kept_B[:, :, None]
+        T_A, T_B = leading_directions(A, B.permute(2, 0, 1), rank)
+        kept_A = (T_A @ A.float()).to(A.dtype)
+        kept_B = torch.einsum("dre,erk->dke", B.float(), T_B).to(B.dtype)
+        # ∂L/∂A' = s·B'ᵀ·G = T_Bᵀ·∂L/∂A and ∂L/∂B' = s·G·A'ᵀ = ∂L/∂B·T_Aᵀ: so do the moments follow
+        of_A, of_B = T_B.transpose(1, 2), T_A
     else:
         if rank < old_rank and keep == "norm":
             # of all experts together: they share the rank, and Σ_e ‖A_ei‖²·‖B_ei‖² is the size of column i in the whole stack
@@ -75,29 +79,6 @@ def columns_at(A: torch.Tensor, B: torch.Tensor, rank: int, keep: Keep, new_colu
     return Columns(kept_A, kept_B, of_A, of_B)
 
 
-def _best_approximation(
-    A: torch.Tensor, B: torch.Tensor, rank: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """B'·A' = the truncated SVD of B·A, through QR of the thin factors, so that no d_out × d_in matrix is made.
-
-    B = Q_B·R_B and Aᵀ = Q_A·R_A give B·A = Q_B·(R_B·R_Aᵀ)·Q_Aᵀ; with R_B·R_Aᵀ = U·S·Vᵀ (r × r), B' = Q_B·U·√S and
-    A' = √S·Vᵀ·Q_Aᵀ. Since B' = B·T_B and A' = T_A·A, the chain rule gives ∂L/∂A' = T_Bᵀ·∂L/∂A and ∂L/∂B' = ∂L/∂B·T_Aᵀ:
-    those are the matrices by which the moments follow.
-
-    Directions with no singular value are left out. B' and A' would both be zero there, and such a column never learns.
-    """
-    Q_B, R_B = torch.linalg.qr(B.float())
-    Q_A, R_A = torch.linalg.qr(A.float().T)
-    U, S, Vh = torch.linalg.svd(R_B @ R_A.T)
-    smallest = S[0] * torch.finfo(S.dtype).eps * max(A.shape[1], B.shape[0])
-    real = int((S[:rank] > smallest).sum())
-    root = S[:real].sqrt()
-    left, right = U[:, :real] * root, root[:, None] * Vh[:real]
-    T_B = torch.linalg.pinv(R_B) @ left  # (r, kept)
-    T_A = right @ torch.linalg.pinv(R_A).T  # (kept, r)
-    return (right @ Q_A.T).to(A.dtype), (Q_B @ left).to(B.dtype), T_B.T, T_A
-
-
 def carry_state(kept: torch.Tensor, successor: torch.Tensor, dim: int, E: int, old_rank: int) -> Carry:
     """Return what carries the optimizer state of a factor to the new rank.
 
@@ -110,7 +91,8 @@ def carry_state(kept: torch.Tensor, successor: torch.Tensor, dim: int, E: int, o
     """
     by_rank = by_rank_A if dim == 0 else by_rank_B
     rank = successor.shape[dim] // E
-    mixed = kept.dim() == 2
+    mixed = kept.dim() == 3
+    mix = "ekr,erd->ekd" if dim == 0 else "ekr,dre->dke"
 
     def carry(key: str, state: torch.Tensor) -> torch.Tensor:
         kind = STATE_KINDS[key]
@@ -123,7 +105,7 @@ def carry_state(kept: torch.Tensor, successor: torch.Tensor, dim: int, E: int, o
         if mixed:
             # Of a sum Σ t_i·g_i of gradients, the mean square is Σ t_i²·v_i where they are uncorrelated.
             weight = kept.to(state.dtype) if kind == "first moment" else kept.to(state.dtype).square()
-            follow = torch.einsum("kr,arb->akb", weight, old)
+            follow = torch.einsum(mix, weight, old)
         else:
             follow = old.index_select(1, kept)
         if added := rank - follow.shape[1]:
