@@ -74,8 +74,8 @@ def count(
     return Count(extra / step, again / passes, kept, sent)
 
 
-def time_steps(rounds: int, threads: int) -> None:
-    """Print the median step time of each signal relative to LoRA's, and the quartiles of the ratio."""
+def time_steps(rounds: int, threads: int) -> dict[str, Any]:
+    """Return the median step time of each signal relative to LoRA's, and the quartiles of the ratio, as a record."""
     import torch
     from benchmarks.signal.settings import Setting
     from transformers import logging
@@ -87,6 +87,7 @@ def time_steps(rounds: int, threads: int) -> None:
         1000, 30000, (setting.batch_size, setting.max_length), generator=torch.Generator().manual_seed(0)
     )
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids[:, 0] % 2}
+    forward_passes = {}
     for accelerated in (False, True):
         variants = dict(_variants(setting.rank, accelerated))
         times: dict[str, list[float]] = {name: [] for name in variants}
@@ -96,12 +97,18 @@ def time_steps(rounds: int, threads: int) -> None:
                 variants[name](batch)
                 if number >= 0:
                     times[name].append(time.perf_counter() - start)
-        first, *_ = times
-        print(f"{'accelerate_lora' if accelerated else 'PEFT'}: {1e3 * statistics.median(times[first]):.0f} ms a step")
-        for name, seconds in times.items():
-            ratios = [mine / lora for mine, lora in zip(seconds, times[first])]
-            low, middle, high = statistics.quantiles(ratios, n=4)
-            print(f"  {name:38} {middle:.3f}  [{low:.3f}, {high:.3f}]")
+        first, *others = times
+        ratios = {name: [mine / lora for mine, lora in zip(times[name], times[first])] for name in others}
+        forward_passes["accelerate_lora" if accelerated else "PEFT"] = {
+            "lora_ms": round(1e3 * statistics.median(times[first])),
+            "ratios": {name: _median_and_quartiles(of) for name, of in ratios.items()},
+        }
+    return {"threads": threads, "rounds": rounds, "forward_passes": forward_passes}
+
+
+def _median_and_quartiles(values: list[float]) -> list[float]:
+    low, middle, high = statistics.quantiles(values, n=4)
+    return [round(value, 3) for value in (middle, low, high)]
 
 
 def _variants(rank: int, accelerated: bool) -> Iterator[tuple[str, Callable[[dict[str, Any]], None]]]:

@@ -1,8 +1,8 @@
-"""Makes the records and the report of this benchmark.
+"""Make the records and the report of this benchmark.
 
     python -m benchmarks.signal.measure run --data-dir GLUE     the warm-ups that are missing, about five to twenty minutes each
     python -m benchmarks.signal.measure report                  report.md, from the records alone
-    python -m benchmarks.signal.measure cost --threads 1        the step times of each signal, on a quiet machine
+    python -m benchmarks.signal.measure cost --threads 1        step_times.json: each signal, timed on a quiet machine
 
 A record is a line of records.jsonl: one warm-up, one number of steps. A warm-up whose records are in the file is not made
 again. GLUE is the folder that holds RTE/train.tsv.
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+STEP_TIMES = HERE / "step_times.json"
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -77,9 +78,12 @@ def evaluate(seen: Any) -> dict[str, Any]:
 
 def append(path: Path, record: dict[str, Any]) -> None:
     """Add a line."""
-    versions = {"python": platform.python_version()} | {n: version(n) for n in ("torch", "peft", "transformers")}
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record | {"versions": versions}, separators=(",", ":")) + "\n")
+        file.write(json.dumps(record | {"versions": _versions()}, separators=(",", ":")) + "\n")
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {n: version(n) for n in ("torch", "peft", "transformers")}
 
 
 def _drop_cut_off_line(path: Path) -> None:
@@ -115,11 +119,16 @@ def main() -> None:
     elif arguments.what == "report":
         from benchmarks.signal.report import report
 
-        (HERE / "report.md").write_text(report(read(arguments.records)), encoding="utf-8")
+        times = json.loads(STEP_TIMES.read_text(encoding="utf-8"))
+        (HERE / "report.md").write_text(report(read(arguments.records), times), encoding="utf-8")
     else:
         from benchmarks.signal.cost import time_steps
 
-        time_steps(arguments.rounds, arguments.threads)
+        from glora.experiments.records.provenance import collect_provenance
+
+        machine = {"processor": collect_provenance().machine.cpu, "versions": _versions()}
+        times = machine | time_steps(arguments.rounds, arguments.threads)
+        STEP_TIMES.write_text(json.dumps(times, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from benchmarks.signal.cost import MINILM, SEVEN_B, count
 Key = tuple[Any, ...]  # the fields of an Estimate
 
 
-def report(records: list[dict[str, Any]]) -> str:
+def report(records: list[dict[str, Any]], times: dict[str, Any]) -> str:
     """The tables."""
     records = sorted(records, key=lambda r: (r["setting"]["task"], r["steps"], r["seed"]))
     cells: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
@@ -49,6 +49,14 @@ def report(records: list[dict[str, Any]]) -> str:
             "m-th step. Read: activations read once more, as a share of what the products with W, A and B read and write.",
             "",
             *_cost(),
+            "",
+            "## Timed",
+            "",
+            f"Step time relative to PEFT LoRA without an allocator, measured side by side in {times['rounds']} rounds: median",
+            f"and quartiles. all-MiniLM-L6-v2, rank 8, 16 × 40 tokens, {times['processor']}, threads: {times['threads']}. Made",
+            "by `python -m benchmarks.signal.measure cost --threads 1`, kept in `step_times.json`.",
+            "",
+            *_timed(times),
             "",
         ]
     )
@@ -127,6 +135,16 @@ def _cost() -> list[str]:
                 f"| {name} | {tokens:,} | {title} | +{one.multiplications:.1%} | +{one.read:.1%} | {_bytes(one.kept)} | "
                 f"{_bytes(one.sent)} |"
             )
+    return lines
+
+
+def _timed(times: dict[str, Any]) -> list[str]:
+    passes = times["forward_passes"]
+    header = [f"{name}, {of['lora_ms']} ms a step" for name, of in passes.items()]
+    lines = [f"| signal | {' | '.join(header)} |", "|---" * (1 + len(passes)) + "|"]
+    for signal in next(iter(passes.values()))["ratios"]:
+        cells = [of["ratios"][signal] for of in passes.values()]
+        lines.append(f"| {signal} | {' | '.join(f'{m:.3f} [{low:.3f}, {high:.3f}]' for m, low, high in cells)} |")
     return lines
 
 
