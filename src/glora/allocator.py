@@ -260,7 +260,7 @@ class RankAllocator:
             check_held(self.adapter, self._optimizer)
         self._given = dict(state["ranks"]) if state["allocated"] else None
         if state["allocated"]:
-            release_input_gradients(self.adapter.root)
+            release_input_gradients(self.adapter.root, self.adapter.input_hooks)
         self.adapter.initial_ranks = {name: state["initial_ranks"][name] for name in self.adapter.matrices}
         if self.config.total_rank is None:
             self.total_rank = sum(self.adapter.initial_ranks.values())
@@ -317,7 +317,7 @@ class RankAllocator:
             self._processes.check_shared(ranks)
             if self._processes.size > 1:
                 self._first_step = FirstStep(self._optimizer, self.adapter, self._processes)
-            release_input_gradients(self.adapter.root)
+            release_input_gradients(self.adapter.root, self.adapter.input_hooks)
             self._reallocations += 1
             self._given = dict(ranks)
             self.reallocation = Reallocation(

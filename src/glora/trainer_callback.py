@@ -24,6 +24,7 @@ from glora.guards.same_adapter import check_loaded_ranks
 from glora.guards.saved_state import check_saved_state
 from glora.guards.setup import check_same_matrices
 from glora.lora.adapter import RankedAdapter
+from glora.lora.input_gradients import asked_by_last_call
 from glora.messages import get_logger, pluralize
 from glora.scoring.sketch_ratios import refuse_compiled
 
@@ -80,7 +81,9 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
     ) -> None:
         """Let checkpoints of other ranks be loaded from now on."""
         try:
-            self._follow(model, optimizer)
+            adapter = self._follow(model, optimizer)
+            if type(args).__module__.startswith("trl."):
+                adapter.input_hooks -= asked_by_last_call(adapter.root)  # TRL's, for checkpointing
         except ValueError:
             # on_train_begin reports what is wrong with the model; it may still be changed until then
             self._adapter = None

@@ -22,6 +22,7 @@ from torch.utils.hooks import RemovableHandle
 
 from glora.config import Keep
 from glora.lora.discovery import adapted_model, base_model, find_matrices, peft_configs
+from glora.lora.input_gradients import asked_by_user
 from glora.lora.layout import is_sharded, is_unit
 from glora.lora.live_model import Hook, LoadAdapter, uninterrupted
 from glora.lora.matrix import LoraMatrix, Resized
@@ -80,6 +81,7 @@ class RankedAdapter:
         matrices: The matrices by name, those at rank 0 included.
         initial_ranks: The ranks when this object was made.
         layout: How processes hold the model; changes of rank go through it. `glora.distributed` sets it.
+        input_hooks: Keys of the hooks by which the user made the embedding's output require a gradient.
 
     Raises:
         ValueError: for what `find_matrices` rejects.
@@ -91,6 +93,7 @@ class RankedAdapter:
         adapted = adapted_model(model)
         self.root = base_model(adapted)
         self.initial_ranks = self.ranks
+        self.input_hooks = asked_by_user(self.root)
         self.layout = Layout()
         self._configs = peft_configs(adapted)
         self._config = self._configs.get(self.name)

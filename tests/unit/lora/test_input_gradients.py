@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from peft import get_peft_model
 from torch import nn
+from transformers import TrainerControl, TrainerState
 
-from glora import RankAllocationConfig, RankAllocator, accelerate_lora
+from glora import RankAllocationCallback, RankAllocationConfig, RankAllocator, accelerate_lora
+from glora.lora.adapter import RankedAdapter
 from glora.lora.input_gradients import release_input_gradients
 from integration.layer_kinds import causal, llama, text
 
@@ -120,6 +124,47 @@ def test_what_the_user_asked_for_without_checkpointing_stays() -> None:
     base.activation_checkpointing_enable({"use_reentrant": False})
     assert release_input_gradients(base)
     assert list(base.get_input_embeddings()._forward_hooks) == [other.id]
+
+
+def test_what_the_user_asked_for_before_checkpointing_stays() -> None:
+    """Saliency maps and adversarial noise read the gradient of the embedding's output."""
+    base = llama(layers=LAYERS)
+    model = get_peft_model(base, causal()())
+    base.enable_input_require_grads()
+    adapter = RankedAdapter(model)
+    base.activation_checkpointing_enable({"use_reentrant": False})
+    hooks = base.get_input_embeddings()._forward_hooks
+    assert len(hooks) == 2
+    assert release_input_gradients(base, adapter.input_hooks)
+    assert set(hooks) == adapter.input_hooks
+    assert len(hooks) == 1
+
+
+def test_an_embedding_whose_gradient_is_read_keeps_it() -> None:
+    base = llama(layers=LAYERS)
+    base.activation_checkpointing_enable({"use_reentrant": False})
+    read = []
+    base.get_input_embeddings().register_full_backward_hook(lambda module, inputs, outputs: read.append(outputs[0]))
+    assert not release_input_gradients(base)
+    base.requires_grad_(False).train()(**text()).loss.backward()
+    assert len(read) == 1
+
+
+@pytest.mark.parametrize(
+    ("library", "arguments", "released"), [("transformers", "TrainingArguments", 0), ("trl", "SFTConfig", 1)]
+)
+def test_trl_s_hook_is_not_the_user_s(library: str, arguments: str, released: int, tmp_path: Path) -> None:
+    """TRL's trainers call enable_input_require_grads() themselves before any callback sees the model."""
+    kind = getattr(pytest.importorskip(library), arguments)
+    args = kind(output_dir=str(tmp_path), report_to="none", use_cpu=True)
+    base = llama(layers=1)
+    model = get_peft_model(base, causal()())
+    base.enable_input_require_grads()
+    callback = RankAllocationCallback()
+    callback.on_init_end(args, TrainerState(), TrainerControl(), model=model)
+    base.activation_checkpointing_enable({"use_reentrant": False})
+    release_input_gradients(base, callback._adapter.input_hooks)
+    assert len(base.get_input_embeddings()._forward_hooks) == 1 - released
 
 
 def test_a_trained_embedding_keeps_its_gradient() -> None:
