@@ -13,13 +13,16 @@ def main() -> None:
     parser.add_argument("what", choices=("run", "confirm", "report"))
     parser.add_argument("--records", type=Path, default=HERE / "records.jsonl")
     parser.add_argument("--limit", type=int, help="make at most this many runs")
+    parser.add_argument("--variants", nargs="+", help="make runs of these variants only")
+    parser.add_argument("--settings", nargs="+", help="make runs at these settings only, by the names in grid.CELLS")
     arguments = parser.parse_args()
     if arguments.what in ("run", "confirm"):
         import torch
-        from benchmarks.planted.grid import confirmation, run_missing, runs
+        from benchmarks.planted.grid import confirmation, only, run_missing, runs
 
         torch.set_num_threads(1)  # the same bits in every run, and the matrices are too small for more
-        run_missing(arguments.records, runs() if arguments.what == "run" else confirmation(), arguments.limit)
+        wanted = only(runs() if arguments.what == "run" else confirmation(), arguments.variants, arguments.settings)
+        run_missing(arguments.records, wanted, arguments.limit)
     else:
         from benchmarks.planted.report import write_report
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,21 @@ def confirmation() -> Iterator[tuple[Setting, str, int]]:
     """The runs on the unseen seeds, at the base setting and at equal parameters."""
     settings = (BASE, CELLS["parameter budget"])
     yield from ((setting, variant, seed) for variant in CONFIRMED for setting in settings for seed in UNSEEN)
+
+
+def only(
+    wanted: Iterator[tuple[Setting, str, int]], variants: Sequence[str] | None, settings: Sequence[str] | None
+) -> Iterator[tuple[Setting, str, int]]:
+    """The wanted runs of these variants at the settings of these names; None is all.
+
+    Raises:
+        SystemExit: there is no such variant or setting.
+    """
+    for name, known in [(v, VARIANTS) for v in variants or ()] + [(s, CELLS) for s in settings or ()]:
+        if name not in known:
+            raise SystemExit(f"{name!r} is not in the benchmark; choose from {', '.join(known)}")
+    cells = [CELLS[name] for name in settings or CELLS]
+    return (run for run in wanted if run[0] in cells and (variants is None or run[1] in variants))
 
 
 def settings_of(setting: Setting) -> dict[str, Any]:

@@ -52,6 +52,17 @@ def test_an_epoch_sees_every_sequence_once_and_each_in_another_order() -> None:
         assert sorted(map(tuple, epoch.tolist())) == sorted(map(tuple, task.training_tokens.tolist()))
 
 
+def test_runs_are_chosen_by_variant_and_setting() -> None:
+    chosen = list(grid.only(grid.runs(), ["uniform", "delta"], ["base", "parameter budget"]))
+    assert {(s.budget, variant) for s, variant, _ in chosen} == {
+        (b, v) for b in ("rank", "parameters") for v in ("uniform", "delta")
+    }
+    assert {seed for *_, seed in chosen} == set(grid.SEEDS)
+    assert list(grid.only(grid.runs(), None, None)) == list(grid.runs())
+    with pytest.raises(SystemExit, match="'delat' is not in the benchmark; choose from uniform, planted"):
+        grid.only(grid.runs(), ["delat"], None)
+
+
 def test_share_of_the_gap() -> None:
     reference = {0: 5.0, 1: 7.0, 2: 6.0, 3: 9.0}
     truth = {seed: value - 2.0 for seed, value in reference.items()}

@@ -39,7 +39,7 @@ from glora.messages import get_logger
 
 logger = get_logger()
 COLUMNS = 8
-"""k. At β = 0.9 it misplaces about 1 % of the ranks, k = 1 3 to 4 %: benchmarks/signal."""
+"""k. At β = 0.9 it misplaces 1 to 2 % of the ranks, k = 1 3 to 4 %: benchmarks/signal."""
 
 
 def measured_steps(beta: float) -> int:
