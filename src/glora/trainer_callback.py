@@ -20,7 +20,7 @@ from glora.checkpoints import PROMISED, write_checksums
 from glora.config import RankAllocationConfig, as_config
 from glora.distributed.unsupported import refuse_engines
 from glora.export import save_allocation
-from glora.guards.same_adapter import check_loaded_ranks
+from glora.guards.same_adapter import check_loaded_adapter
 from glora.guards.saved_state import check_saved_state
 from glora.guards.setup import check_same_matrices
 from glora.lora.adapter import RankedAdapter
@@ -117,7 +117,7 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
         if saved is not None:
             _check_loaded(saved, adapter)
         elif state.global_step > 0 and self._training_batch is None:
-            check_loaded_ranks(adapter)
+            check_loaded_adapter(adapter)
         if self.allocator is not None:
             self.allocator.detach()
         if self._ran_out_of_memory(args, state) and saved is None and adapter.ranks != adapter.initial_ranks:

@@ -135,13 +135,25 @@ def test_another_rank_or_scaling_is_refused(
         trainer.train(resume_from_checkpoint=str(finished.checkpoint(step)))
 
 
-def test_plain_lora_of_another_rank_is_refused(finished: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(r=8), "made with rank 8, and the checkpoint.* has rank 4"),
+        (dict(lora_alpha=16), "scaling 4, and the checkpoint 2; make the model with the LoraConfig"),
+        (dict(use_rslora=True), "scaling 4, and the checkpoint 2"),
+        (dict(alpha_pattern={"query_proj": 16}), "query_proj has scaling 4, and the checkpoint 2"),
+    ],
+    ids=str,
+)
+def test_plain_lora_of_another_rank_or_scaling_is_refused(
+    finished: Job, tmp_path: Path, fields: dict, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain = dataclasses.replace(finished, output=tmp_path / "plain", config=None)
     trainer = make_trainer(plain)
     trainer.args.max_steps = 2
     trainer.train()
-    monkeypatch.setattr(resume_case, "lora_config", functools.partial(lora_config, r=8))
-    with pytest.raises(ValueError, match="made with rank 8, and the checkpoint.* has rank 4"):
+    monkeypatch.setattr(resume_case, "lora_config", functools.partial(lora_config, **fields))
+    with pytest.raises(ValueError, match=message):
         make_trainer(finished).train(resume_from_checkpoint=str(plain.checkpoint(2)))
 
 

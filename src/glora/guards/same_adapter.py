@@ -10,7 +10,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from peft import LoraConfig
+
 from glora.lora.adapter import RankedAdapter
+from glora.lora.peft_config import configured_scaling
 
 REMEDY = "make the model with the LoraConfig that the checkpoint's run began with, or start a new run"
 
@@ -34,20 +37,29 @@ def check_same_adapter(state: Mapping[str, Any], adapter: RankedAdapter) -> None
             f"{name} was made with rank {began[name]}, and the checkpoint's run began with rank "
             f"{state['initial_ranks'].get(name)}; {REMEDY}"
         )
-    now, saved = scalings_of(adapter), state.get("scalings") or {}
-    for name in now.keys() & saved.keys():
-        if not math.isclose(now[name], saved[name], rel_tol=1e-6):
-            raise ValueError(f"{name} has scaling {now[name]:g}, and the checkpoint {saved[name]:g}; {REMEDY}")
+    _check_scalings(adapter, state.get("scalings") or {})
 
 
-def check_loaded_ranks(adapter: RankedAdapter) -> None:
-    """Check that a checkpoint that has no ranks of its own, of plain LoRA, has left the ranks as the model was made.
+def check_loaded_adapter(adapter: RankedAdapter) -> None:
+    """Check that a checkpoint that has no state of an allocator, of plain LoRA, has the ranks and scalings of the model.
+
+    The ranks have followed the weights by now; the scalings are those of the configuration beside the weights.
 
     Raises:
-        ValueError: the weights had other ranks.
+        ValueError: the weights had other ranks, or were trained with other scalings.
     """
     for name, rank in adapter.ranks.items():
         if rank != (began := adapter.initial_ranks[name]):
             raise ValueError(
                 f"{name} was made with rank {began}, and the checkpoint, which has no allocation, has rank {rank}; {REMEDY}"
             )
+    if isinstance(adapter.loaded, LoraConfig):
+        config, names = adapter.loaded, [matrix.name for matrix in adapter.present]
+        _check_scalings(adapter, {name: configured_scaling(config, name) for name in names})
+
+
+def _check_scalings(adapter: RankedAdapter, saved: Mapping[str, float]) -> None:
+    now = scalings_of(adapter)
+    for name in now.keys() & saved.keys():
+        if not math.isclose(now[name], saved[name], rel_tol=1e-6):
+            raise ValueError(f"{name} has scaling {now[name]:g}, and the checkpoint {saved[name]:g}; {REMEDY}")

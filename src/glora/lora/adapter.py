@@ -103,6 +103,7 @@ class RankedAdapter:
         self._optimizer: Callable[[], torch.optim.Optimizer | None] = lambda: None
         self.asked_by: object = None
         self.loading: PeftConfig | None = None
+        self.loaded: PeftConfig | None = None
         self._places: list[RemovableHandle] = []
         self._ignored_by_ddp = tuple(getattr(model, _IGNORED_BY_DDP, ()))
         paths = {module: path for path, module in self.root.named_modules()}

@@ -19,10 +19,14 @@ class Following(Protocol):
     """The adapter.
 
     Attributes:
+        name: The adapter's name.
         loading: The configuration beside the weights that are being loaded; None if there is none.
+        loaded: The configuration beside the weights that were loaded last into this adapter.
     """
 
+    name: str
     loading: PeftConfig | None
+    loaded: PeftConfig | None
 
 
 class Hook:
@@ -60,6 +64,9 @@ class LoadAdapter:
             self._adapter.loading = PeftConfig.from_pretrained(str(folder), **where)
         except (ValueError, OSError, TypeError):
             self._adapter.loading = None  # PEFT says what is wrong there
+        name = arguments[1] if len(arguments) > 1 else options.get("adapter_name", self._adapter.name)
+        if name == self._adapter.name:
+            self._adapter.loaded = self._adapter.loading
         try:
             return type(self._model).load_adapter(self._model, *arguments, **options)  # type: ignore[attr-defined]
         finally:

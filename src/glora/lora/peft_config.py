@@ -7,10 +7,12 @@ It can say which rank and α each module has: `r` and `lora_alpha` for most, `ra
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 
 from peft import LoraConfig
+from peft.utils.other import get_pattern_key
 
 from glora.lora.matrix import LoraMatrix
 
@@ -36,6 +38,14 @@ def describe_ranks(
     if config.init_lora_weights == "orthogonal":
         # PEFT would refuse to load an odd rank, and loading overwrites the initialization
         config.init_lora_weights = True
+
+
+def configured_scaling(config: LoraConfig, name: str) -> float:
+    """Return the scaling that PEFT gives to a module of this name: α/r, or α/√r with rsLoRA."""
+    rank_pattern, alpha_pattern = config.rank_pattern or {}, config.alpha_pattern or {}
+    rank = rank_pattern.get(get_pattern_key(rank_pattern, name), config.r)
+    alpha = alpha_pattern.get(get_pattern_key(alpha_pattern, name), config.lora_alpha)
+    return float(alpha) / (math.sqrt(rank) if config.use_rslora else rank)
 
 
 def excluding(patterns: Iterable[str], before: str | list[str] | set[str] | None) -> str | list[str] | set[str] | None:
