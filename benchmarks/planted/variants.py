@@ -19,7 +19,7 @@ from glora.allocation.bounds import allocate_within_bounds
 from glora.allocation.cut import cut_spectra
 from glora.experiments.methods.applied.glora import ShuffledRankAllocator
 from glora.lora.matrix import LoraMatrix
-from glora.scoring.spectrum import spectra
+from glora.scoring.spectrum import Spectra, spectra
 
 
 class PlantedAllocator(RankAllocator):
@@ -27,14 +27,14 @@ class PlantedAllocator(RankAllocator):
 
     planted: Mapping[str, int]
 
-    def allocate(self) -> dict[str, int]:
+    def allocate(self, learned: Spectra | None = None) -> dict[str, int]:
         return allocate_within_bounds(self.adapter, self.config, self.total_rank, self.planted)
 
 
 class SensitiveAllocator(PlantedAllocator):
     """Ranks in proportion to the teacher's and to the gradient norm: directions that are missing, times what each counts."""
 
-    def allocate(self) -> dict[str, int]:
+    def allocate(self, learned: Spectra | None = None) -> dict[str, int]:
         scores = {name: norm * self.planted[name] for name, norm in self.norms.items()}
         return allocate_within_bounds(self.adapter, self.config, self.total_rank, scores)
 
@@ -44,7 +44,7 @@ class PowerAllocator(RankAllocator):
 
     power: float
 
-    def allocate(self) -> dict[str, int]:
+    def allocate(self, learned: Spectra | None = None) -> dict[str, int]:
         scores = {name: norm**self.power for name, norm in self.norms.items()}
         return allocate_within_bounds(self.adapter, self.config, self.total_rank, scores)
 
@@ -63,7 +63,7 @@ class RelativeAllocator(RankAllocator):
     def divisor(self, matrix: LoraMatrix) -> float:
         raise NotImplementedError
 
-    def allocate(self) -> dict[str, int]:
+    def allocate(self, learned: Spectra | None = None) -> dict[str, int]:
         scores = {name: norm / self.divisor(self.adapter.matrices[name]) for name, norm in self.norms.items()}
         return allocate_within_bounds(self.adapter, self.config, self.total_rank, scores)
 
@@ -91,7 +91,7 @@ class LearnedAllocator(RankAllocator):
     def score(self, values: list[float]) -> float:
         raise NotImplementedError
 
-    def allocate(self) -> dict[str, int]:
+    def allocate(self, learned: Spectra | None = None) -> dict[str, int]:
         scores = {name: self.score(values) for name, values in self.learned().items()}
         return allocate_within_bounds(self.adapter, self.config, self.total_rank, scores)
 
@@ -113,7 +113,7 @@ class LastValueAllocator(LearnedAllocator):
 class SpectrumCutAllocator(LearnedAllocator):
     """One cut through what has been learned and its geometric continuation, σ_{r+j} = σ_r·(σ_r/σ_1)^{j/(r-1)}."""
 
-    def allocate(self) -> dict[str, int]:
+    def allocate(self, learned: Spectra | None = None) -> dict[str, int]:
         continued = {}
         for name, values in self.learned().items():
             ratio = (values[-1] / values[0]) ** (1 / (len(values) - 1)) if len(values) > 1 and values[0] else 0.0
@@ -143,7 +143,7 @@ class GradientMeanAllocator(RankAllocator):
 class GradientCutAllocator(GradientMeanAllocator):
     """Ranks by one cut through the singular values of all mean gradients."""
 
-    def allocate(self) -> dict[str, int]:
+    def allocate(self, learned: Spectra | None = None) -> dict[str, int]:
         return _cut(self, self.singular_values())
 
 

@@ -1,10 +1,16 @@
-"""The method: average the norms while LoRA trains as usual, and give every matrix its rank once the warm-up is over.
+"""The method: LoRA trains as usual for T_warmup optimizer steps, and then every matrix gets its rank.
 
-    g_k ← β·g_k + (1-β)·‖G_k‖_F     at each of the first T_warmup optimizer steps, from g_k = 0
+By rule="gradient_norm", the method as published,
+
+    g_k ← β·g_k + (1-β)·‖G_k‖_F     at each step of the warm-up, from g_k = 0
     s_k = g_k / Σ_j g_j              after the last of them
     r_k = round(R_total·s_k)         with Σ r_k = R_total
 
-`scoring` records g_k, `allocation` turns scores into ranks, and `lora` gives them to the layers. This file has the warm-up and
+By rule="spectrum" the warm-up is wide, and one cut through the singular values σ_ki of all Δ_k = s·B_k·A_k keeps the
+directions with the largest σ_ki²/c_k, c_k = d_in + d_out (1 under the rank budget), until the budget is spent; rule="uniform"
+keeps the first R_total/n directions of every matrix.
+
+`scoring` measures, `allocation` turns measures into ranks, and `lora` gives them to the layers. This file has the warm-up and
 the moment of reallocation. A step counts, and its norms enter the average, when the optimizer has made it: steps that a
 gradient scaler skips, and micro-batches that are only accumulated, do not.
 """
@@ -19,7 +25,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from glora.allocation.bounds import allocate_within_bounds
+from glora.allocation.bounds import allocate_within_bounds, cut_within_bounds
+from glora.allocation.budget import budget_of_cut, check_budget, total_rank_of
+from glora.allocation.cut import kept_energy
 from glora.config import RankAllocationConfig, as_config
 from glora.distributed.agreement import Processes
 from glora.distributed.unsupported import refuse_engines
@@ -31,35 +39,13 @@ from glora.lora.adapter import RankedAdapter
 from glora.lora.input_gradients import release_input_gradients
 from glora.lora.layout import local
 from glora.lora.optimizer_state import changes_nothing, skipped_its_step, unwrap_optimizer
-from glora.messages import get_logger, pluralize
-from glora.scoring.recorder import NormRecorder, shortened
+from glora.messages import get_logger, pluralize, shortened
+from glora.reallocation import Reallocation
+from glora.scoring.recorder import NormRecorder
 from glora.scoring.sketch_ratios import refuse_compiled
+from glora.scoring.spectrum import Spectra, spectra
 
 logger = get_logger()
-
-
-@dataclasses.dataclass(frozen=True)
-class Reallocation:
-    """A change of ranks; `str()` is the line that the user sees."""
-
-    step: int
-    matrices: int
-    changed: int
-    removed: int
-    smallest_rank: int
-    largest_rank: int
-    total_rank: int
-    parameters_before: int
-    parameters_after: int
-
-    def __str__(self) -> str:
-        """Return one line: matrices changed, smallest and largest rank, parameters before and after."""
-        ratio = self.parameters_after / self.parameters_before - 1
-        return (
-            f"step {self.step}: {self.changed} of {self.matrices} matrices changed rank, now {self.smallest_rank} to "
-            f"{self.largest_rank} ({self.removed} without an adapter, {self.total_rank} in all); adapter parameters "
-            f"{self.parameters_before:,} -> {self.parameters_after:,} ({ratio:+.1%})"
-        )
 
 
 class RankAllocator:
@@ -85,14 +71,15 @@ class RankAllocator:
     Attributes:
         config: The configuration.
         adapter: The RankedAdapter: the matrices and their ranks.
-        total_rank: R_total.
+        total_rank: R_total; None where the budget is an energy.
         steps: Optimizer steps recorded so far.
         reallocation: The last reallocation, or None.
         warm_up: Reports a warm-up that training did not last for.
 
     Raises:
-        ValueError: no LoRA, another tuner, an unsupported layer or optimizer, a budget that the bounds cannot meet, a
-            warm-up that is not a number of steps, or training in several processes that is not supported.
+        ValueError: no LoRA, another tuner, an unsupported layer or optimizer, a budget that the bounds cannot meet, an adapter
+            that starts no wider than a cut would leave it, a warm-up that is not a number of steps, or training in several
+            processes that is not supported.
         TypeError: config has the wrong type.
     """
 
@@ -112,16 +99,14 @@ class RankAllocator:
         self.adapter = adapter = (
             model if isinstance(model, RankedAdapter) else RankedAdapter(model, config.adapter_name)
         )
-        if config.signal == "delta_exact":
+        if config.signal == "delta_exact" and not config.cuts:
             refuse_compiled(adapter.root if isinstance(model, RankedAdapter) else model)
         self._optimizer = unwrap_optimizer(optimizer)
         check_setup(adapter, self._optimizer, config)
         self._processes = Processes(adapter)
 
-        default = sum(adapter.initial_ranks.values())
-        self.total_rank = config.total_rank if config.total_rank is not None else default
-        # Bounds that cannot be met are refused now, not after the warm-up.
-        allocate_within_bounds(adapter, config, self.total_rank, dict.fromkeys(adapter.matrices, 1.0))
+        self.total_rank = total_rank_of(config, adapter)
+        check_budget(config, adapter)
         self.steps = self._reallocations = 0
         self.reallocation: Reallocation | None = None
         _replace_last(self)
@@ -199,13 +184,21 @@ class RankAllocator:
             self._other.note_read()
             self._first_step.note_gradients()
 
-    def allocate(self) -> dict[str, int]:
-        """Return the ranks that the present norms give under the budget and the bounds; nothing is changed.
+    def allocate(self, learned: Spectra | None = None) -> dict[str, int]:
+        """Return the ranks that the present norms, or spectra, give under the budget and the bounds; nothing is changed.
 
         A subclass may allocate by another rule, and read `norms`, `scores` and the adapter for it. In several processes only
         process 0 calls it at the reallocation, so it must not communicate with the others.
+
+        Args:
+            learned: For the rules that cut, the singular values of each Δ_k. Default: computed now, which with FSDP2 every
+                process has to do.
         """
-        return allocate_within_bounds(self.adapter, self.config, self.total_rank, self.norms)
+        if self.total_rank is not None and not self.config.cuts:
+            return allocate_within_bounds(self.adapter, self.config, self.total_rank, self.norms)
+        learned = spectra(self.adapter.present) if learned is None else learned
+        budget = budget_of_cut(self.config, self.adapter, self._reallocations + 1)
+        return cut_within_bounds(self.adapter, self.config, learned, **budget)
 
     def describe_skipped(self) -> str:
         """Describe the gradients that were read without a following optimizer step; empty if there were none.
@@ -262,8 +255,7 @@ class RankAllocator:
         if state["allocated"]:
             release_input_gradients(self.adapter.root, self.adapter.input_hooks)
         self.adapter.initial_ranks = {name: state["initial_ranks"][name] for name in self.adapter.matrices}
-        if self.config.total_rank is None:
-            self.total_rank = sum(self.adapter.initial_ranks.values())
+        self.total_rank = total_rank_of(self.config, self.adapter)
         self.reallocation = Reallocation(**state["reallocation"]) if state["reallocation"] else None
         self.steps, self._reallocations = state["steps"], state["reallocations"]
         self._count_warm_up()
@@ -309,34 +301,28 @@ class RankAllocator:
 
     def _reallocate(self) -> None:
         before, old, diverged = self.parameters, self.ranks, self._diverged()
-        ranks = self._processes.decide(lambda: self._new_ranks(diverged), list(old))
+        learned = spectra(self.adapter.present) if self.config.cuts and not diverged else {}
+        ranks = self._processes.decide(lambda: self._new_ranks(diverged, learned), list(old))
         if ranks is not None:
             seed = f"{self.config.seed}/{self._reallocations}"  # a matrix that grows twice must not draw the same rows
             share = self._processes.share
-            self.adapter.set_ranks(ranks, optimizer=self._optimizer, keep=self.config.keep, seed=seed, share=share)
+            self.adapter.set_ranks(
+                ranks, optimizer=self._optimizer, keep=self.config.columns_kept, seed=seed, share=share
+            )
             self._processes.check_shared(ranks)
             if self._processes.size > 1:
                 self._first_step = FirstStep(self._optimizer, self.adapter, self._processes)
             release_input_gradients(self.adapter.root, self.adapter.input_hooks)
             self._reallocations += 1
             self._given = dict(ranks)
-            self.reallocation = Reallocation(
-                step=self.steps,
-                matrices=len(ranks),
-                changed=sum(ranks[name] != old[name] for name in old),
-                removed=sum(rank == 0 for rank in ranks.values()),
-                smallest_rank=min(ranks.values()),
-                largest_rank=max(ranks.values()),
-                total_rank=sum(ranks.values()),
-                parameters_before=before,
-                parameters_after=self.parameters,
-            )
+            kept = kept_energy(learned, ranks) if learned else None
+            self.reallocation = Reallocation.between(self.steps, old, ranks, (before, self.parameters), kept)
             logger.info("%s", self.reallocation)
         self._recorder.stop()
         if self._reallocations_left():
             self._record()
 
-    def _new_ranks(self, diverged: list[str]) -> dict[str, int] | None:
+    def _new_ranks(self, diverged: list[str], learned: Spectra) -> dict[str, int] | None:
         """Return the ranks after the warm-up, and warn of what is odd; None leaves the ranks as they are."""
         average, norms = self._recorder.average, self.norms
         recorded, left_out = average.steps, average.left_out
@@ -353,7 +339,15 @@ class RankAllocator:
                 pluralize(len(diverged), "matrix"),
                 shortened(diverged),
             )
-        elif any(norms.values()):
+            return None
+        if self.config.cuts:
+            if any(map(any, learned.values())):
+                return self.allocate(learned)
+            logger.warning(
+                "the warm-up has learned nothing (every Δ is 0); the ranks stay as they are, this is plain LoRA"
+            )
+            return None
+        if any(norms.values()):
             if silent := [name for name, norm in norms.items() if norm == 0]:
                 logger.warning("%s never got a gradient: %s", pluralize(len(silent), "matrix"), shortened(silent))
             return self.allocate()

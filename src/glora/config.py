@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -10,9 +11,14 @@ from typing import Any, Literal, get_args
 
 from glora.messages import did_you_mean
 
+Rule = Literal["gradient_norm", "spectrum", "uniform"]
 Signal = Literal["delta", "delta_exact", "lora_b"]
 Budget = Literal["rank", "parameters"]
 Keep = Literal["norm", "svd", "first"]
+BUDGETS = ("total_rank", "average_rank", "energy")
+"""Fields that say how much is wanted."""
+CUT_WARMUP = 0.25
+"""Default warm-up of the rules that cut, as a share of all steps."""
 
 
 MAX_ERRORS = 30
@@ -37,27 +43,35 @@ class ConfigurationError(ValueError):
 
 @dataclass(frozen=True)
 class RankAllocationConfig:
-    """How gradient norms become ranks. The defaults are the method as published.
+    """How a warm-up becomes ranks. The defaults are the method as published.
 
     Attributes:
+        rule: Source of the ranks: "gradient_norm" shares them out in proportion to ‖∂L/∂Δ_k‖_F; "spectrum" keeps the directions
+            of all Δ_k with the largest σ²/cost, for an adapter that starts wider than it ends; "uniform" cuts every matrix to
+            one rank, as a control. The last two keep what was learned (keep="svd").
         total_rank: R_total, the sum of all ranks after reallocation. Default: the sum before, n·r for n matrices of
-            rank r.
-        warmup_steps: T_warmup, the optimizer steps with uniform ranks: an int is steps, a float below 1 a share of all
-            steps, rounded up. Default: one epoch; your own training loop needs an int.
+            rank r. Give at most one of total_rank, average_rank and energy.
+        average_rank: r̄ = R_total/n, which may be a fraction: 0.5 leaves about every second matrix without an adapter.
+        energy: Share of Σ σ² to keep, above 0 and at most 1, in place of a budget; with rule="spectrum" or "uniform".
+        warmup_steps: T_warmup, the optimizer steps before the first reallocation: an int is steps, a float below 1 a share of
+            all steps, rounded up. Default: one epoch (of a training of one epoch, a tenth), with rule="spectrum" or "uniform" a
+            quarter of all steps; your own training loop needs an int.
         beta: β in g_k ← β·g_k + (1-β)·‖G_k‖_F, from 0 (the last step only) to below 1.
         signal: Source of ‖G_k‖_F: "delta" measures ‖∂L/∂Δ_k‖_F by a random sketch at each of the last 3/(1-β) steps before a
             reallocation; "delta_exact" forms G_k at every exact_every-th step; "lora_b" is ‖∂L/∂B_k‖_F, for comparison.
         exact_every: Steps between two measurements of signal="delta_exact". At 1 every norm is exact.
-        reallocate_every: Steps between two reallocations, each from new norms. The total never changes, and a matrix that
-            lost its adapter stays without. Default: one reallocation, after the warm-up.
-        max_reallocations: Largest number of reallocations, together with reallocate_every. Default: no limit.
+        reallocate_every: Steps between two reallocations. By gradient norms each is from new norms, and the total never
+            changes; by the other rules the total falls to R_total in max_reallocations equal ratios. A matrix that lost its
+            adapter stays without. Default: one reallocation, after the warm-up.
+        max_reallocations: Largest number of reallocations, together with reallocate_every. Default: no limit, where norms
+            decide.
         budget: Quantity held equal: "rank", Σ r_k = R_total exactly (as published), or "parameters", Σ r_k·(d_in + d_out)
             at most the cost of R_total ranks spread evenly, and within one column of it.
         min_rank: Smallest rank of a matrix: an int, or one for each module name. At 0 a matrix can lose its adapter;
             layers with DoRA or lora_bias, and experts, keep at least rank 1.
         max_rank: Largest rank of a matrix: an int, or one for each module name. min(d_in, d_out) always bounds it.
         keep: Columns that a shrinking matrix keeps: "norm" (largest ‖A_i‖·‖B_i‖), "svd" (the best approximation of B·A)
-            or "first".
+            or "first". Default: "norm" with rule="gradient_norm", and "svd", the only one, with the others.
         adapter_name: The adapter whose ranks are allocated. Default: the active one.
         seed: Seed of the new rows of A, combined with the module's name: every process draws the same, and the global
             generators (dropout, data order) are not touched.
@@ -66,7 +80,10 @@ class RankAllocationConfig:
         ConfigurationError: any field is out of range; all errors are reported together.
     """
 
+    rule: Rule = "gradient_norm"
     total_rank: int | None = None
+    average_rank: float | None = None
+    energy: float | None = None
     warmup_steps: int | float | None = None
     beta: float = 0.9
     signal: Signal = "delta"
@@ -76,7 +93,7 @@ class RankAllocationConfig:
     budget: Budget = "rank"
     min_rank: int | Mapping[str, int] = 0
     max_rank: int | Mapping[str, int] | None = None
-    keep: Keep = "norm"
+    keep: Keep | None = None
     adapter_name: str | None = None
     seed: int = 0
 
@@ -85,7 +102,13 @@ class RankAllocationConfig:
             object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
         share = isinstance(self.warmup_steps, float) and 0 < self.warmup_steps < 1
         rules = {  # field -> whether it is kept, and the rule
+            "rule": (self.rule in get_args(Rule), _one_of(Rule, self.rule)),
             "total_rank": (_is_int_or_none(self.total_rank), "an int ≥ 1"),
+            "average_rank": (self.average_rank is None or _is_number(self.average_rank, above=0), "a number above 0"),
+            "energy": (
+                self.energy is None or (_is_number(self.energy, above=0) and self.energy <= 1),
+                "a share above 0 and at most 1, such as 0.95",
+            ),
             "warmup_steps": (
                 share or _is_int_or_none(self.warmup_steps),
                 "a number of steps (int ≥ 1), a share of all steps (float between 0 and 1) or None for one epoch",
@@ -100,7 +123,7 @@ class RankAllocationConfig:
                 "an int ≥ 1 together with reallocate_every, or None",
             ),
             "budget": (self.budget in get_args(Budget), _one_of(Budget, self.budget)),
-            "keep": (self.keep in get_args(Keep), _one_of(Keep, self.keep)),
+            "keep": (self.keep is None or self.keep in get_args(Keep), _one_of(Keep, self.keep)),
             "min_rank": (_is_bound(self.min_rank), "an int ≥ 0, or one for each module name"),
             "max_rank": (
                 self.max_rank is None or _is_bound(self.max_rank),
@@ -109,15 +132,44 @@ class RankAllocationConfig:
             "seed": (_is_int(self.seed, 0), "an int ≥ 0"),
         }
         errors = [f"{name}={getattr(self, name)!r} must be {rule}" for name, (kept, rule) in rules.items() if not kept]
+        errors = errors or [error for error, found in self._contradictions().items() if found]
         if errors:
             raise ConfigurationError(errors, where="RankAllocationConfig")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values, fit for JSON."""
+    def _contradictions(self) -> dict[str, bool]:
+        rule = f"rule={self.rule!r}"
+        given = [name for name in BUDGETS if getattr(self, name) is not None]
         return {
-            field.name: dict(value) if isinstance(value := getattr(self, field.name), Mapping) else value
-            for field in dataclasses.fields(self)
+            f"{' and '.join(given)} are given; give one of them": len(given) > 1,
+            f"energy={self.energy!r} needs rule='spectrum' or 'uniform'; {rule} needs a total_rank or an average_rank": (
+                not self.cuts and self.energy is not None
+            ),
+            f"keep={self.keep!r} must be 'svd' with {rule}, which keeps leading directions; leave keep out": (
+                self.cuts and self.keep not in (None, "svd")
+            ),
+            f"reallocate_every={self.reallocate_every} needs max_reallocations with {rule}, the number of cuts": (
+                self.cuts and self.reallocate_every is not None and self.max_reallocations is None
+            ),
+            f"average_rank={self.average_rank!r} must be a whole number with {rule}, which has one rank for all": (
+                self.rule == "uniform" and self.average_rank is not None and not float(self.average_rank).is_integer()
+            ),
         }
+
+    @property
+    def cuts(self) -> bool:
+        """Whether the ranks come from what was learned, so that no gradient is read."""
+        return self.rule != "gradient_norm"
+
+    @property
+    def columns_kept(self) -> Keep:
+        """`keep`, its default filled in."""
+        return self.keep or ("svd" if self.cuts else "norm")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values, fit for JSON; `keep` with its default filled in."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values["keep"] = self.columns_kept
+        return {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
 
     def differences(self, earlier: Mapping[str, Any]) -> str:
         """Describe the differences from the `to_dict()` of an earlier configuration; empty if there are none.
@@ -135,8 +187,20 @@ def as_config(config: RankAllocationConfig | Mapping[str, Any] | None) -> RankAl
 
     Raises:
         TypeError: it is neither, or a field does not exist.
-        ValueError: any field is out of range.
+        ValueError: any field is out of range, or a rule that cuts has no budget.
     """
+    config = _made_from_fields(config)
+    if config.cuts and all(getattr(config, name) is None for name in BUDGETS):
+        raise ConfigurationError(
+            [
+                f"rule={config.rule!r} cuts to a budget; give average_rank, such as average_rank=8, or total_rank or energy"
+            ],
+            where="RankAllocationConfig",
+        )
+    return config
+
+
+def _made_from_fields(config: RankAllocationConfig | Mapping[str, Any] | None) -> RankAllocationConfig:
     if isinstance(config, RankAllocationConfig):
         return config
     if config is not None and not isinstance(config, Mapping):
@@ -163,6 +227,10 @@ def _plain(value: Any) -> Any:
 
 def _is_int(value: object, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_number(value: object, above: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and above < value < math.inf
 
 
 def _is_int_or_none(value: object) -> bool:

@@ -11,7 +11,7 @@ import difflib
 import logging
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class AboveProgressBars(logging.StreamHandler):  # type: ignore[type-arg]
@@ -61,6 +61,11 @@ PLURALS = {"batch": "batches", "group of examples": "groups of examples", "matri
 def pluralize(number: int, noun: str) -> str:
     """Return `1 matrix`, `2 matrices`, `1,200 steps`."""
     return f"{number:,} {noun if number == 1 else PLURALS.get(noun, noun + 's')}"
+
+
+def shortened(names: Sequence[str], most: int = 6) -> str:
+    """Join the first names, and count the others: `a, b and 3 more`."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from glora.allocator import RankAllocator
 from glora.checkpoints import PROMISED, write_checksums
-from glora.config import RankAllocationConfig, as_config
+from glora.config import CUT_WARMUP, RankAllocationConfig, as_config
 from glora.distributed.unsupported import refuse_engines
 from glora.export import save_allocation
 from glora.guards.same_adapter import check_loaded_adapter
@@ -28,14 +28,17 @@ from glora.lora.input_gradients import asked_by_last_call
 from glora.messages import get_logger, pluralize
 from glora.scoring.sketch_ratios import refuse_compiled
 
+ONE_EPOCH_WARMUP = 0.1
+"""Default warm-up of a training without a second epoch, as a share of all steps."""
+
 logger = get_logger()
 
 
 class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # transformers is untyped
     """Allocate LoRA's ranks during a Trainer run.
 
-        callback = RankAllocationCallback(total_rank=96, budget="parameters")
-        trainer = Trainer(model=get_peft_model(base, LoraConfig(r=8)), ..., callbacks=[callback])
+        callback = RankAllocationCallback(rule="spectrum", average_rank=8)
+        trainer = Trainer(model=get_peft_model(base, LoraConfig(r=32)), ..., callbacks=[callback])
 
     `on_pre_optimizer_step` reads the norms: accumulated, reduced, unscaled and clipped, as the optimizer will use them.
     (Clipping multiplies all gradients of a step by one factor, so it keeps the shares and lowers the weight of the step.)
@@ -46,8 +49,7 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
 
     Args:
         config: A RankAllocationConfig, or its fields as a dictionary.
-        **fields: The fields of RankAllocationConfig, in place of `config`. With `warmup_steps=None` the warm-up is one epoch,
-            with a float below 1 a share of all steps, rounded up.
+        **fields: The fields of RankAllocationConfig, in place of `config`.
 
     Attributes:
         config: The configuration.
@@ -110,10 +112,10 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
             self._refuse_other_config(model)
         adapter = self._follow(model, optimizer)
         adapter.take_out_empty()  # the optimizer is made
-        if self.config.signal == "delta_exact":
+        if self.config.signal == "delta_exact" and not self.config.cuts:
             refuse_compiled(adapter.root, will_be=args.torch_compile)
         saved = _saved_state(state, type(self).__name__)
-        warmup = _warmup_steps(self.config.warmup_steps, args, state, train_dataloader, fresh=saved is None)
+        warmup = _warmup_steps(self.config, args, state, train_dataloader, fresh=saved is None)
         if saved is not None:
             _check_loaded(saved, adapter)
         elif state.global_step > 0 and self._training_batch is None:
@@ -295,28 +297,33 @@ def _check_loaded(saved: Mapping[str, Any], adapter: RankedAdapter) -> None:
 
 
 def _warmup_steps(
-    asked: int | float | None, args: TrainingArguments, state: TrainerState, train_dataloader: Any, *, fresh: bool
+    config: RankAllocationConfig, args: TrainingArguments, state: TrainerState, train_dataloader: Any, *, fresh: bool
 ) -> int:
-    if asked is None:
-        try:
-            batches = len(train_dataloader)
-        except TypeError:
-            raise ValueError(
-                "warmup_steps=None means one epoch, but this data set has no length; set warmup_steps to a number of steps, "
-                "or to a share below 1"
-            ) from None
-        steps = max(math.ceil(batches / int(args.gradient_accumulation_steps)), 1)
-        meaning = "one epoch, "
-    else:
-        steps = math.ceil(asked * state.max_steps) if isinstance(asked, float) else asked
-        meaning = f"{asked} of all steps, " if isinstance(asked, float) else ""
+    """Return the warm-up in optimizer steps; None is a quarter of them for a cut, else one epoch where there are several."""
     left = state.max_steps - (state.global_step if fresh else 0)
+    asked = CUT_WARMUP if config.warmup_steps is None and config.cuts else config.warmup_steps
+    if asked is None:
+        if (epoch := _epoch(args, train_dataloader)) is not None and epoch < left:
+            return epoch
+        asked = ONE_EPOCH_WARMUP
+        logger.info(
+            "training has no more than one epoch, so the warm-up is a tenth of it; set warmup_steps for another"
+        )
+    steps = math.ceil(asked * state.max_steps) if isinstance(asked, float) else asked
     if steps >= left:
         raise ValueError(
-            f"the warm-up ({meaning}{pluralize(steps, 'step')}) must be shorter than training ({pluralize(left, 'step')}); "
-            "set for example warmup_steps=0.1, or train longer"
+            f"the warm-up (warmup_steps={config.warmup_steps}, {pluralize(steps, 'step')}) must be shorter than training "
+            f"({pluralize(left, 'step')}); set for example warmup_steps=0.1, or train longer"
         )
     return steps
+
+
+def _epoch(args: TrainingArguments, train_dataloader: Any) -> int | None:
+    """Return the optimizer steps of an epoch; None where the data set has no length."""
+    try:
+        return max(math.ceil(len(train_dataloader) / int(args.gradient_accumulation_steps)), 1)
+    except TypeError:
+        return None
 
 
 def _refuse_a_second(state: TrainerState, callback: RankAllocationCallback) -> None:

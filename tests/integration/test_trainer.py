@@ -113,10 +113,9 @@ def test_the_callback_can_be_used_again(trainer_of) -> None:
     assert ranks[0] == ranks[1]
 
 
-@pytest.mark.parametrize(("fields", "steps"), [(dict(), 12), (dict(warmup_steps=24), 24)], ids=str)
-def test_too_long_a_warmup_is_refused_before_the_first_step(trainer_of, fields: dict, steps: int) -> None:
-    trainer = trainer_of(RankAllocationCallback(**fields), num_train_epochs=steps / 12)
-    with pytest.raises(ValueError, match=rf"{steps} steps\) must be shorter than .*\({steps} steps"):
+def test_too_long_a_warmup_is_refused_before_the_first_step(trainer_of) -> None:
+    trainer = trainer_of(RankAllocationCallback(warmup_steps=24), num_train_epochs=2)
+    with pytest.raises(ValueError, match=r"24 steps\) must be shorter than .*\(24 steps"):
         trainer.train()
     assert trainer.state.global_step == 0
 
@@ -142,17 +141,27 @@ class Stream(torch.utils.data.IterableDataset):
             yield {"input_ids": [5, 6, 7], "labels": 1}
 
 
-def test_a_stream_needs_a_number_of_warmup_steps(trainer_of) -> None:
+@pytest.mark.parametrize(
+    ("fields", "epochs", "step"),
+    [({}, 2, 12), ({}, 1, 2), ({"rule": "spectrum", "average_rank": 1}, 2, 6), ({"warmup_steps": 0.2}, 1, 3)],
+    ids=["one of two epochs", "a tenth of one epoch", "a quarter for a cut", "a share"],
+)
+def test_the_default_warmup(trainer_of, fields: dict, epochs: int, step: int) -> None:
+    trainer = trainer_of(RankAllocationCallback(**fields), num_train_epochs=epochs)
+    trainer.train()
+    assert callback_of(trainer).allocator.reallocation.step == step
+
+
+def test_a_stream_has_no_epoch(trainer_of) -> None:
     def trainer(**fields: object) -> Trainer:
         made = trainer_of(RankAllocationCallback(**fields), max_steps=4)
         made.train_dataset = Stream()
         return made
 
-    with pytest.raises(ValueError, match=r"warmup_steps=None .* share below 1"):
-        trainer().train()
-    made = trainer(warmup_steps=0.6)
-    made.train()
-    assert callback_of(made).allocator.reallocation.step == 3, "60 % of 4 steps, rounded up"
+    for fields, step in (({}, 1), ({"warmup_steps": 0.6}, 3)):  # rounded up
+        made = trainer(**fields)
+        made.train()
+        assert callback_of(made).allocator.reallocation.step == step
 
 
 class DeepSpeedOptimizerWrapper(AcceleratedOptimizer):

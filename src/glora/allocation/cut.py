@@ -69,12 +69,11 @@ def cut_spectra(
     left = math.inf if budget is None else budget - sum(price[name] * rank for name, rank in ranks.items())
     if left < 0:
         raise ValueError(f"budget={budget} does not pay for the min_rank of every matrix; raise it, or lower min_rank")
-    total = math.fsum(value**2 for values in spectra.values() for value in values)
-    wanted = math.inf if energy is None else energy * total
-    held = [value**2 for name, values in spectra.items() for value in values[: ranks[name]]]
+    total = _energy(spectra, {name: len(values) for name, values in spectra.items()})
+    held = _energy(spectra, ranks)
     closed: set[str] = set()  # a matrix whose next direction did not fit: none behind it may jump the queue
     for name, value in _by_worth(spectra, price, low, high):
-        if energy is not None and math.fsum(held) >= wanted * (1 - 1e-12):
+        if energy is not None and held >= energy * total * (1 - 1e-12):
             break
         if name in closed:
             continue
@@ -83,8 +82,25 @@ def cut_spectra(
             continue
         ranks[name] += 1
         left -= price[name]
-        held.append(value**2)
-    return Cut(ranks, math.fsum(held) / total if total else 1.0)
+        held += value**2
+    return Cut(ranks, kept_energy(spectra, ranks))
+
+
+def uniform_rank(spectra: Spectra, energy: float) -> int:
+    """Return the smallest rank that, given to every matrix, keeps this share of the energy."""
+    widest = max(map(len, spectra.values()))
+    enough = (rank for rank in range(1, widest) if kept_energy(spectra, dict.fromkeys(spectra, rank)) >= energy - 1e-12)
+    return next(enough, widest)
+
+
+def kept_energy(spectra: Spectra, ranks: Mapping[str, int]) -> float:
+    """Return the share of the energy Σ σ² in the leading r_k directions of each matrix; 1 where nothing was learned."""
+    total = _energy(spectra, {name: len(values) for name, values in spectra.items()})
+    return _energy(spectra, ranks) / total if total else 1.0
+
+
+def _energy(spectra: Spectra, ranks: Mapping[str, int]) -> float:
+    return math.fsum(value**2 for name, values in spectra.items() for value in values[: ranks[name]])
 
 
 def _by_worth(

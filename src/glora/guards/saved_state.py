@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from glora.reallocation import Reallocation
 
 STATE_VERSION = 1
 
@@ -47,22 +50,18 @@ def _by_name(kept: Callable[[object], bool]) -> Callable[[object], bool]:
     return lambda value: isinstance(value, Mapping) and all(isinstance(k, str) and kept(v) for k, v in value.items())
 
 
-_REALLOCATION = (
-    "step",
-    "matrices",
-    "changed",
-    "removed",
-    "smallest_rank",
-    "largest_rank",
-    "total_rank",
-    "parameters_before",
-    "parameters_after",
-)
-
-
 def _is_reallocation(value: object) -> bool:
-    return value is None or (
-        isinstance(value, Mapping) and set(value) == set(_REALLOCATION) and all(map(_is_count, value.values()))
+    if value is None:
+        return True
+    if not isinstance(value, Mapping) or set(value) != {field.name for field in dataclasses.fields(Reallocation)}:
+        return False
+    kept, names = value["energy_kept"], value["without_adapter"]
+    counts = [count for name, count in value.items() if name not in ("energy_kept", "without_adapter")]
+    return (
+        all(map(_is_count, counts))
+        and isinstance(names, list | tuple)
+        and all(isinstance(name, str) for name in names)
+        and (kept is None or _is_norm(kept))
     )
 
 

@@ -20,7 +20,7 @@ def check_setup(adapter: RankedAdapter, optimizer: torch.optim.Optimizer, config
         ValueError: a matrix is frozen or unknown to the optimizer, the optimizer's state cannot follow a matrix to another
             rank, or a setting does not go with the adapter.
     """
-    if config.signal == "delta_exact" and any(map(is_sharded, adapter.factors)):
+    if config.signal == "delta_exact" and not config.cuts and any(map(is_sharded, adapter.factors)):
         raise ValueError(
             'signal="delta_exact" needs whole factors and gradients, and fully_shard spreads them over the processes; use '
             'signal="delta"'

@@ -4,9 +4,9 @@ With the QR decompositions B = Q_B·R_B and Aᵀ = Q_A·R_A,
 
     B·A = Q_B·(R_B·R_Aᵀ)·Q_Aᵀ     and     R_B·R_Aᵀ = U·S·Vᵀ  (r × r),
 
-so that S are the singular values of B·A. By Eckart and Young (1936) its best approximation in r' directions keeps the largest r'
-and leaves an error of exactly the others. No d_out × d_in matrix is made, and neither are Q_A and Q_B: the new factors are
-mixtures of the old columns,
+so that S are the singular values of B·A. By Eckart and Young (1936) its best approximation in r' directions keeps the
+largest of them, and its error is exactly the others. No d_out × d_in matrix is made, and neither are Q_A and Q_B: the new
+factors mix the old columns,
 
     B' = B·T_B,  T_B = R_Aᵀ·V·S^(-1/2)     and     A' = T_A·A,  T_A = S^(-1/2)·Uᵀ·R_B.
 

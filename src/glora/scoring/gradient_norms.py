@@ -30,7 +30,7 @@ class GradientNorms:
     """Gradient norms of one adapter's matrices, read after the backward pass and before the optimizer's step.
 
     Args:
-        matrices: The adapter's matrices, all of rank 1 or more. A matrix that is resized needs a new object.
+        matrices: The adapter's matrices, all of rank 1 or more; there may be none. A matrix that is resized needs a new object.
         signal: "lora_b" for ‖∂L/∂B‖, another for ‖G‖.
     """
 
@@ -41,7 +41,7 @@ class GradientNorms:
         self._trained = [matrix.zero_factor for matrix in matrices]
         self._random = [matrix.random_factor for matrix in matrices]
         # Where a model is spread over devices, the norms are gathered on the first; a copy between devices is no sync.
-        self.device = self._trained[0].device
+        self.device = self._trained[0].device if matrices else torch.device("cpu")
         self._zero = torch.zeros((), dtype=torch.float32, device=self.device)
         self._one_over_s = self._vector([1 / matrix.scaling for matrix in matrices])
         self._sqrt_d = self._vector([math.sqrt(matrix.random_factor.numel() / matrix.rank) for matrix in matrices])
@@ -58,6 +58,8 @@ class GradientNorms:
         Raises:
             RuntimeError: no matrix has a gradient, so the call came before backward() or after zero_grad().
         """
+        if not self._trained:
+            return torch.zeros(0, device=self.device)
         present = [k for k, factor in enumerate(self._trained) if factor.grad is not None]
         if not present:
             raise RuntimeError(

@@ -1,7 +1,8 @@
 """Gradient norms over a warm-up: read at each step, averaged once the optimizer has made the step.
 
 A gradient scaler skips steps, and a micro-batch is only accumulated. Neither may enter the average, so `read` keeps the norms
-of the last call, and `take` adds them when the optimizer has made its step.
+of the last call, and `take` adds them when the optimizer has made its step. A rule that cuts needs no norms: only the steps are
+counted.
 """
 
 from __future__ import annotations
@@ -15,13 +16,12 @@ import torch
 from glora.config import RankAllocationConfig
 from glora.distributed.agreement import Processes
 from glora.lora.matrix import LoraMatrix
-from glora.messages import get_logger, pluralize
+from glora.messages import get_logger, pluralize, shortened
 from glora.scoring.gradient_norms import GradientNorms, NormAverage
 from glora.scoring.sketch_ratios import COLUMNS, SketchRatios, measured_steps
 
 logger = get_logger()
 PATIENCE = 100  # skipped optimizer steps before the first warning
-SHOWN = 6
 
 
 class NormRecorder:
@@ -50,6 +50,7 @@ class NormRecorder:
         names: Sequence[str] | None = None,
         recording: bool = True,
     ) -> None:
+        matrices = () if config.cuts else matrices
         norms = GradientNorms(matrices, config.signal)
         self._norms: GradientNorms | None = norms if recording else None
         self._config, self._step = config, step
@@ -57,7 +58,7 @@ class NormRecorder:
         self._skipped = NormAverage(norms.names, config.beta, norms.device)
         self._pending: torch.Tensor | None = None
         self.ratios: SketchRatios | None = None
-        if recording and config.signal != "lora_b":
+        if recording and matrices and config.signal != "lora_b":
             columns = COLUMNS if config.signal == "delta" else None
             self.ratios = SketchRatios(matrices, norms.device, processes, columns=columns, seed=config.seed)
             self._arm()
@@ -157,9 +158,3 @@ class NormRecorder:
     def _arm(self) -> None:
         if self.ratios is not None and self._is_measured:
             self.ratios.arm(self._step)
-
-
-def shortened(names: Sequence[str]) -> str:
-    """Join the first names, and count the others."""
-    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + rest

@@ -16,15 +16,16 @@ from glora.config import RankAllocationConfig
 from glora.experiments.methods.adapted_model import AdaptedModel
 from glora.experiments.methods.applied.uniform_lora import uniform_lora
 from glora.experiments.methods.base import MethodContext
+from glora.scoring.spectrum import Spectra
 from glora.trainer_callback import RankAllocationCallback
 
 
 class ShuffledRankAllocator(RankAllocator):
     """Allocates as its base class does, then deals the ranks out at random among matrices of the same shape."""
 
-    def allocate(self) -> dict[str, int]:
-        """GLoRA's ranks, shuffled by the configuration's seed."""
-        return shuffle_ranks(super().allocate(), self.shapes, self.config.seed)
+    def allocate(self, learned: Spectra | None = None) -> dict[str, int]:
+        """Return the base class's ranks, shuffled by the configuration's seed."""
+        return shuffle_ranks(super().allocate(learned), self.shapes, self.config.seed)
 
 
 class ShuffledRankAllocationCallback(RankAllocationCallback):

@@ -1,0 +1,60 @@
+"""How much is wanted: R_total, what each of several cuts may keep, and the check of both before the warm-up."""
+
+from __future__ import annotations
+
+import math
+
+from glora.allocation.bounds import allocate_within_bounds, cut_within_bounds
+from glora.config import RankAllocationConfig
+from glora.lora.adapter import RankedAdapter
+
+
+def total_rank_of(config: RankAllocationConfig, adapter: RankedAdapter) -> int | None:
+    """Return R_total: `total_rank`, average_rank·n rounded, or the ranks that the adapter began with; None with `energy`."""
+    if config.energy is not None:
+        return None
+    if config.average_rank is not None:
+        return max(1, round(config.average_rank * len(adapter.matrices)))
+    return config.total_rank if config.total_rank is not None else sum(adapter.initial_ranks.values())
+
+
+def budget_of_cut(config: RankAllocationConfig, adapter: RankedAdapter, cut: int) -> dict[str, float]:
+    """Return what a cut may keep, as arguments of `cut_within_bounds`. Several cuts come down in equal ratios.
+
+    Args:
+        config: The configuration.
+        adapter: The adapter, which knows the ranks that it began with.
+        cut: The number of the cut, from 1 to `max_reallocations`.
+    """
+    cuts, total_rank = config.max_reallocations or 1, total_rank_of(config, adapter)
+    if total_rank is None:
+        assert config.energy is not None
+        return {"energy": config.energy ** (1 / cuts)}
+    start = sum(adapter.initial_ranks.values())
+    return {"total_rank": total_rank if cut >= cuts else start * (total_rank / start) ** (cut / cuts)}
+
+
+def check_budget(config: RankAllocationConfig, adapter: RankedAdapter) -> None:
+    """Refuse a budget that could not be met after the warm-up.
+
+    Raises:
+        ValueError: the bounds do not allow it, or the adapter starts no wider than a cut would leave it.
+    """
+    total_rank, starts = total_rank_of(config, adapter), adapter.initial_ranks
+    if not config.cuts:
+        assert total_rank is not None
+        allocate_within_bounds(adapter, config, total_rank, dict.fromkeys(adapter.matrices, 1.0))
+        return
+    if total_rank is not None and total_rank >= sum(starts.values()):
+        raise ValueError(
+            f"rule={config.rule!r} cuts an adapter that starts wider than it ends, but {sum(starts.values()):,} ranks are not "
+            f"more than {total_rank:,}; start with LoraConfig(r={4 * math.ceil(total_rank / len(starts))}), four times the "
+            "average"
+        )
+    if config.rule == "uniform" and total_rank is not None and total_rank % len(starts):
+        raise ValueError(
+            f"total_rank={total_rank} is not a multiple of the {len(starts)} matrices, and rule='uniform' has one rank for "
+            "all; use average_rank"
+        )
+    equal = {matrix.name: [1.0] * matrix.rank for matrix in adapter.present}
+    cut_within_bounds(adapter, config, equal, total_rank=total_rank, energy=config.energy)
