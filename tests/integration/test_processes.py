@@ -50,6 +50,7 @@ def same(results: list[dict[str, Any]], alone: dict[str, Any], rtol: float = 1e-
             torch.testing.assert_close(result["weights"][name], weight, rtol=rtol, atol=rtol / 10, msg=name)
 
 
+SPECTRUM = dict(rule="spectrum", average_rank=1.5, budget="parameters", reallocate_every=2, max_reallocations=2)
 JOBS = {
     "plain": Job(),
     "not given the wrapper": Job(give_wrapper=False),
@@ -62,6 +63,7 @@ JOBS = {
     "ranks that become 0, parameters": Job(config=dict(budget="parameters", max_rank=12, total_rank=6)),
     "SVD, again and again": Job(config=dict(keep="svd", reallocate_every=2)),
     "delta_exact": Job(config=dict(signal="delta_exact", exact_every=2), accumulate=2),
+    "spectrum, two cuts": Job(config=SPECTRUM),
     "with accelerate_lora": Job(accelerated=True, accumulate=2),
     "compiled, not given the wrapper": Job(compiled=True, give_wrapper=False),
 }

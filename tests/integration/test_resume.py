@@ -24,6 +24,7 @@ VARIANTS = {
     "a custom optimizer": dict(custom_optimizer=True),
     "measured norms": dict(config=dict(signal="delta_exact", exact_every=3)),
     "reallocated again": dict(config=dict(reallocate_every=3, keep="svd")),
+    "two cuts": dict(config=dict(rule="spectrum", average_rank=1.5, reallocate_every=3, max_reallocations=2)),
 }
 
 

@@ -9,13 +9,14 @@ import torch
 
 from integration.process_cases import WARMUP, Job, errors_of_sharded_models, train, train_all, train_in_parts
 from integration.process_group import together
-from integration.test_processes import Results, same
+from integration.test_processes import SPECTRUM, Results, same
 
 JOBS = {
     "plain": Job(sharded=True),
     "accumulation": Job(sharded=True, accumulate=2),
     "ranks that become 0": Job(sharded=True, config=dict(budget="parameters", max_rank=12, total_rank=6)),
     "SVD, again and again": Job(sharded=True, config=dict(keep="svd", reallocate_every=2)),
+    "spectrum, two cuts": Job(sharded=True, config=SPECTRUM),
     "with accelerate_lora": Job(sharded=True, accelerated=True),
     "SGD with momentum": Job(sharded=True, optimizer=torch.optim.SGD),
     "checkpointing": Job(sharded=True, checkpointed=True),

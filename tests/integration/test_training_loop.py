@@ -287,6 +287,8 @@ def state_of(model: nn.Module, optimizer, scheduler, allocator: RankAllocator) -
         {"max_rank": {"first": 0}},
         {"signal": "delta_exact", "exact_every": 3},
         {"reallocate_every": 2, "keep": "svd"},
+        {"rule": "spectrum", "average_rank": 1, "reallocate_every": 2, "max_reallocations": 2},
+        {"rule": "uniform", "average_rank": 2},
     ],
     ids=str,
 )

@@ -1,0 +1,101 @@
+"""A budget that a cut could not meet is reported before the warm-up, and what could not be cut stays as it is."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+import pytest
+import torch
+
+from glora import RankAllocationCallback, RankAllocationConfig, RankAllocator
+from unit.test_allocator import config, lora, sgd, train
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"rule": "spectra"}, "did you mean 'spectrum'"),
+        ({"average_rank": 2, "total_rank": 4}, "total_rank and average_rank are given; give one"),
+        ({"energy": 0.9}, "energy=0.9 needs rule='spectrum'"),
+        ({"rule": "spectrum", "energy": 1.5}, "energy=1.5 must be a share above 0 and at most 1"),
+        ({"rule": "spectrum", "average_rank": 0}, "average_rank=0 must be a number above 0"),
+        ({"rule": "spectrum", "average_rank": 2, "keep": "norm"}, "keep='norm' must be 'svd'"),
+        ({"rule": "spectrum", "average_rank": 2, "reallocate_every": 5}, "needs max_reallocations"),
+        ({"rule": "uniform", "average_rank": 1.5}, "average_rank=1.5 must be a whole number"),
+    ],
+    ids=str,
+)
+def test_fields_that_contradict_each_other(fields: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        RankAllocationConfig(**fields)
+
+
+def test_a_cut_needs_a_budget_at_once() -> None:
+    with pytest.raises(ValueError, match="give average_rank"):
+        RankAllocationCallback(rule="spectrum")
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"average_rank": 4}, "start with LoraConfig(r=16)"),
+        ({"total_rank": 9}, "start with LoraConfig(r=20)"),
+        ({"average_rank": 1, "min_rank": 5}, "min_rank=5 is above the rank 4 of 'first'"),
+        ({"average_rank": 1, "min_rank": 2}, "does not pay for the min_rank"),
+        ({"rule": "uniform", "total_rank": 3}, "total_rank=3 is not a multiple of the 2 matrices"),
+        ({"average_rank": 2, "max_rank": {"third": 1}}, "max_rank names 'third'"),
+    ],
+    ids=str,
+)
+def test_refused_before_the_first_step(fields: dict, words: str) -> None:
+    model = lora()
+    with pytest.raises(ValueError, match=re.escape(words)):
+        RankAllocator(model, sgd(model), config(**{"rule": "spectrum"} | fields))
+
+
+def test_bounds_hold_in_a_cut() -> None:
+    model = lora()
+    optimizer = sgd(model)
+    fields = dict(rule="spectrum", average_rank=2, min_rank={"second": 1}, max_rank={"first": 1})
+    allocator = RankAllocator(model, optimizer, config(**fields))
+    train(model, optimizer, allocator, 3)
+    assert allocator.ranks == {"first": 1, "second": 3}
+
+
+def test_a_cut_reads_no_gradient_norms() -> None:
+    model = lora()
+    optimizer = sgd(model)
+    allocator = RankAllocator(model, optimizer, config(rule="spectrum", average_rank=2))
+    assert not any(module._forward_hooks or module._backward_hooks for module in model.modules())
+    train(model, optimizer, allocator, 2)
+    assert allocator.norms == allocator.scores == {}
+    assert allocator.allocate() == allocator.allocate()
+    assert not allocator.allocated
+
+
+def test_nothing_learned_keeps_the_ranks(caplog: pytest.LogCaptureFixture) -> None:
+    model = lora()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.zero_()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-30)
+    allocator = RankAllocator(model, optimizer, config(rule="spectrum", average_rank=2))
+    train(model, optimizer, allocator, 3)
+    assert allocator.ranks == {"first": 4, "second": 4}
+    assert "learned nothing" in caplog.text
+
+
+def test_the_line_names_the_matrices_without_an_adapter(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="glora")
+    model = lora()
+    optimizer = sgd(model)
+    allocator = RankAllocator(model, optimizer, config(rule="spectrum", average_rank=1, max_rank={"first": 0}))
+    train(model, optimizer, allocator, 3)
+    (line,) = caplog.messages
+    kept = allocator.reallocation.energy_kept
+    assert line == (
+        f"step 3: kept {kept:.1%} of the learned update's energy in 2 of 8 ranks, now 0 to 2 in 2 matrices; adapter "
+        "parameters 168 -> 48 (-71.4%); 1 matrix without an adapter: first"
+    )
