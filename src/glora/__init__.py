@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from glora.allocation.shares import allocate_ranks
     from glora.allocator import RankAllocator
     from glora.checkpoints import last_complete_checkpoint
+    from glora.compress import compress_adapter
     from glora.config import RankAllocationConfig
     from glora.export import export_uniform, save_allocation
     from glora.lora.public_resize import resize_lora_layer
@@ -28,6 +29,7 @@ __all__ = [
     "__version__",
     "accelerate_lora",
     "allocate_ranks",
+    "compress_adapter",
     "export_uniform",
     "last_complete_checkpoint",
     "resize_lora_layer",
@@ -42,6 +44,7 @@ _HOMES = {
     "RankLogCallback": "rank_log",
     "accelerate_lora": "acceleration.accelerate",
     "allocate_ranks": "allocation.shares",
+    "compress_adapter": "compress",
     "export_uniform": "export",
     "last_complete_checkpoint": "checkpoints",
     "resize_lora_layer": "lora.public_resize",

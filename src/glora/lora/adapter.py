@@ -73,6 +73,7 @@ class RankedAdapter:
         model: A PeftModel, a transformers model with an adapter, or a module that holds one such model; may be wrapped for
             parallel training.
         adapter_name: The adapter. Default: the active one.
+        trainable: Reject an adapter that is frozen.
 
     Attributes:
         name: The adapter's name.
@@ -87,8 +88,8 @@ class RankedAdapter:
         ValueError: for what `find_matrices` rejects.
     """
 
-    def __init__(self, model: nn.Module, adapter_name: str | None = None) -> None:
-        self.name, self.matrices = find_matrices(model, adapter_name)
+    def __init__(self, model: nn.Module, adapter_name: str | None = None, *, trainable: bool = True) -> None:
+        self.name, self.matrices = find_matrices(model, adapter_name, trainable=trainable)
         self.model = model
         adapted = adapted_model(model)
         self.root = base_model(adapted)
@@ -262,7 +263,8 @@ class RankedAdapter:
         if self.name in self._configs:
             # PEFT keeps the very object that it was given; other adapters and models with the same one keep it as it is
             config = copy.deepcopy(self._configs[self.name])
-            describe_ranks(config, self.matrices.values(), self._exclude_modules)
+            alphas = {matrix.name: matrix.layer.lora_alpha[self.name] for matrix in self.present}
+            describe_ranks(config, self.ranks, alphas, self._exclude_modules)
             self._configs[self.name] = config
 
     def follow_loading(self, optimizer: torch.optim.Optimizer | None = None, asked_by: object = None) -> None:

@@ -25,7 +25,7 @@ INITIALIZATIONS_FROM_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 def find_matrices(
-    model: nn.Module, adapter_name: str | None = None, *, trainable: bool = True
+    model: nn.Module, adapter_name: str | None = None, *, resizable: bool = True, trainable: bool = True
 ) -> tuple[str, dict[str, LoraMatrix]]:
     """Return an adapter's name and its matrices by name, in the model's order.
 
@@ -36,7 +36,8 @@ def find_matrices(
         model: A PeftModel, a transformers model with an adapter of its own, or a module that holds one such model; may be
             wrapped for parallel training.
         adapter_name: The adapter. Default: the active one.
-        trainable: Check that the adapter is trained and that its ranks can be changed.
+        resizable: Check that the adapter's ranks can be changed.
+        trainable: Check that the adapter is trained.
 
     Raises:
         ValueError: there is no LoRA in the model, or several modules have adapters of their own; the adapter is of another
@@ -79,7 +80,7 @@ def find_matrices(
     matrices = {name: matrix for name, matrix in matrices.items() if matrix.present}
     copied = [name for name, module in root.named_modules() if isinstance(module, ModulesToSaveWrapper)]
     within = [name for name in matrices if any(name.startswith(f"{wrapper}.") for wrapper in copied)]
-    if trainable:
+    if resizable:
         if within:
             raise ValueError(
                 f"{within[0]}: PEFT does not save LoRA inside a module that another adapter copies by modules_to_save; leave "
@@ -88,11 +89,11 @@ def find_matrices(
         _check_config(config)
         for matrix in matrices.values():
             matrix.check_supported()
-        if not any(factor.requires_grad for matrix in matrices.values() for factor in matrix.factors):
-            raise ValueError(
-                f"adapter {adapter_name!r} is frozen: none of its weights requires a gradient. Load it with "
-                f"is_trainable=True, or activate it with model.set_adapter({adapter_name!r})"
-            )
+    if trainable and not any(factor.requires_grad for matrix in matrices.values() for factor in matrix.factors):
+        raise ValueError(
+            f"adapter {adapter_name!r} is frozen: none of its weights requires a gradient. Load it with "
+            f"is_trainable=True, or activate it with model.set_adapter({adapter_name!r})"
+        )
     return adapter_name, {name: matrix for name, matrix in matrices.items() if name not in within}
 
 

@@ -19,8 +19,9 @@ import torch
 
 
 def singular_values(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
-    """Return σ_1 ≥ ... ≥ σ_r of each B·A, shape (n, r); a rank above min(d_in, d_out) ends in zeros."""
+    """Return σ_1 ≥ ... ≥ σ_r of each B·A, shape (n, r); 0 for those that rounding alone has made."""
     values = torch.linalg.svdvals(_core(*_triangles(A, B)))
+    values = torch.where(_smallest(values, A, B) < values, values, 0.0)
     return torch.nn.functional.pad(values, (0, A.shape[1] - values.shape[1]))
 
 
@@ -32,13 +33,18 @@ def leading_directions(A: torch.Tensor, B: torch.Tensor, rank: int) -> tuple[tor
     """
     R_A, R_B = _triangles(A, B)
     U, S, Vh = torch.linalg.svd(_core(R_A, R_B), full_matrices=False)
-    smallest = S[:, :1] * torch.finfo(S.dtype).eps * max(A.shape[2], B.shape[1])
+    smallest = _smallest(S, A, B)
     real = int((smallest < S[:, :rank]).any(0).sum())
     # 1/√S, and 0 where another product of the stack has a direction and this one does not
     root = torch.where(smallest < S, S, torch.inf)[:, :real].rsqrt()
     T_A = root[:, :, None] * (U[:, :, :real].transpose(1, 2) @ R_B)
     T_B = (R_A.transpose(1, 2) @ Vh[:, :real].transpose(1, 2)) * root[:, None]
     return T_A, T_B
+
+
+def _smallest(S: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
+    """Return the size below which a singular value is rounding, shape (n, 1)."""
+    return S[:, :1] * torch.finfo(S.dtype).eps * max(A.shape[2], B.shape[1])
 
 
 def _triangles(A: torch.Tensor, B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,32 +9,32 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from peft import LoraConfig
 from peft.utils.other import get_pattern_key
 
-from glora.lora.matrix import LoraMatrix
-
 
 def describe_ranks(
-    config: LoraConfig, matrices: Iterable[LoraMatrix], exclude_modules: str | list[str] | set[str] | None
+    config: LoraConfig,
+    ranks: Mapping[str, int],
+    alphas: Mapping[str, Any],
+    exclude_modules: str | list[str] | set[str] | None,
 ) -> None:
-    """Bring a live adapter's configuration up to date with its matrices, so that what is saved can be loaded.
+    """Bring an adapter's configuration up to date with its matrices, so that PEFT can load what is saved.
 
     Args:
-        config: The adapter's configuration, as PEFT has it in the model; changed in place.
-        matrices: All matrices of the adapter, those at rank 0 included.
+        config: The adapter's configuration; changed in place.
+        ranks: The rank of each matrix, those at 0 included.
+        alphas: The α of each matrix that has an adapter.
         exclude_modules: What the user had excluded before any module was removed.
     """
-    every = list(matrices)
-    present, removed = [m for m in every if m.rank], [m for m in every if not m.rank]
-    alphas = {m.name: m.layer.lora_alpha[m.adapter_name] for m in present}
-    widest = max(present, key=lambda m: m.rank)
-    config.r, config.lora_alpha = widest.rank, alphas[widest.name]
-    config.rank_pattern = {exact_pattern(m.name): m.rank for m in present if m.rank != config.r}
+    widest = max(ranks, key=lambda name: ranks[name])
+    config.r, config.lora_alpha = ranks[widest], alphas[widest]
+    config.rank_pattern = {exact_pattern(name): rank for name, rank in ranks.items() if rank and rank != config.r}
     config.alpha_pattern = {exact_pattern(name): a for name, a in alphas.items() if a != config.lora_alpha}
-    config.exclude_modules = excluding((re.escape(m.name) for m in removed), exclude_modules)
+    config.exclude_modules = excluding((re.escape(name) for name, rank in ranks.items() if not rank), exclude_modules)
     if config.init_lora_weights == "orthogonal":
         # PEFT would refuse to load an odd rank, and loading overwrites the initialization
         config.init_lora_weights = True

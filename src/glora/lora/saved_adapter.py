@@ -1,23 +1,37 @@
-"""A LoRA adapter in files, read so that every error is one message that names the file.
+"""A LoRA adapter as files hold it: read, so that every error is one message that names the file, and written.
 
 An adapter comes from anywhere: cut off by a full disk, edited by hand, or hostile. `read_adapter` checks what a later step
-relies on: the configuration is a LoRA configuration, the weights are whole, and both have the same ranks.
+relies on: the configuration is a LoRA configuration, the weights are whole, and both have the same ranks. `adapter_of` gives
+what PEFT would save of a model in memory in the same form.
 """
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 import math
+import os
 import re
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig
-from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME, load_peft_weights
+from peft import LoraConfig, PeftConfig, PeftModel
+from peft.utils import (
+    CONFIG_NAME,
+    SAFETENSORS_WEIGHTS_NAME,
+    WEIGHTS_NAME,
+    get_peft_model_state_dict,
+    load_peft_weights,
+)
+from safetensors.torch import save_file
+from torch import nn
 
+from glora.lora.discovery import adapted_model, base_model, find_matrices, initialization_from_base, peft_configs
 from glora.lora.peft_config import exact_pattern
 
 PREFIX = "base_model.model."  # PEFT's, of every name in an adapter's file
@@ -25,9 +39,47 @@ FACTORS = {  # endings of the keys of A and B
     "lora_A.weight": "lora_B.weight",
     "lora_embedding_A": "lora_embedding_B",
 }
+PLAIN_PRODUCTS = ("use_dora", "alora_invocation_tokens")  # variants whose B·A is as in plain LoRA
 MAX_ALPHA = 1e30
 MAX_QUANTIFIERS = 3  # unbounded ones in a pattern: matching a name of length L then takes L⁴ steps at most
 UNBOUNDED = re.compile(r"[*+]|\{\d*,\}")
+
+
+@dataclass
+class SavedMatrix:
+    """One matrix of an adapter, or a stack of experts' matrices, as files hold it.
+
+    Attributes:
+        name: The matrix's name, as in PEFT's patterns.
+        prefix: What the keys of its tensors begin with.
+        A, B: The factors as PEFT stores them.
+        rank, alpha: r and α.
+        scaling: s, by which B·A is multiplied.
+        min_supported_rank: The smallest rank it can have, and the reason; see `LoraMatrix`.
+        experts: E.
+        embedding: Whether it updates an embedding.
+    """
+
+    name: str
+    prefix: str
+    A: torch.Tensor
+    B: torch.Tensor
+    rank: int
+    alpha: float
+    scaling: float
+    min_supported_rank: tuple[int, str] = (0, "")
+    experts: int = 1
+    embedding: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(d_out, d_in) of the weight matrix, or of each expert's."""
+        return self.B.shape[0], math.prod(self.A.shape[1:])
+
+    @property
+    def cost(self) -> int:
+        """Parameters of one rank: E·(d_in + d_out)."""
+        return self.experts * sum(self.shape)
 
 
 @dataclass
@@ -36,20 +88,108 @@ class SavedAdapter:
 
     Attributes:
         config: The configuration.
-        tensors: The weights, by their keys in the file.
-        ranks: r_k of each matrix, by the prefix of its keys, as the weights have it.
-        alphas: α_k of each matrix.
+        matrices: The matrices by name.
+        others: The weights beside the factors, by their keys in the file.
     """
 
     config: LoraConfig
-    tensors: dict[str, torch.Tensor]
-    ranks: dict[str, int]
-    alphas: dict[str, float]
+    matrices: dict[str, SavedMatrix]
+    others: dict[str, torch.Tensor]
 
-    def scaling(self, prefix: str) -> float:
-        """Return s_k: α_k/r_k, or α_k/√r_k with rsLoRA."""
-        rank = self.ranks[prefix]
-        return self.alphas[prefix] / (math.sqrt(rank) if self.config.use_rslora else rank)
+    def write(self, directory: Path) -> Path:
+        """Write the adapter into a folder, whole or not at all, as stock PEFT loads it."""
+        factors = {
+            f"{matrix.prefix}{end}": factor
+            for matrix in self.matrices.values()
+            for end, factor in zip(_endings(matrix.embedding), (matrix.A, matrix.B))
+        }
+        # cloned, because safetensors rejects tensors that share memory, as tied modules_to_save do
+        plain = {
+            key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for key, tensor in {**self.others, **factors}.items()
+        }
+        self.config.init_lora_weights = True  # loading overwrites it, and another may not allow these ranks
+        self.config.inference_mode = True
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".glora-", dir=directory) as scratch:
+            save_file(plain, Path(scratch, SAFETENSORS_WEIGHTS_NAME), metadata={"format": "pt"})
+            self.config.save_pretrained(scratch)
+            for name in (SAFETENSORS_WEIGHTS_NAME, CONFIG_NAME):
+                os.replace(Path(scratch, name), directory / name)
+        return directory
+
+
+def load_adapter(model: nn.Module | str | Path, adapter_name: str = "default") -> SavedAdapter:
+    """Return an adapter of a model, or of a folder or the hub, as files hold it.
+
+    Raises:
+        TypeError: the model is neither a model nor a folder.
+        ValueError: see `read_adapter`; or the model has no such LoRA adapter.
+    """
+    if isinstance(model, str | os.PathLike):
+        return read_adapter(model)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model={model!r} must be a model with an adapter, or the folder of a saved adapter")
+    return adapter_of(model, adapter_name)
+
+
+def check_output(directory: str | Path, source: object, overwrite: bool) -> Path:
+    """Return the folder to write an adapter into.
+
+    Raises:
+        ValueError: it is the source itself, or holds an adapter that may not be replaced.
+    """
+    directory = Path(directory)
+    if isinstance(source, str | os.PathLike) and directory.resolve() == Path(source).resolve():
+        raise ValueError(f"{directory} is the adapter itself; give another folder for the output")
+    files = (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME)
+    if not overwrite and (present := [name for name in files if (directory / name).exists()]):
+        raise ValueError(
+            f"{directory} already holds an adapter ({' and '.join(present)}); give another folder, or --overwrite "
+            "(overwrite=True in Python)"
+        )
+    return directory
+
+
+def check_product(config: LoraConfig, adapter: object, done: str) -> None:
+    """Reject an adapter whose function depends on more than B·A.
+
+    Args:
+        config: The adapter's configuration.
+        adapter: The adapter, for the message.
+        done: A participle for the message, such as "padded".
+
+    Raises:
+        ValueError: its initialization changed the base weights, or it uses a variant that is more than B·A.
+    """
+    if how := initialization_from_base(config):
+        raise ValueError(
+            f"{adapter} began with init_lora_weights={how!r}, which changed the base weights, so it cannot be {done}; "
+            "first convert it by save_pretrained(path_initial_model_for_weight_conversion=...)"
+        )
+    for field in dataclasses.fields(config):
+        if field.metadata.get("is_lora_variant") and field.name not in PLAIN_PRODUCTS and getattr(config, field.name):
+            raise ValueError(f"{adapter} uses {field.name}, which is more than B·A, so it cannot be {done}; merge it")
+
+
+def adapter_of(model: nn.Module, adapter_name: str) -> SavedAdapter:
+    """Return an adapter of a model in memory in the form of its files; the model stays as it is."""
+    _, found = find_matrices(model, adapter_name, resizable=False, trainable=False)
+    adapted = adapted_model(model)
+    root, is_peft = base_model(adapted), isinstance(adapted, PeftModel)
+    paths = {module: path for path, module in root.named_modules()}
+    state = get_peft_model_state_dict(adapted if is_peft else root, adapter_name=adapter_name)
+    tensors = {("" if is_peft else PREFIX) + key: tensor.detach() for key, tensor in state.items()}
+    matrices = {}
+    for matrix in found.values():
+        prefix, alpha = f"{PREFIX}{paths[matrix.layer]}.", matrix.layer.lora_alpha[adapter_name]
+        embedding = f"{prefix}lora_embedding_A" in tensors
+        A, B = (tensors.pop(f"{prefix}{end}") for end in _endings(embedding))
+        matrices[matrix.name] = SavedMatrix(
+            *(matrix.name, prefix, A, B, matrix.rank, alpha, matrix.scaling),
+            *(matrix.min_supported_rank, matrix.experts, embedding),
+        )
+    return SavedAdapter(copy.deepcopy(peft_configs(adapted)[adapter_name]), matrices, tensors)
 
 
 def read_adapter(adapter: str | Path) -> SavedAdapter:
@@ -63,30 +203,42 @@ def read_adapter(adapter: str | Path) -> SavedAdapter:
     if config.target_parameters:
         raise ValueError(
             f"{adapter} adapts expert parameters ({config.target_parameters}), whose layout only the model has; "
-            "load the model with it and use glora.export_uniform(model, directory)"
+            "load the model with it, and give the model in place of the folder"
         )
     tensors, weights = _read_weights(adapter)
-    ranks: dict[str, int] = {}
+    ranks: dict[str, tuple[int, bool]] = {}  # by the prefix of the keys, with whether it is an embedding's
     for key in tensors:
         for end_A, end_B in FACTORS.items():
             if key.endswith(f".{end_B}") and key.removesuffix(end_B) + end_A not in tensors:
                 raise _damaged(weights, f"has {key} without its {end_A}")
             if key.endswith(f".{end_A}"):
-                ranks[key.removesuffix(end_A)] = _rank_of(tensors, key, end_A, end_B, weights)
+                rank = _rank_of(tensors, key, end_A, end_B, weights)
+                ranks[key.removesuffix(end_A)] = rank, end_A == "lora_embedding_A"
     if not ranks:
         raise _damaged(weights, "has no LoRA weights")
     rank_of = _matcher(config.rank_pattern or {}, file)
     alpha_of = _matcher(config.alpha_pattern or {}, file)
-    alphas: dict[str, float] = {}
-    for prefix, rank in ranks.items():
+    matrices: dict[str, SavedMatrix] = {}
+    for prefix, (rank, embedding) in ranks.items():
         name = prefix.removeprefix(PREFIX).removesuffix(".")
-        alphas[prefix] = alpha_of(name, config.lora_alpha)
+        alpha = alpha_of(name, config.lora_alpha)
         if (expected := rank_of(name, config.r)) != rank:
             raise ValueError(
                 f"{weights}: {name} has rank {rank}, but {file} gives it {expected}; PEFT cannot load such an adapter. Save "
                 "it again with save_pretrained"
             )
-    return SavedAdapter(config, tensors, ranks, alphas)
+        A, B = (tensors.pop(f"{prefix}{end}") for end in _endings(embedding))
+        scaling = alpha / (math.sqrt(rank) if config.use_rslora else rank)
+        matrices[name] = SavedMatrix(name, prefix, A, B, rank, alpha, scaling, embedding=embedding)
+    for key in tensors:
+        module, _, what = key.rpartition(".lora_")
+        if matrix := matrices.get(module.removeprefix(PREFIX)):
+            matrix.min_supported_rank = 1, "DoRA's magnitude" if what.startswith("magnitude") else "lora_bias"
+    return SavedAdapter(config, matrices, tensors)
+
+
+def _endings(embedding: bool) -> tuple[str, str]:
+    return list(FACTORS.items())[embedding]
 
 
 def _read_config(adapter: str | Path) -> tuple[LoraConfig, str]:

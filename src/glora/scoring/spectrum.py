@@ -14,11 +14,13 @@ from glora.lora.layout import whole
 from glora.lora.low_rank import singular_values
 from glora.lora.matrix import LoraMatrix
 from glora.lora.resize import by_rank_A, by_rank_B
+from glora.lora.saved_adapter import SavedMatrix
 
 Spectra = dict[str, list[float]]
+Factored = LoraMatrix | SavedMatrix
 
 
-def spectra(matrices: Iterable[LoraMatrix]) -> Spectra:
+def spectra(matrices: Iterable[Factored]) -> Spectra:
     """Return the singular values of each matrix's Δ = s·B·A by name, in descending order: r numbers, computed in float32.
 
     For a stack of E experts they are √(Σ_e σ_{e,i}²). Waits for the device. Sharded factors are gathered, so with FSDP2 every
@@ -28,7 +30,7 @@ def spectra(matrices: Iterable[LoraMatrix]) -> Spectra:
         matrices: Matrices of rank 1 or more.
     """
     matrices = list(matrices)
-    groups: dict[tuple[object, ...], list[LoraMatrix]] = {}
+    groups: dict[tuple[object, ...], list[Factored]] = {}
     for matrix in matrices:
         groups.setdefault((matrix.shape, matrix.rank, matrix.experts, matrix.A.device), []).append(matrix)
     found: Spectra = {}
@@ -39,7 +41,7 @@ def spectra(matrices: Iterable[LoraMatrix]) -> Spectra:
     return {matrix.name: found[matrix.name] for matrix in matrices}
 
 
-def _stacked(matrices: list[LoraMatrix]) -> tuple[torch.Tensor, torch.Tensor]:
+def _stacked(matrices: list[Factored]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return A as (n·E, r, d_in) and B as (n·E, d_out, r), float32, of matrices of one shape."""
     E, r = matrices[0].experts, matrices[0].rank
     A = torch.cat([by_rank_A(whole(matrix.A.detach()).float(), E, r) for matrix in matrices])

@@ -1,0 +1,316 @@
+"""A smaller adapter with as much of what it has learned as fits: one global cut after training.
+
+    Δ_k = s_k·B_k·A_k = Σ_i σ_ki·u_ki·v_kiᵀ     of each matrix k
+    keep the directions with the largest σ_ki²/c_k     until the size is reached
+
+c_k is what a direction costs: d_in + d_out parameters, or 1 rank. By Eckart and Young (1936) no other adapter of these ranks
+is closer to Δ, and Σ σ² over the kept directions, the energy, says how close. Scalings stay: where a rank falls, its α falls
+with it. No data is needed, no base model, and no d_out × d_in matrix is made.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from torch import nn
+
+from glora.allocation.cut import Cut, cut_spectra, kept_energy
+from glora.lora.adapter import RankedAdapter
+from glora.lora.discovery import adapted_model, peft_configs
+from glora.lora.layout import is_sharded
+from glora.lora.peft_config import describe_ranks
+from glora.lora.resize import by_rank_A, by_rank_B, columns_at
+from glora.lora.saved_adapter import SavedAdapter, SavedMatrix, check_output, check_product, load_adapter
+from glora.messages import pluralize
+from glora.scoring.spectrum import Factored, Spectra, spectra
+
+
+@dataclass(frozen=True)
+class Compression:
+    """The result of a cut; `str()` gives it in one line.
+
+    Attributes:
+        ranks_before, ranks: The rank of each matrix by name; 0 without an adapter.
+        energy: Share of Σ_k ‖Δ_k‖_F² that is kept.
+        parameters_before, parameters: Parameters of all A and B.
+        path: The folder that was written; None if the model in memory was changed, or nothing.
+    """
+
+    ranks_before: dict[str, int]
+    ranks: dict[str, int]
+    energy: float
+    parameters_before: int
+    parameters: int
+    path: Path | None = None
+
+    def __str__(self) -> str:
+        removed = [name for name, rank in self.ranks.items() if rank == 0]
+        share = self.parameters / self.parameters_before
+        without = f"; {pluralize(len(removed), 'matrix')} without an adapter" if removed else ""
+        where = f": {self.path}" if self.path else ""
+        return (
+            f"kept {_percent(self.energy)} of the update's energy in {sum(self.ranks.values()):,} of "
+            f"{sum(self.ranks_before.values()):,} ranks, {self.parameters:,} of {self.parameters_before:,} parameters "
+            f"({_percent(share)}){without}{where}"
+        )
+
+
+def compress_adapter(
+    model_or_folder: nn.Module | str | Path,
+    *,
+    average_rank: float | None = None,
+    parameters: float | None = None,
+    energy: float | None = None,
+    budget: str = "parameters",
+    min_rank: int = 0,
+    max_rank: int | None = None,
+    uniform: bool = False,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    adapter_name: str = "default",
+) -> Compression:
+    """Cut a trained LoRA adapter down to the directions that carry most of its update.
+
+        compress_adapter("my-adapter", parameters=0.25, output="smaller")
+
+    Give one of `average_rank`, `parameters` and `energy`.
+
+    Args:
+        model_or_folder: A folder with a PEFT LoRA adapter, or its id on the hub, which needs no base model; or a model with an
+            adapter. Make an optimizer only after its model was cut.
+        average_rank: Mean rank r̄ over the n matrices; the adapter then costs at most r̄·Σ_k (d_in + d_out) parameters.
+        parameters: Size of the new adapter: as a float a share of its parameters, such as 0.25; as an int their number.
+        energy: Share of Σ_k ‖Δ_k‖_F² to keep, such as 0.99, in as few parameters as that takes. 1 keeps everything.
+        budget: What a direction costs: "parameters", d_in + d_out, or "rank", 1; then `average_rank` bounds Σ r_k = n·r̄.
+        min_rank: Directions that every matrix keeps.
+        max_rank: Most directions of a matrix. Default: all it has.
+        uniform: Give every matrix the same rank, or all of its own if that is lower.
+        output: Folder for the new adapter. Default: the model in memory is changed.
+        overwrite: Replace an adapter that `output` holds. Other files in it stay as they are.
+        adapter_name: The adapter to cut, of a model.
+
+    Returns:
+        The ranks, the energy kept and the parameters. A matrix at rank 0 is not in the new adapter, and
+        `exclude_modules` names it. With DoRA, lora_bias and experts a matrix keeps at least rank 1.
+
+    Raises:
+        ValueError: not exactly one size is given, or it is out of range or pays for no direction; the bounds contradict each
+            other; there is no such LoRA adapter, its files are damaged, or a factor holds inf or NaN; it is more than B·A,
+            or its initialization changed the base weights; a folder is given without `output`, or `output` holds an adapter.
+        TypeError: the model is neither a model nor a folder.
+    """
+    folder = isinstance(model_or_folder, str | os.PathLike)
+    if output is None and folder:
+        raise ValueError(f"{model_or_folder} is a folder, and output is missing; give the folder for the new adapter")
+    size: dict[str, Any] = {"average_rank": average_rank, "parameters": parameters, "energy": energy, "budget": budget}
+    size |= {"min_rank": min_rank, "max_rank": max_rank, "uniform": uniform}
+    if output is not None:
+        directory = check_output(output, model_or_folder, overwrite)
+        adapter = CompressibleAdapter(model_or_folder, adapter_name)
+        return adapter.write(adapter.cut(**size), directory)
+    ranked = _ranked(model_or_folder, adapter_name)  # type: ignore[arg-type]
+    matrices = {matrix.name: matrix for matrix in ranked.present}
+    made = _cut(matrices, _finite_spectra(matrices), **size)
+    ranked.set_ranks(dict.fromkeys(ranked.matrices, 0) | made.ranks, keep="svd")
+    return made
+
+
+class CompressibleAdapter:
+    """An adapter whose spectra are computed once, to be cut to several sizes.
+
+    Args:
+        model_or_folder, adapter_name: See `compress_adapter`.
+
+    Attributes:
+        saved: The adapter in the form of its files.
+    """
+
+    def __init__(self, model_or_folder: nn.Module | str | Path, adapter_name: str = "default") -> None:
+        self.saved = load_adapter(model_or_folder, adapter_name)
+        folder = isinstance(model_or_folder, str | os.PathLike)
+        name = str(model_or_folder) if folder else f"adapter {adapter_name!r}"
+        check_product(self.saved.config, name, "cut")
+        if self.saved.config.ensure_weight_tying and any(matrix.embedding for matrix in self.saved.matrices.values()):
+            raise ValueError(
+                f"{name} has ensure_weight_tying=True: tied matrices cannot have different ranks; merge it"
+            )
+        self._spectra = _finite_spectra(self.saved.matrices)
+
+    def cut(self, **size: Any) -> Compression:
+        """Return the ranks at a size, by the arguments of `compress_adapter`; nothing is written."""
+        return _cut(self.saved.matrices, self._spectra, **size)
+
+    def write(self, made: Compression, directory: Path) -> Compression:
+        """Write the adapter with the ranks of a cut into a folder; this object stays as it is."""
+        config, others = copy.deepcopy(self.saved.config), dict(self.saved.others)
+        matrices: dict[str, SavedMatrix] = {}
+        for name, matrix in self.saved.matrices.items():
+            if made.ranks[name]:
+                matrices[name] = _at_rank(matrix, made.ranks[name], root=config.use_rslora)
+                continue
+            inner = f"{matrix.prefix}base_layer."  # where a LoRA layer has the weights of the module that it wraps
+            others = {k.replace(inner, matrix.prefix) if k.startswith(inner) else k: v for k, v in others.items()}
+        describe_ranks(config, made.ranks, {name: m.alpha for name, m in matrices.items()}, config.exclude_modules)
+        return replace(made, path=SavedAdapter(config, matrices, others).write(directory))
+
+
+def _ranked(model: nn.Module, adapter_name: str) -> RankedAdapter:
+    """Return the adapter of a model in memory, frozen or not, if its ranks can be cut."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model={model!r} must be a model with an adapter, or the folder of a saved adapter")
+    if isinstance(config := peft_configs(adapted_model(model)).get(adapter_name), LoraConfig):
+        check_product(config, f"adapter {adapter_name!r}", "cut")
+    known = RankedAdapter.following(model)
+    ranked = known if known and known.name == adapter_name else RankedAdapter(model, adapter_name, trainable=False)
+    if any(map(is_sharded, ranked.factors)):
+        raise ValueError("fully_shard has spread the adapter over processes; save it, and compress the folder")
+    return ranked
+
+
+def _finite_spectra(matrices: Mapping[str, Factored]) -> Spectra:
+    for name, matrix in matrices.items():
+        for factor, tensor in (("A", matrix.A), ("B", matrix.B)):
+            if not torch.isfinite(tensor).all():
+                raise ValueError(f"{name} has inf or NaN in its factor {factor}; use an earlier checkpoint")
+    return spectra(matrices.values())
+
+
+def _cut(
+    matrices: Mapping[str, Factored],
+    spectra: Spectra,
+    *,
+    average_rank: float | None = None,
+    parameters: float | None = None,
+    energy: float | None = None,
+    budget: str = "parameters",
+    min_rank: int = 0,
+    max_rank: int | None = None,
+    uniform: bool = False,
+) -> Compression:
+    """Return the ranks of a size; see `compress_adapter`."""
+    costs = {name: matrix.cost if budget == "parameters" else 1 for name, matrix in matrices.items()}
+    before = {name: matrix.rank for name, matrix in matrices.items()}
+    size = _size(average_rank, parameters, energy, budget, costs, before)
+    low, high = _bounds(matrices, min_rank, max_rank)
+    if not any(value for values in spectra.values() for value in values):
+        raise ValueError("B·A is 0 in every matrix: the adapter has learned nothing that could be kept")
+    if uniform:
+        cut = _uniform_cut(spectra, costs, low, high, **size)
+    else:
+        cut = cut_spectra(spectra, costs=costs, min_ranks=low, max_ranks=high, **size)
+    if not any(cut.ranks.values()):
+        raise ValueError(f"{_given(average_rank, parameters, energy)} pays for no direction of any matrix; raise it")
+    used, held = (sum(ranks[name] * matrix.cost for name, matrix in matrices.items()) for ranks in (cut.ranks, before))
+    return Compression(before, cut.ranks, cut.kept, held, used)
+
+
+def _size(
+    average_rank: float | None,
+    parameters: float | None,
+    energy: float | None,
+    budget: str,
+    costs: Mapping[str, int],
+    ranks: Mapping[str, int],
+) -> dict[str, float]:
+    """Return the budget, or the energy, that a cut may use."""
+    if sum(value is not None for value in (average_rank, parameters, energy)) != 1:
+        raise ValueError(
+            f"{_given(average_rank, parameters, energy) or 'no size'} is given; give one of average_rank, parameters, energy"
+        )
+    if budget not in ("rank", "parameters"):
+        raise ValueError(f"budget={budget!r} must be one of rank, parameters")
+    if average_rank is not None:
+        if not 0 < average_rank < math.inf:
+            raise ValueError(f"average_rank={average_rank!r} must be a number above 0, such as 4")
+        return {"budget": average_rank * sum(costs.values())}
+    if energy is not None:
+        if not 0 < energy <= 1:
+            raise ValueError(f"energy={energy!r} must be above 0 and at most 1, such as 0.95")
+        return {"energy": energy} if energy < 1 else {"budget": math.inf}
+    if budget == "rank":
+        raise ValueError(f"parameters={parameters!r} does not go with budget='rank'; give average_rank")
+    if isinstance(parameters, int) and not isinstance(parameters, bool) and parameters > 0:
+        return {"budget": parameters}
+    if isinstance(parameters, float) and 0 < parameters <= 1:
+        return {"budget": parameters * sum(costs[name] * rank for name, rank in ranks.items())}
+    raise ValueError(
+        f"parameters={parameters!r} must be a share such as 0.25, at most 1.0, or a number of parameters, an int"
+    )
+
+
+def _given(*sizes: float | None) -> str:
+    names = ("average_rank", "parameters", "energy")
+    return " and ".join(f"{name}={value!r}" for name, value in zip(names, sizes) if value is not None)
+
+
+def _bounds(
+    matrices: Mapping[str, Factored], min_rank: int, max_rank: int | None
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Return the smallest and the largest rank of each matrix."""
+    if min_rank < 0 or (max_rank is not None and max_rank < max(min_rank, 1)):
+        raise ValueError(
+            f"min_rank={min_rank} and max_rank={max_rank}: the first is at least 0, the second no less and above 0"
+        )
+    high = {name: matrix.rank if max_rank is None else min(max_rank, matrix.rank) for name, matrix in matrices.items()}
+    low = {name: min(max(min_rank, m.min_supported_rank[0]), high[name]) for name, m in matrices.items()}
+    return low, high
+
+
+def _uniform_cut(
+    spectra: Spectra,
+    costs: Mapping[str, int],
+    low: Mapping[str, int],
+    high: Mapping[str, int],
+    *,
+    budget: float = math.inf,
+    energy: float = math.inf,
+) -> Cut:
+    """Return the largest common rank within the budget, or the smallest that keeps the energy."""
+    best = None
+    for rank in range(max(high.values()) + 1):
+        ranks = {name: max(low[name], min(rank, high[name])) for name in spectra}
+        if sum(costs[name] * ranks[name] for name in ranks) > budget:
+            break
+        best = Cut(ranks, kept_energy(spectra, ranks))
+        if best.kept >= energy * (1 - 1e-12):
+            break
+    if best is None:
+        raise ValueError(
+            f"budget={budget:g} does not pay for the min_rank of every matrix; raise it, or lower min_rank"
+        )
+    return best
+
+
+def _at_rank(matrix: SavedMatrix, rank: int, *, root: bool) -> SavedMatrix:
+    """Return the best approximation of a matrix at a lower rank, with the same scaling."""
+    if rank == matrix.rank:
+        return matrix
+    E = matrix.experts
+    A, B = by_rank_A(matrix.A, E, matrix.rank), by_rank_B(matrix.B, E, matrix.rank)
+
+    def unused(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Directions that add nothing and can be trained, where a matrix has fewer than its rank."""
+        new_A, new_B = A[:, :count], B[:, :count]
+        return (torch.zeros_like(new_A), new_B) if matrix.embedding else (new_A, torch.zeros_like(new_B))
+
+    columns = columns_at(A, B, rank, "svd", unused)
+    alpha = matrix.alpha * (math.sqrt(rank / matrix.rank) if root else rank / matrix.rank)
+    return replace(
+        matrix,
+        A=columns.A.reshape(E * rank, *matrix.A.shape[1:]),
+        B=columns.B.reshape(matrix.B.shape[0], rank * E, *matrix.B.shape[2:]),
+        rank=rank,
+        alpha=int(alpha) if float(alpha).is_integer() else alpha,
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %" if share < 0.995 else f"{100 * share:.4g} %"

@@ -1,0 +1,225 @@
+"""Compressing an adapter: the sizes that can be asked for, what is written, and what is refused before anything is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoHaConfig, LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import BdLoraConfig
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from glora import RankAllocationConfig, RankAllocator, compress_adapter
+from integration.layer_kinds import Mixture, seeded
+from unit.test_export import base, lora, outputs, trained
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Ranks 2 (6 -> 8) and 4 (8 -> 4): 28 and 48 parameters."""
+    trained(lora()).save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def test_the_result_is_one_line(folder: Path, tmp_path: Path) -> None:
+    made = compress_adapter(folder, parameters=30, output=tmp_path / "out")
+    assert made.parameters <= 30
+    assert made.parameters_before == 76
+    assert made.ranks_before == {"0": 2, "2": 4}
+    line = str(made)
+    assert "\n" not in line
+    assert f"in {sum(made.ranks.values())} of 6 ranks, {made.parameters} of 76 parameters" in line
+    assert line.endswith(f"{tmp_path / 'out'}")
+
+
+@pytest.mark.parametrize(
+    ("size", "parameters"),
+    [({"parameters": 0.5}, 38), ({"parameters": 50}, 50), ({"average_rank": 1.5}, 39), ({"energy": 1.0}, 76)],
+    ids=str,
+)
+def test_sizes(folder: Path, tmp_path: Path, size: dict[str, Any], parameters: int) -> None:
+    made = compress_adapter(folder, **size, output=tmp_path / "out")
+    assert parameters - 14 < made.parameters <= parameters, "less than one direction is left over"
+
+
+def test_a_budget_in_ranks(folder: Path, tmp_path: Path) -> None:
+    made = compress_adapter(folder, average_rank=1.5, budget="rank", output=tmp_path / "out")
+    assert sum(made.ranks.values()) == 3
+
+
+@pytest.mark.parametrize("uniform", [False, True])
+def test_bounds(folder: Path, tmp_path: Path, uniform: bool) -> None:
+    made = compress_adapter(folder, energy=0.01, min_rank=2, uniform=uniform, output=tmp_path / "low")
+    assert made.ranks == {"0": 2, "2": 2}
+    made = compress_adapter(folder, energy=1.0, max_rank=1, uniform=uniform, output=tmp_path / "high")
+    assert made.ranks == {"0": 1, "2": 1}
+
+
+def test_a_matrix_at_rank_0_leaves_the_file(folder: Path, tmp_path: Path) -> None:
+    weights = folder / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    save_file({k: v / 1e4 if ".0." in k else v for k, v in tensors.items()}, weights)
+    made = compress_adapter(folder, parameters=0.5, output=tmp_path / "out")
+    assert made.ranks["0"] == 0
+    assert "1 matrix without an adapter" in str(made)
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert config["exclude_modules"] == "0"
+    assert not [k for k in load_file(tmp_path / "out" / "adapter_model.safetensors") if ".0." in k]
+    loaded = PeftModel.from_pretrained(base(), str(tmp_path / "out"))
+    original = PeftModel.from_pretrained(base(), str(folder))
+    torch.testing.assert_close(outputs(loaded), outputs(original), rtol=0.5, atol=0.5)
+    assert type(loaded.base_model.model[0]) is nn.Linear
+
+
+def test_biases_of_a_module_at_rank_0_stay(tmp_path: Path) -> None:
+    """They are trained too, with bias="all"; and the module is no LoRA layer any longer."""
+    model = trained(lora(bias="all"))
+    with torch.no_grad():
+        model.base_model.model[0].lora_A["default"].weight.mul_(1e-6)
+        model.base_model.model[0].base_layer.bias.add_(1)
+    model.save_pretrained(tmp_path / "adapter")
+    made = compress_adapter(tmp_path / "adapter", parameters=0.6, output=tmp_path / "out")
+    assert made.ranks == {"0": 0, "2": 3}
+    compress_adapter(model, parameters=0.6)
+    loaded = PeftModel.from_pretrained(base(), str(tmp_path / "out"))
+    torch.testing.assert_close(outputs(loaded), outputs(model), rtol=1e-4, atol=1e-5)
+
+
+def test_a_frozen_adapter_is_cut_too(folder: Path) -> None:
+    model = PeftModel.from_pretrained(base(), str(folder))
+    assert compress_adapter(model, parameters=0.5).parameters <= 38
+    assert compress_adapter(model, parameters=1.0).parameters <= 38
+
+
+def test_after_a_reallocation_the_matrices_at_rank_0_stay_out(tmp_path: Path) -> None:
+    model = lora()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    config = RankAllocationConfig(warmup_steps=2, total_rank=4, max_rank={"0": 0})
+    allocator = RankAllocator(model, optimizer, config)
+    for _ in range(2):
+        model(torch.randn(3, 6)).square().mean().backward()
+        allocator.step()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert allocator.ranks["0"] == 0
+    made = compress_adapter(model, max_rank=1, energy=1.0)
+    assert made.ranks == {"2": 1}
+    assert allocator.ranks == {"0": 0, "2": 1}
+    model.save_pretrained(tmp_path)
+    torch.testing.assert_close(outputs(PeftModel.from_pretrained(base(), str(tmp_path))), outputs(model))
+
+
+def test_the_adapter_that_is_there_is_replaced_only_where_asked_for(folder: Path, tmp_path: Path) -> None:
+    compress_adapter(folder, parameters=0.5, output=tmp_path / "out")
+    with pytest.raises(ValueError, match="already holds an adapter.*overwrite"):
+        compress_adapter(folder, parameters=0.5, output=tmp_path / "out")
+    compress_adapter(folder, parameters=0.5, output=tmp_path / "out", overwrite=True)
+    with pytest.raises(ValueError, match="another folder"):
+        compress_adapter(folder, parameters=0.5, output=folder, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "no size is given; give one of average_rank, parameters, energy"),
+        ({"average_rank": 2, "energy": 0.5}, "average_rank=2 and energy=0.5 is given"),
+        ({"average_rank": 0}, "average_rank=0 must be a number above 0"),
+        ({"average_rank": float("nan")}, "average_rank=nan"),
+        ({"parameters": 1.5}, "parameters=1.5 must be a share"),
+        ({"parameters": 0}, "parameters=0 must be"),
+        ({"parameters": True}, "parameters=True must be"),
+        ({"parameters": 11}, "parameters=11 pays for no direction"),
+        ({"parameters": 11, "uniform": True}, "parameters=11 pays for no direction"),
+        ({"parameters": 0.5, "budget": "rank"}, "does not go with budget='rank'"),
+        ({"parameters": 0.2, "min_rank": 2}, "min_rank of every matrix"),
+        ({"parameters": 0.2, "min_rank": 2, "uniform": True}, "min_rank of every matrix"),
+        ({"energy": 1.1}, "energy=1.1 must be above 0 and at most 1"),
+        ({"energy": 0.0}, "energy=0.0"),
+        ({"average_rank": 2, "budget": "ranks"}, "budget='ranks' must be one of"),
+        ({"average_rank": 2, "min_rank": -1}, "min_rank=-1"),
+        ({"average_rank": 2, "min_rank": 3, "max_rank": 2}, "min_rank=3 and max_rank=2"),
+        ({"average_rank": 2, "max_rank": 0}, "max_rank=0"),
+    ],
+    ids=str,
+)
+def test_sizes_and_bounds_that_make_no_sense(
+    folder: Path, tmp_path: Path, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        compress_adapter(folder, **arguments, output=tmp_path / "out")
+    model = PeftModel.from_pretrained(base(), str(folder))
+    with pytest.raises(ValueError, match=message):
+        compress_adapter(model, **arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_needs_an_output_and_a_model_is_a_model(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="output is missing"):
+        compress_adapter(folder, parameters=0.5)
+    for output in (None, tmp_path / "out"):
+        with pytest.raises(TypeError, match="model=5 must be"):
+            compress_adapter(5, parameters=0.5, output=output)
+    with pytest.raises(ValueError, match="no LoRA"):
+        compress_adapter(base(), parameters=0.5)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_factor_that_is_not_finite_is_named(folder: Path, tmp_path: Path, value: float) -> None:
+    model = PeftModel.from_pretrained(base(), str(folder))
+    with torch.no_grad():
+        model.base_model.model[2].lora_B["default"].weight[0, 0] = value
+    model.save_pretrained(tmp_path / "broken")
+    for adapter, output in ((model, None), (tmp_path / "broken", tmp_path / "out")):
+        with pytest.raises(ValueError, match="2 has inf or NaN in its factor B"):
+            compress_adapter(adapter, parameters=0.5, output=output)
+
+
+def test_an_adapter_that_has_learned_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="has learned nothing"):
+        compress_adapter(lora(init_lora_weights=True), parameters=0.5, output=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"init_lora_weights": "pissa"}, "'pissa'.*path_initial_model_for_weight_conversion"),
+        ({"init_lora_weights": "olora"}, "'olora'"),
+        ({"use_bdlora": BdLoraConfig(target_modules_bd_a=["0"], nblocks=2)}, "use_bdlora.*merge"),
+    ],
+    ids=["pissa", "olora", "bdlora"],
+)
+def test_what_is_more_than_a_product_is_refused(fields: dict[str, Any], message: str, tmp_path: Path) -> None:
+    model = lora()
+    for name, value in fields.items():
+        setattr(model.peft_config["default"], name, value)
+    model.save_pretrained(tmp_path / "saved")
+    for adapter, output in ((model, None), (model, tmp_path / "a"), (tmp_path / "saved", tmp_path / "b")):
+        with pytest.raises(ValueError, match=message):
+            compress_adapter(adapter, parameters=0.5, output=output)
+
+
+def test_other_methods_are_refused_by_name(tmp_path: Path) -> None:
+    model = get_peft_model(base(), LoHaConfig(r=2, target_modules=["0"]))
+    model.save_pretrained(tmp_path / "loha")
+    for adapter, output in ((model, None), (model, tmp_path / "a"), (tmp_path / "loha", tmp_path / "b")):
+        with pytest.raises(ValueError, match="LOHA"):
+            compress_adapter(adapter, parameters=0.5, output=output)
+
+
+def test_experts_need_the_model(tmp_path: Path) -> None:
+    config = LoraConfig(r=2, target_modules=[], target_parameters=["experts.up_proj"])
+    get_peft_model(seeded(lambda: Mixture(False))(), config).save_pretrained(tmp_path / "experts")
+    with pytest.raises(ValueError, match="experts.up_proj.*give the model"):
+        compress_adapter(tmp_path / "experts", parameters=0.5, output=tmp_path / "out")
+
+
+def test_tied_matrices_are_refused(tmp_path: Path) -> None:
+    model = get_peft_model(nn.Sequential(nn.Embedding(5, 4)), LoraConfig(r=2, target_modules=["0"]))
+    model.peft_config["default"].ensure_weight_tying = True
+    model.save_pretrained(tmp_path / "tied")
+    with pytest.raises(ValueError, match="ensure_weight_tying=True"):
+        compress_adapter(tmp_path / "tied", parameters=0.5, output=tmp_path / "out")
