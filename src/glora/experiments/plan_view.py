@@ -16,7 +16,7 @@ from glora.experiments.estimate import Estimate, ExpectedRun
 from glora.experiments.experiment import PROPOSED, REFERENCE, ResolvedExperiment
 from glora.experiments.methods.registry import find_method
 from glora.experiments.models.registry import MODELS
-from glora.experiments.number_format import short_name
+from glora.experiments.number_format import distinct_names
 from glora.experiments.plan import Plan
 from glora.experiments.search.ranges import SearchRange
 from glora.experiments.training.progress import duration
@@ -97,12 +97,13 @@ def describe_experiment(
     source = experiment.source
     models = [_meaning(text, name, _hub_id(name)) for text, name in experiment.models.items()]
     datasets = [_meaning(text, name, _origin(name, source.data_dir)) for text, name in experiment.datasets.items()]
+    tasks = distinct_names(readings or {})
     metrics = [_meaning(text, metric.name, "") for text, metric in experiment.metrics.items()]
     rows = [
         ("experiment", str(experiment.path)),
         ("models", "; ".join(models)),
         ("data sets", "; ".join(datasets)),
-        *(("", f"{short_name(name)}: {reading}") for name, reading in (readings or {}).items()),
+        *(("", f"{tasks[name]}: {reading}") for name, reading in (readings or {}).items()),
         ("metrics", "; ".join(metrics) or "all that are measured"),
         ("methods", ", ".join(name + roles.get(name, "") for name in experiment.methods)),
         ("seeds", ", ".join(map(str, experiment.seeds))),
@@ -195,8 +196,9 @@ def _runs(estimate: Estimate) -> Table:
     kind = {run.config.key: (run.config.model, run.config.task, run.config.method) for run in estimate.runs}
     order = {name: place for place, name in enumerate(dict.fromkeys(kind.values()))}
     runs = sorted(estimate.runs, key=lambda run: order[kind[run.config.key]])
+    models, tasks = (distinct_names(run.config.setting(name) for run in runs) for name in ("model", "task"))
     for (model, task, method), group in groupby(runs, key=lambda run: kind[run.config.key]):
-        table.add_row(short_name(model), short_name(task), method, *_numbers(list(group)))
+        table.add_row(models[model], tasks[task], method, *_numbers(list(group)))
     if any(run.steps is None for run in estimate.runs):
         table.caption = "The number of steps of a run is known when its data is read."
         table.caption_justify = "left"

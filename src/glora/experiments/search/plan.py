@@ -17,6 +17,8 @@ from glora.experiments.data.task import TaskData, higher_is_better
 from glora.experiments.errors import collect, repeated
 from glora.experiments.experiment import load_experiment
 from glora.experiments.methods.base import Method, Schedule
+from glora.experiments.models.weights import FileDigests, weights_fingerprint
+from glora.experiments.number_format import distinct_names
 from glora.experiments.plan import InvalidComparisonError, TaskLoader, check_comparison
 from glora.experiments.search.ranges import SearchRange, find_range
 from glora.experiments.search.space import combinations, default_ranges, range_errors, searched_by
@@ -28,6 +30,9 @@ RANDOM_TRIALS, TRIALS_BEFORE_PRUNING = 10, 5
 
 HELD_OUT = 0.2
 """Share of the training examples on which is tuned: with RTE's 2,490 examples, 498, whose accuracy is known to ± 2 points."""
+
+WEIGHTS = "weights"
+"""Entry of a study's configuration: the model's fingerprint; None until the hub's cache holds the model."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ class MethodSearch:
         schedule: length of a trial with the settings of `base`.
         task: with the examples of a trial.
         options: the search's options.
+        digests: of the model's files, which all studies share.
     """
 
     method: Method
@@ -64,6 +70,7 @@ class MethodSearch:
     schedule: Schedule
     task: TaskData
     options: SearchOptions
+    digests: FileDigests
 
     @property
     def examples(self) -> Mapping[str, int]:
@@ -132,11 +139,8 @@ class MethodSearch:
             "metric": f"{self.metric}, {self.direction}",
             "seed of the trials": self.base.seed,
             "data": self.task.fingerprint,
+            WEIGHTS: weights_fingerprint(self.base.model, self.digests),
         }
-
-    def study_name(self, search: str) -> str:
-        """Its name in a storage that holds several searches."""
-        return f"{search} / {self.base.task} / {self.base.model} / {self.method.name}"
 
 
 def how_chosen(studies: Sequence[MethodSearch]) -> str:
@@ -172,6 +176,12 @@ class SearchPlan:
     def studies(self) -> tuple[MethodSearch, ...]:
         """Those in which there is something to search."""
         return tuple(study for pair in self.pairs for study in pair.studies if study.ranges)
+
+    @property
+    def study_names(self) -> list[str]:
+        """Their names in a storage that holds several searches; with folders only where names alone are ambiguous."""
+        tasks, models = (distinct_names(s.base.setting(name) for s in self.studies) for name in ("task", "model"))
+        return [f"{self.name} / {tasks[s.base.task]} / {models[s.base.model]} / {s.method.name}" for s in self.studies]
 
 
 def search_request(
@@ -252,10 +262,12 @@ def plan_search(
         InvalidComparisonError: naming every error.
     """
     errors = _option_errors(options)
-    found, load = [], TaskLoader()
+    found, load, digests = [], TaskLoader(), FileDigests()
     for settings in pairs:
         pair = (
-            None if _option_errors(options) else _pair(output, settings, methods, seeds, options, ranges, load, errors)
+            None
+            if _option_errors(options)
+            else _pair(output, settings, methods, seeds, options, ranges, load, digests, errors)
         )
         found += [pair] if pair else []
     errors += [] if errors else _unsearched(ranges, found)
@@ -283,6 +295,7 @@ def _pair(
     options: SearchOptions,
     ranges: Sequence[SearchRange],
     load: TaskLoader,
+    digests: FileDigests,
     errors: list[str],
 ) -> PairSearch | None:
     """The studies of a model and a data set, or None and its errors."""
@@ -292,7 +305,7 @@ def _pair(
         task = load(trial)
         defaults = () if ranges else default_ranges(count_target_matrices(trial, task), base.rank)
         wanted = [*ranges, *(found for found in defaults if found.setting not in settings)]
-        studies = tuple(_study(method, trial, task, wanted, options) for method in found)
+        studies = tuple(_study(method, trial, task, wanted, options, digests) for method in found)
     except InvalidComparisonError as error:
         errors += error.errors
         return None
@@ -304,7 +317,12 @@ def _pair(
 
 
 def _study(
-    method: Method, trial: RunConfig, task: TaskData, ranges: Sequence[SearchRange], options: SearchOptions
+    method: Method,
+    trial: RunConfig,
+    task: TaskData,
+    ranges: Sequence[SearchRange],
+    options: SearchOptions,
+    digests: FileDigests,
 ) -> MethodSearch:
     return MethodSearch(
         method=method,
@@ -313,6 +331,7 @@ def _study(
         schedule=Schedule.of(len(task.train), trial.batch_size, trial.epochs),
         task=task,
         options=options,
+        digests=digests,
     )
 
 

@@ -11,7 +11,6 @@ import base64
 import contextlib
 import math
 import zlib
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +20,13 @@ import optuna
 from optuna import Trial
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from glora.experiments.number_format import printable, short_name
+from glora.experiments.models.weights import FileDigests, weights_fingerprint
+from glora.experiments.number_format import distinct_names, printable
 from glora.experiments.plan import Plan, PlannedRun
 from glora.experiments.records.interrupts import record_before_interrupts
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.records.store import finished_records, keep_record
+from glora.experiments.search.plan import WEIGHTS
 from glora.experiments.search.storage import SharedStorage, StorageError, open_storage
 from glora.experiments.search.study import (
     PROGRESS,
@@ -100,7 +101,7 @@ def make_shared_runs(
         RecordKeptElsewhereError: a record could not be written to the output folder.
         KeyboardInterrupt: Ctrl-C; finished runs are kept, and others can take the one that was being made.
     """
-    shared = [_SharedPlan(sharing, plan, name) for plan, name in zip(plans, _names(sharing, plans))]
+    shared = _shared_plans(sharing, plans)
     for each in shared:
         each.open()
 
@@ -141,21 +142,22 @@ def look(sharing: Sharing, plans: Sequence[Plan]) -> tuple[dict[str, int], ...]:
     Raises:
         StudyMismatchError: as in `make_shared_runs`.
     """
-    return tuple(_SharedPlan(sharing, plan, name).look() for plan, name in zip(plans, _names(sharing, plans)))
+    return tuple(each.look() for each in _shared_plans(sharing, plans))
 
 
-def _names(sharing: Sharing, plans: Sequence[Plan]) -> list[str]:
-    """Name each plan in the database; with a model's folder only where its name alone is ambiguous.
+def _shared_plans(sharing: Sharing, plans: Sequence[Plan]) -> list[_SharedPlan]:
+    """Name each plan in the database; with folders of a model or data set only where its name alone is ambiguous.
 
-    A model in different folders has different keys, so it cannot be shared; the study's configuration says so.
+    A model or data set in different folders has different keys, so it cannot be shared; the study's configuration says so.
     """
-    pairs = [(plan.runs[0].config.task, plan.runs[0].config.model) for plan in plans]
-    short = Counter((task, short_name(model)) for task, model in pairs)
-    models = [short_name(model) if short[task, short_name(model)] == 1 else model for task, model in pairs]
-    return [f"{sharing.name} / {task} / {model} / runs" for (task, _), model in zip(pairs, models)]
+    configs = [plan.runs[0].config for plan in plans]
+    tasks, models = (distinct_names(config.setting(name) for config in configs) for name in ("task", "model"))
+    names = [f"{sharing.name} / {tasks[config.task]} / {models[config.model]} / runs" for config in configs]
+    digests = FileDigests()
+    return [_SharedPlan(sharing, plan, name, digests) for plan, name in zip(plans, names)]
 
 
-def _study_config(plan: Plan, claim: str) -> dict[str, Any]:
+def _study_config(plan: Plan, claim: str, digests: FileDigests) -> dict[str, Any]:
     """Return what workers must agree on: all settings of the runs but the seed."""
     first = plan.runs[0].config
     configs = {run.config.method: run.config for run in plan.runs if run.config.seed == first.seed}
@@ -167,7 +169,7 @@ def _study_config(plan: Plan, claim: str) -> dict[str, Any]:
             continue
         equal = all(value == values[first.method] for value in values.values())
         shared[name] = values[first.method] if equal else ", ".join(f"{m} {value}" for m, value in values.items())
-    return shared
+    return {**shared, WEIGHTS: weights_fingerprint(first.model, digests)}
 
 
 class _SharedPlan:
@@ -178,10 +180,10 @@ class _SharedPlan:
         studies: seed -> study, once it is opened.
     """
 
-    def __init__(self, sharing: Sharing, plan: Plan, name: str) -> None:
+    def __init__(self, sharing: Sharing, plan: Plan, name: str, digests: FileDigests) -> None:
         self.plan, self._storage, self._name = plan, sharing.storage, name
         self._records_name = name_in_storage(f"{name} / records")
-        self._config = _study_config(plan, sharing.claim)
+        self._config = _study_config(plan, sharing.claim, digests)
         self._keys = {run.config.key for run in plan.runs}
         self._records: dict[str, RunRecord] = {}
         self._read: set[int] = set()

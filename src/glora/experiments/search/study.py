@@ -40,7 +40,7 @@ ITEM, ERROR, INTERRUPTED, SURPLUS, PROGRESS = "item", "error", "interrupted", "s
 """User attributes of a trial. PROGRESS: a part of the item is kept, so it is not what kills its workers."""
 
 STUDY_CONFIG = "study_config"
-"""User attribute of a study: what workers must agree on to share it."""
+"""User attribute of a study: what workers must agree on to share it. An entry of None is not known yet."""
 
 
 def name_in_storage(name: str) -> str:
@@ -124,8 +124,10 @@ def open_study(
             time.sleep(0.1)
     _check_config(study, study_config)
     _add_missing(study, items)
-    if STUDY_CONFIG not in study.user_attrs:  # last: it says that the study is full
-        study.set_user_attr(STUDY_CONFIG, dict(study_config))
+    there = study.user_attrs.get(STUDY_CONFIG, {})
+    known = {**study_config, **{entry: value for entry, value in there.items() if value is not None}}
+    if known != there:  # last: it says that the study is full
+        study.set_user_attr(STUDY_CONFIG, known)
     return study
 
 
@@ -261,10 +263,11 @@ def _is_alive(trial: FrozenTrial) -> bool:
 
 def _check_config(study: Study, study_config: Mapping[str, Any]) -> None:
     there = study.user_attrs.get(STUDY_CONFIG, study_config)
+    unknown = {e for e in there.keys() & study_config.keys() if there[e] is None or study_config[e] is None}
     differences = [
         f"\n  - {entry}: it has {there.get(entry)}; now {study_config.get(entry)}"
         for entry in dict.fromkeys((*there, *study_config))
-        if there.get(entry) != study_config.get(entry)
+        if entry not in unknown and there.get(entry) != study_config.get(entry)
     ]
     if differences:
         raise StudyMismatchError(

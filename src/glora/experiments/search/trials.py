@@ -105,7 +105,7 @@ def run_trials(
         KeyboardInterrupt: Ctrl-C; finished trials are kept, the one that was being made is made again.
     """
     make_run = make_run or runs_of(plan.output)
-    studies = [_open(plan, search, storage) for search in plan.studies]
+    studies = [_open(name, search, storage) for name, search in zip(plan.study_names, plan.studies)]
     if read_search_record(plan.output) is None:
         write_search_record(plan.output, search_record(plan, ()))
 
@@ -189,10 +189,10 @@ def search_record(plan: SearchPlan, outcomes: Sequence[StudyOutcome]) -> SearchR
     )
 
 
-def _open(plan: SearchPlan, search: MethodSearch, storage: SharedStorage) -> Study:
+def _open(name: str, search: MethodSearch, storage: SharedStorage) -> Study:
     study = open_study(
         storage,
-        search.study_name(plan.name),
+        name,
         search.trials,
         search.study_config,
         direction=search.direction,

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from glora.experiments.number_format import MISSING, metric_header, settings_text, short_name, value_text
-from glora.experiments.search.plan import SearchPlan, how_chosen
+from glora.experiments.number_format import MISSING, distinct_names, metric_header, settings_text, value_text
+from glora.experiments.search.plan import MethodSearch, SearchPlan, how_chosen
 from glora.experiments.search.trials import StudyOutcome
 from glora.messages import pluralize
 
@@ -18,13 +18,13 @@ BETTER = {"maximize": "the higher the better", "minimize": "the lower the better
 def describe_search(plan: SearchPlan, storage: str) -> RenderableType:
     """Show the ranges of each method, the examples, the trials, the final runs, and the database without its password."""
     studies = plan.studies
-    rows = [("search", plan.name)]
+    rows, (tasks, models) = [("search", plan.name)], _names(studies)
     for study in {(s.base.task, s.base.model): s for s in studies}.values():
         train, tuning = study.examples["train"], study.examples["tuning"]
         rows.append(
             (
                 "tuned on",
-                f"{short_name(study.base.task)} with {short_name(study.base.model)}: {train:,} of the training examples to "
+                f"{tasks[study.base.task]} with {models[study.base.model]}: {train:,} of the training examples to "
                 f"train on, {pluralize(tuning, 'other')} to judge by ({study.metric}, {BETTER[study.direction]}); "
                 f"{pluralize(study.schedule.total_steps, 'step')} a trial",
             )
@@ -60,10 +60,11 @@ def _spaces(plan: SearchPlan) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for header in ("model", "data set", "method", "searched"):
         table.add_column(header, overflow="fold")
+    tasks, models = _names([study for pair in plan.pairs for study in pair.studies])
     for pair in plan.pairs:
         for study in pair.studies:
             space = "; ".join(map(str, study.ranges)) or "nothing: it reads none of these settings"
-            names = short_name(study.base.model), short_name(study.base.task), study.method.name
+            names = models[study.base.model], tasks[study.base.task], study.method.name
             table.add_row(*names, space)
     return table
 
@@ -73,11 +74,18 @@ def describe_outcomes(outcomes: Sequence[StudyOutcome]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", title="Best settings", title_justify="left")
     for header in ("model", "data set", "method", "settings", "in tuning", "trials"):
         table.add_column(header, overflow="fold", no_wrap=header in ("method", "settings"))
+    tasks, models = _names([outcome.search for outcome in outcomes])
     for outcome in outcomes:
         search = outcome.search
         value = value_text(search.metric, outcome.best.value) if outcome.best else MISSING
         trials = ", ".join(f"{count} {how}" for how, count in outcome.counts.items() if count)
-        cells = (short_name(search.base.model), short_name(search.base.task), search.method.name)
+        cells = (models[search.base.model], tasks[search.base.task], search.method.name)
         settings = settings_text(outcome.values).replace(", ", "\n")  # a line each: not to be cut in a narrow terminal
         table.add_row(*cells, settings, f"{metric_header(search.metric)}: {value}", trials)
     return table
+
+
+def _names(studies: Sequence[MethodSearch]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return what data sets and models are called where all of them are shown."""
+    tasks, models = (distinct_names(study.base.setting(name) for study in studies) for name in ("task", "model"))
+    return tasks, models

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import shutil
 import signal
 import time
 import zlib
@@ -26,7 +27,7 @@ from glora.experiments.search.sharing import Sharing, look, make_shared_runs, op
 from glora.experiments.search.storage import SharedStorage, StorageError, sqlite_url
 from glora.experiments.search.study import StudyMismatchError
 from glora.experiments.training.progress import RunProgress
-from unit.experiments.search.search_case import LOOK, FakeRuns, made_record, quick_storage, together
+from unit.experiments.search.search_case import LOOK, FakeRuns, change_weights, made_record, quick_storage, together
 
 METHODS = ("lora", "adalora", "glora")
 
@@ -231,6 +232,25 @@ def test_other_runs_of_the_same_name_are_refused(
         share(storage, other, claim=claim)
     with pytest.raises(StudyMismatchError, match="another --study"):
         look(Sharing(storage, "a comparison", claim), [other])
+
+
+def test_runs_of_another_model_in_the_same_folder_are_refused(
+    plan, storage, tiny_deberta: Path, tmp_path: Path
+) -> None:
+    model = shutil.copytree(tiny_deberta, tmp_path / "model")
+    share(storage, plan("one", model=str(model)))
+    change_weights(model)
+    with pytest.raises(StudyMismatchError, match=r"weights: it has sha256:\w+; now sha256:\w+"):
+        share(storage, plan("two", model=str(model)))
+
+
+def test_data_and_models_whose_paths_end_alike_are_told_apart(
+    plan, storage, tiny_deberta: Path, tmp_path: Path
+) -> None:
+    models = [str(shutil.copytree(tiny_deberta, tmp_path / name / "final")) for name in "ab"]
+    share(storage, *(plan("one", methods=("lora",), seeds=(0,), model=model) for model in models))
+    found = sorted(name for name in optuna.get_all_study_names(storage) if name.endswith("seed 0"))
+    assert found == [f"a comparison / rte / {name}/final / runs / seed 0" for name in "ab"]
 
 
 def test_a_look_says_how_far_the_runs_are_and_changes_nothing(plan, storage) -> None:

@@ -50,6 +50,17 @@ def states(study: optuna.Study) -> dict[str, str]:
     return {name: item.state for name, item in sorted(read_items(study).items())}
 
 
+def test_an_entry_that_is_not_known_yet_is_filled_in_by_who_knows_it(storage) -> None:
+    """The hub's cache holds no model before the first trial."""
+    study_of(storage, trials=3, weights=None)
+    study_of(storage, trials=3, weights="commit:a")
+    study_of(storage, trials=3, weights=None)
+    with pytest.raises(StudyMismatchError, match="weights: it has commit:a; now commit:b"):
+        study_of(storage, trials=3, weights="commit:b")
+    with pytest.raises(StudyMismatchError, match="beta: it has None; now 1"):
+        study_of(storage, trials=3, weights="commit:a", beta=1)
+
+
 def finish(study: optuna.Study, do=lambda trial: 1.0, items: dict[str, dict[str, Any]] = ITEMS) -> list[str]:
     """Work until nothing is left; the items that were made."""
     done: list[str] = []

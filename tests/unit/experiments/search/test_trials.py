@@ -30,12 +30,12 @@ from glora.experiments.search.record import read_search_record, search_name, wri
 from glora.experiments.search.storage import SharedStorage
 from glora.experiments.search.study import StudyMismatchError
 from glora.experiments.search.trials import SearchFailedError, StudyOutcome, plan_tuned_runs, run_trials, search_record
-from glora.experiments.search.view import describe_outcomes
+from glora.experiments.search.view import describe_outcomes, describe_search
 from glora.experiments.terminal import Terminal
 from glora.experiments.training import run as training
 from glora.experiments.training.metrics import DivergedError
 from glora.experiments.training.progress import RunProgress
-from unit.experiments.search.search_case import LOOK, FakeRuns, made_record, quick_storage
+from unit.experiments.search.search_case import LOOK, FakeRuns, change_weights, made_record, quick_storage
 
 RANGES = {"learning_rate": "1e-4-1e-2", "beta": "0.8-0.99"}
 
@@ -365,6 +365,34 @@ def test_another_search_of_the_same_name_is_refused(plan, storage, change: dict,
         search(plan(methods=("glora",), **change), storage, runs)
     assert difference in str(caught.value)
     assert not runs.made
+
+
+def test_trials_of_another_model_in_the_same_folder_are_not_reused(
+    plan, storage, tiny_deberta: Path, tmp_path: Path
+) -> None:
+    settings = {"model": str(shutil.copytree(tiny_deberta, tmp_path / "model"))}
+    search(plan(settings=settings), storage)
+    change_weights(tmp_path / "model")
+    runs = FakeRuns()
+    with pytest.raises(StudyMismatchError, match=r"weights: it has sha256:\w+; now sha256:\w+"):
+        search(plan(settings=settings), storage, runs)
+    assert not runs.made
+
+
+def test_models_whose_paths_end_alike_have_their_own_studies_and_rows(
+    plan, storage, tiny_deberta: Path, tmp_path: Path
+) -> None:
+    models = [str(shutil.copytree(tiny_deberta, tmp_path / name / "final")) for name in "ab"]
+    pair = {**plan().pairs[0].settings}
+    planned = plan(methods=("lora",), trials=1, pairs=[{**pair, "model": model} for model in models])
+    outcomes = search(planned, storage)
+    assert planned.study_names == [f"a search / rte / {name}/final / lora" for name in "ab"]
+    console = Terminal(file=io.StringIO(), width=200)
+    for shown in (describe_search(planned, "a database"), describe_outcomes(outcomes)):
+        console.print(shown)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert [text.count(f"{name}/final") for name in "ab"] == [3, 3]
+    assert str(tmp_path) not in text.replace(str(planned.output), "")
 
 
 def test_more_seeds_are_run_without_a_new_search(plan, storage) -> None:
