@@ -1,17 +1,25 @@
-"""A compressed adapter is what stock PEFT loads, in a process that has no glora: the explicit SVD of what was trained."""
+"""What stock PEFT loads of a compressed adapter, in a process without glora, is the explicit SVD; and the command line."""
 
 from __future__ import annotations
 
+import json
+import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
+from safetensors.torch import load_file
 from torch import nn
+from transformers import AutoTokenizer, DataCollatorWithPadding
 
 from glora import compress_adapter
+from glora.cli import main
 from glora.lora.discovery import find_matrices
 from integration.test_saved_adapter import stock_logits
-from integration.trainer_case import TAKEN_OUT, base_model, logits_of, peft_model, probe_batch
+from integration.trainer_case import TAKEN_OUT, base_model, encode, logits_of, peft_model, probe_batch, read_rte
 
 
 def filled(folder: Path, **fields: object) -> nn.Module:
@@ -72,3 +80,102 @@ def test_stock_peft_loads_it(tiny_deberta: Path, glue_folder: Path, tmp_path: Pa
         torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
     before = (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_size
     assert (tmp_path / "small" / "adapter_model.safetensors").stat().st_size < 0.8 * before
+
+
+# the command
+
+
+@pytest.fixture
+def adapter(tiny_deberta: Path, tmp_path: Path) -> Path:
+    filled(tiny_deberta).save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    def run(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["glora", "compress", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "160")
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out + captured.err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "size",
+    [("--keep", "30%"), ("--keep", "0.3"), ("--keep", "1500"), ("--average-rank", "2"), ("--energy", "0.9")],
+    ids=str,
+)
+def test_the_command_writes_what_the_function_writes(
+    call, adapter: Path, tmp_path: Path, size: tuple[str, str]
+) -> None:
+    code, shown = call(adapter, *size, "--output", tmp_path / "out")
+    assert code == 0, shown
+    keywords = {"--average-rank": "average_rank", "--energy": "energy"}
+    value = {"30%": 0.3, "1500": 1500}.get(size[1], float(size[1].rstrip("%")))
+    expected = compress_adapter(adapter, **{keywords.get(size[0], "parameters"): value}, output=tmp_path / "twin")
+    assert str(expected).replace("twin", "out") in shown
+    assert "key_proj" in shown
+    assert "without an adapter" in shown
+    one, other = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("out", "twin"))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_the_plan_writes_nothing(call, adapter: Path, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    code, shown = call(adapter, "--plan", "--output", tmp_path / "out")
+    assert code == 0, shown
+    assert "12.5 %" in shown
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_task_is_evaluated_before_and_after(
+    call, adapter: Path, tiny_deberta: Path, glue_folder: Path, tmp_path: Path
+) -> None:
+    """The base model is the one that the adapter names."""
+    rows = read_rte(glue_folder, "dev")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_deberta)
+    batch = DataCollatorWithPadding(tokenizer)(encode(rows, tokenizer))
+    labels = batch.pop("labels")
+    right = logits_of(PeftModel.from_pretrained(base_model(tiny_deberta), str(adapter)), batch).argmax(1) == 1 - labels
+    accuracy = f"{100 * right.float().mean():.2f}"
+    task = ("--task", "rte", "--data-dir", glue_folder, "--max-length", "64")
+    code, shown = call(adapter, "--energy", "0.2", "--output", tmp_path / "out", *task)
+    assert code == 0, shown
+    assert f"before: Accuracy {accuracy} % on 48 examples of the validation split (one example is 2.08" in shown
+    assert re.search(r"after: Accuracy \d+\.\d\d % \((the same|\d+\.\d\d points)", shown)
+
+    code, shown = call(adapter, "--tolerance", "100", "--output", tmp_path / "smallest", *task)
+    assert code == 0, shown
+    assert "the smallest that loses at most 100 points" in shown
+    assert "of the parameters: Accuracy" in shown
+    ranks = json.loads((tmp_path / "smallest" / "adapter_config.json").read_text())
+    assert ranks["r"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "exactly one of --keep, --average-rank, --energy, --tolerance"),
+        (["--keep", "25%", "--energy", "0.9", "--output", "out"], "exactly one of"),
+        (["--keep", "25%"], "give --output"),
+        (["--keep", "much", "--output", "out"], "--keep much: write a share such as 25%"),
+        (["--keep", "250%", "--output", "out"], "parameters=2.5 must be a share"),
+        (["--tolerance", "0.5", "--output", "out"], "--tolerance needs --task"),
+        (["--keep", "25%", "--output", "out", "--task", "rtee"], "rtee"),
+        (["--keep", "25%", "--output", "adapter"], "is the adapter itself"),
+    ],
+    ids=str,
+)
+def test_errors_are_one_message_and_nothing_is_written(
+    call, adapter: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(adapter.parent)
+    code, shown = call("adapter", *arguments)
+    assert code == 2
+    assert message in " ".join(shown.split())
+    assert "Traceback" not in shown
+    assert not Path("out").exists()

@@ -40,6 +40,7 @@ MAX_LINES, MAX_FILES = 400, 15
 # Highest first: a room imports from its own level of the house and from those below it.
 LEVELS = [
     "glora.cli",
+    "glora.experiments.compression",
     "glora.experiments.report",
     "glora.experiments.search",
     "glora.experiments.training",

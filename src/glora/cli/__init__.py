@@ -3,7 +3,7 @@
 Heavy imports are inside the commands, so that help comes at once.
 """
 
-from glora.cli import adapters, training  # noqa: F401  the commands register themselves
+from glora.cli import adapters, compress, training  # noqa: F401  the commands register themselves
 from glora.cli.application import app, main
 
 __all__ = ["app", "main"]

@@ -33,7 +33,7 @@ REPEATED = {"method", "seed"}
 """Settings that a comparison has several of, by `--methods` and `--seeds`."""
 
 
-def _option(setting: Setting) -> tuple[str, Any, None]:
+def _option(setting: Setting, group: Group | None) -> tuple[str, Any, None]:
     """The field of a command's settings; it is None unless the user gives the option."""
     types = get_args(setting.type) or (setting.type,)
     kind: Any = setting.type
@@ -44,16 +44,16 @@ def _option(setting: Setting) -> tuple[str, Any, None]:
     parameter = Parameter(
         name=OTHER_NAMES.get(setting.name),
         help=setting.description,
-        group=_GROUPS[setting.group],
+        group=group or _GROUPS[setting.group],
         negative="--no-" + setting.name.replace("_", "-") if bool in types else "",
         show_default=False if setting.default is None else lambda _none: str(setting.default),
     )
     return setting.name, Annotated[kind | None, parameter], None
 
 
-def settings_type(names: Sequence[str]) -> Any:
-    """Return the type of a command's parameter that takes these settings as options."""
-    made = make_dataclass("Settings", [_option(SETTINGS[name]) for name in names])
+def settings_type(names: Sequence[str], group: Group | None = None) -> Any:
+    """Return the type of a command's parameter that takes these settings as options, by default in their own groups."""
+    made = make_dataclass("Settings", [_option(SETTINGS[name], group) for name in names])
     made.__module__ = __name__  # cyclopts expands no type of the standard library, which this would seem to be
     return Annotated[made | None, Parameter(name="*")]
 
@@ -84,6 +84,11 @@ RanksSettings = settings_type(
         ),
         *("total_rank", "budget", "max_rank"),
     ]
+)
+
+EvaluationSettings = settings_type(
+    ["task", "data_dir", "model", "trust_remote_code", "eval_limit", "batch_size", "max_length", "max_new_tokens"],
+    Group("Evaluation, if --task is given", sort_key=2),
 )
 
 Output = Parameter(name=("--output", "-o"), help="Folder for the records and the report.")

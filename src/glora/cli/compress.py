@@ -1,0 +1,154 @@
+"""`glora compress`: a smaller adapter with as much of what it has learned as fits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from glora.cli.application import app
+from glora.cli.console import open_console
+from glora.cli.options import Debug, EvaluationSettings, UsageError, Verbosity, given
+
+if TYPE_CHECKING:
+    from glora.experiments.compression.evaluation import TaskEvaluation
+    from glora.experiments.terminal import Terminal
+
+
+@app.command(help_epilogue="Example: glora compress my-adapter --keep 25% --output smaller")
+def compress(
+    adapter: Annotated[str, Parameter(help="Folder or hub id of a LoRA adapter.")],
+    /,
+    *,
+    output: Annotated[Path | None, Parameter(name=("--output", "-o"), help="Folder for the smaller adapter.")] = None,
+    keep: Annotated[
+        str | None, Parameter(help="Share of the parameters to keep, 25%, or their number, 100000.")
+    ] = None,
+    average_rank: Annotated[float | None, Parameter(help="Mean rank over all matrices.")] = None,
+    energy: Annotated[float | None, Parameter(help="Share of the energy Σσ² of the update to keep, 0.99.")] = None,
+    tolerance: Annotated[
+        float | None,
+        Parameter(help="With --task: the smallest adapter that loses at most so many points of its metric, 0.5."),
+    ] = None,
+    uniform: Annotated[bool, Parameter(help="Cut every matrix to the same rank.")] = False,
+    min_rank: Annotated[int, Parameter(help="No matrix keeps less.")] = 0,
+    max_rank: Annotated[int | None, Parameter(help="No matrix keeps more.")] = None,
+    budget: Annotated[
+        Literal["parameters", "rank"], Parameter(help="What a direction costs: d_in + d_out parameters, or 1.")
+    ] = "parameters",
+    plan: Annotated[bool, Parameter(help="Show the energy that each size keeps, and stop.")] = False,
+    picture: Annotated[Path | None, Parameter(help="Draw the energy against the size into this PNG.")] = None,
+    overwrite: Annotated[bool, Parameter(help="Replace an adapter that the output folder already holds.")] = False,
+    settings: EvaluationSettings = None,
+    verbose: Verbosity = 0,
+    debug: Debug = False,
+) -> None:
+    """Cut a trained LoRA adapter down to the directions that carry most of its update. Needs no data and no base model.
+
+    Give one of --keep, --average-rank, --energy and --tolerance. With --task, the adapter is evaluated before and after on
+    the task's evaluation split; --model is then the base model, by default the one that the adapter names.
+    """
+    sizes = {"--keep": keep, "--average-rank": average_rank, "--energy": energy, "--tolerance": tolerance}
+    chosen = [option for option, value in sizes.items() if value is not None]
+    evaluated = given(settings)
+    if not plan and (len(chosen) != 1 or output is None):
+        lacking = "--output" if len(chosen) == 1 else "exactly one of " + ", ".join(sizes)
+        raise UsageError(f"give {lacking}; or --plan, to see the energy that each size keeps")
+    if tolerance is not None and (plan or "task" not in evaluated):
+        raise UsageError(
+            "--tolerance needs --task, without --plan: the points that may be lost are those of its metric"
+        )
+    size = {"average_rank": average_rank, "parameters": None if keep is None else _parameters(keep), "energy": energy}
+
+    from glora.cli.library_messages import log_messages_on
+
+    console = open_console()
+    with log_messages_on(console, verbose):
+        from glora.compress import CompressibleAdapter
+        from glora.experiments.compression.view import file_size, plan_table, ranks_table, save_picture, size_text
+        from glora.lora.saved_adapter import check_output
+
+        directory = None if plan or output is None else check_output(output, adapter, overwrite)
+        with console.status("Reading the adapter ..."):
+            read = CompressibleAdapter(adapter)
+        bounds: dict[str, Any] = {"budget": budget, "min_rank": min_rank, "max_rank": max_rank}
+        mean = sum(matrix.rank for matrix in read.saved.matrices.values()) / len(read.saved.matrices)
+
+        def cut(share: float, uniform: bool = uniform) -> Any:
+            at = {"parameters": float(share)} if budget == "parameters" else {"average_rank": share * mean}
+            return read.cut(**at, **bounds, uniform=uniform)
+
+        if picture is not None:
+            lines = {
+                "global cut": lambda share: cut(share, False),
+                "same rank everywhere": lambda share: cut(share, True),
+            }
+            save_picture(picture, lines, Path(adapter).name)
+            console.print(f"The picture: {picture}", soft_wrap=True)
+        if directory is None:
+            console.print(plan_table(cut, read))
+            return
+        before = after = None
+        task = _evaluation(console, evaluated, read.saved.config.base_model_name_or_path)
+        if task is not None:
+            before = task.score(adapter)
+            console.print(f"before: {task.text(before)} {task.basis(before)}", soft_wrap=True)
+        if task is not None and before is not None and tolerance is not None:
+            made, after = _smallest(console, task, read, cut, before, tolerance)
+        else:
+            made = read.cut(**size, **bounds, uniform=uniform)
+        old, new = (size_text(file_size(read, ranks)) for ranks in (made.ranks_before, made.ranks))
+        written = read.write(made, directory)
+        console.print(ranks_table(made, {name: matrix.cost for name, matrix in read.saved.matrices.items()}))
+        console.print(f"weights file: {old} before, {new} after\n{written}", soft_wrap=True)
+        if task is not None and before is not None:
+            after = task.score(directory) if after is None else after
+            lost = task.lost(before, after)
+            change = f"{abs(lost):.2f} points {'worse' if lost > 0 else 'better'}" if lost else "the same"
+            console.print(f"after: {task.text(after)} ({change})", soft_wrap=True)
+
+
+def _parameters(text: str) -> float:
+    """Return a share of the parameters as a float, or their number as an int.
+
+    Raises:
+        UsageError: the text is neither.
+    """
+    try:
+        if text.strip().endswith("%"):
+            return float(text.strip()[:-1]) / 100
+        return int(text) if text.strip().isdecimal() else float(text)
+    except ValueError:
+        raise UsageError(
+            f"--keep {text}: write a share such as 25%, or a number of parameters such as 100000"
+        ) from None
+
+
+def _evaluation(console: Terminal, settings: dict[str, Any], base: str | None) -> TaskEvaluation | None:
+    if "task" not in settings:
+        return None
+    from glora.experiments.compression.evaluation import TaskEvaluation
+    from glora.experiments.plan import check_settings
+
+    if "model" not in settings and not base:
+        raise UsageError("the adapter does not name its base model; give --model")
+    with console.status("Loading the model and the data ..."):
+        return TaskEvaluation(check_settings({"model": base} | settings))
+
+
+def _smallest(
+    console: Terminal, task: TaskEvaluation, adapter: Any, cut: Any, before: float, tolerance: float
+) -> tuple[Any, float]:
+    """Search the smallest adapter within the tolerance, with a line for each that is evaluated."""
+    from glora.experiments.compression.evaluation import smallest_within
+
+    def score(made: Any) -> float:
+        found = task.score_of(adapter, made)
+        share = 100 * made.parameters / made.parameters_before
+        console.print(f"  {share:5.1f} % of the parameters: {task.text(found)}", soft_wrap=True)
+        return found
+
+    found = smallest_within(tolerance, cut, score, lambda score: task.lost(before, score))
+    console.print(f"the smallest that loses at most {tolerance:g} points, {task.basis(found.score)}:", soft_wrap=True)
+    return found.made, found.score

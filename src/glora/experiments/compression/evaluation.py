@@ -1,0 +1,140 @@
+"""The score of an adapter on a task's evaluation split, and the smallest adapter that loses no more than is allowed."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from peft import PeftModel
+from transformers import PrinterCallback
+
+from glora.compress import CompressibleAdapter, Compression
+from glora.experiments.compression.view import Cut, or_none
+from glora.experiments.config import RunConfig
+from glora.experiments.data.loading import load_task
+from glora.experiments.data.task import TaskData, higher_is_better
+from glora.experiments.methods.adapted_model import AdaptedModel
+from glora.experiments.number_format import metric_name, metric_scale
+from glora.experiments.training.progress import RunProgress
+from glora.experiments.training.task_kinds import find_kind
+from glora.experiments.training.timed_trainer import RunRecorder
+from glora.messages import pluralize
+
+PERCENT = 100
+
+
+class _Loaded(AdaptedModel):
+    """A model with an adapter of any kind, only to be evaluated."""
+
+    def __init__(self, model: PeftModel) -> None:
+        self.model, self.callbacks = model, ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a search by tolerance has found.
+
+    Attributes:
+        made: The smallest cut that passed; all of the adapter if none did.
+        score: Its score.
+    """
+
+    made: Compression
+    score: float
+
+
+class TaskEvaluation:
+    """Evaluate adapters of one base model on one task.
+
+    Args:
+        config: Model, task, data_dir and what evaluation depends on: batch size, max_length, eval_limit.
+        task: The loaded task. Default: that of the configuration.
+
+    Attributes:
+        metric: The metric that judges the task.
+        examples: Size of the split that is reported.
+    """
+
+    def __init__(self, config: RunConfig, task: TaskData | None = None) -> None:
+        self._config = config
+        self._task = task or load_task(
+            config.task, data_dir=config.data_dir, train_limit=1, eval_limit=config.eval_limit
+        )
+        self._kind = find_kind(self._task.kind)
+        self._model, self._tokenizer = self._kind.load_model(config, self._task)
+        self._tokens = self._kind.tokenize(config, self._task, self._model, self._tokenizer)
+        self._split = next(iter(self._task.evaluation))
+        self.metric = self._task.primary_metric
+        self.examples = len(self._task.evaluation[self._split])
+
+    def score(self, adapter: str | Path) -> float:
+        """Return the metric of an adapter, by its folder or its id on the hub."""
+        return self.measure(adapter)[self.metric]
+
+    def measure(self, adapter: str | Path) -> dict[str, float]:
+        """Return all metrics of the split that is reported, and the loss there."""
+        model = PeftModel.from_pretrained(self._model, str(adapter))
+        recorder = RunRecorder(_Loaded(model), self._split, RunProgress())
+        with tempfile.TemporaryDirectory(prefix="glora-") as folder:
+            arguments = (_Loaded(model), self._tokens, self._tokenizer, self._task, recorder, Path(folder))
+            trainer = self._kind.trainer(self._config, *arguments)
+            trainer.remove_callback(PrinterCallback)
+            trainer.evaluate()
+        self._model = model.unload()
+        found = next(each for each in recorder.metrics if each.split == self._split)
+        return found.values if found.loss is None else {**found.values, "loss": found.loss}
+
+    def score_of(self, adapter: CompressibleAdapter, made: Compression) -> float:
+        """Return the metric of a cut that is not written yet."""
+        with tempfile.TemporaryDirectory(prefix="glora-") as folder:
+            adapter.write(made, Path(folder))
+            return self.score(folder)
+
+    def lost(self, before: float, after: float) -> float:
+        """Return the points by which a score is worse than another, in the unit that reports use."""
+        sign = 1 if higher_is_better(self.metric) else -1
+        return sign * (before - after) * metric_scale(self.metric)[0]
+
+    def text(self, score: float) -> str:
+        """Return a score as text."""
+        scale, unit = metric_scale(self.metric)
+        return f"{metric_name(self.metric)} {scale * score:.2f}{' %' if unit == '%' else ''}"
+
+    def basis(self, score: float) -> str:
+        """Return the number of examples a score rests on, and what that allows to see."""
+        basis = f"on {pluralize(self.examples, 'example')} of the {self._split} split"
+        if metric_scale(self.metric)[1] != "%":
+            return basis
+        error = PERCENT * math.sqrt(score * (1 - score) / self.examples)
+        return f"{basis} (one example is {PERCENT / self.examples:.2f} points, the standard error {error:.1f})"
+
+
+def smallest_within(
+    tolerance: float, cut: Cut, score: Callable[[Compression], float], lost: Callable[[float], float]
+) -> Outcome:
+    """Find the smallest adapter that loses no more than the tolerance, to 1 % of the parameters.
+
+    Bisection takes the score for monotone in the size, which holds only up to the noise of the evaluation split.
+
+    Args:
+        tolerance: Points that may be lost.
+        cut: Share of the parameters -> ranks.
+        score: Ranks -> score.
+        lost: Score -> points lost.
+    """
+    low, high = 0, PERCENT
+    best: Outcome | None = None
+    while high - low > 1:
+        middle = (low + high) // 2
+        made = or_none(cut, middle / PERCENT)
+        if made is not None and lost(found := score(made)) <= tolerance:
+            high, best = middle, Outcome(made, found)
+        else:
+            low = middle
+    if best is None:
+        whole = cut(1.0)
+        best = Outcome(whole, score(whole))
+    return best
