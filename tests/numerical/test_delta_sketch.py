@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from glora import RankAllocationConfig, RankAllocator, accelerate_lora, allocate_ranks
 from glora.scoring.sketch_ratios import COLUMNS, measured_steps
@@ -196,21 +198,66 @@ def pairs_of_sentences(draw: random.Random, count: int) -> tuple[list[list[str]]
     return pairs, torch.tensor([int(first.split()[-1] == second.split()[-1]) for first, second in pairs])
 
 
-@pytest.mark.encoder
-@pytest.mark.slow
-def test_ranks_at_the_end_of_a_warm_up_are_those_of_the_exact_norm(embedded_encoder: Path) -> None:
-    """After 40 steps at a real learning rate A has aligned with G, and the estimate by a random A is far off."""
+class Encoder(NamedTuple):
+    """A model with uniform LoRA, its learning rate, and a batch of pairs and labels at each call."""
+
+    model: nn.Module
+    learning_rate: float
+    batch: Callable[[random.Random], dict[str, torch.Tensor]]
+
+
+@pytest.fixture
+def tiny_encoder() -> Encoder:
+    """A random encoder of three layers; does the second half of a sequence repeat the first?"""
+    torch.manual_seed(0)
+    sizes = dict(vocab_size=32, hidden_size=64, intermediate_size=256, num_hidden_layers=3, num_attention_heads=4)
+    base = BertForSequenceClassification(BertConfig(**sizes, num_labels=2))
+
+    def batch(draw: random.Random) -> dict[str, torch.Tensor]:
+        halves = [[draw.randrange(1, 32) for _ in range(6)] for _ in range(16)]
+        labels = [draw.randrange(2) for _ in halves]
+        ids = [half + (half if label else draw.sample(range(1, 32), 6)) for half, label in zip(halves, labels)]
+        return {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
+
+    return Encoder(with_lora(base), 2e-3, batch)
+
+
+@pytest.fixture
+def pretrained_encoder(embedded_encoder: Path) -> Encoder:
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(embedded_encoder)
     base = AutoModelForSequenceClassification.from_pretrained(embedded_encoder, num_labels=2)
+
+    def batch(draw: random.Random) -> dict[str, torch.Tensor]:
+        pairs, labels = pairs_of_sentences(draw, 16)
+        return {**tokenizer(*map(list, zip(*pairs)), padding=True, return_tensors="pt"), "labels": labels}
+
+    return Encoder(with_lora(base), 2e-4, batch)
+
+
+def with_lora(base: nn.Module) -> nn.Module:
     names = [n for n, m in base.named_modules() if isinstance(m, nn.Linear) and ".layer." in n]
     config = LoraConfig(r=8, lora_alpha=16, target_modules=names, modules_to_save=["classifier", "pooler"])
     model = get_peft_model(base, config).train()
     accelerate_lora(model)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-4)
-    allocator = RankAllocator(
-        model, optimizer, RankAllocationConfig(warmup_steps=41)
-    )  # so that step 40 reallocates nothing
+    return model
+
+
+@pytest.mark.parametrize(
+    ("encoder", "warm_up"),
+    [
+        pytest.param("pretrained_encoder", 40, marks=[pytest.mark.encoder, pytest.mark.slow]),
+        ("tiny_encoder", 157),
+    ],
+)
+def test_ranks_at_the_end_of_a_warm_up_are_those_of_the_exact_norm(
+    encoder: str, warm_up: int, request: pytest.FixtureRequest
+) -> None:
+    """At a real learning rate A has aligned with G by then, and the estimate by a random A is far off."""
+    model, learning_rate, batch = request.getfixturevalue(encoder)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=learning_rate)
+    config = RankAllocationConfig(warmup_steps=warm_up + 1)  # so that the last step reallocates nothing
+    allocator = RankAllocator(model, optimizer, config)
     matrices = allocator.adapter.matrices
     gradients: dict[str, torch.Tensor] = {}
     for name, matrix in matrices.items():
@@ -222,10 +269,8 @@ def test_ranks_at_the_end_of_a_warm_up_are_those_of_the_exact_norm(embedded_enco
         matrix.layer.register_forward_hook(watch)
     exact = estimated = dict.fromkeys(matrices, 0.0)
     draw = random.Random(0)
-    for _ in range(40):
-        pairs, labels = pairs_of_sentences(draw, 16)
-        batch = tokenizer(*map(list, zip(*pairs)), padding=True, return_tensors="pt")
-        model(**batch, labels=labels).loss.backward()
+    for _ in range(warm_up):
+        model(**batch(draw)).loss.backward()
         allocator.step()
         exact = {name: 0.9 * g + 0.1 * gradients[name].norm().item() for name, g in exact.items()}
         estimated = {
@@ -236,8 +281,9 @@ def test_ranks_at_the_end_of_a_warm_up_are_those_of_the_exact_norm(embedded_enco
         optimizer.zero_grad()
 
     def misplaced(norms: dict[str, float]) -> float:
-        ranks, right = allocate_ranks(norms, 288), allocate_ranks(exact, 288)
-        return sum(abs(ranks[name] - right[name]) for name in right) / 2 / 288
+        total = 8 * len(exact)
+        ranks, right = allocate_ranks(norms, total), allocate_ranks(exact, total)
+        return sum(abs(ranks[name] - right[name]) for name in right) / 2 / total
 
     assert misplaced(allocator.norms) <= 0.03
     assert misplaced(estimated) > 0.10, "the comparison can fail"
