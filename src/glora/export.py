@@ -134,13 +134,13 @@ def _section(allocator: RankAllocator, parameters_before: int) -> str:
             f"an adapter. Adapter parameters: {parameters_before:,} before, {allocator.parameters:,} after."
         )
     else:
-        made = (
+        progress = (
             f"These weights do not have the ranks of the reallocation at step {reallocation.step}"
             if reallocation is not None
             else f"The warm-up has made {allocator.steps} of {config.warmup_steps} steps"
         )
         which = "those that training began with" if ranks == allocator.initial_ranks else "from earlier in the training"
-        status = f"GLoRA {__version__} recorded gradient norms. {made}; the ranks are {which}."
+        status = f"GLoRA {__version__} recorded gradient norms. {progress}; the ranks are {which}."
     return (
         f"{BEGIN}\n## Rank allocation\n\n{status} It is a plain PEFT LoRA adapter and loads without glora. `{FILE_NAME}` has "
         f"the rank and norm of each matrix.\n{END}\n"

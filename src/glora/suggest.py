@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Integral
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from glora.allocation.shares import allocate_ranks
+from glora.config import Budget
 from glora.lora.adapter import RankedAdapter
 from glora.lora.discovery import adapted_model, base_model, peft_configs
 from glora.lora.peft_config import exact_pattern, excluding
@@ -33,7 +34,7 @@ def suggest_ranks(
     config: LoraConfig | None = None,
     *,
     total_rank: int | None = None,
-    budget: str = "rank",
+    budget: Budget = "rank",
     min_rank: int = 1,
     max_rank: int | None = None,
     loss: Loss | None = None,
@@ -69,8 +70,8 @@ def suggest_ranks(
     min_rank, seed = _integer("min_rank", min_rank, 1), _integer("seed", seed, 0)
     total_rank = None if total_rank is None else _integer("total_rank", total_rank, 1)
     max_rank = None if max_rank is None else _integer("max_rank", max_rank, min_rank)
-    if budget not in ("rank", "parameters"):
-        raise ValueError(f"budget={budget!r} must be one of rank, parameters")
+    if budget not in get_args(Budget):
+        raise ValueError(f"budget={budget!r} must be one of {', '.join(get_args(Budget))}")
     with _restored(model), _adapter_of(model, config, seed) as adapter:
         norms = _mean_norms(model, adapter, batches, loss or _loss_of_model)
         if not any(norms.values()):

@@ -1,4 +1,4 @@
-"""What torchrun and accelerate start in tests/integration/test_processes.py: the loop of docs/usage.md with accelerate."""
+"""The program that accelerate launch starts in tests/integration/test_processes.py: the loop of docs/usage.md."""
 
 import os
 import sys

@@ -1,12 +1,8 @@
-"""Several processes that talk by gloo, each with a limit of time; a hung one fails its test and is killed.
-
-As in resume_case, they are forked from a server that has imported the libraries, so that each costs milliseconds.
-"""
+"""Several processes that talk by gloo, each with a limit of time; a hung one fails its test and is killed."""
 
 from __future__ import annotations
 
 import datetime
-import multiprocessing
 import os
 import time
 import traceback
@@ -15,13 +11,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 import torch.distributed as dist
-import transformers  # noqa: F401  for the server
 
-import glora.allocator
-import glora.trainer_callback  # noqa: F401
+from new_process import fork
 
 GRACE = 10  # seconds for the others to end with an error, once one has
 TIMEOUT = 5  # seconds that a collective waits
@@ -30,17 +23,7 @@ TIMEOUT = 5  # seconds that a collective waits
 def start(target: Callable[..., Any], size: int, folder: Path, *arguments: Any) -> list[BaseProcess]:
     """Start `target(*arguments)` in each process of a group; it writes its result, or its traceback, into the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    processes = [
-        context.Process(target=_inside, args=(target, rank, size, folder, arguments), daemon=True)
-        for rank in range(size)
-    ]
-    with pytest.MonkeyPatch.context() as patch:  # the server finds the modules of the tests by this
-        patch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[1]), prepend=os.pathsep)
-        for process in processes:
-            process.start()
-    return processes
+    return [fork(_inside, target, rank, size, folder, arguments, daemon=True) for rank in range(size)]
 
 
 def _inside(target: Callable[..., Any], rank: int, size: int, folder: Path, arguments: tuple[Any, ...]) -> None:

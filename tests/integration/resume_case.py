@@ -1,21 +1,14 @@
-"""A training run that can be stopped and resumed, each time in a process of its own.
-
-Processes are forked from a server that has imported the libraries and done nothing else, so that a new one costs
-milliseconds and yet starts as clean as an interpreter that a user starts.
-"""
+"""A training run that can be stopped and resumed, each time in a new process."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import multiprocessing
-import os
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from peft import get_peft_model
 from transformers import Trainer
@@ -23,6 +16,7 @@ from transformers import Trainer
 from glora import RankAllocationCallback
 from integration.trainer_case import base_model, callback_of, lora_config
 from integration.trainer_case import make_trainer as trainer_of
+from new_process import fork
 
 WARMUP, STEPS = 4, 9  # an epoch is 6 steps, so the reallocation and its checkpoint lie inside the first
 
@@ -130,13 +124,7 @@ def differences(one: Any, other: Any, path: str = "") -> list[str]:
 def start(job: Job) -> BaseProcess:
     """Begin a job in a new process."""
     job.output.mkdir(parents=True, exist_ok=True)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    with pytest.MonkeyPatch.context() as patch:  # the server finds the modules of the tests by this
-        patch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[1]), prepend=os.pathsep)
-        process = context.Process(target=train, args=(job,))
-        process.start()
-    return process
+    return fork(train, job)
 
 
 def run(job: Job, *, exit_code: int = 0) -> dict[str, Any]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from new_process import run_script
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -18,15 +18,8 @@ def run(name: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess
     here, temporary = folder / "here", folder / "temporary"
     here.mkdir()
     temporary.mkdir()
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / f"{name}.py", *arguments],
-        check=False,  # what it wrote to stderr says more than the exception would
-        cwd=here,
-        env=os.environ | {"TMPDIR": str(temporary), "TORCHINDUCTOR_CACHE_DIR": str(folder / "torch")},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    folders = {"TMPDIR": str(temporary), "TORCHINDUCTOR_CACHE_DIR": str(folder / "torch")}
+    done = run_script(EXAMPLES / f"{name}.py", *arguments, folder=here, **folders)
     assert done.returncode == 0, done.stderr
     assert list(here.iterdir()) == list(temporary.iterdir()) == []
     return done

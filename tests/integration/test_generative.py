@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from glora.experiments.training import generation
 from glora.experiments.training.generative import Generation, perplexity
 from glora.experiments.training.progress import RunProgress
 from integration.model_families import FAMILIES
+from new_process import run_glora
 from one_run import run
 from tiny_writer import build_tiny_writer, build_tokenizer, sums, write_lines
 
@@ -82,8 +81,7 @@ def ran(tiny_writer: Path, sums_folder: Path, tmp_path_factory: pytest.TempPathF
         )
     )
 
-    command = [sys.executable, "-m", "glora", "run", str(file), "--output", str(folder / "out")]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=280)
+    done = run_glora("run", file, "--output", folder / "out")
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "out", done.stdout
 

@@ -88,7 +88,7 @@ def test_killed_while_each_file_of_a_checkpoint_is_written(
 def test_killed_at_random_steps(tiny_deberta: Path, glue_folder: Path, tmp_path: Path, whole: dict) -> None:
     draw = random.Random(0)
     job = Job(tiny_deberta, glue_folder, tmp_path, arguments=dict(save_steps=2))
-    for _ in range(5):
+    for _ in range(3):
         last = last_complete_checkpoint(job.output)
         done = int(last.rpartition("-")[2]) if last else 0
         kill = functools.partial(kill_in_step, step=draw.randint(done + 1, min(done + 4, STEPS)))

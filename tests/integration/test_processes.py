@@ -216,20 +216,16 @@ def test_accelerate_with_an_uneven_last_batch(tmp_path: Path) -> None:
     assert differences(uneven[0]["weights"], results[0]["weights"])
 
 
-LAUNCHERS = {
-    "torchrun": ["torch.distributed.run", "--standalone", "--nproc_per_node=2"],
-    # on a CPU accelerate starts several processes only if it is told of several GPUs; port 0 is one that is free
-    "accelerate launch": ["accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--main_process_port=0"],
-}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_started_by(launcher: str, tmp_path: Path) -> None:
-    """Processes of their own from the beginning, which find each other by what the launcher tells them."""
+def test_started_by_accelerate_launch(tmp_path: Path) -> None:
+    """It starts torchrun, whose processes find each other by their environment.
+
+    On a CPU it starts several processes only if it is told of several GPUs; port 0 is one that is free.
+    """
+    launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--main_process_port=0"]
     paths = os.pathsep.join([str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, "-m", *LAUNCHERS[launcher], "-m", "integration.launched", str(tmp_path / "result.pt")],
+        [sys.executable, "-m", *launcher, "-m", "integration.launched", str(tmp_path / "result.pt")],
         check=False,
         env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
         capture_output=True,

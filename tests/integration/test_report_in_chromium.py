@@ -72,16 +72,16 @@ def browser() -> Iterator[playwright.Browser]:
 
 @pytest.fixture
 def page_of(browser: playwright.Browser) -> Iterator[Opener]:
-    """Open a file in a tab of its own; `requests` and `complaints` of the tab are noted."""
+    """Open a file in a tab of its own; `requests` and `console_errors` of the tab are noted."""
     contexts = []
 
     def opened(path: Path, **settings: object) -> playwright.Page:
         contexts.append(browser.new_context(offline=True, **settings))
         page = contexts[-1].new_page()
-        page.requests, page.complaints = [], []
+        page.requests, page.console_errors = [], []
         page.on("request", lambda request: page.requests.append(request.url))
-        page.on("pageerror", lambda error: page.complaints.append(str(error)))
-        page.on("console", lambda said: said.type in ("error", "warning") and page.complaints.append(said.text))
+        page.on("pageerror", lambda error: page.console_errors.append(str(error)))
+        page.on("console", lambda said: said.type in ("error", "warning") and page.console_errors.append(said.text))
         page.goto(path.as_uri())
         if settings.get("java_script_enabled", True):
             page.wait_for_function(
@@ -123,7 +123,7 @@ def values_shown(page: playwright.Page) -> str:
 def test_it_opens_without_a_complaint_and_without_a_request(page_of: Opener, real: Path) -> None:
     page = page_of(real)
     assert page.requests == [real.as_uri()]
-    assert page.complaints == []
+    assert page.console_errors == []
     assert page.locator(".map .mark-rect path").count() >= 3 * 36
     assert page.locator("figure .mark-symbol path[aria-label*='seed']").count() == 4 * 2 * 3, (
         "every seed, both evaluations"
@@ -138,7 +138,7 @@ def test_what_would_ask_the_network_is_seen_and_refused(page_of: Opener, real: P
     broken.write_text(text.replace("'use strict';", "'use strict'; let changed;"), encoding="utf-8")
     page = page_of(real)
     page.goto(broken.as_uri())
-    assert any("Content Security Policy" in line for line in page.complaints)
+    assert any("Content Security Policy" in line for line in page.console_errors)
     assert page.locator("svg").count() == 0
 
 
@@ -239,7 +239,7 @@ def test_no_page_scrolls_sideways_on_a_phone(page_of: Opener, real: Path) -> Non
         " && !it.closest('.scroll, .chart, #vg-tooltip-element')).map(it => it.outerHTML.slice(0, 80))"
     )
     assert outside == []
-    assert page.complaints == []
+    assert page.console_errors == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -269,7 +269,7 @@ def test_a_nasty_name_is_a_strange_name_and_nothing_more(page_of: Opener, tmp_pa
     page.locator(".map .mark-rect path[aria-label*='query']").first.hover(force=True)
     assert SHOWN in values_shown(page)
     assert SHOWN.rpartition("/")[2] in page.locator("h2").first.inner_text()
-    assert page.complaints == []
+    assert page.console_errors == []
     assert len(page.requests) == 1
     assert page.title() == "Rank allocation compared"
     assert page.locator("img").count() == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import pytest
 from glora import cli
 from glora.experiments.publishing import published_name
 from glora.experiments.records.store import read_records
+from new_process import run_glora, run_script
 
 EXPERIMENT = {
     "experiment_summary": "A tiny model on tiny data.",
@@ -46,17 +46,15 @@ main()
 """
 
 
-def call(*arguments: object, program: tuple[str, ...] = ("-m", "glora")) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "COLUMNS": "200"}
-    command = [sys.executable, *program, "run", *map(str, arguments)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=280, env=environment)
-    assert "Traceback" not in done.stderr, done.stderr
-    return done
+def call(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return run_glora("run", *arguments, COLUMNS="200")
 
 
-def plan(*arguments: object) -> str:
+def plan(folder: Path, *arguments: object) -> str:
     """What `--plan` prints, in a process in which loading anything is an error."""
-    done = call(*arguments, "--plan", program=("-c", LOADING_IS_AN_ERROR))
+    program = folder / "program.py"
+    program.write_text(LOADING_IS_AN_ERROR)
+    done = run_script(program, "run", *arguments, "--plan", folder=folder, COLUMNS="200")
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -109,7 +107,7 @@ def test_the_same_command_again_trains_nothing_and_says_so(
 
 
 def test_a_plan_loads_nothing_and_says_what_it_does_not_know(file: Path, tmp_path: Path) -> None:
-    printed = plan(file, "--output", tmp_path / "out")
+    printed = plan(tmp_path, file, "--output", tmp_path / "out")
     assert "4 = 1 model × 2 data sets × 2 methods × 1 seed" in printed
     assert "learning_rate 0.0001 to 0.0005 (log); beta 0.8 to 0.99 (linear)" in printed
     assert "unknown: no finished run" in printed
@@ -120,19 +118,19 @@ def test_a_plan_loads_nothing_and_says_what_it_does_not_know(file: Path, tmp_pat
 def test_a_plan_needs_neither_the_hub_nor_the_data(tmp_path: Path) -> None:
     path = tmp_path / "study.json"
     path.write_text(json.dumps(EXPERIMENT | {"datasets_to_use": ["GLUE MNLI"], "comparative_methods": ["AdaLoRA"]}))
-    printed = plan(path, "--output", tmp_path)
+    printed = plan(tmp_path, path, "--output", tmp_path)
     assert "DeBERTa-v3-base (86M) = deberta-v3-base = microsoft/deberta-v3-base" in printed
     assert "GLUE MNLI = mnli" in printed
     assert "3 = 1 model × 1 data set × 3 methods × 1 seed" in printed
 
 
-def test_a_plan_with_earlier_runs_knows_steps_and_times(ran, file: Path) -> None:
+def test_a_plan_with_earlier_runs_knows_steps_and_times(ran, file: Path, tmp_path: Path) -> None:
     output, _ = ran
-    printed = plan(file, "--output", output, "--seeds", "0,1", "--set", "epochs=6")
+    printed = plan(tmp_path, file, "--output", output, "--seeds", "0,1", "--set", "epochs=6")
     assert re.search(r"about (\d+ min )?\d+ s, judging by the finished runs", printed)
     for method in ("lora", "glora"):  # 192 examples are 6 steps an epoch; other epochs make every run a new one
         assert re.search(rf"sst2 +{method} +0,1 +36 +2 +(\d+ min )?\d+ s", printed), printed
-    printed = plan(file, "--output", output, "--seeds", "0,1")
+    printed = plan(tmp_path, file, "--output", output, "--seeds", "0,1")
     assert re.search(r"rte +lora +0,1 +18 +1 +\d+ s", printed), "of two seeds one is finished"
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -27,18 +27,17 @@ from integration.trainer_case import (
     probe_batch,
 )
 
-STOCK = textwrap.dedent(
-    """
-    import sys, torch
-    class Refuse:
-        def find_spec(self, name, path=None, target=None):
-            if name.split(".")[0] == "glora":
-                raise ImportError("glora must not be needed")
-    sys.meta_path.insert(0, Refuse())
-    from peft import PeftModel
-    from transformers import AutoModelForSequenceClassification
-    base, probe, result, *adapters = sys.argv[1:]
-    batch = torch.load(probe)
+STOCK = """
+import sys, torch
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "glora":
+            raise ImportError("glora must not be needed")
+sys.meta_path.insert(0, Refuse())
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification
+for folder in map(str.strip, sys.stdin):
+    base, adapters, batch = torch.load(f"{folder}/request.pt")
     found = []
     for adapter in adapters:
         torch.manual_seed(0)
@@ -47,20 +46,26 @@ STOCK = textwrap.dedent(
         with torch.no_grad():
             found += [model(**batch).logits, model.merge_and_unload()(**batch).logits]
     assert "glora" not in sys.modules
-    torch.save(found, result)
-    """
-)
+    torch.save(found, f"{folder}/logits.pt")
+    print("done", flush=True)
+"""
+
+
+@functools.cache
+def stock_process() -> subprocess.Popen[str]:
+    """A process that cannot import glora; it ends with the tests."""
+    command = [sys.executable, "-W", "error::UserWarning:peft", "-c", STOCK]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def stock_logits(base: Path, batch: dict[str, torch.Tensor], folder: Path, *adapters: Path) -> list[torch.Tensor]:
     """Logits with each adapter, before and after merging, in a process that cannot import glora."""
-    torch.save(batch, folder / "probe.pt")
-    command = [sys.executable, "-W", "error::UserWarning:peft", "-c", STOCK]
-    arguments = [str(path) for path in (base, folder / "probe.pt", folder / "logits.pt", *adapters)]
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "missing adapter keys" not in done.stderr
-    assert "unexpected" not in done.stderr
+    torch.save((str(base), list(map(str, adapters)), batch), folder / "request.pt")
+    process = stock_process()
+    assert process.stdin
+    assert process.stdout
+    print(folder, file=process.stdin, flush=True)
+    assert process.stdout.readline() == "done\n"
     return torch.load(folder / "logits.pt")
 
 

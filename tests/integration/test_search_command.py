@@ -6,8 +6,8 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -19,16 +19,10 @@ from glora.experiments.records.store import read_records
 from glora.experiments.search.record import read_search_record
 from glora.experiments.search.storage import sqlite_url
 from glora.experiments.training import run as train
+from new_process import start_glora
 from unit.experiments.search.search_case import FakeRuns, read_trials
 
 TRIALS = 3
-TAKES_CTRL_C = """
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which is ignored where the tests run in the background
-from glora.cli import main
-sys.argv[0] = "glora"
-main()
-"""
 
 
 class Result(NamedTuple):
@@ -62,22 +56,16 @@ def source(tiny_deberta: Path, glue_folder: Path) -> tuple[str, ...]:
 def test_a_search_that_is_interrupted_and_resumed(call, source: tuple[str, ...], tmp_path: Path) -> None:
     output = tmp_path / "tuned"
     command = [*source, "--trials", str(TRIALS), "--output", str(output)]
-    process = subprocess.Popen(
-        [sys.executable, "-c", TAKES_CTRL_C, "search", *command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "COLUMNS": "220", "PYTHONUNBUFFERED": "1"},
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if re.search(r"\[2/6\] .*: \d+ steps", line):  # the first trial is kept, the second is being made
-            break
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 130, err
-    assert "Traceback" not in err
-    assert f"Finished trials and runs are kept in {output}; the same command goes on with the rest" in out
+    begun = start_glora("search", *command, COLUMNS="220")
+    while not re.search(r"^\[2/6\] .*: \d+ steps", begun.printed(), re.MULTILINE):
+        assert begun.process.is_alive(), begun.wait()
+        time.sleep(0.02)  # until the first trial is kept, and the second is being made
+    assert begun.process.pid
+    os.kill(begun.process.pid, signal.SIGINT)
+    stopped = begun.wait(120)
+    assert stopped.returncode == 130, stopped
+    assert "Traceback" not in stopped.stderr
+    assert f"Finished trials and runs are kept in {output}; the same command goes on with the rest" in stopped.stdout
 
     done = call(*command)
     assert done.code == 0, done.err

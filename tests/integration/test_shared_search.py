@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from glora.experiments.config import RunConfig
+from glora.experiments.config import RunConfig, SearchOptions
 from glora.experiments.records.store import read_records
-from glora.experiments.search.plan import SearchOptions, plan_search
+from glora.experiments.search.plan import plan_search
 from glora.experiments.search.ranges import parse_range
 from glora.experiments.search.sharing import Sharing, make_shared_runs
 from glora.experiments.search.storage import StorageError, open_storage

@@ -109,11 +109,11 @@ def test_new_columns_start_with_what_their_kind_says(name: str) -> None:
         for key, value in optimizer.state[parameter].items():
             if not torch.is_tensor(value) or value.shape != parameter.shape:
                 continue
-            born, column = value.narrow(dim, RANK, 7 - RANK), parameter.detach().narrow(dim, RANK, 7 - RANK)
-            expected = old[key].mean(dim, keepdim=True).expand_as(born)
+            added, column = value.narrow(dim, RANK, 7 - RANK), parameter.detach().narrow(dim, RANK, 7 - RANK)
+            expected = old[key].mean(dim, keepdim=True).expand_as(added)
             if key in AT_ZERO | AT_THE_COLUMN:
-                expected = column if key in AT_THE_COLUMN else torch.zeros_like(born)
-            torch.testing.assert_close(born, expected, msg=key)
+                expected = column if key in AT_THE_COLUMN else torch.zeros_like(added)
+            torch.testing.assert_close(added, expected, msg=key)
 
 
 def give_equal_gradients(layer: nn.Module) -> None:

@@ -62,14 +62,14 @@ class Timed(RankAllocator):
                     Timed.compared += 1
                     if over_ranks or rank <= kept:
                         continue
-                    born = new[key].narrow(place, kept, rank - kept)
+                    added = new[key].narrow(place, kept, rank - kept)
                     known = _known_name(self._optimizer, key)
                     if known in AT_ZERO:
-                        assert not born.any(), (name, key)
+                        assert not added.any(), (name, key)
                     elif known in AT_THE_COLUMN:
-                        assert torch.equal(born, parameter.narrow(dim, kept, rank - kept)), (name, key)
+                        assert torch.equal(added, parameter.narrow(dim, kept, rank - kept)), (name, key)
                     else:
-                        torch.testing.assert_close(born, one.mean(place, keepdim=True).expand_as(born))
+                        torch.testing.assert_close(added, one.mean(place, keepdim=True).expand_as(added))
 
     def pair(self, name: str) -> tuple[nn.Parameter, nn.Parameter]:
         return self.adapter.matrices[name].factors

@@ -89,20 +89,20 @@ class Twin:
             A, B = self.A[k], self.B[k]
             size = [(A[i].norm() * B[:, i].norm()).item() for i in range(RANK)]
             kept = sorted(sorted(range(RANK), key=lambda i: -size[i])[:rank])
-            born = rank - len(kept)
-            rows = torch.empty(born, A.shape[1])
-            nn.init.kaiming_uniform_(rows, a=math.sqrt(5), generator=_generator("0/0", k)) if born else None
+            added = rank - len(kept)
+            rows = torch.empty(added, A.shape[1])
+            nn.init.kaiming_uniform_(rows, a=math.sqrt(5), generator=_generator("0/0", k)) if added else None
             self.A[k] = torch.cat([A[kept], rows.double()])
-            self.B[k] = torch.cat([B[:, kept], torch.zeros(B.shape[0], born).double()], dim=1)
+            self.B[k] = torch.cat([B[:, kept], torch.zeros(B.shape[0], added).double()], dim=1)
             (mA, vA), (mB, vB) = self.moments["A", k], self.moments["B", k]
             mean_A, mean_B = vA[kept].mean(0, keepdim=True), vB[:, kept].mean(1, keepdim=True)
             self.moments["A", k] = (
-                torch.cat([mA[kept], torch.zeros(born, A.shape[1]).double()]),
-                torch.cat([vA[kept], mean_A.repeat(born, 1)]),
+                torch.cat([mA[kept], torch.zeros(added, A.shape[1]).double()]),
+                torch.cat([vA[kept], mean_A.repeat(added, 1)]),
             )
             self.moments["B", k] = (
-                torch.cat([mB[:, kept], torch.zeros(B.shape[0], born).double()], dim=1),
-                torch.cat([vB[:, kept], mean_B.repeat(1, born)], dim=1),
+                torch.cat([mB[:, kept], torch.zeros(B.shape[0], added).double()], dim=1),
+                torch.cat([vB[:, kept], mean_B.repeat(1, added)], dim=1),
             )
 
 

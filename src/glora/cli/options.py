@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from cyclopts import Group, Parameter
 
-from glora.experiments.config import SETTINGS, Setting
+from glora.experiments.config import DEFAULT_METHODS, DEFAULT_SEEDS, SETTINGS, Setting
 from glora.experiments.errors import repeated
 
 
@@ -53,9 +53,9 @@ def _option(setting: Setting, group: Group | None) -> tuple[str, Any, None]:
 
 def settings_type(names: Sequence[str], group: Group | None = None) -> Any:
     """Return the type of a command's parameter that takes these settings as options, by default in their own groups."""
-    made = make_dataclass("Settings", [_option(SETTINGS[name], group) for name in names])
-    made.__module__ = __name__  # cyclopts expands no type of the standard library, which this would seem to be
-    return Annotated[made | None, Parameter(name="*")]
+    settings = make_dataclass("Settings", [_option(SETTINGS[name], group) for name in names])
+    settings.__module__ = __name__  # cyclopts expands no type of the standard library, which this would seem to be
+    return Annotated[settings | None, Parameter(name="*")]
 
 
 def given(settings: Any) -> dict[str, Any]:
@@ -97,10 +97,13 @@ Methods = Annotated[
     str | None,
     Parameter(
         group=_GROUPS["comparison"],
-        help="Methods, with commas; glora:keep=svd is a variant. Default: lora,adalora,glora.",
+        help=f"Methods, with commas; glora:keep=svd is a variant. Default: {','.join(DEFAULT_METHODS)}.",
     ),
 ]
-Seeds = Annotated[str | None, Parameter(group=_GROUPS["comparison"], help="Seeds, with commas. Default: 0,1,2.")]
+Seeds = Annotated[
+    str | None,
+    Parameter(group=_GROUPS["comparison"], help=f"Seeds, with commas. Default: {','.join(map(str, DEFAULT_SEEDS))}."),
+]
 Preset = Annotated[str | None, Parameter(group=_GROUPS["comparison"], help="Start from a preset: demo.")]
 Storage = Annotated[
     str | None,

@@ -30,6 +30,7 @@ from glora.cli.options import (
     names_of,
     seeds_of,
 )
+from glora.experiments.config import SearchOptions
 
 if TYPE_CHECKING:
     from glora.experiments.plan import Plan as ComparisonPlan
@@ -162,7 +163,7 @@ def search(
     *,
     trials: Annotated[
         int, Parameter(name=("--trials", "-n"), help="Trials of each method, on each model and task.")
-    ] = 20,
+    ] = SearchOptions.trials,
     output: Annotated[Path | None, Output] = None,
     ranges: Annotated[
         list[str] | None,
@@ -172,8 +173,10 @@ def search(
             "Default: the file's; else learning_rate, beta, total_rank, warmup_steps.",
         ),
     ] = None,
-    held_out: Annotated[float, Parameter(help="Share of the training examples that trials are judged by.")] = 0.2,
-    search_seed: Annotated[int, Parameter(help="Seeds what the search chooses.")] = 0,
+    held_out: Annotated[
+        float, Parameter(help="Share of the training examples that trials are judged by.")
+    ] = SearchOptions.held_out,
+    search_seed: Annotated[int, Parameter(help="Seeds what the search chooses.")] = SearchOptions.seed,
     methods: Methods = None,
     seeds: Seeds = None,
     settings: ComparisonSettings = None,
@@ -192,7 +195,7 @@ def search(
     output = output or Path("results") / (experiment.stem if experiment else "search")
     console = open_console()
     with running(console, output, verbose, kept="trials and runs"):
-        from glora.experiments.search.plan import SearchOptions, plan_search
+        from glora.experiments.search.plan import plan_search
         from glora.experiments.search.record import search_name, write_search_record
         from glora.experiments.search.sharing import Sharing
         from glora.experiments.search.storage import check_storage, open_storage, sqlite_url
@@ -291,8 +294,8 @@ def _make(console: Terminal, plans: Sequence[ComparisonPlan], sharing: Sharing |
             return sum(len(each.runs) for each in plans) - sum(record.status == "finished" for record in records)
         from glora.experiments.runs import make_runs
 
-        made = make_runs(plans, progress)
-        return sum(len(each.to_make) for each in plans) - sum(record.status == "finished" for record in made)
+        records = make_runs(plans, progress)
+        return sum(len(each.to_make) for each in plans) - sum(record.status == "finished" for record in records)
 
 
 def _finish(console: Terminal, failed: int, runs: int, output: Path, note: str = "") -> None:

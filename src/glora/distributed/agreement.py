@@ -74,7 +74,7 @@ class Processes:
 
     @property
     def sharded(self) -> bool:
-        """Whether each process holds a part of every factor (FSDP2)."""
+        """True if each process holds a part of every factor (FSDP2)."""
         return isinstance(self._adapter.layout, Sharded)
 
     @property
@@ -248,7 +248,7 @@ class Processes:
 
     @property
     def _joining(self) -> bool:
-        """Whether this is within DistributedDataParallel.join(), where some processes may have left the loop."""
+        """True within DistributedDataParallel.join(), where some processes may have left the loop."""
         return self.wrapper is not None and bool(self.wrapper._join_config.enable)
 
     def _device_for_collectives(self, device: torch.device) -> torch.device:

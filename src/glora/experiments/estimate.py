@@ -25,7 +25,7 @@ SAME_STEP = ("task", "model", "rank", "target_modules", "batch_size", "max_lengt
 
 @dataclass(frozen=True)
 class ExpectedRun:
-    """What is known of a run before its data is read.
+    """Facts about a run that are known before its data is read.
 
     Attributes:
         config: its settings.

@@ -1,4 +1,4 @@
-r"""What records may say: texts without this machine's folders, users and secrets.
+r"""Texts for records: without this machine's folders, users and secrets.
 
 Records are meant to be published. A local model or data file is named by the last part of its path, with a digest that tells
 paths apart; in messages, absolute paths (POSIX, Windows, UNC, `file://`) keep their last part, and tokens become `***`.

@@ -19,7 +19,7 @@ YAML_SUFFIXES = (".yaml", ".yml")
 SUFFIXES = (".json", *YAML_SUFFIXES)
 MAX_DEPTH = 50
 MAX_BYTES, MAX_VALUES = 2**18, 2_000
-"""Of a file that people write by hand. Aliases count as often as they are used, so that a few lines cannot mean billions."""
+"""Limits of a file that people write by hand. Aliases count at each use, so that a few lines cannot mean billions."""
 
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 

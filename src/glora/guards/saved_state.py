@@ -92,14 +92,14 @@ _OPTIONAL: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 def _contradictions(state: Mapping[str, Any]) -> dict[str, bool]:
-    made = state["reallocations"] > 0
+    reallocated = state["reallocations"] > 0
     return {
         "no matrix has a rank": not any(state["ranks"].values()),
         "ranks and initial_ranks are of other matrices": state["ranks"].keys() != state["initial_ranks"].keys(),
         "norms are of matrices that ranks does not have": not state["norms"].keys() <= state["ranks"].keys(),
         "norms and non_finite_norms are of other matrices": state["norms"].keys() != state["non_finite_norms"].keys(),
-        "allocated and reallocations contradict each other": state["allocated"] != made,
-        "reallocation and reallocations contradict each other": (state["reallocation"] is not None) != made,
+        "allocated and reallocations contradict each other": state["allocated"] != reallocated,
+        "reallocation and reallocations contradict each other": (state["reallocation"] is not None) != reallocated,
         "more recorded_steps than steps": state["recorded_steps"] > state["steps"],
         "more non_finite_steps than recorded_steps": state["non_finite_steps"] > state["recorded_steps"],
     }

@@ -41,7 +41,7 @@ class FirstStep:
 
     @property
     def pending(self) -> bool:
-        """Whether the step is still to come."""
+        """True while the step is still to come."""
         return self._hook is not None
 
     def note_gradients(self) -> None:

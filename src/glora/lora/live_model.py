@@ -1,4 +1,4 @@
-"""What an adapter puts on its live model: hooks that copies come without, `load_adapter` that says where weights come from.
+"""An adapter's hooks on its live model, which copies come without, and a `load_adapter` that says where weights come from.
 
 And the moment in which a model changes, which Ctrl-C may not interrupt.
 """

@@ -244,10 +244,10 @@ def test_when_every_run_fails_there_is_no_report_and_no_traceback(call, made, so
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "told"), [(signal.SIGINT, 130, "Interrupted"), (signal.SIGTERM, 143, "Terminated")]
+    ("number", "code", "expected"), [(signal.SIGINT, 130, "Interrupted"), (signal.SIGTERM, 143, "Terminated")]
 )
 def test_an_interrupt_frees_the_run_and_says_how_to_go_on(
-    call, made, source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int, told: str
+    call, made, source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int, expected: str
 ) -> None:
     stand_in, freed = train.run, []
 
@@ -262,7 +262,7 @@ def test_an_interrupt_frees_the_run_and_says_how_to_go_on(
     monkeypatch.setattr(train, "run", interrupted)
     result = call("compare", *source, "-o", tmp_path, "--methods", "lora,glora", "--seeds", "0")
     assert result.code == code
-    assert f"{told}. Finished runs are kept in {tmp_path}; the same command goes on with the rest." in result.out
+    assert f"{expected}. Finished runs are kept in {tmp_path}; the same command goes on with the rest." in result.out
     assert [record.config.method for record in read_records(tmp_path)] == ["lora"]
     assert freed == ["glora"]
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -369,7 +369,7 @@ def test_a_broken_record_is_named(call, source, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         ("compare", "--output requires"),
         ("compare --rank eight -o x", "--rank"),
@@ -379,10 +379,10 @@ def test_a_broken_record_is_named(call, source, tmp_path: Path) -> None:
         ("search --trails 3 --tsk rte -n", "'?\nunknown option --tsk; did you mean '--task'"),
     ],
 )
-def test_wrong_usage_is_refused_by_the_parser(call, arguments: str, told: str) -> None:
+def test_wrong_usage_is_refused_by_the_parser(call, arguments: str, expected: str) -> None:
     result = call(*arguments.split())
     assert result.code == 2
-    assert told in result.err
+    assert expected in result.err
 
 
 def test_a_hint_keeps_its_brackets(call, monkeypatch: pytest.MonkeyPatch) -> None:

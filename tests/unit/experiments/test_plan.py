@@ -106,17 +106,17 @@ def test_planning_writes_nothing(plan, tmp_path: Path) -> None:
 
 
 def test_all_errors_are_told_at_once_with_the_nearest_names(plan, tmp_path: Path) -> None:
-    told = errors(
+    found = errors(
         plan,
         methods=("lroa", "glora"),
         seeds=(0, 0, -1),
         settings={"task": "rtee", "model": "./no-such-folder"},
     )
-    text = "\n".join(told)
+    text = "\n".join(found)
     assert "unknown method 'lroa'; did you mean 'lora'" in text
     assert "seeds: 0 is given more than once" in text
     assert "seed=-1" in text
-    assert len(told) == 3, "names are looked up once the settings are valid"
+    assert len(found) == 3, "names are looked up once the settings are valid"
     text = "\n".join(
         errors(
             plan,
@@ -137,7 +137,7 @@ def test_wrong_values_are_named_with_the_rule(plan) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "expected"),
     [
         ({"lr_scheduler": "cosin"}, "is unknown; did you mean 'cosine'"),
         *(
@@ -148,15 +148,17 @@ def test_wrong_values_are_named_with_the_rule(plan) -> None:
         ({"lr_scheduler": "polynomial", "learning_rate": 1e-8}, "does not work with learning_rate=1e-08"),
     ],
 )
-def test_a_schedule_that_cannot_run_is_refused_with_those_that_can(plan, settings: dict[str, Any], told: str) -> None:
+def test_a_schedule_that_cannot_run_is_refused_with_those_that_can(
+    plan, settings: dict[str, Any], expected: str
+) -> None:
     (error,) = errors(plan, settings=settings)
-    assert f"lr_scheduler={settings['lr_scheduler']!r} {told}" in error
+    assert f"lr_scheduler={settings['lr_scheduler']!r} {expected}" in error
     assert "choose one of linear, cosine, " in error
     assert "greedy," not in error
 
 
 @pytest.mark.parametrize(
-    ("methods", "settings", "told"),
+    ("methods", "settings", "expected"),
     [
         (("lora", "glora"), {"rank": 10_000}, "rank=10000 is more than any matrix of"),
         (("lora",), {"target_modules": ("querry_proj",)}, "target_modules: 'querry_proj' matches no linear layer"),
@@ -167,11 +169,11 @@ def test_a_schedule_that_cannot_run_is_refused_with_those_that_can(plan, setting
     ],
 )
 def test_what_the_models_matrices_cannot_hold_is_found_without_weights(
-    plan, monkeypatch: pytest.MonkeyPatch, methods: tuple[str, ...], settings: dict[str, Any], told: str
+    plan, monkeypatch: pytest.MonkeyPatch, methods: tuple[str, ...], settings: dict[str, Any], expected: str
 ) -> None:
     monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", lambda *_, **__: pytest.fail("weights"))
     (error,) = errors(plan, methods=methods, settings=settings)
-    assert error.startswith(told)
+    assert error.startswith(expected)
 
 
 @pytest.mark.parametrize("what", ["seeds", "methods"])
@@ -201,9 +203,9 @@ def test_nothing_to_compare_is_an_error(plan, empty: str) -> None:
 
 
 def test_a_warmup_as_long_as_the_training_is_refused_before_a_model_is_loaded(plan) -> None:
-    told = errors(plan, methods=("lora", "glora", "shuffled"), settings={"epochs": 1})
-    assert len(told) == 2
-    assert told[0].startswith("glora: a warm-up of 6 steps (the default is one epoch)")
+    found = errors(plan, methods=("lora", "glora", "shuffled"), settings={"epochs": 1})
+    assert len(found) == 2
+    assert found[0].startswith("glora: a warm-up of 6 steps (the default is one epoch)")
     assert plan(methods=("lora",), settings={"epochs": 1}).steps_to_make == 3 * 6
 
 
@@ -373,8 +375,8 @@ def test_what_is_finished_needs_no_model(plan, monkeypatch: pytest.MonkeyPatch) 
         patch.setattr("glora.experiments.plan._matrix_errors", lambda *_: [])
         make_runs([plan(**arguments)], RunProgress(), make_run=FakeRuns())
     assert plan(**arguments).to_make == ()
-    (told,) = errors(plan, **{**arguments, "seeds": (0, 1)})
-    assert "cannot load the model 'someone/some-model'" in told
+    (error,) = errors(plan, **{**arguments, "seeds": (0, 1)})
+    assert "cannot load the model 'someone/some-model'" in error
 
 
 def test_changing_glora_leaves_lora_finished(plan) -> None:

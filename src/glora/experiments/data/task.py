@@ -58,7 +58,7 @@ class Task:
     """Hub id; None where the task is not on the hub."""
     aliases: tuple[str, ...] = ()
     reading: str = ""
-    """What the training examples were taken for, in one line: classes with counts, or a range. Empty until they are read."""
+    """The interpretation of the training examples in one line: classes with counts, or a range. Empty until they are read."""
 
     @property
     def primary_metric(self) -> str:

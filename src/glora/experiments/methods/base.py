@@ -103,7 +103,7 @@ class Method:
             beta does not make LoRA's runs new ones.
         variant_settings: allocation settings that it reads only from the name of a variant (`lora:total_rank=96`).
         fixed: the settings that the name of a variant gives.
-        own_defaults: settings with another default for this method.
+        default_overrides: settings with another default for this method.
         adapts_experts: whether it can adapt stacks of experts (PEFT's `target_parameters`).
         usual_rates: lowest and highest peak learning rate that its authors used, where they are not LoRA's.
         check_settings: returns what it does not support in a configuration, as sentences.
@@ -119,7 +119,7 @@ class Method:
     settings: frozenset[str] = frozenset()
     variant_settings: frozenset[str] = frozenset()
     fixed: Mapping[str, Any] = field(default_factory=dict)
-    own_defaults: Mapping[str, Any] = field(default_factory=dict)
+    default_overrides: Mapping[str, Any] = field(default_factory=dict)
     adapts_experts: bool = False
     usual_rates: tuple[float, float] | None = None
     check_settings: Callable[[RunConfig], list[str]] = lambda _config: []
@@ -163,11 +163,11 @@ class Method:
     def normalise(self, config: RunConfig, seed: int) -> RunConfig:
         """Return the configuration of one of this method's runs.
 
-        Settings that the method does not read are at their defaults, and so are those of `own_defaults` that were not
+        Settings that the method does not read are at their defaults, and so are those of `default_overrides` that were not
         given. The settings in a variant's name win.
         """
         unread = {name: SETTINGS[name].default for name in ALLOCATION_SETTINGS - self.settings}
-        own = {name: value for name, value in self.own_defaults.items() if name not in config.model_fields_set}
+        own = {name: value for name, value in self.default_overrides.items() if name not in config.model_fields_set}
         return config.with_settings({**unread, **own, **self.fixed, "method": self.name, "seed": seed})
 
 

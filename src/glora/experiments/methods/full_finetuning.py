@@ -12,7 +12,7 @@ METHODS = (
         implementation="glora.experiments.methods.applied.uniform_lora:train_all_weights",
         adapts_experts=True,
         aliases=("full fine-tuning", "full finetuning", "fine-tuning", "FT", "full-parameter fine-tuning"),
-        own_defaults={"learning_rate": 2e-5},  # a tenth of LoRA's
+        default_overrides={"learning_rate": 2e-5},  # a tenth of LoRA's
         usual_rates=(2e-5, 5e-5),  # BERT, arXiv:1810.04805, appendix A.3
     ),
 )

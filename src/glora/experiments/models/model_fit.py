@@ -1,4 +1,4 @@
-"""Whether a model can do what a run asks of it, as far as its name or its configuration says: before any weights are loaded."""
+"""Checks that a model fits a run, by its name and its configuration, before any weights are loaded."""
 
 from __future__ import annotations
 

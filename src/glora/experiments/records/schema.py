@@ -73,7 +73,7 @@ class GitState(_Part):
 
 
 class Machine(_Part):
-    """What the run was computed on. No host name and no path: records are meant to be published."""
+    """The machine of a run. No host name and no path: records are meant to be published."""
 
     platform: str = Field(description="Operating system, release and architecture.")
     cpu: str = Field(description="Model name of the processor.")
@@ -84,7 +84,7 @@ class Machine(_Part):
 
 
 class Provenance(_Part):
-    """Where a result comes from: software, machine, data."""
+    """Origin of a result: software, machine, data."""
 
     versions: dict[str, str] = Field(
         description="Version of python, glora, torch, transformers, peft, accelerate, datasets, "
@@ -199,12 +199,12 @@ class RunRecord(_Part):
 
     @property
     def diverged(self) -> bool:
-        """Whether the loss or the predictions became NaN or infinite, which other settings may prevent."""
+        """True if the loss or the predictions became NaN or infinite, which other settings may prevent."""
         return self.exception == "DivergedError"
 
     @property
     def has_no_model(self) -> bool:
-        """Whether the model could not be loaded; then no other run of the same model has one."""
+        """True if the model could not be loaded; then no other run of the same model has one."""
         return self.exception == "ModelNotFoundError"
 
     @property

@@ -1,4 +1,4 @@
-"""What limits a comparison, said in sentences beside the numbers: seeds, budgets, data, machines, versions.
+"""Limits of a comparison, as sentences beside the numbers: seeds, budgets, data, machines, versions.
 
 A table of means invites more belief than it earns; each check here looks for one way in which it would
 mislead.
@@ -18,7 +18,7 @@ UNEQUAL_PARAMETERS = 0.01
 
 
 def caveats(group: GroupSummary) -> list[str]:
-    """What the reader must know before believing a difference in this group; markdown sentences."""
+    """Return the limits of the differences in this group, as markdown sentences."""
     if not group.methods:
         return []
     return [

@@ -17,7 +17,7 @@ from glora.experiments.report.statistics import Estimate, PairedDifference, Pair
 
 
 class Unit(NamedTuple):
-    """How the numbers of a quantity are written."""
+    """Format of the numbers of a quantity."""
 
     scale: float = 1.0
     decimals: int = 1
@@ -100,7 +100,7 @@ class ReportTable:
     note: str = ""
 
     def is_words(self, column: int) -> bool:
-        """Whether a column has a cell of words, or none at all."""
+        """Return True for a column with a cell of words, or with none at all."""
         cells = [row[column] for row in self.rows if row[column] is not None]
         return not all(isinstance(cell, Quantity) for cell in cells) or not cells
 

@@ -1,4 +1,4 @@
-"""How charts look, and what a chart is: one specification for report.html and for the PNG.
+"""The look of charts, and the chart itself: one specification for report.html and for the PNG.
 
 A specification names colors ("series0", "less", "ink") and `theme` gives each a value, so that one chart serves paper, light
 and dark screens. Series colors are those of Okabe and Ito (2008, "Color Universal Design"), with a marker for each as well.
@@ -7,6 +7,7 @@ Names from records are data: they occur in rows, titles and scale domains, never
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import textwrap
@@ -83,6 +84,7 @@ def theme(colors: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+@functools.cache  # the bundle takes two seconds
 def vega_scripts() -> str:
     """Return Vega, Vega-Lite and vega-embed as one script, which can be inside a script element."""
     return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script") + "\n"

@@ -19,7 +19,7 @@ from glora.experiments.report.summary import GroupSummary, MethodSummary
 from glora.messages import pluralize
 
 MAX_LINES, MAX_PANELS, MAX_STEPS, MAX_GREY = 400, 12, 60, 60
-"""Of a chart of norms: lines, matrix types, steps, and lines in grey behind each panel."""
+"""Limits of a chart of norms: lines, matrix types, steps, and lines in grey behind each panel."""
 LOG_SCALE_FROM = 8.0
 """Ratio of the largest to the smallest norm from which their axis is logarithmic."""
 
@@ -53,7 +53,7 @@ def mean_ranks(method: MethodSummary) -> dict[str, float]:
 
 
 def has_chosen_ranks(method: MethodSummary) -> bool:
-    """Whether the ranks of some run differ, so that there is something to see."""
+    """Return True if the ranks of some run differ, so that there is something to see."""
     return any(len(set(run.ranks.values())) > 1 for run in method.runs)
 
 
@@ -71,7 +71,7 @@ def corrected_norms(run: RunRecord) -> dict[int, dict[str, float]]:
 
 
 def same_norms(method: MethodSummary, other: MethodSummary) -> bool:
-    """Whether two rows ended their warm-up alike, so that one chart serves both (as for a control)."""
+    """Return True if two rows ended their warm-up alike, so that one chart serves both (as for a control)."""
     ours, theirs = ({run.config.seed: run.norms[-1] for run in row.runs if run.norms} for row in (method, other))
     return ours.keys() == theirs.keys() and all(
         sample.step == theirs[seed].step
@@ -106,13 +106,13 @@ def _metric_chart(group: GroupSummary) -> list[ReportChart]:
             spreads.append({**means[-1], **at_end})
     styles = method_styles([method.label for method in group.methods])
     shown = dict.fromkeys(point["method"] for point in points)
-    drawn = [styles[m.label] for m in group.methods if printable(f"{m.label} (n = {len(m.runs)})") in shown]
+    shown_styles = [styles[m.label] for m in group.methods if printable(f"{m.label} (n = {len(m.runs)})") in shown]
     chosen = alt.selection_point(name="chosen", fields=["method"], bind="legend", toggle="true")
     pointed = pointed_mark()
     color = alt.Color(
         "method:N",
         title=None,
-        scale=alt.Scale(domain=list(shown), range=[alt.ExprRef(f"series{series}") for series, _ in drawn]),
+        scale=alt.Scale(domain=list(shown), range=[alt.ExprRef(f"series{series}") for series, _ in shown_styles]),
         legend=alt.Legend(orient="top", offset=4),
     )
     faded = alt.when(chosen).then(alt.value(1)).otherwise(alt.value(0.08))
@@ -140,7 +140,9 @@ def _metric_chart(group: GroupSummary) -> list[ReportChart]:
             **looks,
             size=alt.when(pointed).then(alt.value(190)).otherwise(alt.value(70)),
             shape=alt.Shape(
-                "method:N", title=None, scale=alt.Scale(domain=list(shown), range=[marker for _, marker in drawn])
+                "method:N",
+                title=None,
+                scale=alt.Scale(domain=list(shown), range=[marker for _, marker in shown_styles]),
             ),
             tooltip=[
                 alt.Tooltip("method:N"),

@@ -78,7 +78,7 @@ def report_content(groups: Sequence[GroupSummary], search: SearchRecord | None =
         f"{pluralize(len(finished), 'finished run')}, {len(failed)} failed. Made from the records in `runs/` by "
         "`glora report`, which trains nothing.",
         overview if len(overview.rows) > 1 and len(groups) > 1 else None,
-        _with_own_pictures([_section(group, search) for group in groups]),
+        _with_distinct_pictures([_section(group, search) for group in groups]),
         (
             *_provenance_lines(finished, tasks),
             *(f"{name}: {_values(configs, everyone, name)}" for name in (*named, *different)),
@@ -105,17 +105,17 @@ def _section(group: GroupSummary, search: SearchRecord | None) -> Section:
     return Section(group.heading, tables, charts(group), tuple(caveats(group)), tuple(failures))
 
 
-def _with_own_pictures(sections: Sequence[Section]) -> tuple[Section, ...]:
+def _with_distinct_pictures(sections: Sequence[Section]) -> tuple[Section, ...]:
     """Number the charts whose pictures would have the same file name."""
     taken: set[str] = set()
 
-    def own(chart: ReportChart) -> ReportChart:
+    def numbered(chart: ReportChart) -> ReportChart:
         choices = (f"{chart.name}-{i}" if i > 1 else chart.name for i in itertools.count(1))
         name = next(choice for choice in choices if choice not in taken)
         taken.add(name)
         return replace(chart, name=name)
 
-    return tuple(replace(section, charts=tuple(map(own, section.charts))) for section in sections)
+    return tuple(replace(section, charts=tuple(map(numbered, section.charts))) for section in sections)
 
 
 def _provenance_lines(runs: Sequence[RunRecord], tasks: Mapping[str, str]) -> Iterator[str]:

@@ -45,7 +45,7 @@ class MatrixGrid:
 
     @property
     def merged(self) -> bool:
-        """Whether any cell stands for several matrices."""
+        """True if any cell represents several matrices."""
         return any(len(modules) > 1 for modules in self.cells.values())
 
 

@@ -168,5 +168,5 @@ def _interval(mean: Estimate) -> tuple[float | None, float | None]:
 
 
 def _t_quantile(n: int) -> float:
-    """Of Student's t with n - 1 degrees of freedom, for a two-sided 95 % interval."""
+    """Quantile of Student's t with n - 1 degrees of freedom, for a two-sided 95 % interval."""
     return float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1))

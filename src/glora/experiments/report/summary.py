@@ -59,7 +59,7 @@ class MethodSummary:
 
     @property
     def is_reference(self) -> bool:
-        """Whether this is a row of `lora`, which the others are compared with."""
+        """True for a row of `lora`, which the others are compared with."""
         return self.method == REFERENCE
 
     def over_seeds(self, value: Callable[[RunRecord], float | None]) -> Estimate | None:
@@ -233,7 +233,7 @@ def _summarise_method(runs: tuple[RunRecord, ...], label: str, reference: tuple[
 
 
 def side_by_side(run: RunRecord, other: RunRecord) -> bool:
-    """Whether two times can be divided: one machine, and one command, as far as the records say which."""
+    """Return True if two times can be divided: one machine, and one command, as far as the records say which."""
     ours, theirs = run.provenance, other.provenance
     return ours.machine == theirs.machine and ours.process_started_at == theirs.process_started_at
 
@@ -249,6 +249,6 @@ def _share(
 
 
 def _same_data(run: RunRecord, other: RunRecord) -> bool:
-    """Whether both saw the same examples, as far as both say what they saw."""
+    """Return True if both saw the same examples, as far as both say what they saw."""
     fingerprints = {run.provenance.data_fingerprint, other.provenance.data_fingerprint} - {None}
     return len(fingerprints) <= 1

@@ -27,8 +27,8 @@ def group_tables(group: GroupSummary) -> list[ReportTable]:
     """Return the tables of a group that have something to show."""
     if not group.methods:
         return []
-    made = (results_table, differences_table, claims_table, budget_table, cost_table)
-    return [table for make in made if (table := make(group)).rows]
+    tables = (results_table, differences_table, claims_table, budget_table, cost_table)
+    return [table for make_table in tables if (table := make_table(group)).rows]
 
 
 def results_table(group: GroupSummary) -> ReportTable:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from glora.experiments.config import DEFAULT_METHODS, DEFAULT_SEEDS, RunConfig
+from glora.experiments.config import DEFAULT_METHODS, DEFAULT_SEEDS, RunConfig, SearchOptions
 from glora.experiments.data.task import TaskData, higher_is_better
 from glora.experiments.errors import collect, repeated
 from glora.experiments.experiment import load_experiment
@@ -28,26 +28,8 @@ from glora.messages import pluralize
 RANDOM_TRIALS, TRIALS_BEFORE_PRUNING = 10, 5
 """Optuna's defaults: trials before TPE chooses, and before the median rule stops any."""
 
-HELD_OUT = 0.2
-"""Share of the training examples on which is tuned: with RTE's 2,490 examples, 498, whose accuracy is known to ± 2 points."""
-
 WEIGHTS = "weights"
 """Entry of a study's configuration: the model's fingerprint; None until the hub's cache holds the model."""
-
-
-@dataclass(frozen=True)
-class SearchOptions:
-    """Options of a search.
-
-    Attributes:
-        trials: per study, or fewer if all ranges are lists with fewer combinations.
-        held_out: share of the training examples that trials are judged by.
-        seed: of the sampler.
-    """
-
-    trials: int
-    held_out: float = HELD_OUT
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -79,7 +61,7 @@ class MethodSearch:
 
     @property
     def metric(self) -> str:
-        """What trials are judged by, after their last step."""
+        """Metric by which trials are judged after their last step."""
         return self.task.primary_metric
 
     @property
@@ -111,14 +93,14 @@ class MethodSearch:
 
     @property
     def sampler(self) -> str:
-        """How the settings of trials are chosen."""
+        """Name of the rule that chooses the settings of trials."""
         if not combinations(self.ranges) or len(combinations(self.ranges)) > self.options.trials:
             return f"TPE, seed {self.options.seed}, the first {self.random_trials} at random"
         return f"each of the {len(self.trials)} combinations once" if len(self.trials) > 1 else "one trial"
 
     @property
     def pruner(self) -> str:
-        """How trials are stopped early."""
+        """Name of the rule that stops trials early."""
         return f"median rule after {pluralize(self.trials_before_pruning, 'trial')}"
 
     @property
@@ -128,7 +110,7 @@ class MethodSearch:
 
     @property
     def study_config(self) -> dict[str, Any]:
-        """What two workers must agree on to share the study."""
+        """Values on which workers must agree to share the study."""
         settings = {name: value for name, value in self.base.recorded_settings().items() if value is not None}
         return {
             **{name: value for name, value in settings.items() if name not in ("method", "seed", *self.space)},
@@ -144,7 +126,7 @@ class MethodSearch:
 
 
 def how_chosen(studies: Sequence[MethodSearch]) -> str:
-    """What chose the settings of the studies' trials; a method with fewer settings may have fewer combinations of them."""
+    """Return the rules that chose the trials' settings; a method with fewer settings may have fewer combinations."""
     methods: dict[str, list[str]] = {}
     for study in studies:
         methods.setdefault(study.sampler, []).append(study.method.name)
@@ -174,7 +156,7 @@ class SearchPlan:
 
     @property
     def studies(self) -> tuple[MethodSearch, ...]:
-        """Those in which there is something to search."""
+        """Studies with something to search."""
         return tuple(study for pair in self.pairs for study in pair.studies if study.ranges)
 
     @property

@@ -46,7 +46,7 @@ from glora.experiments.training.run import runs_of
 from glora.messages import get_logger, pluralize
 
 CLAIMS = ("seeds", "runs")
-"""What a worker can claim at a time."""
+"""Units that a worker can claim."""
 
 CHUNK, MAX_CHUNKS, MAX_RECORD = 32_000, 1_000, 256 * 2**20
 """Characters of one attribute (MySQL's TEXT holds 65,535 bytes), attributes of a record, and bytes of its JSON."""

@@ -35,7 +35,7 @@ from glora.experiments.training.training_arguments import training_batches
 
 
 class RunCache:
-    """What consecutive runs share: the digests of the model's files, and the tokens of the last model and task."""
+    """State that consecutive runs share: the digests of the model's files, and the tokens of the last model and task."""
 
     def __init__(self) -> None:
         self.digests = FileDigests()
@@ -92,15 +92,15 @@ def run(
 
     try:
         _train(config, task, progress, measured, output, cache)
-        made = record()
+        finished = record()
     except RunStopped:
         raise
     except Exception as error:
         hold_interrupts()
         outcome = {"status": "failed", **describe_failure(error)}
-        made = record()
-    progress.run_ends(made)
-    return made
+        finished = record()
+    progress.run_ends(finished)
+    return finished
 
 
 def runs_of(output: Path) -> Callable[..., RunRecord]:

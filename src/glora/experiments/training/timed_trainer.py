@@ -134,7 +134,7 @@ class Timed(Trainer):
     """Base class of a Trainer of transformers or TRL, which reports evaluations to a recorder."""
 
     not_metrics: frozenset[str] = frozenset({"loss", "runtime", "samples_per_second", "steps_per_second", "epoch"})
-    """What an evaluation returns beside the task's metrics."""
+    """Values that an evaluation returns beside the task's metrics."""
 
     def __init__(self, *args: Any, recorder: RunRecorder, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

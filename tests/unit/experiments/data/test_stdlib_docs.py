@@ -96,12 +96,12 @@ def test_read_functions(tmp_path: Path) -> None:
 def test_pairs_are_balanced_and_negatives_come_from_another_name(names: list[str], seed: int) -> None:
     functions = [DocumentedFunction("m", "m.py", n, f"def {n}({i})", f"docs {i}") for i, n in enumerate(names)]
     name_of = {f.paragraph: f.name for f in functions}
-    own_docs = {f.signature: f.paragraph for f in functions}
+    paragraph_of = {f.signature: f.paragraph for f in functions}
     pairs = pair_up(functions, random.Random(seed))
     positives = [(a, b) for a, b, label in pairs if label == 1]
     negatives = [(a, b) for a, b, label in pairs if label == 0]
-    assert all(own_docs[a] == b for a, b in positives)
-    assert all(name_of[own_docs[a]] != name_of[b] for a, b in negatives)
+    assert all(paragraph_of[a] == b for a, b in positives)
+    assert all(name_of[paragraph_of[a]] != name_of[b] for a, b in negatives)
     for column in (0, 1):  # neither text alone tells the class
         assert sorted(p[column] for p in positives) == sorted(n[column] for n in negatives)
     largest = max(Counter(names).values(), default=0)

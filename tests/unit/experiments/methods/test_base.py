@@ -47,27 +47,29 @@ def test_warmup_is_an_epoch_a_share_or_steps() -> None:
     assert [schedule.warmup_steps(w) for w in (None, 0.25, 1, 12.0)] == [10, 8, 1, 12]
 
 
-@pytest.mark.parametrize(("warmup", "steps", "told"), [(None, 4, "default is one epoch"), (12, 12, "12 steps")])
-def test_a_warmup_that_is_not_shorter_than_training_is_refused(warmup, steps, told) -> None:
+@pytest.mark.parametrize(("warmup", "steps", "expected"), [(None, 4, "default is one epoch"), (12, 12, "12 steps")])
+def test_a_warmup_that_is_not_shorter_than_training_is_refused(warmup, steps, expected) -> None:
     config = RunConfig(method="glora", warmup_steps=warmup)
     (error,) = METHODS["glora"].schedule_errors(config, Schedule(total_steps=steps, steps_per_epoch=4))
-    assert told in error
+    assert expected in error
     assert "not shorter than the training" in error
     assert METHODS["glora"].schedule_errors(config, Schedule(total_steps=steps + 1, steps_per_epoch=4)) == []
     assert METHODS["lora"].schedule_errors(config, Schedule(total_steps=steps, steps_per_epoch=4)) == []
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "expected"),
     [
         ({"min_rank": 5, "max_rank": 4, "total_rank": 90}, "min_rank=5 is above max_rank=4"),
         ({"min_rank": 9}, "min_rank=9 is more than the budget, rank=8 on average"),
         ({"max_rank": 7}, "max_rank=7 cannot spend the budget, rank=8 on average"),
     ],
 )
-def test_bounds_that_no_model_can_meet_are_refused_before_one_is_loaded(settings: dict[str, int], told: str) -> None:
+def test_bounds_that_no_model_can_meet_are_refused_before_one_is_loaded(
+    settings: dict[str, int], expected: str
+) -> None:
     (error,) = METHODS["glora"].setting_errors(RunConfig(**settings))
-    assert told in error
+    assert expected in error
     assert METHODS["lora"].setting_errors(RunConfig(**settings)) == []
 
 

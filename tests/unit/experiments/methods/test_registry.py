@@ -1,4 +1,4 @@
-"""A variant is a method with settings of its own: told apart, recorded, tuned and refused like any other."""
+"""A variant is a method with settings of its own: distinguished, recorded, tuned and refused like any other."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_variant_has_another_key_than_its_method() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "expected"),
     [
         ("glora:", "'' is not a setting; write glora:NAME=VALUE, such as glora:budget=parameters"),
         ("glora:svd", "'svd' is not a setting"),
@@ -64,8 +64,8 @@ def test_a_variant_has_another_key_than_its_method() -> None:
         ("glore:keep=svd", "unknown method 'glore'; did you mean 'glora'"),
     ],
 )
-def test_what_a_variant_cannot_be_is_refused(name: str, told: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(told)):
+def test_what_a_variant_cannot_be_is_refused(name: str, expected: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(expected)):
         find_method(name)
 
 

@@ -143,8 +143,10 @@ def test_the_embedded_encoder(embedded_encoder: Path) -> None:
 
 @pytest.mark.parametrize("method", ["mxfp4", "fp8"])
 def test_weights_that_cannot_be_trained_on_are_dequantized(method: str) -> None:
-    told = _dequantized(SimpleNamespace(quantization_config={"quant_method": method}))["quantization_config"]
-    assert told.get_loading_attributes()["dequantize"] is True, "the one attribute that wins over the checkpoint's own"
+    dequantized = _dequantized(SimpleNamespace(quantization_config={"quant_method": method}))["quantization_config"]
+    assert dequantized.get_loading_attributes()["dequantize"] is True, (
+        "the one attribute that wins over the checkpoint's own"
+    )
     assert _dequantized(SimpleNamespace(quantization_config=None)) == _dequantized(SimpleNamespace()) == {}
     assert _dequantized(SimpleNamespace(quantization_config={"quant_method": "bitsandbytes"})) == {}
 

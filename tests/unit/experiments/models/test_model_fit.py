@@ -128,9 +128,9 @@ def test_of_a_model_of_images_and_text_the_text_counts() -> None:
     assert positions(config) == config.text_config.max_position_embeddings
 
 
-@pytest.mark.parametrize(("told", "limit"), [(12, 12), (10**30, 14), (None, 14)])
-def test_the_tokenizer_speaks_first(told: int | None, limit: int, tmp_path: Any) -> None:
+@pytest.mark.parametrize(("stated", "limit"), [(12, 12), (10**30, 14), (None, 14)])
+def test_the_tokenizer_speaks_first(stated: int | None, limit: int, tmp_path: Any) -> None:
     tiny("roberta").save_pretrained(tmp_path)
-    if told is not None:
-        (tmp_path / "tokenizer_config.json").write_text(f'{{"model_max_length": {told}}}')
+    if stated is not None:
+        (tmp_path / "tokenizer_config.json").write_text(f'{{"model_max_length": {stated}}}')
     assert longest_input(str(tmp_path)) == limit

@@ -108,8 +108,8 @@ def test_a_record_that_finds_no_room_is_kept_elsewhere(
     assert read_records(results) == [old], "what stood there before is whole"
     assert left_in(results) == [f"runs/{place.name}"]
     message, kept = str(caught.value), caught.value.kept
-    for told in ("No space left on device", "free space", str(place), str(kept)):
-        assert told in message
+    for part in ("No space left on device", "free space", str(place), str(kept)):
+        assert part in message
     assert caught.value.errno == errno.ENOSPC
     assert kept.is_relative_to(elsewhere / ("home" if "temporary" in full else "temporary"))
     if "temporary" in full:

@@ -253,14 +253,14 @@ def test_caveats_name_what_misleads() -> None:
 
 
 def test_learning_rates_that_do_not_suit_a_method_are_pointed_out() -> None:
-    def told(method: str, rate: float) -> list[str]:
+    def warnings_of(method: str, rate: float) -> list[str]:
         runs = [finished_run(method="lora", learning_rate=2e-4), finished_run(method=method, learning_rate=rate)]
         return [line for line in caveats(only(summarise(runs))) if "usual for it are" in line]
 
-    (line,) = told("adalora", 2e-4)
+    (line,) = warnings_of("adalora", 2e-4)
     assert "adalora was trained with a learning rate of 0.0002; usual for it are 0.0005 to 0.0022" in line
-    assert "full was trained" in told("full", 2e-4)[0]
-    assert told("adalora", 1e-3) == told("full", 2e-5) == told("glora", 5e-2) == []
+    assert "full was trained" in warnings_of("full", 2e-4)[0]
+    assert warnings_of("adalora", 1e-3) == warnings_of("full", 2e-5) == warnings_of("glora", 5e-2) == []
 
 
 def test_models_and_data_whose_names_look_alike_are_told_apart() -> None:

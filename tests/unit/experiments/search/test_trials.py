@@ -12,14 +12,13 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from glora.experiments.config import RunConfig
+from glora.experiments.config import RunConfig, SearchOptions
 from glora.experiments.plan import InvalidComparisonError
 from glora.experiments.records.schema import EpochMetrics, RunRecord
 from glora.experiments.records.store import RecordError
 from glora.experiments.report.tables import tuning_table
 from glora.experiments.search.plan import (
     MethodSearch,
-    SearchOptions,
     SearchPlan,
     plan_search,
     search_request,

@@ -349,7 +349,7 @@ def test_ctrl_c_from_the_last_evaluation_on_waits_for_the_record(
 
 
 @pytest.mark.parametrize(
-    ("method", "told"),
+    ("method", "expected"),
     [
         ("eva", [f"principal components of the inputs, batch {n}, until they settle" for n in (1, 1, 2)]),
         (
@@ -360,7 +360,7 @@ def test_ctrl_c_from_the_last_evaluation_on_waits_for_the_record(
     ],
 )
 def test_progress_hears_what_a_method_does_before_the_first_step(
-    config: RunConfig, method: str, told: list[str]
+    config: RunConfig, method: str, expected: list[str]
 ) -> None:
     class Heard(RunProgress):
         events: ClassVar[list[str]] = []
@@ -375,7 +375,7 @@ def test_progress_hears_what_a_method_does_before_the_first_step(
 
     ok(run(of(config, method), progress=Heard()))
     before = Heard.events[: Heard.events.index("step")]
-    assert before[: len(told)] == told
+    assert before[: len(expected)] == expected
     assert set(Heard.events[len(before) :]) == {"step"}
 
 

@@ -168,5 +168,5 @@ def _on_device(to: MethodContext) -> Iterator[dict[str, torch.Tensor]]:
 
 
 def _device() -> torch.device:
-    """Where Trainer will train."""
+    """Return the device on which Trainer will train."""
     return torch.device(PartialState().device)
