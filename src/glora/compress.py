@@ -142,6 +142,9 @@ class CompressibleAdapter:
             raise ValueError(
                 f"{name} has ensure_weight_tying=True: tied matrices cannot have different ranks; merge it"
             )
+        if inner := next((inner for inner in self.saved.matrices if ".base_layer." in inner), None):
+            # PEFT looks for its rank under another name than it is saved by
+            raise ValueError(f"{name} has LoRA in nn.MultiheadAttention ({inner}), which is not supported; merge it")
         self._spectra = _finite_spectra(self.saved.matrices)
 
     def cut(self, **size: Any) -> Compression:

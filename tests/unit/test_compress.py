@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import LoHaConfig, LoraConfig, PeftModel, get_peft_model
+from peft import AdaLoraConfig, IA3Config, LoHaConfig, LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora import BdLoraConfig
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -202,11 +203,36 @@ def test_what_is_more_than_a_product_is_refused(fields: dict[str, Any], message:
             compress_adapter(adapter, parameters=0.5, output=output)
 
 
-def test_other_methods_are_refused_by_name(tmp_path: Path) -> None:
-    model = get_peft_model(base(), LoHaConfig(r=2, target_modules=["0"]))
-    model.save_pretrained(tmp_path / "loha")
-    for adapter, output in ((model, None), (model, tmp_path / "a"), (tmp_path / "loha", tmp_path / "b")):
-        with pytest.raises(ValueError, match="LOHA"):
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        (LoHaConfig(r=2, target_modules=["0"]), "LOHA"),
+        (AdaLoraConfig(total_step=10, target_modules=["0"]), "ADALORA"),
+        (IA3Config(target_modules=["0"], feedforward_modules=[]), "IA3"),
+    ],
+    ids=["LoHa", "AdaLoRA", "IA3"],
+)
+def test_other_methods_are_refused_by_name(config: PeftConfig, name: str, tmp_path: Path) -> None:
+    model = get_peft_model(base(), config)
+    model.save_pretrained(tmp_path / "saved")
+    for adapter, output in ((model, None), (model, tmp_path / "a"), (tmp_path / "saved", tmp_path / "b")):
+        with pytest.raises(ValueError, match=name):
+            compress_adapter(adapter, parameters=0.5, output=output)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: nn.Sequential(nn.Conv2d(8, 8, 3, groups=2)), "groups=2|grouped convolution"),
+        (lambda: nn.Sequential(nn.MultiheadAttention(8, 2)), "MultiheadAttention"),
+    ],
+    ids=["grouped convolution", "attention"],
+)
+def test_layers_that_cannot_be_cut(make: Callable[[], nn.Module], message: str, tmp_path: Path) -> None:
+    model = get_peft_model(make(), LoraConfig(r=4, target_modules=["0"], init_lora_weights=False))
+    model.save_pretrained(tmp_path / "saved")
+    for adapter, output in ((model, None), (tmp_path / "saved", tmp_path / "out")):
+        with pytest.raises(ValueError, match=message):
             compress_adapter(adapter, parameters=0.5, output=output)
 
 

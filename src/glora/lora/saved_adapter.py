@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel
+from peft import LoraConfig, PeftConfig, PeftModel, PeftType
 from peft.utils import (
     CONFIG_NAME,
     SAFETENSORS_WEIGHTS_NAME,
@@ -258,7 +258,7 @@ def _read_config(adapter: str | Path) -> tuple[LoraConfig, str]:
             config = PeftConfig.from_pretrained(str(adapter))
         except Exception as error:  # PEFT gives a hostile file to a dozen constructors, which raise anything
             raise _damaged(file, f"is not a readable configuration ({_shortened(error)})") from error
-    if not isinstance(config, LoraConfig):
+    if not isinstance(config, LoraConfig) or config.peft_type != PeftType.LORA:  # AdaLoRA's is a subclass
         kind = getattr(config.peft_type, "value", config.peft_type)
         raise ValueError(f"{adapter} is of type {kind}; only a LoRA adapter can be read")
     for name, value in {"r": config.r, **(_mapping(config, "rank_pattern", file))}.items():
@@ -299,6 +299,8 @@ def _rank_of(tensors: Mapping[str, torch.Tensor], key_A: str, end_A: str, end_B:
     if key_B not in tensors:
         raise _damaged(file, f"has {key_A} without its {end_B}")
     A, B = tensors[key_A], tensors[key_B]
+    if A.dim() > 2 and B.dim() > 2 and 0 < B.shape[1] < A.shape[0] and A.shape[0] % B.shape[1] == 0:
+        raise ValueError(f"{file}: {key_A} belongs to a grouped convolution, which is not supported; merge the adapter")
     if A.dim() < 2 or B.dim() < 2 or A.shape[0] != B.shape[1] or A.shape[0] < 1:
         raise _damaged(file, f"has {key_A} of shape {tuple(A.shape)} beside a {end_B} of shape {tuple(B.shape)}")
     for tensor in (A, B):

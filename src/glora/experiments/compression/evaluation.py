@@ -75,7 +75,7 @@ class TaskEvaluation:
         return self.measure(adapter)[self.metric]
 
     def measure(self, adapter: str | Path) -> dict[str, float]:
-        """Return all metrics of the split that is reported, and the loss there."""
+        """Return the task's metrics on the split that is reported, and the loss there."""
         model = PeftModel.from_pretrained(self._model, str(adapter))
         recorder = RunRecorder(_Loaded(model), self._split, RunProgress())
         with tempfile.TemporaryDirectory(prefix="glora-") as folder:
@@ -85,7 +85,8 @@ class TaskEvaluation:
             trainer.evaluate()
         self._model = model.unload()
         found = next(each for each in recorder.metrics if each.split == self._split)
-        return found.values if found.loss is None else {**found.values, "loss": found.loss}
+        values = {name: found.values[name] for name in self._task.metrics if name in found.values}
+        return values if found.loss is None else {**values, "loss": found.loss}
 
     def score_of(self, adapter: CompressibleAdapter, made: Compression) -> float:
         """Return the metric of a cut that is not written yet."""
