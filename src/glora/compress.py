@@ -151,6 +151,13 @@ class CompressibleAdapter:
         """Return the ranks at a size, by the arguments of `compress_adapter`; nothing is written."""
         return _cut(self.saved.matrices, self._spectra, **size)
 
+    def cut_to_share(self, share: float, *, budget: str = "parameters", **bounds: Any) -> Compression:
+        """Return the ranks at a share of the parameters, or of the ranks under that budget."""
+        if budget == "parameters":
+            return self.cut(parameters=float(share), **bounds)
+        mean = sum(matrix.rank for matrix in self.saved.matrices.values()) / len(self.saved.matrices)
+        return self.cut(average_rank=share * mean, budget=budget, **bounds)
+
     def write(self, made: Compression, directory: Path) -> Compression:
         """Write the adapter with the ranks of a cut into a folder; this object stays as it is."""
         config, others = copy.deepcopy(self.saved.config), dict(self.saved.others)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,6 +13,7 @@ from glora.cli.console import open_console
 from glora.cli.options import Debug, EvaluationSettings, UsageError, Verbosity, given
 
 if TYPE_CHECKING:
+    from glora.compress import CompressibleAdapter, Compression
     from glora.experiments.compression.evaluation import TaskEvaluation
     from glora.experiments.terminal import Terminal
 
@@ -56,57 +58,40 @@ def compress(
         lacking = "--output" if len(chosen) == 1 else "exactly one of " + ", ".join(sizes)
         raise UsageError(f"give {lacking}; or --plan, to see the energy that each size keeps")
     if tolerance is not None and (plan or "task" not in evaluated):
-        raise UsageError(
-            "--tolerance needs --task, without --plan: the points that may be lost are those of its metric"
-        )
+        raise UsageError("--tolerance needs --task, without --plan: it counts points of the task's metric")
     size = {"average_rank": average_rank, "parameters": None if keep is None else _parameters(keep), "energy": energy}
+    bounds: dict[str, Any] = {"budget": budget, "min_rank": min_rank, "max_rank": max_rank}
 
     from glora.cli.library_messages import log_messages_on
 
     console = open_console()
     with log_messages_on(console, verbose):
         from glora.compress import CompressibleAdapter
-        from glora.experiments.compression.view import file_size, plan_table, ranks_table, save_picture, size_text
+        from glora.experiments.compression.view import plan_table, ranks_table, save_picture, written_text
         from glora.lora.saved_adapter import check_output
 
         directory = None if plan or output is None else check_output(output, adapter, overwrite)
         with console.status("Reading the adapter ..."):
             read = CompressibleAdapter(adapter)
-        bounds: dict[str, Any] = {"budget": budget, "min_rank": min_rank, "max_rank": max_rank}
-        mean = sum(matrix.rank for matrix in read.saved.matrices.values()) / len(read.saved.matrices)
-
-        def cut(share: float, uniform: bool = uniform) -> Any:
-            at = {"parameters": float(share)} if budget == "parameters" else {"average_rank": share * mean}
-            return read.cut(**at, **bounds, uniform=uniform)
-
+        cut = functools.partial(read.cut_to_share, **bounds, uniform=uniform)
         if picture is not None:
-            lines = {
-                "global cut": lambda share: cut(share, False),
-                "same rank everywhere": lambda share: cut(share, True),
-            }
+            ways = {"global cut": False, "same rank everywhere": True}
+            lines = {name: functools.partial(cut, uniform=way) for name, way in ways.items()}
             save_picture(picture, lines, Path(adapter).name)
             console.print(f"The picture: {picture}", soft_wrap=True)
         if directory is None:
             console.print(plan_table(cut, read))
             return
-        before = after = None
         task = _evaluation(console, evaluated, read.saved.config.base_model_name_or_path)
-        if task is not None:
-            before = task.score(adapter)
-            console.print(f"before: {task.text(before)} {task.basis(before)}", soft_wrap=True)
+        before = _score(console, task, "before", adapter)
         if task is not None and before is not None and tolerance is not None:
-            made, after = _smallest(console, task, read, cut, before, tolerance)
+            made = _smallest(console, task, read, cut, before, tolerance)
         else:
             made = read.cut(**size, **bounds, uniform=uniform)
-        old, new = (size_text(file_size(read, ranks)) for ranks in (made.ranks_before, made.ranks))
         written = read.write(made, directory)
         console.print(ranks_table(made, {name: matrix.cost for name, matrix in read.saved.matrices.items()}))
-        console.print(f"weights file: {old} before, {new} after\n{written}", soft_wrap=True)
-        if task is not None and before is not None:
-            after = task.score(directory) if after is None else after
-            lost = task.lost(before, after)
-            change = f"{abs(lost):.2f} points {'worse' if lost > 0 else 'better'}" if lost else "the same"
-            console.print(f"after: {task.text(after)} ({change})", soft_wrap=True)
+        console.print(written_text(read, written), soft_wrap=True)
+        _score(console, task, "after", directory, before)
 
 
 def _parameters(text: str) -> float:
@@ -126,6 +111,7 @@ def _parameters(text: str) -> float:
 
 
 def _evaluation(console: Terminal, settings: dict[str, Any], base: str | None) -> TaskEvaluation | None:
+    """Return the task on which the adapter is evaluated, if one is given."""
     if "task" not in settings:
         return None
     from glora.experiments.compression.evaluation import TaskEvaluation
@@ -137,18 +123,30 @@ def _evaluation(console: Terminal, settings: dict[str, Any], base: str | None) -
         return TaskEvaluation(check_settings({"model": base} | settings))
 
 
+def _score(
+    console: Terminal, task: TaskEvaluation | None, when: str, adapter: str | Path, before: float | None = None
+) -> float | None:
+    """Print an adapter's score, and its change, and return it."""
+    if task is None:
+        return None
+    found = task.score(adapter)
+    what = task.basis(found) if before is None else task.change(before, found)
+    console.print(f"{when}: {task.text(found)} {what}", soft_wrap=True)
+    return found
+
+
 def _smallest(
-    console: Terminal, task: TaskEvaluation, adapter: Any, cut: Any, before: float, tolerance: float
-) -> tuple[Any, float]:
+    console: Terminal, task: TaskEvaluation, adapter: CompressibleAdapter, cut: Any, before: float, tolerance: float
+) -> Compression:
     """Search the smallest adapter within the tolerance, with a line for each that is evaluated."""
     from glora.experiments.compression.evaluation import smallest_within
 
-    def score(made: Any) -> float:
+    def loses(made: Compression) -> float:
         found = task.score_of(adapter, made)
         share = 100 * made.parameters / made.parameters_before
         console.print(f"  {share:5.1f} % of the parameters: {task.text(found)}", soft_wrap=True)
-        return found
+        return task.lost(before, found)
 
-    found = smallest_within(tolerance, cut, score, lambda score: task.lost(before, score))
-    console.print(f"the smallest that loses at most {tolerance:g} points, {task.basis(found.score)}:", soft_wrap=True)
-    return found.made, found.score
+    found = smallest_within(tolerance, cut, loses)
+    console.print(f"the smallest that loses at most {tolerance:g} points:", soft_wrap=True)
+    return found

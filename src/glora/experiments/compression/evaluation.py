@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from peft import PeftModel
@@ -31,19 +30,6 @@ class _Loaded(AdaptedModel):
 
     def __init__(self, model: PeftModel) -> None:
         self.model, self.callbacks = model, ()
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a search by tolerance has found.
-
-    Attributes:
-        made: The smallest cut that passed; all of the adapter if none did.
-        score: Its score.
-    """
-
-    made: Compression
-    score: float
 
 
 class TaskEvaluation:
@@ -99,6 +85,11 @@ class TaskEvaluation:
         sign = 1 if higher_is_better(self.metric) else -1
         return sign * (before - after) * metric_scale(self.metric)[0]
 
+    def change(self, before: float, after: float) -> str:
+        """Return the difference between two scores as text."""
+        lost = self.lost(before, after)
+        return f"({abs(lost):.2f} points {'worse' if lost > 0 else 'better'})" if lost else "(the same)"
+
     def text(self, score: float) -> str:
         """Return a score as text."""
         scale, unit = metric_scale(self.metric)
@@ -113,29 +104,23 @@ class TaskEvaluation:
         return f"{basis} (one example is {PERCENT / self.examples:.2f} points, the standard error {error:.1f})"
 
 
-def smallest_within(
-    tolerance: float, cut: Cut, score: Callable[[Compression], float], lost: Callable[[float], float]
-) -> Outcome:
-    """Find the smallest adapter that loses no more than the tolerance, to 1 % of the parameters.
+def smallest_within(tolerance: float, cut: Cut, loses: Callable[[Compression], float]) -> Compression:
+    """Return the smallest adapter that loses no more than the tolerance, to 1 % of the parameters; all of it if none does.
 
-    Bisection takes the score for monotone in the size, which holds only up to the noise of the evaluation split.
+    Bisection takes the loss for monotone in the size, which holds only up to the noise of the evaluation split.
 
     Args:
         tolerance: Points that may be lost.
         cut: Share of the parameters -> ranks.
-        score: Ranks -> score.
-        lost: Score -> points lost.
+        loses: Ranks -> points lost.
     """
     low, high = 0, PERCENT
-    best: Outcome | None = None
+    best = cut(1.0)
     while high - low > 1:
         middle = (low + high) // 2
         made = or_none(cut, middle / PERCENT)
-        if made is not None and lost(found := score(made)) <= tolerance:
-            high, best = middle, Outcome(made, found)
+        if made is not None and loses(made) <= tolerance:
+            high, best = middle, made
         else:
             low = middle
-    if best is None:
-        whole = cut(1.0)
-        best = Outcome(whole, score(whole))
     return best

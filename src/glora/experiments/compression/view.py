@@ -87,6 +87,12 @@ def save_picture(path: Path, cuts: Mapping[str, Cut], title: str) -> None:
     write_whole(path, vl_convert.vegalite_to_png(shown.to_dict(), config=theme(LIGHT), ppi=144, allowed_base_urls=[]))
 
 
+def written_text(adapter: CompressibleAdapter, made: Compression) -> str:
+    """Return the size of the file before and after, and the cut in one line."""
+    before, after = (size_text(file_size(adapter, ranks)) for ranks in (made.ranks_before, made.ranks))
+    return f"weights file: {before} before, {after} after\n{made}"
+
+
 def file_size(adapter: CompressibleAdapter, ranks: Mapping[str, int]) -> int:
     """Return the bytes of the weights at these ranks: the factors, and what is saved beside them."""
     matrices = adapter.saved.matrices

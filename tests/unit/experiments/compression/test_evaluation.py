@@ -17,23 +17,18 @@ def cut(share: float) -> Compression:
 
 @pytest.mark.parametrize("needed", [50, 130, 500, 990, 1000])
 def test_the_smallest_that_passes(needed: int) -> None:
-    """Scores fall by a point for every 10 parameters below what is needed."""
+    """A point is lost for every 10 parameters below what is needed."""
     evaluated: list[int] = []
 
-    def score(made: Compression) -> float:
+    def loses(made: Compression) -> float:
         evaluated.append(made.parameters)
-        return min(90.0, 90 - (needed - made.parameters) / 10)
+        return max(0.0, (needed - made.parameters) / 10)
 
-    found = smallest_within(0.5, cut, score, lambda score: 90 - score)
-    assert found.made.parameters == needed
-    assert found.score == 90
-    assert len(evaluated) <= 8
+    assert smallest_within(0.5, cut, loses).parameters == needed
+    assert len(evaluated) <= 7
     assert len(set(evaluated)) == len(evaluated)
 
 
 def test_a_smaller_tolerance_keeps_more() -> None:
-    sizes = [
-        smallest_within(tolerance, cut, lambda made: made.parameters / 10, lambda score: 100 - score).made.parameters
-        for tolerance in (0, 10, 50)
-    ]
+    sizes = [smallest_within(t, cut, lambda made: 100 - made.parameters / 10).parameters for t in (0, 10, 50)]
     assert sizes == [1000, 900, 500]

@@ -1,0 +1,162 @@
+"""Train LoRA at r = 16 on SST-2, make it smaller in several ways, and measure each on sentences that nothing has seen.
+
+    python -m benchmarks.compress.measure --data-dir path/to/glue
+
+Every adapter and every measurement is kept; the same command goes on where it was stopped. `report.py` makes the tables.
+
+The ways, at 50, 25 and 12.5 % of the parameters:
+
+    global      compress_adapter: one cut through all matrices
+    uniform     the same rank in every matrix, each by its best approximation; PEFT's convert_to_lora with an int does the same
+    share       PEFT's convert_to_lora with a float: the same share of energy in every matrix, as large as the size allows
+    first       the first columns of every matrix
+    trained     LoRA of that size, trained from the start
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora.conversion import convert_to_lora
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import save_file
+from transformers import set_seed
+
+from glora import accelerate_lora
+from glora.compress import CompressibleAdapter
+from glora.experiments.compression.evaluation import TaskEvaluation
+from glora.experiments.config import RunConfig
+from glora.experiments.data.loading import build_task_data, load_hub_dataset
+from glora.experiments.data.registry import resolve_task
+from glora.experiments.data.task import TaskData, limited
+from glora.experiments.methods.base import MethodContext, Schedule
+from glora.experiments.methods.registry import find_method
+from glora.experiments.training.progress import RunProgress
+from glora.experiments.training.task_kinds import find_kind
+from glora.experiments.training.timed_trainer import RunRecorder
+from glora.lora.adapter import RankedAdapter
+
+RECORDS = Path(__file__).with_name("records.jsonl")
+RANK, SIZES, SEEDS = 16, (0.5, 0.25, 0.125), (0, 1, 2)
+TRAINED_ON, UNUSED = 2500, 5000
+SETTINGS: dict[str, Any] = {
+    "task": "sst2",
+    "method": "lora",
+    "learning_rate": 1.5e-3,
+    "batch_size": 16,
+    "epochs": 2,
+    "max_length": 48,
+    "group_by_length": True,
+}
+
+
+def read_task(data_dir: str) -> TaskData:
+    """Return SST-2's first examples for training, and as evaluation split others of its training file."""
+    task, read = resolve_task("sst2", data_dir).read(load_hub_dataset, only_train=True)
+    drawn, train = limited(read["train"], TRAINED_ON + UNUSED), limited(read["train"], TRAINED_ON)
+    seen = set(zip(train.text_a, train.labels))
+    rest = [place for place, example in enumerate(zip(drawn.text_a, drawn.labels)) if example not in seen]
+    rest.sort(key=lambda place: len(drawn.text_a[place]))  # batches of one length have no padding
+    return build_task_data(task, train, {"unused": drawn.at(rest)})
+
+
+def train(config: RunConfig, task: TaskData, folder: Path) -> None:
+    """Train one adapter as `glora compare` does, and save it."""
+    kind = find_kind(task.kind)
+    model, tokenizer = kind.load_model(config, task)
+    tokens = kind.tokenize(config, task, model, tokenizer)
+    tokens.evaluation["unused"] = tokens.evaluation["unused"].select(range(32))  # not measured here
+    set_seed(config.seed)
+    schedule = Schedule.of(len(task.train), config.batch_size, config.epochs)
+    targets, heads = kind.target_modules(model, None), kind.head_modules(model)
+    context = MethodContext(model, config, schedule, targets, heads, batches=lambda: iter(()))
+    adapted = find_method("lora").apply(context)
+    accelerate_lora(adapted.model)
+    with tempfile.TemporaryDirectory() as scratch:
+        recorder = RunRecorder(adapted, "unused", RunProgress())
+        kind.trainer(config, adapted, tokens, tokenizer, task, recorder, Path(scratch)).train()
+    adapted.model.save_pretrained(folder)
+
+
+def smaller(adapter: Path, way: str, size: float, base: Callable[[], Any], folder: Path) -> float | None:
+    """Write a smaller adapter and return the energy that it keeps, where that is known."""
+    if way in ("global", "uniform"):
+        read = CompressibleAdapter(adapter)
+        return read.write(read.cut(parameters=size, uniform=way == "uniform"), folder).energy
+    model = PeftModel.from_pretrained(base(), str(adapter), is_trainable=True)
+    if way == "first":
+        ranked = RankedAdapter(model)
+        ranked.set_ranks(dict.fromkeys(ranked.matrices, int(RANK * size)), keep="first")
+        model.save_pretrained(folder)
+        return None
+    budget = size * RankedAdapter(model).parameters
+    low, high = 0.0, 1.0
+    for _ in range(12):
+        share = (low + high) / 2
+        config, tensors = convert(model, share)
+        used = sum(tensor.numel() for key, tensor in tensors.items() if "lora_" in key)
+        if used <= budget:
+            low, best = share, (config, tensors)
+        else:
+            high = share
+    config, tensors = best
+    config.save_pretrained(str(folder))
+    save_file({key: tensor.contiguous().clone() for key, tensor in tensors.items()}, folder / SAFETENSORS_WEIGHTS_NAME)
+    return None
+
+
+def convert(model: Any, share: float) -> tuple[Any, dict[str, torch.Tensor]]:
+    """Return PEFT's conversion to LoRA, which warns that the adapter is LoRA already."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return convert_to_lora(model, share)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", required=True)
+    parser.add_argument("--adapters", type=Path, default=Path("results/compress"), help="where adapters are kept")
+    arguments = parser.parse_args()
+    task = read_task(arguments.data_dir)
+    done = [json.loads(line) for line in RECORDS.read_text().splitlines()] if RECORDS.exists() else []
+    known = {(record["seed"], record["way"], record["size"]) for record in done}
+    wanted = [(seed, "before", 1.0) for seed in SEEDS]
+    wanted += [
+        (seed, way, size)
+        for way in ("global", "uniform", "first", "share", "trained")
+        for seed in SEEDS
+        for size in SIZES
+    ]
+    kind = find_kind(task.kind)
+    for seed, way, size in wanted:
+        if (seed, way, size) in known:
+            continue
+        config = RunConfig(**SETTINGS, rank=RANK, seed=seed)
+        adapter = arguments.adapters / f"r{RANK}-seed{seed}"
+        folder = adapter.with_name(f"{adapter.name}-{way}-{size}")
+        energy: float | None = None
+        if way in ("before", "trained"):
+            folder = arguments.adapters / f"r{int(RANK * size)}-seed{seed}"
+            if not folder.exists():
+                train(config.with_settings({"rank": int(RANK * size)}), task, folder)
+        else:
+            energy = smaller(adapter, way, size, lambda config=config: kind.load_model(config, task)[0], folder)
+        record = {"seed": seed, "way": way, "size": size, "energy": energy}
+        saved = CompressibleAdapter(folder).saved.matrices.values()
+        record["parameters"] = sum(matrix.rank * matrix.cost for matrix in saved)
+        record |= TaskEvaluation(config, task).measure(folder)
+        with RECORDS.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        print(record, flush=True)
+
+
+if __name__ == "__main__":
+    main()
