@@ -31,7 +31,7 @@ from glora.allocation.cut import kept_energy
 from glora.config import RankAllocationConfig, as_config
 from glora.distributed.agreement import Processes
 from glora.distributed.unsupported import refuse_engines
-from glora.guards.same_adapter import check_same_adapter, scalings_of
+from glora.guards.same_adapter import check_same_adapter
 from glora.guards.saved_state import STATE_VERSION, check_saved_state
 from glora.guards.setup import check_active, check_held, check_same_matrices, check_setup
 from glora.guards.training_loop import FirstStep, OtherOptimizer, WarmUp
@@ -225,7 +225,7 @@ class RankAllocator:
             "allocated": self.allocated,
             "reallocations": self._reallocations,
             "initial_ranks": self.initial_ranks,
-            "scalings": scalings_of(self.adapter),
+            "scalings": self.adapter.scalings,
             "ranks": self.ranks,
             "reallocation": dataclasses.asdict(self.reallocation) if self.reallocation else None,
         }

@@ -119,6 +119,19 @@ def test_an_adapter_that_is_not_active_is_named() -> None:
     allocator.step()
 
 
+def test_a_deleted_adapter_is_named() -> None:
+    model = lora()
+    optimizer = adamw(model)
+    allocator = allocator_for(model, optimizer)
+    train(model, optimizer, allocator, range(1))
+    model.add_adapter("other", model.peft_config["default"])
+    model.set_adapter("other")
+    model.delete_adapter("default")
+    loss_of(model, batch_of(1)).backward()
+    with pytest.raises(RuntimeError, match="adapter 'default' was deleted .* give another RankAllocator"):
+        allocator.step()
+
+
 def test_a_compiled_step_does_not_trace_the_reallocation(monkeypatch: pytest.MonkeyPatch) -> None:
     torch._dynamo.reset()
     model = lora()

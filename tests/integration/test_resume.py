@@ -119,7 +119,7 @@ def test_another_configuration_is_refused_where_trainer_restores_the_old_one(fin
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (dict(r=8), "made with rank 8, .* began with rank 4"),
+        (dict(r=8), "scaling 1, and the checkpoint 2"),
         (dict(r=8, lora_alpha=16), "made with rank 8, .* began with rank 4"),
         (dict(lora_alpha=16), "scaling 4, and the checkpoint 2"),
         (dict(use_rslora=True), "scaling 4, and the checkpoint 2"),
@@ -139,7 +139,8 @@ def test_another_rank_or_scaling_is_refused(
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (dict(r=8), "made with rank 8, and the checkpoint.* has rank 4"),
+        (dict(r=8), "scaling 1, and the checkpoint 2"),
+        (dict(r=8, lora_alpha=16), "made with rank 8, and the checkpoint.* has rank 4"),
         (dict(lora_alpha=16), "scaling 4, and the checkpoint 2; make the model with the LoraConfig"),
         (dict(use_rslora=True), "scaling 4, and the checkpoint 2"),
         (dict(alpha_pattern={"query_proj": 16}), "query_proj has scaling 4, and the checkpoint 2"),

@@ -6,21 +6,11 @@ with the one that the checkpoint was made with: weights trained at one scaling c
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
-from peft import LoraConfig
-
 from glora.lora.adapter import RankedAdapter
-from glora.lora.peft_config import configured_scaling
-
-REMEDY = "make the model with the LoraConfig that the checkpoint's run began with, or start a new run"
-
-
-def scalings_of(adapter: RankedAdapter) -> dict[str, float]:
-    """Return the scaling s_k of each matrix that has an adapter."""
-    return {matrix.name: float(matrix.scaling) for matrix in adapter.present}
+from glora.lora.peft_config import SAME_CONFIG, check_scalings
 
 
 def check_same_adapter(state: Mapping[str, Any], adapter: RankedAdapter) -> None:
@@ -35,9 +25,9 @@ def check_same_adapter(state: Mapping[str, Any], adapter: RankedAdapter) -> None
         name = next(name for name, rank in began.items() if rank != state["initial_ranks"].get(name))
         raise ValueError(
             f"{name} was made with rank {began[name]}, and the checkpoint's run began with rank "
-            f"{state['initial_ranks'].get(name)}; {REMEDY}"
+            f"{state['initial_ranks'].get(name)}; {SAME_CONFIG}"
         )
-    _check_scalings(adapter, state.get("scalings") or {})
+    check_scalings(adapter.scalings, state.get("scalings") or {})
 
 
 def check_loaded_adapter(adapter: RankedAdapter) -> None:
@@ -51,15 +41,7 @@ def check_loaded_adapter(adapter: RankedAdapter) -> None:
     for name, rank in adapter.ranks.items():
         if rank != (began := adapter.initial_ranks[name]):
             raise ValueError(
-                f"{name} was made with rank {began}, and the checkpoint, which has no allocation, has rank {rank}; {REMEDY}"
+                f"{name} was made with rank {began}, and the checkpoint, which has no allocation, has rank {rank}; "
+                f"{SAME_CONFIG}"
             )
-    if isinstance(adapter.loaded, LoraConfig):
-        config, names = adapter.loaded, [matrix.name for matrix in adapter.present]
-        _check_scalings(adapter, {name: configured_scaling(config, name) for name in names})
-
-
-def _check_scalings(adapter: RankedAdapter, saved: Mapping[str, float]) -> None:
-    now = scalings_of(adapter)
-    for name in now.keys() & saved.keys():
-        if not math.isclose(now[name], saved[name], rel_tol=1e-6):
-            raise ValueError(f"{name} has scaling {now[name]:g}, and the checkpoint {saved[name]:g}; {REMEDY}")
+    check_scalings(adapter.scalings, adapter.scalings_beside(adapter.loaded))

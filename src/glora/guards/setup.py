@@ -57,8 +57,13 @@ def check_active(adapter: RankedAdapter) -> None:
     """Check that the adapter is active, and so trained.
 
     Raises:
-        RuntimeError: it is not.
+        RuntimeError: it is not, or was deleted.
     """
+    if any(matrix.deleted for matrix in adapter.matrices.values()):
+        raise RuntimeError(
+            f"adapter {adapter.name!r} was deleted from the model; detach this allocator, and give another RankAllocator the "
+            "adapter that is trained"
+        )
     layer = next((matrix.layer for matrix in adapter.present), None)
     if layer is not None and (adapter.name not in layer.active_adapters or layer.disable_adapters):
         active = "none is" if layer.disable_adapters else f"{', '.join(map(repr, layer.active_adapters))} is"

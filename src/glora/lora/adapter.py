@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from typing import Any, cast
 
 import torch
-from peft import PeftConfig
+from peft import LoraConfig, PeftConfig
 from peft.tuners.lora.layer import LoraLayer
 from torch import nn
 from torch.utils.hooks import RemovableHandle
@@ -26,7 +26,7 @@ from glora.lora.input_gradients import asked_by_user
 from glora.lora.layout import is_sharded, is_unit
 from glora.lora.live_model import Hook, LoadAdapter, uninterrupted
 from glora.lora.matrix import LoraMatrix, Resized
-from glora.lora.peft_config import describe_ranks
+from glora.lora.peft_config import check_scalings, configured_scaling, describe_ranks
 
 # (matrix, optimizer) -> a context within which the matrix's factors and their state are whole, and may change shape
 Gather = Callable[[LoraMatrix, "torch.optim.Optimizer | None"], AbstractContextManager[None]]
@@ -145,6 +145,16 @@ class RankedAdapter:
     def factors(self) -> list[nn.Parameter]:
         """A and B of every matrix that has an adapter."""
         return [factor for matrix in self.present for factor in matrix.factors]
+
+    @property
+    def scalings(self) -> dict[str, float]:
+        """s_k of each matrix that has an adapter."""
+        return {matrix.name: matrix.scaling for matrix in self.present}
+
+    def scalings_beside(self, config: PeftConfig | None) -> dict[str, float]:
+        """Return the scalings that a configuration beside saved weights gives the matrices that have an adapter."""
+        names = [matrix.name for matrix in self.present] if isinstance(config, LoraConfig) else []
+        return {name: configured_scaling(config, name) for name in names}
 
     @property
     def initialization(self) -> bool | str:
@@ -273,7 +283,8 @@ class RankedAdapter:
         Trainer loads a checkpoint before any event of training, and the best model after the last; PEFT's
         `load_adapter` into an adapter that exists does not read the configuration again, and fails where the shapes
         differ. A matrix that the weights do not have is at rank 0 only where the configuration beside them, or the base
-        weights among them, say so: otherwise they are a part of an adapter, which is left to PEFT.
+        weights among them, say so: otherwise they are a part of an adapter, which is left to PEFT. Other ranks of another
+        scaling are an error, as in PEFT: the weights were trained to compute another function.
 
         Args:
             optimizer: The optimizer that trains the adapter. Until there is one, matrices at rank 0 keep their places in the
@@ -322,6 +333,8 @@ class RankedAdapter:
                     "before the weights. (With load_best_model_at_end the best model is from before the reallocation: "
                     "load it from its checkpoint, into a new model)"
                 )
+            in_weights = {name: scaling for name, scaling in self.scalings.items() if found[name]}
+            check_scalings(in_weights, self.scalings_beside(self.loading))
             optimizer = self._optimizer()
             self.set_ranks(found, optimizer=optimizer, keep_places=optimizer is None)
         for name, matrix in self.matrices.items():

@@ -15,6 +15,8 @@ from typing import Any
 from peft import LoraConfig
 from peft.utils.other import get_pattern_key
 
+SAME_CONFIG = "make the model with the LoraConfig that the checkpoint's run began with, or start a new run"
+
 
 def describe_ranks(
     config: LoraConfig,
@@ -38,6 +40,17 @@ def describe_ranks(
     if config.init_lora_weights == "orthogonal":
         # PEFT would refuse to load an odd rank, and loading overwrites the initialization
         config.init_lora_weights = True
+
+
+def check_scalings(scalings: Mapping[str, float], saved: Mapping[str, float]) -> None:
+    """Compare the scaling of each matrix with the one that saved weights were trained with.
+
+    Raises:
+        ValueError: a scaling differs, so the weights compute another function in this model.
+    """
+    for name, scaling in scalings.items():
+        if not math.isclose(scaling, saved.get(name, scaling), rel_tol=1e-6):
+            raise ValueError(f"{name} has scaling {scaling:g}, and the checkpoint {saved[name]:g}; {SAME_CONFIG}")
 
 
 def configured_scaling(config: LoraConfig, name: str) -> float:

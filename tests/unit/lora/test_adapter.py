@@ -141,6 +141,36 @@ def test_following_keeps_no_model_alive() -> None:
     assert alive() is None
 
 
+def test_an_adapter_of_other_ranks_and_another_scaling_is_an_error_as_in_peft(tmp_path: Path) -> None:
+    """A warm start: PEFT reports the shapes; following them with the model's own scaling would change the function."""
+    wide = get_peft_model(Net(), LoraConfig(r=8, lora_alpha=8, target_modules=list(NAMES)))
+    wide.save_pretrained(tmp_path)
+    model = lora()
+    adapter = RankedAdapter(model)
+    adapter.follow_loading()
+    with pytest.raises(
+        ValueError, match="first has scaling 2, and the checkpoint 1; make the model with the LoraConfig"
+    ):
+        model.load_adapter(tmp_path, "default", is_trainable=True)
+    assert adapter.ranks == dict.fromkeys(NAMES, 4)
+    wide.peft_config["default"].lora_alpha = 16
+    wide.save_pretrained(tmp_path)
+    model.load_adapter(tmp_path, "default", is_trainable=True)
+    assert adapter.ranks == dict.fromkeys(NAMES, 8)
+
+
+def test_a_matrix_that_the_weights_do_not_have_has_no_scaling_to_compare(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=list(NAMES), alpha_pattern={"second": 32})
+    saved, model = (get_peft_model(Net(), copy.deepcopy(config)) for _ in range(2))
+    RankedAdapter(saved).set_ranks({"first": 2, "second": 0, "third": 6})
+    saved.save_pretrained(tmp_path)
+    adapter = RankedAdapter(model)
+    adapter.follow_loading()
+    model.load_adapter(tmp_path, "default", is_trainable=True)
+    assert adapter.ranks == {"first": 2, "second": 0, "third": 6}
+
+
 def test_a_part_of_an_adapter_leaves_the_rest_alone(tmp_path: Path) -> None:
     """Absent is not rank 0: a warm start of some matrices."""
     part = get_peft_model(Net(), LoraConfig(r=4, lora_alpha=8, target_modules=["first"]))

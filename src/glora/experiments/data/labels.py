@@ -7,6 +7,7 @@ look alike, are errors that name the lines. The result is described in one line,
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from array import array
 from collections import Counter
@@ -24,6 +25,12 @@ MAX_CLASSES = 50
 """More classes than this, and more than half as many as examples, are a mistake."""
 MIN_DECIMAL_SHARE = 0.1
 """Fewer decimal numbers than this among integers are a mistake, not a regression."""
+MAX_DIGITS = 400
+"""Python refuses to read integers of more than 4,300 digits."""
+ALMOST_NUMBER = re.compile(
+    r"[+-]?\d+(?:[,'\u2019 ]\d+)*(?:[.,]\d+)?\s*%|[+-]?\d+(?:[,'\u2019 ]\d+)+(?:\.\d+)?|[+-]?\d*,\d+"
+)
+"""A number with a decimal comma, signs for thousands, or a percent sign."""
 SHOWN_CLASSES, SHOWN_LINES = 8, 3
 TYPES = {bool: "true or false", int: "number", float: "number", Decimal: "number", str: "text"}
 
@@ -167,24 +174,40 @@ def _classes(table: Table, column: str, values: Sequence[Any]) -> tuple[str, ...
             f"{table.path}: column {column!r} has {len(counts)} different labels in {len(values)} rows, too many for "
             "classes. For a regression every label must be a decimal number (3.0, not 3)."
         )
+    numbers = [name for name in counts if ALMOST_NUMBER.fullmatch(name.strip())]
+    if len(numbers) == len(counts):
+        row = next(row for row, value in enumerate(values) if str(value) in numbers)
+        raise DataError(
+            f"{table.where(row)}: the label {values[row]!r:.60} is nearly a number, as all others are; write numbers with a "
+            "decimal point, without signs for thousands and percent."
+        )
     alike: dict[str, list[str]] = {}
     for name in counts:
         alike.setdefault(_looks(name), []).append(name)
-    for names in alike.values():
+    for looks, names in alike.items():
         if len(names) > 1:
             usual, odd = sorted(names, key=lambda name: (-counts[name], name))[:2]
             rows = [row for row, value in enumerate(values) if str(value) == odd]
             exact = "" if f"{usual}{odd}".isascii() else f" ({odd!a}, {usual!a})"
-            difference = f"differs from {usual!r} only by space, case or Unicode form{exact}; use one spelling"
-            raise _misfit(table, values, rows, difference)
+            how = (
+                "is the same integer as {}"
+                if _is_integer(looks)
+                else "differs from {} only by space, case or Unicode form"
+            )
+            raise _misfit(table, values, rows, f"{how.format(repr(usual))}{exact}; use one spelling")
     if all(INTEGER.fullmatch(name) for name in counts):
-        return tuple(sorted(counts, key=lambda name: (Decimal(name), name)))
+        return tuple(sorted(counts, key=Decimal))
     return tuple(sorted(counts))
 
 
 def _looks(name: str) -> str:
-    """Return a label without what a reader does not see: spaces, case, Unicode forms, invisible characters."""
+    """Return a label without what a reader does not see: spaces, case, Unicode forms, invisible characters.
+
+    Of an integer that is its value: 1 is also written 01, +1 and with the digits of another script.
+    """
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    if len(folded) <= MAX_DIGITS and re.fullmatch(r"\s*[+-]?\d+\s*", folded):
+        return str(int(folded))
     return "".join(c for c in folded if unicodedata.category(c)[0] not in "CZ" and not "\ufe00" <= c <= "\ufe0f")
 
 

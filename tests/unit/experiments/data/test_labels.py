@@ -104,6 +104,28 @@ def test_classes_that_look_alike_are_an_error(task_of: Any, odd: str) -> None:
         task_of([*WORDS, odd, odd])
 
 
+@pytest.mark.parametrize("odd", ["01", "+1", "-0", "\u0661"])
+def test_integers_of_one_value_are_an_error(task_of: Any, odd: str) -> None:
+    usual = "0" if odd == "-0" else "1"
+    with pytest.raises(DataError, match=f"is the same integer as '{usual}'"):
+        task_of([*BINARY, odd])
+
+
+@pytest.mark.parametrize("form", ["0,{}", "{}%", "{} %", "1,{}00", "1'{}00", "0.{}%", ",{}"])
+def test_numbers_that_cannot_be_read_are_no_classes(task_of: Any, form: str) -> None:
+    with pytest.raises(
+        DataError, match="line 1: the label .* is nearly a number, as all others are; write numbers with"
+    ):
+        task_of([form.format(i % 7) for i in range(70)], suffix=".jsonl")
+
+
+@pytest.mark.parametrize(
+    "labels", [["1.2.3", "1.2.4"], ["1,a", "2,b"], ["1/2", "2/3"], ["18-25", "26-40"], ["1 star", "2 stars"]]
+)
+def test_texts_with_digits_are_classes(task_of: Any, labels: list[str]) -> None:
+    assert task_of(labels * 20, suffix=".jsonl").label_names == tuple(labels)
+
+
 def test_unicode_forms_are_shown_by_their_codes(task_of: Any) -> None:
     with pytest.raises(DataError, match=r"\('e\\u0301', '\\xe9'\)"):
         task_of(["é", "é", "e\u0301"])
@@ -163,8 +185,8 @@ def test_the_reading_says_what_the_labels_were_taken_for(task_of: Any, glue_fold
 def test_neither_class_numbers_nor_fingerprints_depend_on_the_hash_seed(
     tmp_path: Path, glue_folder: Path, sums_folder: Path
 ) -> None:
-    for name in ("train.csv", "validation.csv"):  # equal integers: only their spelling orders them
-        labels = ["01", "1", "+1", "001", "2", "-0", "0"] * 2
+    for name in ("train.csv", "validation.csv"):
+        labels = ["10", "1", "-1", "9", "+2", "0"] * 2
         (tmp_path / name).write_text("text,label\n" + "".join(f"t{i},{label}\n" for i, label in enumerate(labels)))
     program = (
         "import sys; from glora.experiments.data.loading import load_task as load\n"
@@ -182,4 +204,4 @@ def test_neither_class_numbers_nor_fingerprints_depend_on_the_hash_seed(
         for seed in ("1", "2")
     }
     assert len(printed) == 1
-    assert "('-0', '0', '+1', '001', '01', '1', '2')" in printed.pop()
+    assert "('-1', '0', '1', '+2', '9', '10')" in printed.pop()
