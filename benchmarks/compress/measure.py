@@ -43,6 +43,8 @@ from glora.experiments.training.progress import RunProgress
 from glora.experiments.training.task_kinds import find_kind
 from glora.experiments.training.timed_trainer import RunRecorder
 from glora.lora.adapter import RankedAdapter
+from glora.lora.saved_adapter import read_adapter
+from glora.scoring.spectrum import spectra
 
 RECORDS = Path(__file__).with_name("records.jsonl")
 RANK, SIZES, SEEDS = 16, (0.5, 0.25, 0.125), (0, 1, 2)
@@ -97,27 +99,26 @@ def smaller(adapter: Path, way: str, size: float, base: Callable[[], Any], folde
         ranked.set_ranks(dict.fromkeys(ranked.matrices, int(RANK * size)), keep="first")
         model.save_pretrained(folder)
         return None
-    budget = size * RankedAdapter(model).parameters
-    low, high = 0.0, 1.0
-    for _ in range(12):
-        share = (low + high) / 2
-        config, tensors = convert(model, share)
-        used = sum(tensor.numel() for key, tensor in tensors.items() if "lora_" in key)
-        if used <= budget:
-            low, best = share, (config, tensors)
-        else:
-            high = share
-    config, tensors = best
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the adapter is LoRA already
+        config, tensors = convert_to_lora(model, largest_share(adapter, size))
     config.save_pretrained(str(folder))
     save_file({key: tensor.contiguous().clone() for key, tensor in tensors.items()}, folder / SAFETENSORS_WEIGHTS_NAME)
     return None
 
 
-def convert(model: Any, share: float) -> tuple[Any, dict[str, torch.Tensor]]:
-    """Return PEFT's conversion to LoRA, which warns that the adapter is LoRA already."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return convert_to_lora(model, share)
+def largest_share(adapter: Path, size: float) -> float:
+    """Return the share of each matrix's energy at which PEFT's conversion has at most this size."""
+    matrices = read_adapter(adapter).matrices
+    budget = size * sum(matrix.rank * matrix.cost for matrix in matrices.values())
+    squares = {name: torch.tensor(values).square() for name, values in spectra(matrices.values()).items()}
+    low, high = 0.0, 1.0
+    for _ in range(30):
+        share = (low + high) / 2
+        ranks = {name: 1 + int((values.cumsum(0) < share * values.sum()).sum()) for name, values in squares.items()}
+        fits = sum(rank * matrices[name].cost for name, rank in ranks.items()) <= budget
+        low, high = (share, high) if fits else (low, share)
+    return low - 1e-6  # PEFT decomposes the whole Δ, with other rounding
 
 
 def main() -> None:

@@ -188,8 +188,10 @@ def _ranked(model: nn.Module, adapter_name: str) -> RankedAdapter:
 def _finite_spectra(matrices: Mapping[str, Factored]) -> Spectra:
     for name, matrix in matrices.items():
         for factor, tensor in (("A", matrix.A), ("B", matrix.B)):
-            if not torch.isfinite(tensor).all():
-                raise ValueError(f"{name} has inf or NaN in its factor {factor}; use an earlier checkpoint")
+            if not torch.isfinite(tensor.float().norm()):  # which would overflow in Δ as well
+                raise ValueError(
+                    f"{name} has inf, NaN or numbers above 1e19 in its {factor}; use an earlier checkpoint"
+                )
     return spectra(matrices.values())
 
 
@@ -233,7 +235,7 @@ def _size(
     """Return the budget, or the energy, that a cut may use."""
     if sum(value is not None for value in (average_rank, parameters, energy)) != 1:
         raise ValueError(
-            f"{_given(average_rank, parameters, energy) or 'no size'} is given; give one of average_rank, parameters, energy"
+            f"{_given(average_rank, parameters, energy) or 'no size'} given; give one of average_rank, parameters, energy"
         )
     if budget not in ("rank", "parameters"):
         raise ValueError(f"budget={budget!r} must be one of rank, parameters")
