@@ -199,6 +199,7 @@ def test_options_reach_the_runs(call, made, source, tmp_path: Path) -> None:
     lora, glora_run = made
     assert (lora.method, glora_run.method, glora_run.seed) == ("lora", "glora", 4)
     untouched = {"model", "task", "method", "seed", "data_dir", "report_to", "held_out"}  # the last is for searches
+    untouched |= {"rule", "average_rank", "energy"}  # which go with other options
     for field, default in RunConfig().settings().items():
         if field in untouched:
             continue
@@ -206,6 +207,10 @@ def test_options_reach_the_runs(call, made, source, tmp_path: Path) -> None:
             assert glora_run.setting(field) != default, f"{field} did not arrive"
     assert glora_run.target_modules == ("query_proj", "dense")
     assert lora.setting("beta") == SETTINGS["beta"].default
+    for budget in ("average_rank", "energy"):
+        options = ("--methods=glora", "--seeds=0", "--rule=spectrum", f"--{budget.replace('_', '-')}=0.5")
+        assert call("compare", *source, "-o", tmp_path / budget, *options).code == 0
+        assert (made[-1].setting("rule"), made[-1].setting(budget)) == ("spectrum", 0.5)
 
 
 def test_a_comparison_runs_reports_and_goes_on(call, made, source, tmp_path: Path) -> None:
