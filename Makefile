@@ -28,7 +28,7 @@ demo: $(READY)   ## compare LoRA, AdaLoRA and GLoRA on the embedded encoder (abo
 	@HF_HUB_OFFLINE=1 $(BIN)/glora compare --preset demo --output $(DEMO)
 
 test: $(TESTED)  ## run the tests
-	@$(BIN)/python -m pytest -n 2 -q
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q
 
 lint: $(READY)   ## ruff: style and formatting
 	@$(BIN)/ruff check .

@@ -77,6 +77,11 @@ def run_glora(*arguments: object, **environment: str) -> subprocess.CompletedPro
     return done
 
 
+def run_program(main: Callable[[], Any], *command: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the main function of a program whose name and arguments are `command`."""
+    return _start(main, list(map(str, command)), environment).wait()
+
+
 def run_script(path: Path, *arguments: object, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a Python file in a folder."""
     return _start(_script, [str(path), *map(str, arguments)], environment, folder).wait()

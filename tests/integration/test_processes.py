@@ -6,14 +6,13 @@ import dataclasses
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate.commands import launch
 
 from integration.process_cases import (
     STEPS,
@@ -34,6 +33,7 @@ from integration.process_cases import (
 )
 from integration.process_group import TIMEOUT, start, together, wait
 from integration.resume_case import differences
+from new_process import run_program
 
 Results = dict[str, list[dict[str, Any]]]
 
@@ -222,16 +222,10 @@ def test_started_by_accelerate_launch(tmp_path: Path) -> None:
 
     On a CPU it starts several processes only if it is told of several GPUs; port 0 is one that is free.
     """
-    launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--main_process_port=0"]
-    paths = os.pathsep.join([str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, "-m", *launcher, "-m", "integration.launched", str(tmp_path / "result.pt")],
-        check=False,
-        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    options = ("--multi_gpu", "--num_processes=2", "--main_process_port=0")
+    path = os.pathsep.join([str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")])
+    program = ("-m", "integration.launched", tmp_path / "result.pt")
+    done = run_program(launch.main, "launch", *options, *program, PYTHONPATH=path, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("glora: step 4:") == 1
     (alone,) = together(train_with_accelerate, 1, tmp_path / "alone", 1)

@@ -36,7 +36,7 @@ def test_same_bits(tiny_deberta: Path, glue_folder: Path, tmp_path: Path, fields
     assert whole["allocation"]["allocated"]
     assert whole["allocation"]["ranks"][TAKEN_OUT] == 0
     assert len(whole["optimizer"]["param_groups"]) == (3 if job.custom_optimizer else 2)
-    for step in (WARMUP - 1, WARMUP, WARMUP + 2):
+    for step in (WARMUP - 1, WARMUP):
         again = run(dataclasses.replace(job, output=tmp_path / f"from-{step}", resume=job.checkpoint(step)))
         assert not differences(whole, again), step
 

@@ -373,7 +373,7 @@ def test_progress_hears_what_a_method_does_before_the_first_step(
         def step(self) -> None:
             self.events.append("step")
 
-    ok(run(of(config, method), progress=Heard()))
+    ok(run(of(config, method, epochs=1), progress=Heard()))
     before = Heard.events[: Heard.events.index("step")]
     assert before[: len(expected)] == expected
     assert set(Heard.events[len(before) :]) == {"step"}
