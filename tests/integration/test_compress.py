@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoTokenizer, DataCollatorWithPadding
+from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorWithPadding
 
 from glora import compress_adapter
 from glora.cli import main
@@ -154,6 +154,25 @@ def test_a_task_is_evaluated_before_and_after(
     assert "of the parameters: Accuracy" in shown
     ranks = json.loads((tmp_path / "smallest" / "adapter_config.json").read_text())
     assert ranks["r"] == 1
+
+
+def test_written_answers_are_evaluated_too(call, tiny_writer: Path, sums_folder: Path, tmp_path: Path) -> None:
+    """By a causal model; with a uniform cut, and the picture of the curve."""
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_pretrained(tiny_writer)
+    config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    get_peft_model(base, config).save_pretrained(tmp_path / "adapter")
+    options = ("--task", "gsm8k", "--data-dir", sums_folder, "--max-length", "48", "--eval-limit", "8")
+    picture = tmp_path / "curve.png"
+    arguments = ("--average-rank", "2", "--uniform", "--output", tmp_path / "out", "--picture", picture)
+    code, shown = call(tmp_path / "adapter", *arguments, *options)
+    assert code == 0, shown
+    assert re.search(r"before: Exact match \d+\.\d\d % on 8 examples of the test split", shown)
+    assert re.search(r"after: Exact match \d+\.\d\d % \(", shown)
+    assert {
+        len(t) for key, t in load_file(tmp_path / "out" / "adapter_model.safetensors").items() if "lora_A" in key
+    } == {2}
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(

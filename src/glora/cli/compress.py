@@ -139,13 +139,13 @@ def _smallest(
     console: Terminal, task: TaskEvaluation, adapter: CompressibleAdapter, cut: Any, before: float, tolerance: float
 ) -> Compression:
     """Search the smallest adapter within the tolerance, with a line for each that is evaluated."""
-    from glora.experiments.compression.evaluation import smallest_within
+    from glora.experiments.compression.evaluation import points_lost, smallest_within
 
     def loses(made: Compression) -> float:
         found = task.score_of(adapter, made)
         share = 100 * made.parameters / made.parameters_before
         console.print(f"  {share:5.1f} % of the parameters: {task.text(found)}", soft_wrap=True)
-        return task.lost(before, found)
+        return points_lost(task.metric, before, found)
 
     found = smallest_within(tolerance, cut, loses)
     console.print(f"the smallest that loses at most {tolerance:g} points:", soft_wrap=True)

@@ -80,14 +80,9 @@ class TaskEvaluation:
             adapter.write(made, Path(folder))
             return self.score(folder)
 
-    def lost(self, before: float, after: float) -> float:
-        """Return the points by which a score is worse than another, in the unit that reports use."""
-        sign = 1 if higher_is_better(self.metric) else -1
-        return sign * (before - after) * metric_scale(self.metric)[0]
-
     def change(self, before: float, after: float) -> str:
         """Return the difference between two scores as text."""
-        lost = self.lost(before, after)
+        lost = points_lost(self.metric, before, after)
         return f"({abs(lost):.2f} points {'worse' if lost > 0 else 'better'})" if lost else "(the same)"
 
     def text(self, score: float) -> str:
@@ -102,6 +97,12 @@ class TaskEvaluation:
             return basis
         error = PERCENT * math.sqrt(score * (1 - score) / self.examples)
         return f"{basis} (one example is {PERCENT / self.examples:.2f} points, the standard error {error:.1f})"
+
+
+def points_lost(metric: str, before: float, after: float) -> float:
+    """Return by how many points, in the unit of reports, a score is worse than the one before; negative if it is better."""
+    sign = 1 if higher_is_better(metric) else -1
+    return sign * (before - after) * metric_scale(metric)[0]
 
 
 def smallest_within(tolerance: float, cut: Cut, loses: Callable[[Compression], float]) -> Compression:
