@@ -103,7 +103,9 @@ def smaller(adapter: Path, way: str, size: float, base: Callable[[], Any], folde
         warnings.simplefilter("ignore")  # the adapter is LoRA already
         config, tensors = convert_to_lora(model, largest_share(adapter, size))
     config.save_pretrained(str(folder))
-    save_file({key: tensor.contiguous().clone() for key, tensor in tensors.items()}, folder / SAFETENSORS_WEIGHTS_NAME)
+    # of a module in modules_to_save that has submodules, here the pooler, PEFT 0.21 loses the submodules' names
+    kept = {key: tensor for key, tensor in tensors.items() if ".lora_" in key} | read_adapter(adapter).others
+    save_file({key: tensor.contiguous().clone() for key, tensor in kept.items()}, folder / SAFETENSORS_WEIGHTS_NAME)
     return None
 
 
@@ -132,9 +134,9 @@ def main() -> None:
     wanted = [(seed, "before", 1.0) for seed in SEEDS]
     wanted += [
         (seed, way, size)
-        for way in ("global", "uniform", "first", "share", "trained")
+        for way in ("global", "uniform", "share", "first", "trained")
+        for size in reversed(SIZES)
         for seed in SEEDS
-        for size in SIZES
     ]
     kind = find_kind(task.kind)
     for seed, way, size in wanted:

@@ -156,6 +156,16 @@ def test_a_task_is_evaluated_before_and_after(
     assert ranks["r"] == 1
 
 
+def test_an_adapter_of_another_task_is_one_message(call, adapter: Path, glue_folder: Path, tmp_path: Path) -> None:
+    task = ("--task", "mnli", "--data-dir", glue_folder, "--max-length", "64")
+    code, shown = call(adapter, "--keep", "50%", "--output", tmp_path / "out", *task)
+    assert code == 2
+    assert "does not fit the model" in shown
+    assert "with the task mnli: size mismatch for" in shown
+    assert "Traceback" not in shown
+    assert not (tmp_path / "out").exists()
+
+
 def test_written_answers_are_evaluated_too(call, tiny_writer: Path, sums_folder: Path, tmp_path: Path) -> None:
     """By a causal model; with a uniform cut, and the picture of the curve."""
     torch.manual_seed(0)

@@ -148,5 +148,6 @@ def _smallest(
         return points_lost(task.metric, before, found)
 
     found = smallest_within(tolerance, cut, loses)
-    console.print(f"the smallest that loses at most {tolerance:g} points:", soft_wrap=True)
+    which = "the smallest" if found.parameters < found.parameters_before else "none is smaller"
+    console.print(f"{which} that loses at most {tolerance:g} points:", soft_wrap=True)
     return found

@@ -61,8 +61,17 @@ class TaskEvaluation:
         return self.measure(adapter)[self.metric]
 
     def measure(self, adapter: str | Path) -> dict[str, float]:
-        """Return the task's metrics on the split that is reported, and the loss there."""
-        model = PeftModel.from_pretrained(self._model, str(adapter))
+        """Return the task's metrics on the split that is reported, and the loss there.
+
+        Raises:
+            ValueError: the adapter was trained on another model, or for another number of classes.
+        """
+        try:
+            model = PeftModel.from_pretrained(self._model, str(adapter))
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = str(error).strip().splitlines()[-1].strip()
+            fits = f"the model {self._config.model} with the task {self._config.task}"
+            raise ValueError(f"{adapter} does not fit {fits}: {reason} Give its base model and task") from error
         recorder = RunRecorder(_Loaded(model), self._split, RunProgress())
         with tempfile.TemporaryDirectory(prefix="glora-") as folder:
             arguments = (_Loaded(model), self._tokens, self._tokenizer, self._task, recorder, Path(folder))
