@@ -66,6 +66,7 @@ def suggest_ranks(
     Raises:
         ValueError: there is no batch, or one that is not a dictionary; a model without LoRA and without `config`, or with both;
             layer_replication; a loss that is missing or not finite; a number out of range; bounds that cannot be met.
+        TypeError: config is not a LoraConfig.
     """
     min_rank, seed = _integer("min_rank", min_rank, 1), _integer("seed", seed, 0)
     total_rank = None if total_rank is None else _integer("total_rank", total_rank, 1)
@@ -94,7 +95,8 @@ def _mean_norms(model: nn.Module, adapter: RankedAdapter, batches: Iterable[Any]
     for batch in batches:
         value = loss(model, batch)
         if not torch.is_tensor(value) or value.dim() > 0:
-            raise ValueError(f"the loss of batch {count} is {value!r}; it must be a scalar tensor (are there labels?)")
+            found = f"a tensor of shape {tuple(value.shape)}" if torch.is_tensor(value) else f"a {type(value).__name__}"
+            raise ValueError(f"the loss of batch {count} is {found}; return a scalar tensor, from a batch with labels")
         if not value.requires_grad:
             raise ValueError(f"the loss of batch {count} has no gradient; compute it from the model, without no_grad()")
         value.backward()  # type: ignore[no-untyped-call]
@@ -144,6 +146,8 @@ def _adapter_of(model: nn.Module, config: LoraConfig | None, seed: int) -> Itera
             adapter = RankedAdapter(model)
         except ValueError as error:
             raise ValueError(f"{error}; or give `config`, your LoraConfig") from None
+    elif not isinstance(config, LoraConfig):
+        raise TypeError(f"config is a {type(config).__name__}; give a peft.LoraConfig")
     else:
         if adapters := list(peft_configs(adapted_model(model))):
             raise ValueError(

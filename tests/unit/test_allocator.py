@@ -261,7 +261,8 @@ def test_state_of_something_else_is_refused() -> None:
     with pytest.raises(
         ValueError, match="other target_modules, by 2 names, e.g. 'other'. Make the model as the run began"
     ):
-        of_other = {key: {"first": 0, "other": 4} for key in ("ranks", "initial_ranks", "norms", "non_finite_norms")}
+        by_name = ("ranks", "initial_ranks", "norms", "non_finite_norms", "scalings")
+        of_other = {key: {"first": 0, "other": 4} for key in by_name}
         allocator.load_state_dict(state | of_other)
     with pytest.raises(ValueError, match=r"beta was 0.5, is 0.9"):
         allocator.load_state_dict(state | {"config": state["config"] | {"beta": 0.5}})

@@ -157,6 +157,11 @@ def test_bounds_and_the_parameter_budget_hold() -> None:
     assert 0 <= left < 64
 
 
+def test_a_configuration_of_another_type() -> None:
+    with pytest.raises(TypeError, match="config is a dict; give a peft.LoraConfig"):
+        suggest_ranks(bert(), batches(1), {"r": 4})  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -175,6 +180,11 @@ def test_bounds_and_the_parameter_budget_hold() -> None:
         (dict(batches=[tuple(batches(1)[0].values())], config=lora()), "a tuple, .* dictionaries"),
         (dict(batches=batches(1)[0], config=lora()), "a str, .* dictionaries"),
         (dict(batches=batches(1), config=lora(), loss=lambda m, b: m(**b).loss.detach()), "batch 0 has no gradient"),
+        (
+            dict(batches=batches(1), config=lora(), loss=lambda m, b: m(**b).logits),
+            r"batch 0 is a tensor of shape \(6, 2\)",
+        ),
+        (dict(batches=batches(1), config=lora(), loss=lambda m, b: 1.0), "batch 0 is a float; return a scalar tensor"),
         (dict(batches=batches(1), config=lora(), budget="time"), "budget='time' .* rank, parameters"),
         (dict(batches=batches(1), config=lora(), total_rank=3), "total_rank=3 cannot give 10 matrices"),
         (dict(batches=batches(1), config=lora(), loss=lambda m, b: m(**b).loss * float("nan")), "batch 0 .*inf or NaN"),

@@ -27,7 +27,7 @@ def check_same_adapter(state: Mapping[str, Any], adapter: RankedAdapter) -> None
             f"{name} was made with rank {began[name]}, and the checkpoint's run began with rank "
             f"{state['initial_ranks'].get(name)}; {SAME_CONFIG}"
         )
-    check_scalings(adapter.scalings, state.get("scalings") or {})
+    check_scalings(adapter.scalings, state["scalings"])
 
 
 def check_loaded_adapter(adapter: RankedAdapter) -> None:

@@ -42,8 +42,12 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _is_norm(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_norm(value: Any) -> bool:
+    return _is_number(value) and value >= 0
 
 
 def _by_name(kept: Callable[[object], bool]) -> Callable[[object], bool]:
@@ -79,11 +83,11 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "reallocations": _COUNT,
     "initial_ranks": _RANKS,
     "ranks": _RANKS,
+    "scalings": ("a finite number for each matrix", _by_name(_is_number)),
     "reallocation": ("the last reallocation, or null", _is_reallocation),
 }
 
 _OPTIONAL: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "scalings": ("a number for each matrix", _by_name(lambda s: isinstance(s, int | float) and math.isfinite(s))),
     "sketch_ratios": (
         "a list of numbers, null where none was measured",
         lambda value: isinstance(value, list) and all(x is None or isinstance(x, int | float) for x in value),
@@ -96,6 +100,9 @@ def _contradictions(state: Mapping[str, Any]) -> dict[str, bool]:
     return {
         "no matrix has a rank": not any(state["ranks"].values()),
         "ranks and initial_ranks are of other matrices": state["ranks"].keys() != state["initial_ranks"].keys(),
+        "scalings do not have every matrix with a rank": any(
+            state["ranks"][n] and n not in state["scalings"] for n in state["ranks"]
+        ),
         "norms are of matrices that ranks does not have": not state["norms"].keys() <= state["ranks"].keys(),
         "norms and non_finite_norms are of other matrices": state["norms"].keys() != state["non_finite_norms"].keys(),
         "allocated and reallocations contradict each other": state["allocated"] != reallocated,

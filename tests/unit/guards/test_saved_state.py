@@ -32,6 +32,7 @@ FIELDS = (
     "reallocations",
     "initial_ranks",
     "ranks",
+    "scalings",
     "reallocation",
 )
 
@@ -47,6 +48,8 @@ FIELDS = (
         ({"norms": [1.0, 2.0]}, "norms must be"),
         ({"ranks": {"first": -1, "second": 4}}, "ranks must be a rank of at least 0"),
         ({"ranks": {"first": 0, "second": 0}}, "no matrix has a rank"),
+        ({"scalings": {"first": True, "second": 2.0}}, "scalings must be a finite number"),
+        ({"scalings": {"first": 2.0}}, "scalings do not have every matrix with a rank"),
         ({"recording": 1}, "recording must be true or false"),
         ({"allocated": False}, "contradict"),
         ({"reallocation": {"step": 2}}, "reallocation must be"),

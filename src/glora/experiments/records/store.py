@@ -7,7 +7,6 @@ its folder refuses the record, for want of space perhaps, another folder keeps i
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import re
@@ -22,6 +21,7 @@ from pydantic import ValidationError
 from glora.experiments.config import RunConfig
 from glora.experiments.records.interrupts import hold_interrupts, record_before_interrupts
 from glora.experiments.records.schema import SCHEMA_VERSION, RunRecord
+from glora.experiments.structured_text import MalformedFileError, decode, parse_json
 
 RUNS_FOLDER = "runs"
 
@@ -156,18 +156,16 @@ def read_record(path: str | os.PathLike[str]) -> RunRecord:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        RecordError: the file is not JSON, has another schema version, or does not fit the schema.
+        RecordError: it is not a file, not JSON, has another schema version, or does not fit the schema.
     """
     path = Path(path)
     remedy = "Move the file away to have its run made again."
+    if os.path.lexists(path) and not path.is_file():
+        raise RecordError(f"{path}: a folder, a link without its file or a device, not a record. {remedy}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise RecordError(
-            f"{path}: malformed JSON at line {error.lineno}, column {error.colno}: {error.msg}. {remedy}"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise RecordError(f"{path}: not UTF-8 text (byte {error.start}). {remedy}") from error
+        content = parse_json(decode(path.read_bytes(), path), path, strict=False)
+    except MalformedFileError as error:
+        raise RecordError(f"{error}. {remedy}") from error
     if not isinstance(content, dict):
         raise RecordError(f"{path}: a record is a JSON object, not {type(content).__name__}. {remedy}")
     version = content.get("schema_version")

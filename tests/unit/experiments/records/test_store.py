@@ -19,6 +19,7 @@ from glora.experiments.records import store
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.records.store import (
     NotWrittenError,
+    RecordError,
     RecordKeptElsewhereError,
     finished_record,
     finished_records,
@@ -204,3 +205,25 @@ def test_a_disk_that_is_really_full(small_disk: Path, elsewhere: Path) -> None:
     (small_disk / "ballast").unlink()
     assert keep_record(small_disk, new) == place
     assert read_record(place) == new
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device", "link to itself", "deep", "digits", "Latin-1", "cut off"])
+def test_what_is_no_record_is_one_message_that_names_it(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "runs" / "x.json"
+    path.parent.mkdir()
+    contents = {
+        "deep": b"[" * 100_000,
+        "digits": b'{"a": ' + b"1" * 5_000 + b"}",
+        "Latin-1": b'{"a": "\xe9"}',
+        "cut off": b"{",
+    }
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":  # reading it would wait for ever
+        os.mkfifo(path)
+    elif kind in ("device", "link to itself"):
+        path.symlink_to("/dev/zero" if kind == "device" else path)
+    else:
+        path.write_bytes(contents[kind])
+    with pytest.raises(RecordError, match=rf"{path}.*Move the file away"):
+        read_records(tmp_path)
