@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse
-from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_serializer, field_validator, model_validator
 
 from glora.config import ConfigurationError, RankAllocationConfig
 from glora.experiments.publishing import DIGEST, published_name
@@ -155,6 +155,15 @@ class RunConfig(BaseModel):
             before = nested.get("allocation", {})
             nested["allocation"] = {**(vars(before) if isinstance(before, RankAllocationConfig) else before), **flat}
         return nested
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false, which YAML also reads from yes and on, where pydantic would take them for 1 and 0."""
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and bool not in (kind, *get_args(kind)):
+            raise ValueError("expected a number or a text, not true or false")
+        return value
 
     @field_validator("allocation")
     @classmethod

@@ -141,3 +141,11 @@ def test_a_value_given_twice_is_found_among_many() -> None:
     assert error.startswith("seeds: 0, 1, 2")
     assert len(error) < 250
     assert repeated("seeds", range(10)) == []
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "rank", "seed", "epochs", "lora_alpha", "model"])
+def test_true_is_no_number(name: str) -> None:
+    """YAML reads it from yes and on."""
+    with pytest.raises(ValidationError, match="expected a number or a text, not true or false"):
+        RunConfig(**{name: True})
+    assert RunConfig(group_by_length=True, trust_remote_code=True).group_by_length
