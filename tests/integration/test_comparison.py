@@ -20,7 +20,7 @@ from new_process import run_glora, start_glora
 from one_run import run
 
 METHODS = ("lora", "glora")
-EVERY_METHOD = tuple(METHODS_BY_NAME)
+DIFFERENT = ("lora", "dora", "pissa", "eva", "lora_ga", "full")  # in preparation, layers or size
 
 
 def arguments(tiny_deberta: Path, glue_folder: Path, output: Path, *more: str) -> list[str]:
@@ -111,14 +111,14 @@ def test_a_broken_run_is_recorded_and_the_others_go_on(tiny_deberta: Path, glue_
     assert (tmp_path / "report.md").is_file()
 
 
-def test_all_methods_in_one_command(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> None:
-    names = ",".join(EVERY_METHOD)
+def test_methods_that_differ_in_one_command(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> None:
+    names = ",".join(DIFFERENT)
     options = ("--methods", names, "--seeds", "0", "--train-limit", "64", "--eval-limit", "16", "--epochs", "2")
     options = (*options, "--report-to", "tensorboard")
     done = call(*arguments(tiny_deberta, glue_folder, tmp_path, *options))
     assert done.returncode == 0, done.stdout + done.stderr
     records = {record.config.method: record for record in read_records(tmp_path)}
-    assert set(records) == set(EVERY_METHOD)
+    assert set(records) == set(DIFFERENT)
     lora = records["lora"]
     for method, record in records.items():
         assert (record.status, record.steps) == ("finished", 4)
@@ -129,7 +129,7 @@ def test_all_methods_in_one_command(tiny_deberta: Path, glue_folder: Path, tmp_p
     assert {m for m, r in records.items() if r.preparation_seconds} == {"pissa", "eva", "lora_ga"}
     report = (tmp_path / "report.md").read_text()
     rows = {line.split(" | ")[0].strip("| "): line for line in report.splitlines() if line.startswith("| ")}
-    assert {name.replace("_", r"\_") for name in EVERY_METHOD} <= set(rows)
+    assert {name.replace("_", r"\_") for name in DIFFERENT} <= set(rows)
     larger = 100 * records["dora"].adapter_parameters_after / lora.adapter_parameters_after
     assert f"| {larger:.1f} % |" in report
     assert "full has no adapter" in report

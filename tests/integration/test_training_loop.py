@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import re
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch
@@ -15,78 +13,23 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.utils.data import DataLoader
 
-from glora import RankAllocationConfig, RankAllocator
-from integration.resume_case import differences
-
-WARMUP, STEPS = 4, 8
-
-
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Linear(6, 16)
-        self.second = nn.Linear(16, 12)
-        self.head = nn.Linear(12, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(torch.tanh(self.second(torch.tanh(self.first(x)))))
-
-
-def lora(**fields: object) -> nn.Module:
-    torch.manual_seed(0)
-    settings = dict(r=4, lora_alpha=8, target_modules=["first", "second"], modules_to_save=["head"]) | fields
-    return get_peft_model(Net(), LoraConfig(**settings))
-
-
-def adamw(model: nn.Module, **fields: object) -> torch.optim.AdamW:
-    return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], **dict(lr=1e-2) | fields)
-
-
-def allocator_for(model: nn.Module, optimizer: torch.optim.Optimizer, **fields: object) -> RankAllocator:
-    return RankAllocator(model, optimizer, RankAllocationConfig(**dict(warmup_steps=WARMUP) | fields))
-
-
-def batch_of(step: int, size: int = 8) -> torch.Tensor:
-    return torch.randn(size, 6, generator=torch.Generator().manual_seed(step))
-
-
-def loss_of(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    return (model(x) - x.sum(1, keepdim=True)).square().mean()
-
-
-def update(optimizer: torch.optim.Optimizer, allocator: RankAllocator) -> None:
-    allocator.step()
-    optimizer.step()
-    optimizer.zero_grad()
-
-
-def train(model: nn.Module, optimizer: torch.optim.Optimizer, allocator: RankAllocator, steps: range) -> None:
-    for step in steps:
-        loss_of(model, batch_of(step)).backward()
-        update(optimizer, allocator)
-
-
-def started(optimizer: dict | None = None, **fields: object) -> tuple[nn.Module, torch.optim.Optimizer, RankAllocator]:
-    model = lora()
-    made = adamw(model, **optimizer or {})
-    return model, made, allocator_for(model, made, **fields)
-
-
-def plain_run(steps: int = STEPS, **fields: object) -> tuple[nn.Module, RankAllocator]:
-    model, optimizer, allocator = started(**fields)
-    train(model, optimizer, allocator, range(steps))
-    return model, allocator
-
-
-def same_training(one: tuple[nn.Module, RankAllocator], other: tuple[nn.Module, RankAllocator], rtol: float) -> None:
-    assert one[1].norms == pytest.approx(other[1].norms, rel=rtol)
-    assert one[1].ranks == other[1].ranks
-    assert one[1].steps == other[1].steps
-    for (name, p), (_, q) in zip(one[0].named_parameters(), other[0].named_parameters()):
-        torch.testing.assert_close(p, q, rtol=rtol, atol=rtol / 10, msg=name)
+from glora import RankAllocator
+from integration.loop_case import (
+    STEPS,
+    WARMUP,
+    adamw,
+    allocator_for,
+    batch_of,
+    lora,
+    loss_of,
+    plain_run,
+    same_training,
+    started,
+    train,
+    update,
+)
 
 
 def test_accumulated_micro_batches_are_the_large_batch() -> None:
@@ -254,101 +197,6 @@ def test_blocks_that_are_compiled_one_by_one_need_a_higher_limit(
     assert counts[1] == 2, "the first block's input needs no gradient"
     assert counts[2:] == [2 + 11, 2 + 11] if complete else [limit, limit]  # one with rank 4 is there already
     assert ("hit config.recompile_limit" in caplog.text) is not complete
-
-
-# resuming
-
-
-def with_dropout_and_schedule() -> tuple[nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    model = lora(lora_dropout=0.2)
-    groups = [[], []]
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups["lora_" not in name].append(parameter)
-    optimizer = torch.optim.AdamW([{"params": groups[0], "lr": 1e-2}, {"params": groups[1], "weight_decay": 0.1}])
-    return model, optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.9**step)
-
-
-def state_of(model: nn.Module, optimizer, scheduler, allocator: RankAllocator) -> dict[str, Any]:
-    state = {
-        "model": {name: p.detach() for name, p in model.named_parameters() if p.requires_grad},
-        "optimizer": optimizer.state_dict(),
-        "scheduler": scheduler.state_dict(),
-        "allocator": json.dumps(allocator.state_dict(), sort_keys=True),
-        "random": torch.get_rng_state(),
-    }
-    return copy.deepcopy(state)
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {},
-        {"max_rank": {"first": 0}},
-        {"signal": "delta_exact", "exact_every": 3},
-        {"reallocate_every": 2, "keep": "svd"},
-        {"rule": "spectrum", "average_rank": 1, "reallocate_every": 2, "max_reallocations": 2},
-        {"rule": "uniform", "average_rank": 2},
-    ],
-    ids=str,
-)
-def test_resumed_with_the_same_bits(fields: dict) -> None:
-    model, optimizer, scheduler = with_dropout_and_schedule()
-    allocator, states = allocator_for(model, optimizer, **fields), {}
-    for step in range(STEPS):
-        train(model, optimizer, allocator, range(step, step + 1))
-        scheduler.step()
-        states[step + 1] = state_of(model, optimizer, scheduler, allocator)
-    for start in (0, WARMUP - 1, WARMUP, WARMUP + 1, STEPS - 1):
-        model, optimizer, scheduler = with_dropout_and_schedule()
-        allocator = allocator_for(model, optimizer, **fields)
-        if start:
-            state = copy.deepcopy(states[start])
-            allocator.load_state_dict(json.loads(state["allocator"]))
-            missing = model.load_state_dict(state["model"], strict=False)
-            assert not missing.unexpected_keys
-            optimizer.load_state_dict(state["optimizer"])
-            scheduler.load_state_dict(state["scheduler"])
-            torch.set_rng_state(state["random"])
-        for step in range(start, STEPS):
-            train(model, optimizer, allocator, range(step, step + 1))
-            scheduler.step()
-        assert not differences(states[STEPS], state_of(model, optimizer, scheduler, allocator)), start
-
-
-@pytest.mark.parametrize("start", [0, WARMUP - 1, WARMUP])
-def test_torchs_set_state_dict_makes_no_step_of_the_warmup(start: int) -> None:
-    """It makes the optimizer's state by a step with gradients and learning rates of 0."""
-    whole_model, whole_optimizer, whole = started()
-    train(whole_model, whole_optimizer, whole, range(start))
-    states, saved = copy.deepcopy(get_state_dict(whole_model, whole_optimizer)), whole.state_dict()
-    model, optimizer, allocator = started()
-    allocator.load_state_dict(saved)
-    set_state_dict(model, optimizer, model_state_dict=states[0], optim_state_dict=states[1])
-    for run in ((whole_model, whole_optimizer, whole), (model, optimizer, allocator)):
-        train(*run, range(start, STEPS))
-    assert whole.state_dict() == allocator.state_dict()
-    assert all(torch.equal(p, q) for p, q in zip(whole_model.parameters(), model.parameters()))
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"), [(dict(r=3), "rank 3, .* rank 4"), (dict(lora_alpha=4), "scaling 1, .* 2")], ids=str
-)
-def test_a_state_of_another_rank_or_scaling_is_refused(fields: dict, message: str) -> None:
-    _, allocator = plain_run(WARMUP)
-    model = lora(**fields)
-    with pytest.raises(ValueError, match=message):
-        allocator_for(model, adamw(model)).load_state_dict(allocator.state_dict())
-
-
-def test_an_optimizer_state_that_is_loaded_too_early_is_refused() -> None:
-    model, optimizer, allocator = started(min_rank=1)
-    train(model, optimizer, allocator, range(STEPS))
-    fresh = lora()
-    early = adamw(fresh)
-    early.load_state_dict(optimizer.state_dict())
-    with pytest.raises(ValueError, match="after the allocator's"):
-        allocator_for(fresh, early, min_rank=1).load_state_dict(allocator.state_dict())
 
 
 # reallocating again, and bounds

@@ -3,85 +3,30 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from optuna.trial import TrialState
 
-from glora.experiments.config import RunConfig, SearchOptions
-from glora.experiments.plan import InvalidComparisonError
+from glora.experiments.config import RunConfig
 from glora.experiments.records.schema import EpochMetrics, RunRecord
 from glora.experiments.records.store import RecordError
 from glora.experiments.report.tables import tuning_table
 from glora.experiments.search.plan import (
     MethodSearch,
-    SearchPlan,
-    plan_search,
-    search_request,
-    search_request_of_file,
 )
-from glora.experiments.search.ranges import parse_range
-from glora.experiments.search.record import read_search_record, search_name, write_search_record
+from glora.experiments.search.record import read_search_record, write_search_record
 from glora.experiments.search.storage import SharedStorage
-from glora.experiments.search.study import StudyMismatchError
-from glora.experiments.search.trials import SearchFailedError, StudyOutcome, plan_tuned_runs, run_trials, search_record
-from glora.experiments.search.view import describe_outcomes, describe_search
+from glora.experiments.search.trials import SearchFailedError, plan_tuned_runs, run_trials, search_record
+from glora.experiments.search.view import describe_outcomes
 from glora.experiments.terminal import Terminal
 from glora.experiments.training import run as training
 from glora.experiments.training.metrics import DivergedError
 from glora.experiments.training.progress import RunProgress
-from unit.experiments.search.search_case import LOOK, FakeRuns, change_weights, made_record, quick_storage
-
-RANGES = {"learning_rate": "1e-4-1e-2", "beta": "0.8-0.99"}
-
-
-@pytest.fixture
-def storage(tmp_path: Path) -> SharedStorage:
-    return quick_storage(tmp_path)
-
-
-@pytest.fixture
-def plan(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> Callable[..., SearchPlan]:
-    def make(*, ranges: dict[str, str] = RANGES, output: Path = tmp_path / "out", **changes: Any) -> SearchPlan:
-        options = {name: changes.pop(name) for name in ("trials", "held_out", "seed") if name in changes}
-        settings = {
-            "model": str(tiny_deberta),
-            "task": "rte",
-            "data_dir": str(glue_folder),
-            "rank": 4,
-            "max_length": 32,
-        }
-        if changes.get("methods") == ("lora",):
-            ranges = {name: text for name, text in ranges.items() if name != "beta"}
-        return plan_search(
-            output,
-            "a search",
-            options=SearchOptions(**{"trials": 4, **options}),
-            **{
-                "methods": ("lora", "glora"),
-                "seeds": (0, 1),
-                "ranges": [parse_range(name, text) for name, text in ranges.items()],
-                "pairs": [{**settings, **changes.pop("settings", {})}],
-                **changes,
-            },
-        )
-
-    return make
-
-
-def errors(plan: Callable[..., SearchPlan], **changes: Any) -> str:
-    with pytest.raises(InvalidComparisonError) as caught:
-        plan(**changes)
-    return "\n".join(caught.value.errors)
-
-
-def search(plan: SearchPlan, storage: SharedStorage, runs: Any = None) -> tuple[StudyOutcome, ...]:
-    return run_trials(plan, storage, RunProgress(), make_run=runs or FakeRuns(), look_after=LOOK)
-
+from unit.experiments.search.plan_case import RANGES, search
+from unit.experiments.search.search_case import LOOK, FakeRuns, made_record
 
 # What is searched
 
@@ -310,189 +255,6 @@ def test_settings_that_cannot_be_trained_together_cost_a_trial_and_no_training(p
     assert 0 < len(runs.made) < 12
     assert all(config.allocation.warmup_steps < 5 * config.epochs for config in runs.made)
     assert outcome.counts["failed"] == 12 - len(runs.made)
-
-
-# Resuming
-
-
-class Interrupted(FakeRuns):
-    """Ctrl-C in the run after `after` others."""
-
-    after = 2
-
-    def __call__(self, config: RunConfig, _task: object = None, *, progress: RunProgress) -> Any:
-        if len(self.made) == self.after:
-            raise KeyboardInterrupt
-        return super().__call__(config, progress=progress)
-
-
-def test_an_interrupted_search_goes_on_with_the_values_it_would_have_had(plan, storage, tmp_path: Path) -> None:
-    """A sampler that is seeded once would draw the first values again."""
-    whole, first, rest = FakeRuns(), Interrupted(), FakeRuns()
-    (tmp_path / "whole").mkdir()
-    search(plan(), quick_storage(tmp_path / "whole"), whole)
-    with pytest.raises(KeyboardInterrupt):
-        search(plan(), storage, first)
-    search(plan(), quick_storage(tmp_path), rest)
-    assert len(first.made) + len(rest.made) == 8, "what was finished is not made again"
-    tried = [
-        {(c.method, c.learning_rate, c.allocation.beta) for c in made} for made in (whole.made, first.made + rest.made)
-    ]
-    at_random = {(c.method, c.learning_rate, c.allocation.beta) for c in (*whole.made[:2], *whole.made[4:6])}
-    assert at_random <= tried[1]
-    assert len(tried[1]) == 8
-
-
-@pytest.mark.parametrize(
-    ("change", "difference"),
-    [
-        (
-            {"ranges": {**RANGES, "beta": "0.5-0.99"}},
-            "range of beta: it has 0.8 to 0.99 (linear); now 0.5",
-        ),
-        ({"trials": 5}, "trials: it has 4; now 5"),
-        ({"held_out": 0.25}, "held_out: it has 0.2; now 0.25"),
-        ({"settings": {"train_limit": 100}}, "data: it has "),
-        ({"settings": {"batch_size": 16}}, "batch_size: it has 32; now 16"),
-        ({"seed": 1}, "sampler: it has TPE, seed 0"),
-    ],
-)
-def test_another_search_of_the_same_name_is_refused(plan, storage, change: dict, difference: str) -> None:
-    search(plan(methods=("glora",)), storage)
-    runs = FakeRuns()
-    with pytest.raises(StudyMismatchError) as caught:
-        search(plan(methods=("glora",), **change), storage, runs)
-    assert difference in str(caught.value)
-    assert not runs.made
-
-
-def test_trials_of_another_model_in_the_same_folder_are_not_reused(
-    plan, storage, tiny_deberta: Path, tmp_path: Path
-) -> None:
-    settings = {"model": str(shutil.copytree(tiny_deberta, tmp_path / "model"))}
-    search(plan(settings=settings), storage)
-    change_weights(tmp_path / "model")
-    runs = FakeRuns()
-    with pytest.raises(StudyMismatchError, match=r"weights: it has sha256:\w+; now sha256:\w+"):
-        search(plan(settings=settings), storage, runs)
-    assert not runs.made
-
-
-def test_models_whose_paths_end_alike_have_their_own_studies_and_rows(
-    plan, storage, tiny_deberta: Path, tmp_path: Path
-) -> None:
-    models = [str(shutil.copytree(tiny_deberta, tmp_path / name / "final")) for name in "ab"]
-    pair = {**plan().pairs[0].settings}
-    planned = plan(methods=("lora",), trials=1, pairs=[{**pair, "model": model} for model in models])
-    outcomes = search(planned, storage)
-    assert planned.study_names == [f"a search / rte / {name}/final / lora" for name in "ab"]
-    console = Terminal(file=io.StringIO(), width=200)
-    for shown in (describe_search(planned, "a database"), describe_outcomes(outcomes)):
-        console.print(shown)
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert [text.count(f"{name}/final") for name in "ab"] == [3, 3]
-    assert str(tmp_path) not in text.replace(str(planned.output), "")
-
-
-def test_more_seeds_are_run_without_a_new_search(plan, storage) -> None:
-    search(plan(seeds=(0, 1)), storage)
-    runs = FakeRuns()
-    planned = plan(seeds=(1, 0))
-    (tuned,) = plan_tuned_runs(planned, search(planned, storage, runs))
-    assert not runs.made
-    assert len(tuned.runs) == 4
-
-
-# What is wrong with a search
-
-
-@pytest.mark.parametrize(
-    ("change", "expected", "absent"),
-    [
-        ({"trials": -3, "held_out": 1.0, "seed": -1}, ["trials=-3", "held_out=1 must", "search_seed=-1"], "rank"),
-        ({"held_out": 0.001}, ["held_out=0.001 of 192"], "trials="),
-        ({"ranges": {"warmup_steps": "5-40"}}, ["warmup_steps=40 can never be trained with glora"], "warmup_steps=5 "),
-        (
-            {"methods": ("glora",), "ranges": {"warmup_steps": "40-50", "beta": "0.8-0.9"}},
-            ["warmup_steps=40 can never", "warmup_steps=50 can never"],
-            "beta",  # which is not to blame
-        ),
-        (
-            {"methods": ("glora",), "ranges": {"warmup_steps": "400-500", "epochs": "2-3"}},
-            ["glora can be trained with no values of these ranges; warmup_steps=400, epochs=2: a warm-up"],
-            "can never",
-        ),
-        (
-            {"methods": ("glora",), "settings": {"min_rank": 9}, "ranges": {"beta": "0.8-0.9"}},
-            ["glora: min_rank=9 is more than the budget"],
-            "can never",
-        ),
-        (
-            {"methods": ("lora",), "ranges": {**RANGES, "total_rank": "24,48"}},
-            ["total_rank: none of the methods"],
-            "beta",
-        ),
-        (
-            {"methods": ("lora",), "ranges": {}, "settings": {"learning_rate": 1e-3}},
-            ["nothing to search"],
-            "total_rank",
-        ),
-        ({"methods": ("lroa",)}, ["'lroa'"], "search"),
-    ],
-)
-def test_an_impossible_search_is_refused_before_anything_is_made(
-    plan, tmp_path: Path, change: dict[str, Any], expected: list[str], absent: str
-) -> None:
-    text = errors(plan, **change)
-    assert [part for part in expected if part not in text] == []
-    assert absent not in text
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_request_of_a_file_has_its_ranges_and_the_command_lines(tmp_path: Path) -> None:
-    file = tmp_path / "experiment.json"
-    searches = [{"name": "learning rate", "range": "1e-4-5e-4"}, {"name": "beta (EMA)", "range": "0.8-0.99"}]
-    file.write_text(
-        json.dumps(
-            {
-                "models_to_use": ["all-MiniLM-L6-v2"],
-                "datasets_to_use": ["stdlib-docs"],
-                "hyperparameters_to_search": searches,
-                "seeds": [4],
-            }
-        )
-    )
-    request = search_request_of_file(file, {"settings": {"epochs": 1}}, ranges={"beta": "0.5-0.6", "r": "4,8"})
-    assert [str(found) for found in request["ranges"]] == [
-        "beta 0.5 to 0.6 (linear)",
-        "rank one of 4, 8",
-        "learning_rate 0.0001 to 0.0005 (log)",
-    ]
-    assert (request["methods"], request["seeds"]) == (("lora", "adalora", "glora"), (4,))
-    assert request["pairs"][0]["epochs"] == 1
-    with pytest.raises(ValueError, match="'bta'.*did you mean 'beta'"):
-        search_request({}, ranges={"bta": "0-1"})
-    with pytest.raises(InvalidComparisonError) as caught:
-        search_request({}, ranges={"lr": "5e-4-1e-4", "bta": "0-1", "beta": "0.8-0.9", "beta (EMA)": "0.9,0.99"})
-    assert [
-        part in error
-        for part, error in zip(("5e-4 below and 1e-4 above", "'beta'", "range: beta is given"), caught.value.errors)
-    ] == [True] * 3
-
-
-# The runs that are reported, and the record
-
-
-def test_a_folder_that_was_renamed_goes_on_with_its_search(plan, storage, tmp_path: Path) -> None:
-    assert search_name(tmp_path / "out") == "out"
-    with pytest.raises(KeyboardInterrupt):
-        search(plan(), storage, Interrupted())
-    (tmp_path / "out").rename(tmp_path / "renamed")
-    assert search_name(tmp_path / "renamed") == "a search"
-    assert search_name(tmp_path / "renamed", "another") == "another"
-    rest = FakeRuns()
-    search(plan(output=tmp_path / "renamed"), quick_storage(tmp_path), rest)
-    assert len(rest.made) == 6
 
 
 def test_the_search_is_recorded_and_shown(plan, storage, tmp_path: Path, tiny_deberta: Path) -> None:
