@@ -134,7 +134,7 @@ def main() -> None:
     wanted = [(seed, "before", 1.0) for seed in SEEDS]
     wanted += [
         (seed, way, size)
-        for way in ("global", "uniform", "share", "first", "trained")
+        for way in ("global", "uniform", "share", "trained", "first")
         for size in reversed(SIZES)
         for seed in SEEDS
     ]

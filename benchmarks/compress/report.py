@@ -46,15 +46,35 @@ def report(records: list[dict[str, Any]]) -> str:
         "|---|---|---:|---:|---|---|---:|",
     ]
     cuts = [(size, way) for size in SIZES for way in WAYS if (way, size) in cells]
-    return "\n".join([*lines, *(_row(size, WAYS[way], cells[way, size], before) for size, way in cuts), ""])
+    lines += [_row(size, WAYS[way], cells[way, size], before) for size, way in cuts]
+    lines += [
+        "",
+        "## `compress_adapter` against the other ways",
+        "",
+        "The same figures for `compress_adapter` minus the other way, seed by seed.",
+        "",
+        "| size | other way | loss | accuracy (points) | seeds |",
+        "|---|---|---|---|---:|",
+    ]
+    for size, way in cuts:
+        if way != "global":
+            loss, accuracy, seeds = _changes(cells["global", size], cells[way, size])
+            lines.append(f"| {100 * size:g} % | {WAYS[way]} | {loss} | {accuracy} | {seeds} |")
+    return "\n".join([*lines, ""])
+
+
+def _changes(cell: dict[str, Values], reference: dict[str, Values]) -> tuple[str, str, int]:
+    """Return the differences of loss and accuracy as text, and the number of seeds that both have."""
+    found = [paired_difference(cell[name], reference[name]) for name in ("loss", "accuracy")]
+    texts = [_text(each, scale, digits) for each, scale, digits in zip(found, (1, 100), (4, 2))]
+    return texts[0], texts[1], len(cell["loss"].keys() & reference["loss"].keys())
 
 
 def _row(size: float, way: str, cell: dict[str, Values], before: dict[str, Values]) -> str:
-    changes = (paired_difference(cell[name], before[name]) for name in ("loss", "accuracy"))
-    loss, accuracy = (_text(found, scale, digits) for found, scale, digits in zip(changes, (1, 100), (4, 2)))
+    loss, accuracy, seeds = _changes(cell, before)
     energy = f"{100 * statistics.fmean(cell['energy'].values()):.1f} %" if "energy" in cell else ""
     parameters = f"{statistics.fmean(cell['parameters'].values()):,.0f}"
-    return f"| {100 * size:g} % | {way} | {parameters} | {energy} | {loss} | {accuracy} | {len(cell['loss'])} |"
+    return f"| {100 * size:g} % | {way} | {parameters} | {energy} | {loss} | {accuracy} | {seeds} |"
 
 
 def _text(found: PairedDifference | None, scale: float, digits: int) -> str:
