@@ -79,7 +79,7 @@ TRAINING = _shown("""
 works | Trainer | trainer::one_line_reallocates_after_one_epoch
 works | TRL's SFTTrainer and DPOTrainer | trl::trained_saved_and_resumed
 works | DPOTrainer with a PeftModel | trl::the_reference_adapter_of_dpo_keeps_its_ranks
-works | your own training loop | training_loop::resumed_with_the_same_bits
+works | your own training loop | training_loop_resumed::resumed_with_the_same_bits
 works | accelerate | training_loop::accelerate
 works | gradient accumulation | trainer::accumulated_micro_batches_give_the_norms_of_the_whole_batch
 works | gradient clipping | training_modes::clipping
@@ -95,7 +95,7 @@ works | `signal="delta_exact"` with DoRA | numerical/delta_exact::exact_with_dor
 works | `signal="delta_exact"` | numerical/delta_exact::hooks_on_every_mth_step_only_and_none_afterwards
 works | `reallocate_every` | training_loop::reallocating_again_keeps_the_total
 works | bounds for all matrices and by name | training_loop::bounds_for_all_and_for_each_module
-not supported | a data set without a length, `warmup_steps=None` | trainer::a_stream_needs_a_number_of_warmup_steps
+works | a data set without a length, `warmup_steps=None` | trainer::a_stream_has_no_epoch
 """)
 
 PROCESSES = _shown("""
