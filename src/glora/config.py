@@ -17,8 +17,8 @@ Budget = Literal["rank", "parameters"]
 Keep = Literal["norm", "svd", "first"]
 BUDGETS = ("total_rank", "average_rank", "energy")
 """Fields that say how much is wanted."""
-CUT_WARMUP = 0.25
-"""Default warm-up of the rules that cut, as a share of all steps."""
+CUT_WARMUP, ONE_EPOCH_WARMUP = 0.25, 0.1
+"""Default warm-up as a share of all steps: of the rules that cut, and of a training without a second epoch."""
 
 
 MAX_ERRORS = 30
@@ -164,6 +164,20 @@ class RankAllocationConfig:
     def columns_kept(self) -> Keep:
         """`keep`, its default filled in."""
         return self.keep or ("svd" if self.cuts else "norm")
+
+    def warmup_of(self, total_steps: int, epoch: int | None) -> int:
+        """Return T_warmup in optimizer steps.
+
+        Args:
+            total_steps: Steps of the training.
+            epoch: Steps of an epoch; None where the data set has no length.
+        """
+        asked = self.warmup_steps
+        if asked is None and not self.cuts and epoch is not None and epoch < total_steps:
+            return epoch
+        if asked is None:
+            asked = CUT_WARMUP if self.cuts else ONE_EPOCH_WARMUP
+        return math.ceil(asked * total_steps) if isinstance(asked, float) else asked
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values, fit for JSON; `keep` with its default filled in."""

@@ -17,7 +17,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from glora.allocator import RankAllocator
 from glora.checkpoints import PROMISED, write_checksums
-from glora.config import CUT_WARMUP, RankAllocationConfig, as_config
+from glora.config import RankAllocationConfig, as_config
 from glora.distributed.unsupported import refuse_engines
 from glora.export import save_allocation
 from glora.guards.same_adapter import check_loaded_adapter
@@ -27,9 +27,6 @@ from glora.lora.adapter import RankedAdapter
 from glora.lora.input_gradients import asked_by_last_call
 from glora.messages import get_logger, pluralize
 from glora.scoring.sketch_ratios import refuse_compiled
-
-ONE_EPOCH_WARMUP = 0.1
-"""Default warm-up of a training without a second epoch, as a share of all steps."""
 
 logger = get_logger()
 
@@ -299,21 +296,17 @@ def _check_loaded(saved: Mapping[str, Any], adapter: RankedAdapter) -> None:
 def _warmup_steps(
     config: RankAllocationConfig, args: TrainingArguments, state: TrainerState, train_dataloader: Any, *, fresh: bool
 ) -> int:
-    """Return the warm-up in optimizer steps; None is a quarter of them for a cut, else one epoch where there are several."""
-    left = state.max_steps - (state.global_step if fresh else 0)
-    asked = CUT_WARMUP if config.warmup_steps is None and config.cuts else config.warmup_steps
-    if asked is None:
-        if (epoch := _epoch(args, train_dataloader)) is not None and epoch < left:
-            return epoch
-        asked = ONE_EPOCH_WARMUP
-        logger.info(
-            "training has no more than one epoch, so the warm-up is a tenth of it; set warmup_steps for another"
-        )
-    steps = math.ceil(asked * state.max_steps) if isinstance(asked, float) else asked
+    left, epoch = state.max_steps - (state.global_step if fresh else 0), _epoch(args, train_dataloader)
+    steps = config.warmup_of(state.max_steps, epoch)
     if steps >= left:
         raise ValueError(
             f"the warm-up (warmup_steps={config.warmup_steps}, {pluralize(steps, 'step')}) must be shorter than training "
             f"({pluralize(left, 'step')}); set for example warmup_steps=0.1, or train longer"
+        )
+    if config.warmup_steps is None and not config.cuts and steps != epoch:
+        logger.info(
+            "training has no second epoch, so its first %s are the warm-up; set warmup_steps for another",
+            pluralize(steps, "step"),
         )
     return steps
 

@@ -127,6 +127,14 @@ class RunConfig(BaseModel):
         RankAllocationConfig(), description="How ranks are allocated, for the methods that allocate them."
     )
 
+    start_factor: float = Field(
+        4,
+        gt=1,
+        le=64,
+        description="With rule=spectrum or uniform: the rank that the adapter starts with, over the average rank that the cut "
+        "leaves. It is the start over `rank` where an energy is given.",
+    )
+
     report_to: str | None = Field(
         None,
         # Who watches a run changes nothing of it.
@@ -147,8 +155,8 @@ class RunConfig(BaseModel):
         """Accept the allocation's settings by their flat names, as users write them."""
         if not isinstance(given, Mapping):
             return given
-        nested = {name: value for name, value in given.items() if name not in ALLOCATION_SETTINGS}
-        flat = {name: value for name, value in given.items() if name in ALLOCATION_SETTINGS}
+        nested = {name: value for name, value in given.items() if name not in _NESTED}
+        flat = {name: value for name, value in given.items() if name in _NESTED}
         if "warmup_steps" in flat:
             flat["warmup_steps"] = _whole_steps(flat["warmup_steps"])
         if flat:
@@ -180,11 +188,11 @@ class RunConfig(BaseModel):
 
     @field_serializer("allocation")
     def _record_allocation(self, allocation: RankAllocationConfig) -> dict[str, Any]:
-        return {name: getattr(allocation, name) for name in SETTINGS if name in ALLOCATION_SETTINGS}
+        return {name: value for name, value in allocation.to_dict().items() if name in _NESTED}
 
     def setting(self, name: str) -> Any:
         """Return a setting by its flat name, such as `beta`."""
-        return getattr(self.allocation if name in ALLOCATION_SETTINGS else self, name)
+        return self.allocation.to_dict()[name] if name in _NESTED else getattr(self, name)
 
     def settings(self) -> dict[str, Any]:
         """Return all settings by their flat names."""
@@ -219,7 +227,8 @@ class RunConfig(BaseModel):
         The digest leaves out settings that are None, and trust_remote_code and allocation settings at their defaults, so that
         finished runs keep their names when settings are added. At most 190 bytes long, because file systems allow 255.
         """
-        defaults = {name: SETTINGS[name].default for name in (*ALLOCATION_SETTINGS, "trust_remote_code")}
+        defaults = {name: SETTINGS[name].default for name in ("start_factor", "trust_remote_code")}
+        defaults |= self._record_allocation(RankAllocationConfig())
         settings = {name: value for name, value in self.recorded_settings().items() if value != defaults.get(name)}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
         end = f"--r{self.rank}--seed{self.seed}--{digest}"
@@ -275,7 +284,7 @@ def _describe_settings() -> dict[str, Setting]:
             field.annotation,
             field.default,
             field.description or "",
-            "comparison" if name in comparison else "training",
+            "comparison" if name in comparison else "allocation" if name in ALLOCATION_SETTINGS else "training",
             recorded=not field.exclude,
         )
         for name, field in RunConfig.model_fields.items()
@@ -284,11 +293,14 @@ def _describe_settings() -> dict[str, Setting]:
     described = {entry.args[1]: entry.description or "" for entry in parse(RankAllocationConfig.__doc__ or "").params}
     types = get_type_hints(RankAllocationConfig)
     for field in fields(RankAllocationConfig):
-        if field.name in ALLOCATION_SETTINGS:
+        if field.name in _NESTED:
             text = " ".join(described[field.name].split())
             kind = _without_mapping(types[field.name])
             found[field.name] = Setting(field.name, kind, field.default, text, "allocation")
-    return found
+    order = sorted(
+        found.values(), key=lambda s: (s.group == "allocation", s.group == "allocation" and s.name not in _NESTED)
+    )
+    return {setting.name: setting for setting in order}
 
 
 def _without_mapping(annotation: Any) -> Any:
@@ -304,12 +316,10 @@ def settings_schema() -> dict[str, Any]:
     return {name: {**properties[name], "description": setting.description} for name, setting in SETTINGS.items()}
 
 
-ALLOCATION_SETTINGS = frozenset(
-    # The adapter is the method's own, and the run's seed seeds it.
-    field.name
-    for field in fields(RankAllocationConfig)
-    if field.name not in {"adapter_name", "seed"}
-)
+# The adapter is the method's own, and the run's seed seeds it.
+_NESTED = frozenset(field.name for field in fields(RankAllocationConfig)) - {"adapter_name", "seed"}
+
+ALLOCATION_SETTINGS = _NESTED | {"start_factor"}
 """Settings that only methods with their own rank budget read."""
 
 SETTINGS: Mapping[str, Setting] = _describe_settings()

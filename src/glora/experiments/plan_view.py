@@ -25,7 +25,11 @@ from glora.messages import pluralize
 if TYPE_CHECKING:  # it needs Optuna, which a comparison in one process does without
     from glora.experiments.search.sharing import Sharing
 
-FOLLOWS = {"total_rank": "matrices * rank", "warmup_steps": "one epoch", "lora_alpha": "2 * rank"}
+FOLLOWS = {
+    "total_rank": "matrices * rank",
+    "warmup_steps": "one epoch, or a quarter of the steps before a cut",
+    "lora_alpha": "2 * rank",
+}
 """Defaults that depend on the model or the data."""
 
 
@@ -64,9 +68,8 @@ def describe_plan(plan: Plan, sharing: Sharing | None = None, state: Mapping[str
     rows += [
         (
             method,
-            f"warm-up {pluralize(schedule.warmup_steps(c.allocation.warmup_steps), 'step')}, beta {c.allocation.beta:g}, "
-            f"signal {c.allocation.signal}, {c.allocation.budget} budget, keeps columns by {c.allocation.keep}"
-            f"{_unpublished(c)}",
+            f"warm-up {pluralize(schedule.warmup_steps(c.allocation), 'step')}, {_rule(c)}, {c.allocation.budget} budget, "
+            f"keeps columns by {c.allocation.columns_kept}{_unpublished(c)}",
         )
         for method, c in allocating.items()
     ]
@@ -141,6 +144,13 @@ def _count(factors: Sequence[str], runs: int, left: int) -> str:
 
 def _how_far(state: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {what}" for what, count in state.items() if count)
+
+
+def _rule(config: RunConfig) -> str:
+    allocation = config.allocation
+    if allocation.cuts:
+        return f"rule {allocation.rule}, from {config.start_factor:g} times the rank"
+    return f"beta {allocation.beta:g}, signal {allocation.signal}"
 
 
 def _unpublished(config: RunConfig) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from glora.config import RankAllocationConfig
 from glora.experiments.config import ALLOCATION_SETTINGS, SETTINGS, RunConfig
 
 if TYPE_CHECKING:
@@ -35,11 +36,9 @@ class Schedule:
         steps_per_epoch = math.ceil(examples / batch_size)
         return cls(total_steps=math.ceil(epochs * steps_per_epoch), steps_per_epoch=steps_per_epoch)
 
-    def warmup_steps(self, setting: float | None) -> int:
-        """Return the setting `warmup_steps` in steps: None is one epoch, below 1 a share of all steps, else steps."""
-        if setting is None:
-            return self.steps_per_epoch
-        return int(setting) if setting >= 1 else math.ceil(setting * self.total_steps)
+    def warmup_steps(self, allocation: RankAllocationConfig) -> int:
+        """Return the warm-up of an allocation in steps."""
+        return allocation.warmup_of(self.total_steps, self.steps_per_epoch)
 
 
 def _ignore_progress(what: str, how_far: str = "") -> None:
@@ -69,8 +68,12 @@ class MethodContext:
     @property
     def total_rank(self) -> int:
         """R_total; by default that of uniform LoRA."""
-        matrices = len(self.target_modules) + len(self.target_parameters)
-        return self.config.allocation.total_rank or matrices * self.config.rank
+        return self.config.allocation.total_rank or self.matrices * self.config.rank
+
+    @property
+    def matrices(self) -> int:
+        """Number of adapted matrices; a stack of experts is one."""
+        return len(self.target_modules) + len(self.target_parameters)
 
     @property
     def scaling(self) -> float:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from glora.allocation.shares import allocate_ranks
+from glora.config import RankAllocationConfig
 from glora.experiments.config import ALLOCATION_SETTINGS, RunConfig
 from glora.experiments.methods.base import BOTH, Method, Schedule
 from glora.messages import pluralize
@@ -12,24 +14,39 @@ from glora.messages import pluralize
 _APPLIED = "glora.experiments.methods.applied.glora:"
 
 
+def average_rank(allocation: RankAllocationConfig, matrices: int, *, default: int) -> float:
+    """Return r̄, the average rank that an allocation gives; the default where it is not said."""
+    if allocation.total_rank is not None:
+        return allocation.total_rank / matrices
+    return allocation.average_rank or default
+
+
+def start_rank(average: float, factor: float) -> int:
+    """Return the rank at which an adapter starts that will be cut, at least one above the average."""
+    return max(math.ceil(factor * average), math.floor(average) + 1)
+
+
 def unsupported_bounds(config: RunConfig) -> list[str]:
     """Return bounds on the ranks that no model could meet."""
-    low, high, average = config.setting("min_rank"), config.setting("max_rank"), config.rank
+    low, high, allocation = config.setting("min_rank"), config.setting("max_rank"), config.allocation
     if high is not None and low > high:
         return [f"min_rank={low} is above max_rank={high}; lower min_rank or raise max_rank"]
-    if config.allocation.total_rank is not None:
-        return []  # whether it fits the bounds depends on the number of matrices
+    if allocation.total_rank is not None or allocation.energy is not None:
+        return []  # whether it fits the bounds depends on the number of matrices, or on what is learned
+    average = average_rank(allocation, 1, default=config.rank)
     if low > average:
-        return [f"min_rank={low} is more than the budget, rank={average} on average; lower it or give a total_rank"]
+        return [f"min_rank={low} is more than the budget, rank={average:g} on average; lower it or give a total_rank"]
     if high is not None and high < average:
-        return [f"max_rank={high} cannot spend the budget, rank={average} on average; raise it or give a total_rank"]
+        return [f"max_rank={high} cannot spend the budget, rank={average:g} on average; raise it or give a total_rank"]
     return []
 
 
 def unsupported_budget(config: RunConfig, limits: Mapping[str, int]) -> list[str]:
     """Return an error if the matrices cannot hold the budget between their bounds."""
-    total = config.allocation.total_rank or len(limits) * config.rank
-    high = config.setting("max_rank")
+    allocation, high = config.allocation, config.setting("max_rank")
+    if allocation.energy is not None:
+        return []
+    total = round(average_rank(allocation, len(limits), default=config.rank) * len(limits)) or 1
     bounds = {name: limit if high is None else min(limit, high) for name, limit in limits.items()}
     try:
         allocate_ranks(dict.fromkeys(limits, 1.0), total, min_rank=config.setting("min_rank"), max_rank=bounds)
@@ -40,12 +57,11 @@ def unsupported_budget(config: RunConfig, limits: Mapping[str, int]) -> list[str
 
 def unsupported_warmup(config: RunConfig, schedule: Schedule) -> list[str]:
     """Return an error if the warm-up is not shorter than the training."""
-    warmup = schedule.warmup_steps(config.allocation.warmup_steps)
+    warmup = schedule.warmup_steps(config.allocation)
     if warmup < schedule.total_steps:
         return []
-    default = " (the default is one epoch)" if config.allocation.warmup_steps is None else ""
     return [
-        f"a warm-up of {pluralize(warmup, 'step')}{default} is not shorter than the training of "
+        f"a warm-up of {pluralize(warmup, 'step')} is not shorter than the training of "
         f"{pluralize(schedule.total_steps, 'step')}: ranks are never allocated; use more epochs, or a smaller warmup_steps "
         "(steps, or a share such as 0.3)"
     ]
@@ -66,7 +82,7 @@ METHODS = tuple(
     for name, summary, function in (
         (
             "glora",
-            "Shares the ranks out once, after the warm-up, by the averaged norm of each matrix's gradient.",
+            "Gives each matrix its rank after the warm-up: by gradient norm, or rule=spectrum by what was learned.",
             "apply_glora",
         ),
         (

@@ -58,7 +58,7 @@ def _variant(method: Method, text: str) -> Method:
     own = {*method.settings, *method.variant_settings, *OF_TRAINING}
     known = [name for name in SETTINGS if name in own]
     where = f"method {method.name + text!r}"
-    given: dict[str, Any] = {}
+    given: dict[str, str] = {}
     for part in text.removeprefix(SEPARATOR).split(SEPARATOR):
         setting, equals, value = (piece.strip() for piece in part.partition("="))
         if not (setting and equals and value):
@@ -74,11 +74,12 @@ def _variant(method: Method, text: str) -> Method:
             )
         if setting in given:
             raise ValueError(f"{where}: {setting} is given twice; give it once")
-        try:
-            given[setting] = RunConfig.model_validate({setting: value}).setting(setting)
-        except ValueError as error:
-            raise ValueError(f"{where}: {'; '.join(errors_of(error))}") from error
-    fixed = {setting: given[setting] for setting in known if setting in given}
+        given[setting] = value
+    try:
+        config = RunConfig.model_validate(given)
+    except ValueError as error:
+        raise ValueError(f"{where}: {'; '.join(errors_of(error))}") from error
+    fixed = {setting: config.setting(setting) for setting in known if setting in given}
     written = [f"{setting}={_written(value)}" for setting, value in fixed.items()]
     return dataclasses.replace(
         method,

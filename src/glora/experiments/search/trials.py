@@ -295,7 +295,7 @@ class _TrialWatch:
         if "warmup_steps" not in self._search.method.settings:
             return 0
         schedule = replace(self._search.schedule, total_steps=self._total_steps)
-        return schedule.warmup_steps(self._config.allocation.warmup_steps)
+        return schedule.warmup_steps(self._config.allocation)
 
 
 def _outcome(study: Study, search: MethodSearch) -> StudyOutcome:

@@ -12,10 +12,10 @@ from collections import defaultdict
 from typing import Any
 
 from glora.allocator import RankAllocator
-from glora.config import RankAllocationConfig
 from glora.experiments.methods.adapted_model import AdaptedModel
 from glora.experiments.methods.applied.uniform_lora import uniform_lora
 from glora.experiments.methods.base import MethodContext
+from glora.experiments.methods.glora import average_rank, start_rank
 from glora.scoring.spectrum import Spectra
 from glora.trainer_callback import RankAllocationCallback
 
@@ -43,7 +43,7 @@ class AllocatedModel(AdaptedModel):
 
     def averaged_norms(self) -> dict[str, float] | None:
         """Module name -> g_k; reading it waits for the device."""
-        return self._callback.allocator.norms if self._callback.allocator else None
+        return (self._callback.allocator and self._callback.allocator.norms) or None
 
     @property
     def warmup_steps(self) -> int:
@@ -60,16 +60,23 @@ class AllocatedModel(AdaptedModel):
 
 def apply_glora(to: MethodContext) -> AllocatedModel:
     """Have the ranks of a LoRA model allocated."""
-    return AllocatedModel(uniform_lora(to), RankAllocationCallback(_allocation(to)))
+    return _allocated(to, RankAllocationCallback)
 
 
 def apply_shuffled(to: MethodContext) -> AllocatedModel:
     """Have the ranks of a LoRA model allocated, and shuffled."""
-    return AllocatedModel(uniform_lora(to), ShuffledRankAllocationCallback(_allocation(to)))
+    return _allocated(to, ShuffledRankAllocationCallback)
 
 
-def _allocation(to: MethodContext) -> RankAllocationConfig:
-    return dataclasses.replace(to.config.allocation, seed=to.config.seed)
+def _allocated(to: MethodContext, callback: type[RankAllocationCallback]) -> AllocatedModel:
+    """Before a cut the adapter starts at `start_factor` times the average rank that the cut leaves."""
+    allocation, start = dataclasses.replace(to.config.allocation, seed=to.config.seed), to.config.rank
+    if allocation.cuts:
+        average = average_rank(allocation, to.matrices, default=to.config.rank)
+        start = start_rank(average, to.config.start_factor)
+        if allocation.energy is None:
+            allocation = dataclasses.replace(allocation, average_rank=average, total_rank=None)
+    return AllocatedModel(uniform_lora(to, start), callback(allocation))
 
 
 def shuffle_ranks(ranks: dict[str, int], shapes: dict[str, tuple[int, int]], seed: int) -> dict[str, int]:

@@ -26,9 +26,16 @@ LORA_PLUS_RATIO = 16.0
 """λ, the learning rate of B over that of A: the authors' recommendation, 2⁴ (arXiv:2402.12354)."""
 
 
-def uniform_lora(to: MethodContext, **more: Any) -> Any:
-    """The model with a LoRA adapter of one rank, and whatever else PEFT's `LoraConfig` is to be told."""
-    config = LoraConfig(r=to.config.rank, lora_alpha=to.config.alpha, **to.lora_settings(), **more)
+def uniform_lora(to: MethodContext, rank: int | None = None, **more: Any) -> Any:
+    """Return the model with a LoRA adapter of one rank, by default the run's, and the run's scaling.
+
+    Args:
+        to: The model and the run's settings.
+        rank: r.
+        **more: Other fields of PEFT's `LoraConfig`.
+    """
+    rank = to.config.rank if rank is None else rank
+    config = LoraConfig(r=rank, lora_alpha=to.scaling * rank, **to.lora_settings(), **more)
     return get_peft_model(to.model, config)
 
 
