@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import platform
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from benchmarks.planted.task import Setting
-from benchmarks.planted.variants import VARIANTS
+from benchmarks.planted.variants import VARIANTS as NARROW
+from benchmarks.planted.wide import ADALORA, VARIANTS
 
 BASE = Setting()
 SEEDS = range(10)
@@ -43,10 +46,58 @@ CELLS: dict[str, Setting] = {
 }
 
 
+WIDE_SEEDS = range(50, 60)
+"""Seeds of the comparison of adapters that start wider than they end."""
+TUNING_SEEDS = range(3)
+"""Seeds on which AdaLoRA's learning rate is chosen; it is on another scale than LoRA's."""
+AT_EVERY_RANK = ("uniform", "spectrum_4", "uniform_cut_4", "delta", "planted", "spectrum_2", "spectrum_8", "wide")
+AT_RANK_4 = ("uniform_cut_8", "spectrum_4_cuts_2", "spectrum_4_cuts_4", "spectrum_4_input", "spectrum_4_gauss_newton")
+EQUAL_PARAMETERS = dataclasses.replace(BASE, budget="parameters")
+
+WIDE_CELLS: dict[str, Setting] = {
+    **{f"r̄ = {rank}": dataclasses.replace(EQUAL_PARAMETERS, rank=rank) for rank in (4, 2, 8, 1)},
+    "r̄ = 4, warm-up 10 %": dataclasses.replace(EQUAL_PARAMETERS, warmup=0.10),
+    "r̄ = 4, warm-up 50 %": dataclasses.replace(EQUAL_PARAMETERS, warmup=0.50),
+    "r̄ = 4, rank budget": BASE,
+}
+
+
+def tuning() -> Iterator[tuple[Setting, str, int]]:
+    """The runs that AdaLoRA's learning rate is chosen by."""
+    yield from ((EQUAL_PARAMETERS, variant, seed) for variant in ADALORA for seed in TUNING_SEEDS)
+
+
+def tuned(records: list[dict[str, Any]]) -> list[str]:
+    """AdaLoRA from each start, at the learning rate with the smallest geometric mean loss over the tuning seeds."""
+    losses: dict[str, list[float]] = defaultdict(list)
+    for record in records:
+        if record["variant"] in ADALORA and record["seed"] in TUNING_SEEDS:
+            losses[record["variant"]].append(math.log(record["loss"]))
+    best: dict[float, str] = {}
+    for variant in sorted(losses, key=lambda variant: math.fsum(losses[variant]) / len(losses[variant])):
+        best.setdefault(ADALORA[variant].start, variant)
+    return [best[start] for start in sorted(best)]
+
+
+def wide(adalora: Sequence[str]) -> Iterator[tuple[Setting, str, int]]:
+    """Every run of the comparison of wide starts, what matters most first.
+
+    Args:
+        adalora: The tuned variants of AdaLoRA.
+    """
+    for cell, setting in WIDE_CELLS.items():
+        variants = AT_EVERY_RANK[:5]
+        if cell in ("r̄ = 4", "r̄ = 2"):
+            variants = (*AT_EVERY_RANK, *adalora)
+        if cell == "r̄ = 4":
+            variants += AT_RANK_4
+        yield from ((setting, variant, seed) for variant in variants for seed in WIDE_SEEDS)
+
+
 def runs() -> Iterator[tuple[Setting, str, int]]:
     """Every run of the benchmark: five seeds of everything, and then the other five."""
     for seeds in (SEEDS[:5], SEEDS[5:]):
-        yield from ((BASE, variant, seed) for variant in VARIANTS for seed in seeds)
+        yield from ((BASE, variant, seed) for variant in NARROW for seed in seeds)
         for setting in CELLS.values():
             yield from ((setting, variant, seed) for variant in COMPARED for seed in seeds)
 
@@ -78,8 +129,8 @@ def settings_of(setting: Setting) -> dict[str, Any]:
 
 
 def identity(setting: dict[str, Any], variant: str, seed: int) -> str:
-    """What a run is known by; warm-up and budget do not matter to uniform LoRA."""
-    if variant == "uniform":
+    """What a run is known by; warm-up and budget do not matter to a variant that does not read them."""
+    if not VARIANTS[variant].reads_budget:
         setting = {name: value for name, value in setting.items() if name not in ("warmup", "budget")}
     return json.dumps([setting, variant, seed], sort_keys=True)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import BertConfig, BertModel
 
@@ -59,8 +59,12 @@ class Setting:
 class PlantedTask:
     """A base, a teacher and the tokens, all from one seed.
 
+    Args:
+        setting, seed: What and which.
+        adapter: The student's adapter. Default: LoRA of the setting's rank.
+
     Attributes:
-        student: The base with uniform LoRA.
+        student: The base with the adapter.
         planted: rank U_k by module name.
         updates: U_k by module name, shape (d_out, d_in).
         held_out: Tokens that are not trained on, shape (256, 8).
@@ -68,7 +72,7 @@ class PlantedTask:
         training_tokens, training_targets: The training data, likewise.
     """
 
-    def __init__(self, setting: Setting, seed: int) -> None:
+    def __init__(self, setting: Setting, seed: int, adapter: PeftConfig | None = None) -> None:
         self.setting = setting
         torch.manual_seed(seed)
         base = _encoder(setting)
@@ -90,8 +94,7 @@ class PlantedTask:
         with torch.no_grad():
             self.targets, targets = _states(teacher, self.held_out), _states(teacher, self.training_tokens)
         self.training_targets = targets + setting.noise * torch.randn(targets.shape, generator=generator)
-        config = LoraConfig(r=setting.rank, lora_alpha=2 * setting.rank, target_modules=list(TARGETS))
-        self.student: PeftModel = get_peft_model(base, config)
+        self.student: PeftModel = get_peft_model(base, adapter or lora_of(setting.rank))
         self._order: list[torch.Tensor] = []
 
     def batch(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -103,7 +106,11 @@ class PlantedTask:
 
     def loss(self, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean squared difference between the student's states and the teacher's."""
-        return (_states(self.student.get_base_model(), tokens) - targets).square().mean()
+        return (self.states(tokens) - targets).square().mean()
+
+    def states(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The student's states, shape (layers, batch, 8, d)."""
+        return _states(self.student.get_base_model(), tokens)
 
     @torch.no_grad()
     def held_out_loss(self) -> float:
@@ -112,6 +119,11 @@ class PlantedTask:
 
     def _tokens(self, count: int) -> torch.Tensor:
         return torch.randint(VOCABULARY, (count, TOKENS), generator=self._generator)
+
+
+def lora_of(rank: int) -> LoraConfig:
+    """LoRA of this rank on every matrix; the scaling is 2 at every rank."""
+    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(TARGETS))
 
 
 def _states(encoder: nn.Module, tokens: torch.Tensor) -> torch.Tensor:

@@ -8,8 +8,8 @@ from typing import Any
 from unittest import mock
 
 import torch
-from benchmarks.planted.task import PlantedTask, Setting
-from benchmarks.planted.variants import VARIANTS
+from benchmarks.planted.task import Setting
+from benchmarks.planted.wide import VARIANTS
 
 RISE = 0.05  # share of the steps over which the learning rate rises
 
@@ -24,15 +24,17 @@ def train(setting: Setting, variant: str, seed: int) -> dict[str, Any]:
 
 def _train(setting: Setting, variant: str, seed: int) -> dict[str, Any]:
     began, cpu = time.perf_counter(), time.process_time()
-    task = PlantedTask(setting, seed)
+    how = VARIANTS[variant]
+    task = how.task(setting, seed)
     parameters = [p for p in task.student.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=setting.learning_rate, weight_decay=0.0, fused=True)
+    learning_rate = how.learning_rate or setting.learning_rate
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0, fused=True)
     rise = max(1, round(RISE * setting.steps))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / rise, (setting.steps - step) / (setting.steps - rise))
     )
-    uniform = dict.fromkeys(task.planted, setting.rank)
-    allocator = VARIANTS[variant].start(task, optimizer, seed)
+    uniform = dict.fromkeys(task.planted, how.start * setting.rank)
+    allocator = how.allocate(task, optimizer, seed)
     start, after_warmup, norms = task.held_out_loss(), None, None
     for step in range(setting.steps):
         task.loss(*task.batch()).backward()

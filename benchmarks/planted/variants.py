@@ -9,10 +9,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from benchmarks.planted.task import PlantedTask
+from benchmarks.planted.task import PlantedTask, Setting, lora_of
 
 from glora import RankAllocationConfig, RankAllocator
 from glora.allocation.bounds import allocate_within_bounds
@@ -229,6 +229,19 @@ def _cut(allocator: RankAllocator, spectra: Mapping[str, list[float]]) -> dict[s
     return cut_spectra(spectra, budget=allocator.total_rank * sum(costs.values()) / len(costs), costs=costs).ranks
 
 
+class Trained(Protocol):
+    """What decides the ranks during one run."""
+
+    @property
+    def ranks(self) -> dict[str, int]: ...
+
+    @property
+    def norms(self) -> dict[str, float]: ...
+
+    def step(self) -> None:
+        """Called between the backward pass and the optimizer's step."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Variant:
     """One way to get ranks.
@@ -239,6 +252,9 @@ class Variant:
         fields: Of RankAllocationConfig, beside warm-up, budget and seed.
         every: Share of the steps between two reallocations, where there are two.
         estimated: Norms are ‖∂L/∂B‖_F·√d_in/(s·‖A‖_F), as if A were random, which was the default before the sketch.
+        start: Rank at the start, over the setting's.
+        cuts: Number of cuts; the last one is at the end of the setting's warm-up.
+        learning_rate: Its own, where the setting's is not its own scale.
     """
 
     what: str
@@ -246,15 +262,32 @@ class Variant:
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     every: float | None = None
     estimated: bool = False
+    start: int = 1
+    cuts: int = 1
+    learning_rate: float | None = None
 
-    def start(self, task: PlantedTask, optimizer: torch.optim.Optimizer, seed: int) -> RankAllocator | None:
-        """The allocator of one run."""
+    @property
+    def reads_budget(self) -> bool:
+        """Whether the setting's warm-up and budget make a difference."""
+        return self.allocator is not None
+
+    def task(self, setting: Setting, seed: int) -> PlantedTask:
+        """The student with the adapter that it starts with."""
+        return PlantedTask(setting, seed, lora_of(self.start * setting.rank))
+
+    def allocate(self, task: PlantedTask, optimizer: torch.optim.Optimizer, seed: int) -> Trained | None:
+        """What decides the ranks of one run."""
         if self.allocator is None:
             return None
-        setting, fields = task.setting, dict(self.fields)
+        setting, fields, warmup = task.setting, dict(self.fields), task.setting.warmup_steps
         if self.every is not None:
             fields |= {"reallocate_every": round(self.every * setting.steps), "max_reallocations": 2}
-        config = RankAllocationConfig(warmup_steps=setting.warmup_steps, budget=setting.budget, seed=seed, **fields)
+        if "rule" in fields:
+            fields["average_rank"] = setting.rank
+        if self.cuts > 1:
+            warmup //= self.cuts
+            fields |= {"reallocate_every": warmup, "max_reallocations": self.cuts}
+        config = RankAllocationConfig(warmup_steps=warmup, budget=setting.budget, seed=seed, **fields)
         allocator = self.allocator(task.student, optimizer, config)
         if isinstance(allocator, PlantedAllocator):
             allocator.planted = task.planted
