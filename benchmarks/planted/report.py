@@ -11,15 +11,28 @@ from typing import Any
 import altair as alt
 from benchmarks.interval_chart import interval, interval_panel, save_picture
 from benchmarks.planted.comparison import TRUTH, Row, compare
-from benchmarks.planted.grid import CELLS, COMPARED, SEEDS, UNSEEN, identity, read, settings_of
+from benchmarks.planted.grid import (
+    CELLS,
+    COMPARED,
+    SEEDS,
+    TUNING_SEEDS,
+    UNSEEN,
+    WIDE_CELLS,
+    WIDE_SEEDS,
+    identity,
+    read,
+    settings_of,
+)
 from benchmarks.planted.task import Setting
-from benchmarks.planted.variants import VARIANTS
+from benchmarks.planted.wide import VARIANTS
 
 from glora.experiments.report.statistics import SEEDS_FOR_AN_INTERVAL, PairedDifference
 
+SHOWN_WIDE = ("spectrum_2", "spectrum_4", "spectrum_8", "uniform_cut_4", "delta", "planted")
+
 
 def write_report(records: Path, folder: Path, grid: Mapping[str, Setting] = CELLS) -> None:
-    """Write report.md and planted.png into a folder.
+    """Write report.md, planted.png and, where there are runs from wide starts, wide.png into a folder.
 
     Raises:
         SystemExit: there is no record of the base cell.
@@ -31,8 +44,11 @@ def write_report(records: Path, folder: Path, grid: Mapping[str, Setting] = CELL
         )
     tables = {cell: compare(of) for cell, of in cells.items() if len(of) > 1}
     confirmed = {cell: compare(of) for cell, of in unseen.items() if len(of) > 1}
-    (folder / "report.md").write_text(_report(tables, confirmed), encoding="utf-8")
+    wide = {cell: compare(of) for cell, of in by_cell(read(records), WIDE_CELLS, WIDE_SEEDS).items() if len(of) > 1}
+    (folder / "report.md").write_text(_report(tables, confirmed, wide), encoding="utf-8")
     _draw(tables, folder / "planted.png")
+    if wide:
+        _draw_wide(wide, folder / "wide.png")
 
 
 def by_cell(
@@ -52,7 +68,7 @@ def by_cell(
     return cells
 
 
-def _report(tables: dict[str, list[Row]], confirmed: dict[str, list[Row]]) -> str:
+def _report(tables: dict[str, list[Row]], confirmed: dict[str, list[Row]], wide: dict[str, list[Row]]) -> str:
     base, others = tables["base"], {cell: rows for cell, rows in tables.items() if cell != "base"}
     lines = [
         "# Planted ranks",
@@ -72,6 +88,11 @@ def _report(tables: dict[str, list[Row]], confirmed: dict[str, list[Row]]) -> st
     for title, of_cells in (
         ("One factor changed at a time", others),
         (f"Seeds {UNSEEN.start} to {UNSEEN.stop - 1}, by which nothing was chosen", confirmed),
+        (
+            f"Train wide, cut once: seeds {WIDE_SEEDS.start} to {WIDE_SEEDS.stop - 1}, equal parameters where not said "
+            f"otherwise; AdaLoRA's learning rate is the best of four on seeds {TUNING_SEEDS.start} to {TUNING_SEEDS.stop - 1}",
+            wide,
+        ),
     ):
         if of_cells:
             lines += [
@@ -159,6 +180,23 @@ def _draw(tables: dict[str, list[Row]], path: Path) -> None:
         detail,
         path,
     )
+
+
+def _draw_wide(tables: dict[str, list[Row]], path: Path) -> None:
+    values = [
+        _interval(cell, VARIANTS[row.variant].what, row)
+        for cell, rows in tables.items()
+        for row in rows
+        if row.difference is not None and row.variant in SHOWN_WIDE
+    ]
+    detail = (
+        "Held-out loss compared with uniform LoRA's at equal parameters, paired by seed, with 95 % intervals: left of zero is "
+        f"better. {len(WIDE_SEEDS)} seeds by which nothing was chosen."
+    )
+    panel = interval_panel(
+        values, "difference in held-out loss (%)", [VARIANTS[variant].what for variant in SHOWN_WIDE]
+    )
+    save_picture(panel, "Planted ranks: train wide, cut once", detail, path)
 
 
 def _interval(name: str, series: str, row: Row) -> dict[str, Any]:

@@ -174,7 +174,7 @@ class WeightedVariant(Variant):
 
 
 _SPECTRUM, _UNIFORM = {"rule": "spectrum"}, {"rule": "uniform"}
-ADALORA_RATES = (1e-2, 2e-2, 5e-2, 1e-1)
+ADALORA_RATES = (2e-2, 5e-2, 1e-1, 2e-1)
 
 WIDE: dict[str, Variant] = {
     **{f"spectrum_{n}": Variant(f"spectrum, from {n}r", fields=_SPECTRUM, start=n) for n in (2, 4, 8)},

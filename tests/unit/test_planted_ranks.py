@@ -12,7 +12,8 @@ import torch
 from benchmarks.planted import grid, report
 from benchmarks.planted.comparison import Share, compare, share_of_gap
 from benchmarks.planted.task import PLANTED_RANKS, PlantedTask, Setting
-from benchmarks.planted.variants import VARIANTS, GradientColumnsAllocator, InverseScalingAllocator, ZeroMomentAllocator
+from benchmarks.planted.variants import GradientColumnsAllocator, InverseScalingAllocator, ZeroMomentAllocator
+from benchmarks.planted.wide import ADALORA, VARIANTS
 
 from glora import RankAllocationConfig, RankAllocator
 
@@ -173,7 +174,8 @@ def test_every_variant_runs_once_is_not_run_again_and_is_reported(tmp_path: Path
     by_variant = {r["variant"]: r for r in grid.read(records)}
     assert by_variant.keys() == VARIANTS.keys()
     for name, record in by_variant.items():
-        assert sum(record["ranks"].values()) == 6 * 2, name
+        total = 6 * 2 * (4 if name == "wide" else 1)
+        assert sum(record["ranks"].values()) == total or name in ADALORA, name  # AdaLoRA has hardly begun
         assert 0 < record["loss"] < record["loss_before_training"], name
     ranks = {name: tuple(r["ranks"].values()) for name, r in by_variant.items()}
     assert ranks["uniform"] == (2,) * 6
@@ -183,6 +185,20 @@ def test_every_variant_runs_once_is_not_run_again_and_is_reported(tmp_path: Path
     text = (tmp_path / "report.md").read_text()
     assert all(variant.what in text for variant in VARIANTS.values())
     assert (tmp_path / "planted.png").stat().st_size > 5000
+
+
+def test_adalora_is_compared_at_the_learning_rate_that_was_best_on_other_seeds() -> None:
+    losses = {"adalora_1.5_0.05": (3.0, 3.0), "adalora_1.5_0.02": (1.0, 4.0), "adalora_4_0.1": (9.0, 9.0)}
+    records = [
+        {"variant": variant, "seed": seed, "loss": loss}
+        for variant, of in losses.items()
+        for seed, loss in enumerate(of)
+    ]
+    unseen = {"variant": "adalora_1.5_0.05", "seed": grid.WIDE_SEEDS.start, "loss": 1e-9}
+    assert grid.tuned([*records, unseen]) == ["adalora_1.5_0.02", "adalora_4_0.1"]
+    made = list(grid.wide(grid.tuned(records)))
+    assert {seed for _, _, seed in made} == set(grid.WIDE_SEEDS)
+    assert len(made) == len(set(made))
 
 
 def test_uniform_lora_serves_every_warmup_and_budget() -> None:
