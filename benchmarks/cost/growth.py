@@ -17,12 +17,29 @@ CASES = [
     *((n, 64, 8) for n in (10, 100, 1_000, 10_000)),
     *((24, d, 8) for d in (256, 1024, 4096)),
     *((100, 768, r) for r in (2, 8, 64)),
+    (224, 4096, 64),  # the linear layers of a model of 7 billion parameters
 ]
 STEPS = 5
 
 
 def grow(matrices: int, d: int, rank: int, device: torch.device, now: Callable[[], float]) -> dict[str, Any]:
     """Gradients are drawn and not computed: what is measured begins where the backward pass ends."""
+    reading, reallocation = _train(matrices, d, rank, device, now, {})
+    _, cut = _train(matrices, d, rank, device, now, {"rule": "spectrum", "average_rank": rank / 4})
+    return {
+        "matrices": matrices,
+        "d": d,
+        "rank": rank,
+        "recording_seconds": round(statistics.median(reading), 7),
+        "reallocation_seconds": round(reallocation, 6),
+        "cut_seconds": round(cut, 6),
+    }
+
+
+def _train(
+    matrices: int, d: int, rank: int, device: torch.device, now: Callable[[], float], fields: dict[str, Any]
+) -> tuple[list[float], float]:
+    """Seconds of each allocator.step(), and of the reallocation."""
     torch.manual_seed(0)
     weight = nn.Parameter(torch.randn(d, d), requires_grad=False)
     base = nn.ModuleList(nn.Linear(1, 1, bias=False) for _ in range(matrices))
@@ -31,7 +48,7 @@ def grow(matrices: int, d: int, rank: int, device: torch.device, now: Callable[[
     model = get_peft_model(base, LoraConfig(r=rank, target_modules=r"\d+")).to(device)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
-    allocator = RankAllocator(model, optimizer, RankAllocationConfig(warmup_steps=STEPS))
+    allocator = RankAllocator(model, optimizer, RankAllocationConfig(warmup_steps=STEPS, **fields))
     reading, reallocate = [], allocator._reallocate
     reallocation = 0.0
 
@@ -49,10 +66,4 @@ def grow(matrices: int, d: int, rank: int, device: torch.device, now: Callable[[
         allocator.step()
         reading.append(now() - start)
         optimizer.step()
-    return {
-        "matrices": matrices,
-        "d": d,
-        "rank": rank,
-        "recording_seconds": round(statistics.median(reading), 7),
-        "reallocation_seconds": round(reallocation, 6),
-    }
+    return reading, reallocation

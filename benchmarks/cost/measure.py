@@ -44,6 +44,8 @@ AT_EVERY_RANK = (
     "AdaLoRA",
     "GLoRA records, delta",
     "GLoRA reallocated",
+    "LoRA of four times the rank",
+    "GLoRA cut from four times the rank",
     "LoRA, accelerated",
     "LoRA, accelerated, by MKL",
     "GLoRA reallocated, accelerated",

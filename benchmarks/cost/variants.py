@@ -20,6 +20,7 @@ from glora.experiments.methods.applied.adalora import INITIAL_BUDGET, ORTHOGONAL
 from glora.lora.adapter import RankedAdapter
 
 WARMUP = 4  # steps before a reallocation
+WIDE = 4  # rank before a cut, over the rank that it leaves on average
 ADALORA_STEPS = 1000  # AdaLoRA masks between its first 120 and its last 500 of these, and that phase is measured
 
 
@@ -136,10 +137,14 @@ class Factory:
                 budget="parameters", min_rank=1
             ),
             "GLoRA reallocated, last third only": self.last_third,
+            "LoRA of four times the rank": lambda: self.lora(WIDE * self.rank),
+            "GLoRA cut from four times the rank": self.cut,
             "LoRA, accelerated": lambda: accelerated(self.lora()),
             "LoRA, accelerated, by MKL": lambda: by_mkl(accelerated(self.lora())),
             "GLoRA reallocated, accelerated": lambda: accelerated(self.reallocated()),
             "GLoRA reallocated, last third only, accelerated": lambda: accelerated(self.last_third()),
+            "LoRA of four times the rank, accelerated": lambda: accelerated(self.lora(WIDE * self.rank)),
+            "GLoRA cut from four times the rank, accelerated": lambda: accelerated(self.cut()),
         }
 
     def copy_of_base(self) -> nn.Module:
@@ -165,9 +170,10 @@ class Factory:
         model = copy.deepcopy(self.base).train().requires_grad_(True)
         return Variant(model, adamw(model))
 
-    def lora(self) -> Variant:
+    def lora(self, rank: int | None = None) -> Variant:
+        rank = rank or self.rank
         torch.manual_seed(0)
-        config = LoraConfig(r=self.rank, lora_alpha=2 * self.rank, target_modules="all-linear", task_type=self.task)
+        config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type=self.task)
         model = get_peft_model(self.copy_of_base(), config).train()
         return Variant(model, adamw(model))
 
@@ -199,8 +205,13 @@ class Factory:
         allocator._after_optimizer_step = variant.timing("averaging", allocator._after_optimizer_step)
         return variant
 
-    def reallocated(self, **fields: Any) -> Variant:
-        variant = self.lora()
+    def cut(self) -> Variant:
+        """Train wide, cut once: what a step takes after the cut, at LoRA's number of parameters."""
+        fields = dict(rule="spectrum", average_rank=self.rank, budget="parameters")
+        return self.reallocated(start=WIDE * self.rank, **fields)
+
+    def reallocated(self, *, start: int | None = None, **fields: Any) -> Variant:
+        variant = self.lora(start)
         variant.allocator = RankAllocator(
             variant.model, variant.optimizer, RankAllocationConfig(warmup_steps=WARMUP, **fields)
         )
