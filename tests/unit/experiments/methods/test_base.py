@@ -42,19 +42,29 @@ def test_steps_are_counted_as_trainer_counts_them(examples, batch_size, epochs, 
     assert (schedule.total_steps, schedule.steps_per_epoch) == (total, per_epoch)
 
 
-def test_warmup_is_an_epoch_a_share_or_steps() -> None:
-    schedule = Schedule(total_steps=30, steps_per_epoch=10)
-    assert [schedule.warmup_steps(w) for w in (None, 0.25, 1, 12.0)] == [10, 8, 1, 12]
+@pytest.mark.parametrize(
+    ("fields", "epochs", "steps"),
+    [
+        ({}, 3, 10),
+        ({}, 1, 1),
+        ({"warmup_steps": 0.25}, 3, 8),
+        ({"warmup_steps": 1}, 3, 1),
+        ({"warmup_steps": 12.0}, 3, 12),
+        ({"rule": "spectrum"}, 3, 8),
+    ],
+    ids=str,
+)
+def test_warmup_is_an_epoch_a_share_or_steps(fields: dict, epochs: int, steps: int) -> None:
+    schedule = Schedule(total_steps=10 * epochs, steps_per_epoch=10)
+    assert schedule.warmup_steps(RunConfig.model_validate(fields).allocation) == steps
 
 
-@pytest.mark.parametrize(("warmup", "steps", "expected"), [(None, 4, "default is one epoch"), (12, 12, "12 steps")])
-def test_a_warmup_that_is_not_shorter_than_training_is_refused(warmup, steps, expected) -> None:
-    config = RunConfig(method="glora", warmup_steps=warmup)
-    (error,) = METHODS["glora"].schedule_errors(config, Schedule(total_steps=steps, steps_per_epoch=4))
-    assert expected in error
-    assert "not shorter than the training" in error
-    assert METHODS["glora"].schedule_errors(config, Schedule(total_steps=steps + 1, steps_per_epoch=4)) == []
-    assert METHODS["lora"].schedule_errors(config, Schedule(total_steps=steps, steps_per_epoch=4)) == []
+def test_a_warmup_that_is_not_shorter_than_training_is_refused() -> None:
+    config = RunConfig(method="glora", warmup_steps=12)
+    (error,) = METHODS["glora"].schedule_errors(config, Schedule(total_steps=12, steps_per_epoch=4))
+    assert "12 steps is not shorter than the training" in error
+    assert METHODS["glora"].schedule_errors(config, Schedule(total_steps=13, steps_per_epoch=4)) == []
+    assert METHODS["lora"].schedule_errors(config, Schedule(total_steps=12, steps_per_epoch=4)) == []
 
 
 @pytest.mark.parametrize(
