@@ -72,7 +72,7 @@ def test_a_search_that_is_interrupted_and_resumed(call, source: tuple[str, ...],
     assert "[1/5]" in done.out, "of six trials one was finished"
     assert "lora, trial 1:" not in done.out.replace("glora, trial 1:", "")
     for method in ("lora", "glora"):
-        name = f"tuned / rte / {source[1]} / {method}"
+        name = f"tuned / rte / {Path(source[1]).name} / {method}"
         items = [t.user_attrs["item"] for t in read_trials(sqlite_url(output), name) if t.state.name != "FAIL"]
         assert sorted(items) == [f"trial {i}" for i in range(1, TRIALS + 1)]
     records = {record.config.method: record for record in read_records(output)}

@@ -11,7 +11,7 @@ import hashlib
 import json
 import operator
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse
@@ -131,8 +131,8 @@ class RunConfig(BaseModel):
         4,
         gt=1,
         le=64,
-        description="With rule=spectrum or uniform: the rank that the adapter starts with, over the average rank that the cut "
-        "leaves. It is the start over `rank` where an energy is given.",
+        description="With rule=spectrum or uniform: rank that the adapter starts with, as a multiple of the average rank that "
+        "the cut leaves; with energy, of the rank.",
     )
 
     report_to: str | None = Field(
@@ -175,12 +175,14 @@ class RunConfig(BaseModel):
 
     @field_validator("allocation")
     @classmethod
-    def _same_bounds_for_all_matrices(cls, allocation: RankAllocationConfig) -> RankAllocationConfig:
+    def _one_form_of_a_run(cls, allocation: RankAllocationConfig) -> RankAllocationConfig:
         bounds = {"min_rank": allocation.min_rank, "max_rank": allocation.max_rank}
         errors = [f"{name} must be one int for all matrices" for name, v in bounds.items() if isinstance(v, Mapping)]
         if errors:
             raise ConfigurationError(errors)
-        return allocation
+        # a record has the default of `keep` filled in, and is of the same run
+        default = replace(allocation, keep=None)
+        return default if default.columns_kept == allocation.keep else allocation
 
     @field_serializer("model", "task")
     def _record_name(self, name: str) -> str:

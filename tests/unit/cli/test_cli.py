@@ -193,7 +193,7 @@ def test_options_reach_the_runs(call, made, source, tmp_path: Path) -> None:
         "--weight-decay=0.01 --trust-remote-code "
         "--train-limit=64 --eval-limit=32 --precision=bfloat16 --total-rank=20 --warmup-steps=0.5 --beta=0.8 "
         "--signal=lora_b --budget=parameters --min-rank=1 --max-rank=9 --keep=svd --exact-every=4 "
-        "--reallocate-every=4 --max-reallocations=2"
+        "--reallocate-every=4 --max-reallocations=2 --start-factor=3"
     )
     assert call("compare", *source, "-o", tmp_path, *options.split()).code == 0
     lora, glora_run = made
