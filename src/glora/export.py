@@ -21,9 +21,11 @@ from torch import nn
 
 from glora._version import __version__
 from glora.allocator import RankAllocator
+from glora.config import RankAllocationConfig
 from glora.lora.resize import by_rank_A, by_rank_B
 from glora.lora.saved_adapter import SavedMatrix, check_output, check_product, load_adapter
 from glora.messages import pluralize
+from glora.reallocation import Reallocation
 
 FILE_NAME = "allocation.json"
 MODEL_CARD = "README.md"
@@ -129,9 +131,9 @@ def _section(allocator: RankAllocator, parameters_before: int) -> str:
         status = (
             f"GLoRA {__version__} allocated the ranks of this LoRA adapter. After {pluralize(reallocation.step, 'step')} of "
             f"warm-up it shared out {sum(ranks.values()):,} ranks over "
-            f"{pluralize(len(ranks), 'matrix')} by gradient norm (signal `{config.signal}`), under the {config.budget} "
-            f"budget: {min(ranks.values())} to {max(ranks.values())} a matrix, {sum(r == 0 for r in ranks.values())} without "
-            f"an adapter. Adapter parameters: {parameters_before:,} before, {allocator.parameters:,} after."
+            f"{pluralize(len(ranks), 'matrix')} {_how(config, reallocation)}, under the {config.budget} budget: "
+            f"{min(ranks.values())} to {max(ranks.values())} a matrix, {sum(r == 0 for r in ranks.values())} without an "
+            f"adapter. Adapter parameters: {parameters_before:,} before, {allocator.parameters:,} after."
         )
     else:
         progress = (
@@ -140,11 +142,19 @@ def _section(allocator: RankAllocator, parameters_before: int) -> str:
             else f"The warm-up has made {allocator.steps} of {config.warmup_steps} steps"
         )
         which = "those that training began with" if ranks == allocator.initial_ranks else "from earlier in the training"
-        status = f"GLoRA {__version__} recorded gradient norms. {progress}; the ranks are {which}."
+        status = f"GLoRA {__version__} allocates ranks {_how(config)}. {progress}; the ranks are {which}."
     return (
         f"{BEGIN}\n## Rank allocation\n\n{status} It is a plain PEFT LoRA adapter and loads without glora. `{FILE_NAME}` has "
         f"the rank and norm of each matrix.\n{END}\n"
     )
+
+
+def _how(config: RankAllocationConfig, reallocation: Reallocation | None = None) -> str:
+    if not config.cuts:
+        return f"by gradient norm (signal `{config.signal}`)"
+    kept = reallocation.energy_kept if reallocation is not None else None
+    share = "" if kept is None else f", which kept {kept:.1%} of their energy"
+    return f"by a cut through the singular values of the learned updates (rule `{config.rule}`{share})"
 
 
 def _with_section(card: str, section: str) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
+from pathlib import Path
 
 import pytest
 import torch
 
-from glora import RankAllocationCallback, RankAllocationConfig, RankAllocator
+from glora import RankAllocationCallback, RankAllocationConfig, RankAllocator, save_allocation
 from unit.test_allocator import config, lora, sgd, train
 
 
@@ -99,3 +101,20 @@ def test_the_line_names_the_matrices_without_an_adapter(caplog: pytest.LogCaptur
         f"step 3: kept {kept:.1%} of the learned update's energy in 2 of 8 ranks, now 0 to 2 in 2 matrices; adapter "
         "parameters 168 -> 48 (-71.4%); 1 matrix without an adapter: first"
     )
+
+
+def test_what_is_saved_beside_the_adapter_says_how_it_was_cut(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# Mine\n")
+    model = lora()
+    optimizer = sgd(model)
+    allocator = RankAllocator(model, optimizer, config(rule="spectrum", energy=0.9))
+    save_allocation(allocator, tmp_path)
+    assert "0 of 3 steps" in (tmp_path / "README.md").read_text()
+    train(model, optimizer, allocator, 3)
+    save_allocation(allocator, tmp_path)
+    card, kept = (tmp_path / "README.md").read_text(), allocator.reallocation.energy_kept
+    assert "gradient norm" not in card
+    assert f"(rule `spectrum`, which kept {kept:.1%} of their energy)" in card
+    saved = json.loads((tmp_path / "allocation.json").read_text())
+    assert saved["reallocation"]["energy_kept"] == kept >= 0.9
+    assert saved["total_rank"] is None
