@@ -119,6 +119,14 @@ class RankAllocator:
         after_step = torch.compiler.disable(lambda *_: self._after_optimizer_step())  # type: ignore[no-untyped-call]
         self._hook = self._optimizer.register_step_post_hook(after_step)
 
+    def __repr__(self) -> str:
+        """Return one line: the rule, the steps, the ranks."""
+        ranks, warmup = self.ranks.values(), self.config.warmup_steps
+        return (
+            f"RankAllocator({self.config.rule}, {self.steps} of {warmup} warm-up steps, {sum(ranks):,} ranks from "
+            f"{min(ranks)} to {max(ranks)} in {pluralize(len(ranks), 'matrix')})"
+        )
+
     @property
     def allocated(self) -> bool:
         """Whether the ranks have been reallocated."""

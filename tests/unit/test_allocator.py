@@ -76,6 +76,14 @@ def test_reallocation_comes_after_the_last_warmup_step_and_says_so(caplog: pytes
     assert len(caplog.messages) == 1
 
 
+def test_it_is_shown_in_a_line() -> None:
+    model = lora()
+    optimizer = sgd(model)
+    allocator = RankAllocator(model, optimizer, config(rule="uniform", average_rank=2))
+    train(model, optimizer, allocator, 3)
+    assert repr(allocator) == "RankAllocator(uniform, 3 of 3 warm-up steps, 4 ranks from 2 to 2 in 2 matrices)"
+
+
 def test_the_average_is_the_recursion_as_published() -> None:
     model = lora()
     optimizer = sgd(model)

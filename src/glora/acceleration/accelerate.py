@@ -25,7 +25,7 @@ logger = get_logger()
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-@dataclass
+@dataclass(repr=False)
 class Acceleration:
     """Layers that `accelerate_lora` has changed, and `undo()`.
 
@@ -55,6 +55,8 @@ class Acceleration:
         """Return one line: the number of layers, and the kinds that keep PEFT's forward."""
         line = f"accelerate_lora: {len(self.layers)} of {len(self.layers) + len(self.left)} LoRA layers"
         return f"{line}; PEFT's forward stays for {_reasons(self.left)}" if self.left else line
+
+    __repr__ = __str__
 
 
 def accelerate_lora(model: nn.Module) -> Acceleration:

@@ -22,7 +22,7 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "demo": Preset(
-        methods=("lora", "adalora", "glora"),
+        methods=("lora", "adalora", "glora", "glora:rule=spectrum:budget=parameters"),
         seeds=(0,),
         # Measured on stdlib-docs: LoRA is at chance after the first 48 steps and at 0.70 to 0.74 from step 100 on. At
         # 3e-3 it collapses. 40 tokens hold 85 % of the pairs whole.
