@@ -18,6 +18,7 @@ gradient scaler skips, and micro-batches that are only accumulated, do not.
 from __future__ import annotations
 
 import dataclasses
+import math
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -26,7 +27,7 @@ import torch
 from torch import nn
 
 from glora.allocation.bounds import allocate_within_bounds, cut_within_bounds
-from glora.allocation.budget import budget_of_cut, check_budget, total_rank_of
+from glora.allocation.budget import budget_of_cut, check_budget, check_start, total_rank_of
 from glora.allocation.cut import kept_energy
 from glora.config import RankAllocationConfig, as_config
 from glora.distributed.agreement import Processes
@@ -186,6 +187,8 @@ class RankAllocator:
             RuntimeError: there are no gradients, the adapter is not active, or another optimizer has made the last step.
         """
         if self.recording:
+            if self.steps == 0 and self._first_step.pending:
+                check_start(self.config, self.adapter)
             check_active(self.adapter)
             self._other.check(self._recorder._pending)
             self._recorder.read()
@@ -310,6 +313,7 @@ class RankAllocator:
     def _reallocate(self) -> None:
         before, old, diverged = self.parameters, self.ranks, self._diverged()
         learned = spectra(self.adapter.present) if self.config.cuts and not diverged else {}
+        diverged += [name for name, values in learned.items() if not all(map(math.isfinite, values))]
         ranks = self._processes.decide(lambda: self._new_ranks(diverged, learned), list(old))
         if ranks is not None:
             seed = f"{self.config.seed}/{self._reallocations}"  # a matrix that grows twice must not draw the same rows

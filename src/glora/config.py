@@ -100,6 +100,9 @@ class RankAllocationConfig:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
+        for name in ("average_rank", "energy", "beta"):  # 8 and 8.0 are one configuration
+            if _is_int(value := getattr(self, name), 0):
+                object.__setattr__(self, name, float(value))
         share = isinstance(self.warmup_steps, float) and 0 < self.warmup_steps < 1
         rules = {  # field -> whether it is kept, and the rule
             "rule": (self.rule in get_args(Rule), _one_of(Rule, self.rule)),
@@ -178,6 +181,12 @@ class RankAllocationConfig:
         if asked is None:
             asked = CUT_WARMUP if self.cuts else ONE_EPOCH_WARMUP
         return math.ceil(asked * total_steps) if isinstance(asked, float) else asked
+
+    def last_cut(self, warmup_steps: int) -> int:
+        """Return the step of the last cut, or of the first reallocation by gradient norm."""
+        if not self.cuts or self.reallocate_every is None or self.max_reallocations is None:
+            return warmup_steps
+        return warmup_steps + (self.max_reallocations - 1) * self.reallocate_every
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values, fit for JSON; `keep` with its default filled in."""

@@ -15,6 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from glora.allocation.budget import check_start
 from glora.allocator import RankAllocator
 from glora.checkpoints import PROMISED, write_checksums
 from glora.config import RankAllocationConfig, as_config
@@ -112,7 +113,10 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
         if self.config.signal == "delta_exact" and not self.config.cuts:
             refuse_compiled(adapter.root, will_be=args.torch_compile)
         saved = _saved_state(state, type(self).__name__)
-        warmup = _warmup_steps(self.config, args, state, train_dataloader, fresh=saved is None)
+        if saved is None or isinstance(self.config.warmup_steps, int):
+            warmup = _warmup_steps(self.config, args, state, train_dataloader, fresh=saved is None)
+        else:  # a share, or an epoch, of the training that made the checkpoint: this one may be longer
+            warmup = saved["config"]["warmup_steps"]
         if saved is not None:
             _check_loaded(saved, adapter)
         elif state.global_step > 0 and self._training_batch is None:
@@ -126,6 +130,8 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
         self.allocator.warm_up.finish()  # on_train_end reports a warm-up that was not finished
         if saved is not None:
             self.allocator.load_state_dict(saved)
+        else:
+            check_start(self.config, adapter)
         if state.global_step > 0 and not optimizer.state and getattr(lr_scheduler, "last_epoch", 1) == 0:
             logger.warning(
                 "the checkpoint of step %d has no optimizer and no scheduler state, so both start again; it was made with "
@@ -302,6 +308,11 @@ def _warmup_steps(
         raise ValueError(
             f"the warm-up (warmup_steps={config.warmup_steps}, {pluralize(steps, 'step')}) must be shorter than training "
             f"({pluralize(left, 'step')}); set for example warmup_steps=0.1, or train longer"
+        )
+    if (last := config.last_cut(steps)) >= left:
+        raise ValueError(
+            f"the last of {config.max_reallocations} cuts would come after {pluralize(last, 'step')}, and training has "
+            f"{left:,}; lower reallocate_every={config.reallocate_every}, or max_reallocations"
         )
     if config.warmup_steps is None and not config.cuts and steps != epoch:
         logger.info(

@@ -152,6 +152,19 @@ def test_the_default_warmup(trainer_of, fields: dict, epochs: int, step: int) ->
     assert callback_of(trainer).allocator.reallocation.step == step
 
 
+def test_a_cut_that_training_would_not_reach_is_refused(trainer_of) -> None:
+    fields = dict(rule="spectrum", average_rank=1, warmup_steps=4, reallocate_every=50, max_reallocations=3)
+    with pytest.raises(ValueError, match=r"last of 3 cuts .* 104 steps"):
+        trainer_of(RankAllocationCallback(**fields), num_train_epochs=1).train()
+
+
+def test_a_second_training_of_a_cut_adapter_is_an_error(trainer_of) -> None:
+    trainer = trainer_of(RankAllocationCallback(rule="spectrum", average_rank=1), num_train_epochs=1)
+    trainer.train()
+    with pytest.raises(ValueError, match="starts wider than it ends"):
+        trainer.train()
+
+
 def test_a_stream_has_no_epoch(trainer_of) -> None:
     def trainer(**fields: object) -> Trainer:
         made = trainer_of(RankAllocationCallback(**fields), max_steps=4)

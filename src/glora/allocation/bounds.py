@@ -74,6 +74,12 @@ def cut_within_bounds(
             "cuts; lower it, or start with a larger r"
         )
     if config.rule == "uniform":
+        widest = max(low.values())
+        if total_rank is not None and widest * len(low) > total_rank:
+            raise ValueError(
+                f"min_rank={widest} is above the average rank {total_rank / len(low):g} that rule='uniform' gives to all; "
+                "lower min_rank"
+            )
         rank = uniform_rank(spectra, energy) if energy is not None else round((total_rank or 0) / len(high))
         ranks = {name: max(low[name], min(high[name], rank)) for name in high}
     else:

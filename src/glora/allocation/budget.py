@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from glora.allocation.bounds import allocate_within_bounds, cut_within_bounds
 from glora.config import RankAllocationConfig
@@ -30,31 +31,46 @@ def budget_of_cut(config: RankAllocationConfig, adapter: RankedAdapter, cut: int
     if total_rank is None:
         assert config.energy is not None
         return {"energy": config.energy ** (1 / cuts)}
-    start = sum(adapter.initial_ranks.values())
+    start = _size(config, adapter, adapter.initial_ranks)
     return {"total_rank": total_rank if cut >= cuts else start * (total_rank / start) ** (cut / cuts)}
 
 
 def check_budget(config: RankAllocationConfig, adapter: RankedAdapter) -> None:
-    """Refuse a budget that could not be met after the warm-up.
+    """Refuse a budget that the bounds do not allow, before the warm-up.
 
     Raises:
-        ValueError: the bounds do not allow it, or the adapter starts no wider than a cut would leave it.
+        ValueError: they do not.
     """
-    total_rank, starts = total_rank_of(config, adapter), adapter.initial_ranks
+    total_rank, matrices = total_rank_of(config, adapter), len(adapter.matrices)
     if not config.cuts:
         assert total_rank is not None
         allocate_within_bounds(adapter, config, total_rank, dict.fromkeys(adapter.matrices, 1.0))
         return
-    if total_rank is not None and total_rank >= sum(starts.values()):
+    if config.rule == "uniform" and total_rank is not None and total_rank % matrices:
         raise ValueError(
-            f"rule={config.rule!r} cuts an adapter that starts wider than it ends, but {sum(starts.values()):,} ranks are not "
-            f"more than {total_rank:,}; start with LoraConfig(r={4 * math.ceil(total_rank / len(starts))}), four times the "
-            "average"
-        )
-    if config.rule == "uniform" and total_rank is not None and total_rank % len(starts):
-        raise ValueError(
-            f"total_rank={total_rank} is not a multiple of the {len(starts)} matrices, and rule='uniform' has one rank for "
+            f"total_rank={total_rank} is not a multiple of the {matrices} matrices, and rule='uniform' has one rank for "
             "all; use average_rank"
         )
     equal = {matrix.name: [1.0] * matrix.rank for matrix in adapter.present}
     cut_within_bounds(adapter, config, equal, total_rank=total_rank, energy=config.energy)
+
+
+def check_start(config: RankAllocationConfig, adapter: RankedAdapter) -> None:
+    """Check, where training begins, that a cut would leave less than the adapter has.
+
+    Raises:
+        ValueError: it would not.
+    """
+    total_rank = total_rank_of(config, adapter)
+    if config.cuts and total_rank is not None and total_rank >= (size := _size(config, adapter, adapter.ranks)):
+        raise ValueError(
+            f"rule={config.rule!r} cuts an adapter that starts wider than it ends; this one starts at {size:g} ranks for "
+            f"{total_rank:,}. Start with LoraConfig(r={4 * math.ceil(total_rank / len(adapter.matrices))}), and lora_alpha in "
+            "proportion"
+        )
+
+
+def _size(config: RankAllocationConfig, adapter: RankedAdapter, ranks: Mapping[str, int]) -> float:
+    """Return Σ r_k, under the parameter budget with each rank weighted by its cost over the average cost."""
+    costs = {name: matrix.cost if config.budget == "parameters" else 1 for name, matrix in adapter.matrices.items()}
+    return sum(ranks[name] * cost for name, cost in costs.items()) * len(costs) / sum(costs.values())

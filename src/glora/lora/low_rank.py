@@ -10,47 +10,54 @@ factors mix the old columns,
 
     B' = B·T_B,  T_B = R_Aᵀ·V·S^(-1/2)     and     A' = T_A·A,  T_A = S^(-1/2)·Uᵀ·R_B.
 
-Everything works on a stack of n products at once, in float32: A is (n, r, d_in) and B is (n, d_out, r).
+Everything works on a stack of n products at once: A is (n, r, d_in) and B is (n, d_out, r). The thin factors are decomposed in
+float32. Products are in float64 (but on MPS, which has none), because autocast and TF32 would round those in float32.
 """
 
 from __future__ import annotations
 
 import torch
 
+ROUNDING = 4
+"""A singular value below this many eps·r·σ_1 is rounding: the errors of an r × r decomposition grow with r."""
+
 
 def singular_values(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
     """Return σ_1 ≥ ... ≥ σ_r of each B·A, shape (n, r); 0 for those that rounding alone has made."""
-    values = torch.linalg.svdvals(_core(*_triangles(A, B)))
-    values = torch.where(_smallest(values, A, B) < values, values, 0.0)
-    return torch.nn.functional.pad(values, (0, A.shape[1] - values.shape[1]))
+    R_A, R_B = _triangles(A, B)
+    values = torch.linalg.svdvals(R_B @ R_A.transpose(1, 2))
+    values = torch.where(values <= _smallest(values, A), 0.0, values)  # NaN stays
+    return torch.nn.functional.pad(values, (0, A.shape[1] - values.shape[1])).float()
 
 
-def leading_directions(A: torch.Tensor, B: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return T_A (n, r', r) and T_B (n, r, r') of the best approximation B·T_B·T_A·A in at most `rank` directions.
+def best_approximation(
+    A: torch.Tensor, B: torch.Tensor, rank: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return A' (n, r', d_in), B' (n, d_out, r'), T_A (n, r', r) and T_B (n, r, r') for at most `rank` directions, in float32.
 
     Directions without a singular value in any of the products are left out: both columns would be zero there, and such a column
     never learns.
     """
     R_A, R_B = _triangles(A, B)
-    U, S, Vh = torch.linalg.svd(_core(R_A, R_B), full_matrices=False)
-    smallest = _smallest(S, A, B)
-    real = int((smallest < S[:, :rank]).any(0).sum())
+    U, S, Vh = torch.linalg.svd(R_B @ R_A.transpose(1, 2), full_matrices=False)
+    rounding = _smallest(S, A) >= S
+    real = int((~rounding[:, :rank]).any(0).sum())
     # 1/√S, and 0 where another product of the stack has a direction and this one does not
-    root = torch.where(smallest < S, S, torch.inf)[:, :real].rsqrt()
+    root = torch.where(rounding, torch.inf, S)[:, :real].rsqrt()
     T_A = root[:, :, None] * (U[:, :, :real].transpose(1, 2) @ R_B)
     T_B = (R_A.transpose(1, 2) @ Vh[:, :real].transpose(1, 2)) * root[:, None]
-    return T_A, T_B
-
-
-def _smallest(S: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
-    """Return the size below which a singular value is rounding, shape (n, 1)."""
-    return S[:, :1] * torch.finfo(S.dtype).eps * max(A.shape[2], B.shape[1])
+    return (T_A @ _exact(A)).float(), (_exact(B) @ T_B).float(), T_A.float(), T_B.float()
 
 
 def _triangles(A: torch.Tensor, B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     R_A = torch.linalg.qr(A.float().transpose(1, 2), mode="r").R
-    return R_A, torch.linalg.qr(B.float(), mode="r").R
+    return _exact(R_A), _exact(torch.linalg.qr(B.float(), mode="r").R)
 
 
-def _core(R_A: torch.Tensor, R_B: torch.Tensor) -> torch.Tensor:
-    return R_B @ R_A.transpose(1, 2)
+def _exact(t: torch.Tensor) -> torch.Tensor:
+    return t.float() if t.device.type == "mps" else t.double()
+
+
+def _smallest(S: torch.Tensor, A: torch.Tensor) -> torch.Tensor:
+    """Return the size below which a singular value is rounding, shape (n, 1)."""
+    return S[:, :1] * (ROUNDING * torch.finfo(torch.float32).eps * A.shape[1])

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from glora.config import Keep
-from glora.lora.low_rank import leading_directions
+from glora.lora.low_rank import best_approximation
 from glora.lora.optimizer_state import MEAN_OVER, STATE_KINDS, Carry
 
 # count -> new columns, A (E, count, d_in) and B (d_out, count, E)
@@ -59,9 +59,8 @@ def columns_at(A: torch.Tensor, B: torch.Tensor, rank: int, keep: Keep, new_colu
     """
     old_rank = A.shape[1]
     if rank < old_rank and keep == "svd":
-        T_A, T_B = leading_directions(A, B.permute(2, 0, 1), rank)
-        kept_A = (T_A @ A.float()).to(A.dtype)
-        kept_B = torch.einsum("dre,erk->dke", B.float(), T_B).to(B.dtype)
+        kept_A, kept_B, T_A, T_B = best_approximation(A, B.permute(2, 0, 1), rank)
+        kept_A, kept_B = kept_A.to(A.dtype), kept_B.permute(1, 2, 0).to(B.dtype)
         # ∂L/∂A' = s·B'ᵀ·G = T_Bᵀ·∂L/∂A and ∂L/∂B' = s·G·A'ᵀ = ∂L/∂B·T_Aᵀ: so do the moments follow
         of_A, of_B = T_B.transpose(1, 2), T_A
     else:

@@ -9,9 +9,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
 
 from glora import RankAllocationCallback, RankAllocationConfig, RankAllocator, save_allocation
+from glora.allocation.budget import check_start
+from glora.lora.adapter import RankedAdapter
 from unit.test_allocator import config, lora, sgd, train
+
+
+class Pair(nn.Module):
+    """A cheap matrix, 8 × 8, and a dear one, 64 × 64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(64, 64)
 
 
 @pytest.mark.parametrize(
@@ -21,7 +33,7 @@ from unit.test_allocator import config, lora, sgd, train
         ({"average_rank": 2, "total_rank": 4}, "total_rank and average_rank are given; give one"),
         ({"energy": 0.9}, "energy=0.9 needs rule='spectrum'"),
         ({"rule": "spectrum", "energy": 1.5}, "energy=1.5 must be a share above 0 and at most 1"),
-        ({"rule": "spectrum", "average_rank": 0}, "average_rank=0 must be a number above 0"),
+        ({"rule": "spectrum", "average_rank": 0}, "average_rank=0.0 must be a number above 0"),
         ({"rule": "spectrum", "average_rank": 2, "keep": "norm"}, "keep='norm' must be 'svd'"),
         ({"rule": "spectrum", "average_rank": 2, "reallocate_every": 5}, "needs max_reallocations"),
         ({"rule": "uniform", "average_rank": 1.5}, "average_rank=1.5 must be a whole number"),
@@ -41,8 +53,7 @@ def test_a_cut_needs_a_budget_at_once() -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"average_rank": 4}, "start with LoraConfig(r=16)"),
-        ({"total_rank": 9}, "start with LoraConfig(r=20)"),
+        ({"rule": "uniform", "average_rank": 1, "min_rank": 2}, "min_rank=2 is above the average rank 1"),
         ({"average_rank": 1, "min_rank": 5}, "min_rank=5 is above the rank 4 of 'first'"),
         ({"average_rank": 1, "min_rank": 2}, "does not pay for the min_rank"),
         ({"rule": "uniform", "total_rank": 3}, "total_rank=3 is not a multiple of the 2 matrices"),
@@ -54,6 +65,51 @@ def test_refused_before_the_first_step(fields: dict, words: str) -> None:
     model = lora()
     with pytest.raises(ValueError, match=re.escape(words)):
         RankAllocator(model, sgd(model), config(**{"rule": "spectrum"} | fields))
+
+
+@pytest.mark.parametrize(("fields", "start"), [({"average_rank": 4}, 16), ({"total_rank": 9}, 20)], ids=str)
+def test_a_start_that_is_not_wider_is_an_error_at_the_first_step(fields: dict, start: int) -> None:
+    model = lora()
+    optimizer = sgd(model)
+    allocator = RankAllocator(model, optimizer, config(**{"rule": "spectrum"} | fields))
+    with pytest.raises(ValueError, match=re.escape(f"Start with LoraConfig(r={start}), and lora_alpha")):
+        train(model, optimizer, allocator, 1)
+
+
+def test_wider_is_meant_in_parameters_under_their_budget() -> None:
+    """Rank 8 in the cheap matrix and 1 in the dear one: more ranks than 8, and fewer parameters."""
+    ranks = {"second": 1}
+    lora_config = LoraConfig(r=8, lora_alpha=8, target_modules=["first", "second"], rank_pattern=ranks)
+    adapter = RankedAdapter(get_peft_model(Pair(), lora_config))
+    fields = dict(rule="spectrum", total_rank=8)
+    check_start(config(**fields), adapter)
+    with pytest.raises(ValueError, match="starts at"):
+        check_start(config(**fields, budget="parameters"), adapter)
+
+
+def test_an_adapter_that_was_cut_goes_on_from_its_state() -> None:
+    model = lora()
+    optimizer = sgd(model)
+    allocator = RankAllocator(model, optimizer, config(rule="spectrum", average_rank=2))
+    train(model, optimizer, allocator, 3)
+    again = RankAllocator(model, optimizer, config(rule="spectrum", average_rank=2))
+    again.load_state_dict(allocator.state_dict())
+    train(model, optimizer, again, 1)
+    assert again.ranks == allocator.ranks
+
+
+def test_singular_values_that_overflow_keep_the_ranks(caplog: pytest.LogCaptureFixture) -> None:
+    model = lora()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-30)
+    allocator = RankAllocator(model, optimizer, config(rule="spectrum", average_rank=2, warmup_steps=1))
+    (model(torch.ones(2, 6)).sum() * 1e-6).backward()
+    allocator.step()
+    with torch.no_grad():
+        for factor in allocator.adapter.matrices["first"].factors:
+            factor.fill_(1e25)
+    optimizer.step()
+    assert allocator.ranks == {"first": 4, "second": 4}
+    assert "first" in caplog.text
 
 
 def test_bounds_hold_in_a_cut() -> None:

@@ -117,6 +117,8 @@ def points_lost(metric: str, before: float, after: float) -> float:
 def smallest_within(tolerance: float, cut: Cut, loses: Callable[[Compression], float]) -> Compression:
     """Return the smallest adapter that loses no more than the tolerance, to 1 % of the parameters; all of it if none does.
 
+    Where bounds make the largest cut smaller than the adapter, it has to be within the tolerance as well.
+
     Bisection takes the loss for monotone in the size, which holds only up to the noise of the evaluation split.
 
     Args:
@@ -126,6 +128,10 @@ def smallest_within(tolerance: float, cut: Cut, loses: Callable[[Compression], f
     """
     low, high = 0, PERCENT
     best = cut(1.0)
+    if best.parameters < best.parameters_before and (lost := loses(best)) > tolerance:
+        raise ValueError(
+            f"the largest adapter within the bounds loses {lost:.2f} points, not {tolerance:g} at most; raise max_rank"
+        )
     while high - low > 1:
         middle = (low + high) // 2
         made = or_none(cut, middle / PERCENT)

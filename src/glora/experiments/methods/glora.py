@@ -47,6 +47,8 @@ def unsupported_budget(config: RunConfig, limits: Mapping[str, int]) -> list[str
     if allocation.energy is not None:
         return []
     total = round(average_rank(allocation, len(limits), default=config.rank) * len(limits)) or 1
+    if allocation.rule == "uniform" and total % len(limits):
+        return [f"total_rank={total} is not a multiple of the {len(limits)} matrices, which rule=uniform needs"]
     bounds = {name: limit if high is None else min(limit, high) for name, limit in limits.items()}
     try:
         allocate_ranks(dict.fromkeys(limits, 1.0), total, min_rank=config.setting("min_rank"), max_rank=bounds)
@@ -57,7 +59,12 @@ def unsupported_budget(config: RunConfig, limits: Mapping[str, int]) -> list[str
 
 def unsupported_warmup(config: RunConfig, schedule: Schedule) -> list[str]:
     """Return an error if the warm-up is not shorter than the training."""
-    warmup = schedule.warmup_steps(config.allocation)
+    warmup, allocation = schedule.warmup_steps(config.allocation), config.allocation
+    if (last := allocation.last_cut(warmup)) >= schedule.total_steps > warmup:
+        return [
+            f"the last of {allocation.max_reallocations} cuts would come after {pluralize(last, 'step')}, and training has "
+            f"{schedule.total_steps:,}; lower reallocate_every={allocation.reallocate_every}, or max_reallocations"
+        ]
     if warmup < schedule.total_steps:
         return []
     return [

@@ -40,3 +40,10 @@ def test_points_are_lost_where_the_score_is_worse(metric: str, before: float, af
 def test_a_smaller_tolerance_keeps_more() -> None:
     sizes = [smallest_within(t, cut, lambda made: 100 - made.parameters / 10).parameters for t in (0, 10, 50)]
     assert sizes == [1000, 900, 500]
+
+
+def test_bounds_whose_largest_adapter_loses_too_much() -> None:
+    with pytest.raises(ValueError, match="raise max_rank"):
+        smallest_within(
+            0.5, lambda share: Compression({"a": 10}, {"a": 1}, 0.5, 1000, round(300 * share)), lambda _: 50.0
+        )
