@@ -44,7 +44,11 @@ def write_report(records: Path, folder: Path, grid: Mapping[str, Setting] = CELL
         )
     tables = {cell: compare(of) for cell, of in cells.items() if len(of) > 1}
     confirmed = {cell: compare(of) for cell, of in unseen.items() if len(of) > 1}
-    wide = {cell: compare(of) for cell, of in by_cell(read(records), WIDE_CELLS, WIDE_SEEDS).items() if len(of) > 1}
+    wide = {
+        cell: compare(of)
+        for cell, of in by_cell(read(records), WIDE_CELLS, WIDE_SEEDS).items()
+        if any(VARIANTS[variant].reads_budget for variant in of)  # the others serve every warm-up and budget
+    }
     (folder / "report.md").write_text(_report(tables, confirmed, wide), encoding="utf-8")
     _draw(tables, folder / "planted.png")
     if wide:

@@ -355,9 +355,7 @@ class RankAllocator:
         if self.config.cuts:
             if any(map(any, learned.values())):
                 return self.allocate(learned)
-            logger.warning(
-                "the warm-up has learned nothing (every Δ is 0); the ranks stay as they are, this is plain LoRA"
-            )
+            logger.warning("the warm-up has learned nothing (every Δ is 0), so the adapter stays as wide as it is")
             return None
         if any(norms.values()):
             if silent := [name for name, norm in norms.items() if norm == 0]:

@@ -219,9 +219,10 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
         if isinstance(warmup, int) and allocator.steps < warmup:
             skipped = allocator.describe_skipped()
             logger.warning(
-                "training ended after %d of %d warm-up steps: the ranks were not reallocated, this is plain LoRA%s",
+                "training ended after %d of %d warm-up steps: the ranks were not reallocated, this is plain LoRA%s%s",
                 allocator.steps,
                 warmup,
+                " of the rank that it started with" if self.config.cuts else "",
                 skipped and f": {skipped}",
             )
         allocator.detach()

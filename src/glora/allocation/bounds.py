@@ -97,7 +97,7 @@ def _bounds(adapter: RankedAdapter, config: RankAllocationConfig) -> tuple[dict[
         if unknown := sorted(set(bounds) - set(adapter.matrices) - {""}):
             raise ValueError(
                 f"{what} names {unknown[0]!r}, which is not among the {pluralize(len(adapter.matrices), 'matrix')}"
-                f"{did_you_mean(unknown[0], adapter.matrices)}"
+                f"{did_you_mean(unknown[0], adapter.matrices) or f', such as {next(iter(adapter.matrices))!r}'}"
             )
     least, most = dict.fromkeys(adapter.matrices, 0), dict.fromkeys(adapter.matrices, 0)
     for matrix in adapter.present:

@@ -14,6 +14,7 @@ from glora.experiments.config import ALLOCATION_SETTINGS, RunConfig
 from glora.experiments.data.registry import TASKS, reads_data_dir
 from glora.experiments.estimate import Estimate, ExpectedRun
 from glora.experiments.experiment import PROPOSED, REFERENCE, ResolvedExperiment
+from glora.experiments.methods.glora import start_rank
 from glora.experiments.methods.registry import find_method
 from glora.experiments.models.registry import MODELS
 from glora.experiments.number_format import distinct_names
@@ -149,7 +150,13 @@ def _how_far(state: Mapping[str, int]) -> str:
 def _rule(config: RunConfig) -> str:
     allocation = config.allocation
     if allocation.cuts:
-        return f"rule {allocation.rule}, from {config.start_factor:g} times the rank"
+        average = allocation.average_rank or config.rank
+        end = f"rank {average:g} on average"
+        if allocation.energy is not None:
+            end = f"{allocation.energy:.1%} of the energy"
+        elif allocation.total_rank is not None:
+            return f"rule {allocation.rule}, from {config.start_factor:g} times the average to {allocation.total_rank:,} ranks"
+        return f"rule {allocation.rule}, from rank {start_rank(average, config.start_factor)} to {end}"
     return f"beta {allocation.beta:g}, signal {allocation.signal}"
 
 
