@@ -68,10 +68,8 @@ def cut_spectra(
     ranks = {name: low.get(name, 0) for name in spectra}
     left = math.inf if budget is None else budget - sum(price[name] * rank for name, rank in ranks.items())
     if left < 0:
-        smallest = budget - left
         raise ValueError(
-            f"the budget of {budget:,g} does not pay for min_rank in every matrix, which takes {smallest:,g}; lower min_rank, or "
-            "ask for a larger average_rank"
+            f"the budget is {-left:,g} short of min_rank in every matrix; lower min_rank, or ask for a larger average_rank"
         )
     total = _energy(spectra, {name: len(values) for name, values in spectra.items()})
     held = _energy(spectra, ranks)
