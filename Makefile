@@ -24,7 +24,7 @@ $(TESTED): $(READY)
 		-c constraints.txt -e '.[experiments,demo,dev,optimizers]'
 	@touch $@
 
-demo: $(READY)   ## compare LoRA, AdaLoRA and both rules of GLoRA on the embedded encoder (about 4 minutes on 2 cores)
+demo: $(READY)   ## compare LoRA and both rules of GLoRA on the embedded encoder (3 to 5 minutes on 2 cores)
 	@HF_HUB_OFFLINE=1 $(BIN)/glora compare --preset demo --output $(DEMO)
 
 test: $(TESTED)  ## run the tests
