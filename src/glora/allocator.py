@@ -78,9 +78,8 @@ class RankAllocator:
         warm_up: Reports a warm-up that training did not last for.
 
     Raises:
-        ValueError: no LoRA, another tuner, an unsupported layer or optimizer, a budget that the bounds cannot meet, an adapter
-            that starts no wider than a cut would leave it, a warm-up that is not a number of steps, or training in several
-            processes that is not supported.
+        ValueError: no LoRA, another tuner, an unsupported layer or optimizer, a budget that the bounds cannot meet, a
+            warm-up that is not a number of steps, or training in several processes that is not supported.
         TypeError: config has the wrong type.
     """
 
@@ -184,6 +183,7 @@ class RankAllocator:
         """Read the gradient norms of this step; call it after backward() and before optimizer.step().
 
         Raises:
+            ValueError: at the first step, an adapter that starts no wider than a cut would leave it.
             RuntimeError: there are no gradients, the adapter is not active, or another optimizer has made the last step.
         """
         if self.recording:

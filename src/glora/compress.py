@@ -22,7 +22,7 @@ import torch
 from peft import LoraConfig
 from torch import nn
 
-from glora.allocation.cut import Cut, cut_spectra, kept_energy
+from glora.allocation.cut import cut_spectra, cut_uniformly
 from glora.lora.adapter import RankedAdapter
 from glora.lora.discovery import adapted_model, peft_configs
 from glora.lora.layout import is_sharded
@@ -214,10 +214,8 @@ def _cut(
     low, high = _bounds(matrices, min_rank, max_rank)
     if not any(value for values in spectra.values() for value in values):
         raise ValueError("B·A is 0 in every matrix: the adapter has learned nothing that could be kept")
-    if uniform:
-        cut = _uniform_cut(spectra, costs, low, high, **size)
-    else:
-        cut = cut_spectra(spectra, costs=costs, min_ranks=low, max_ranks=high, **size)
+    rule = cut_uniformly if uniform else cut_spectra
+    cut = rule(spectra, costs=costs, min_ranks=low, max_ranks=high, **size)
     if not any(cut.ranks.values()):
         raise ValueError(f"{_given(average_rank, parameters, energy)} pays for no direction of any matrix; raise it")
     used, held = (sum(ranks[name] * matrix.cost for name, matrix in matrices.items()) for ranks in (cut.ranks, before))
@@ -274,31 +272,6 @@ def _bounds(
     high = {name: matrix.rank if max_rank is None else min(max_rank, matrix.rank) for name, matrix in matrices.items()}
     low = {name: min(max(min_rank, m.min_supported_rank[0]), high[name]) for name, m in matrices.items()}
     return low, high
-
-
-def _uniform_cut(
-    spectra: Spectra,
-    costs: Mapping[str, int],
-    low: Mapping[str, int],
-    high: Mapping[str, int],
-    *,
-    budget: float = math.inf,
-    energy: float = math.inf,
-) -> Cut:
-    """Return the largest common rank within the budget, or the smallest that keeps the energy."""
-    best = None
-    for rank in range(max(high.values()) + 1):
-        ranks = {name: max(low[name], min(rank, high[name])) for name in spectra}
-        if sum(costs[name] * ranks[name] for name in ranks) > budget:
-            break
-        best = Cut(ranks, kept_energy(spectra, ranks))
-        if best.kept >= energy * (1 - 1e-12):
-            break
-    if best is None:
-        raise ValueError(
-            f"budget={budget:g} does not pay for the min_rank of every matrix; raise it, or lower min_rank"
-        )
-    return best
 
 
 def _at_rank(matrix: SavedMatrix, rank: int, *, root: bool) -> SavedMatrix:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from glora.allocation.cut import Spectra, cut_spectra, uniform_rank
+from glora.allocation.cut import Spectra, cut_spectra, cut_uniformly
 from glora.allocation.shares import allocate_ranks
 from glora.config import RankAllocationConfig
 from glora.lora.adapter import RankedAdapter
@@ -73,20 +73,11 @@ def cut_within_bounds(
             f"min_rank={low[narrow]} is above the rank {adapter.ranks[narrow]} of {narrow!r}, and rule={config.rule!r} only "
             "cuts; lower it, or start with a larger r"
         )
-    if config.rule == "uniform":
-        widest = max(low.values())
-        if total_rank is not None and widest * len(low) > total_rank:
-            raise ValueError(
-                f"min_rank={widest} is above the average rank {total_rank / len(low):g} that rule='uniform' gives to all; "
-                "lower min_rank"
-            )
-        rank = uniform_rank(spectra, energy) if energy is not None else round((total_rank or 0) / len(high))
-        ranks = {name: max(low[name], min(high[name], rank)) for name in high}
-    else:
-        costs = _costs(adapter) if config.budget == "parameters" else dict.fromkeys(high, 1)
-        budget = None if total_rank is None else total_rank * sum(costs.values()) / len(costs)
-        full = {name: spectra.get(name, ()) for name in high}
-        ranks = cut_spectra(full, budget=budget, energy=energy, costs=costs, min_ranks=low, max_ranks=high).ranks
+    costs = _costs(adapter) if config.budget == "parameters" else dict.fromkeys(high, 1)
+    budget = None if total_rank is None else total_rank * sum(costs.values()) / len(costs)
+    full = {name: spectra.get(name, ()) for name in high}
+    rule = cut_uniformly if config.rule == "uniform" else cut_spectra
+    ranks = rule(full, budget=budget, energy=energy, costs=costs, min_ranks=low, max_ranks=high).ranks
     return _any_rank(ranks, config, f"energy={energy}" if total_rank is None else f"total_rank={total_rank:g}")
 
 

@@ -68,9 +68,7 @@ def cut_spectra(
     ranks = {name: low.get(name, 0) for name in spectra}
     left = math.inf if budget is None else budget - sum(price[name] * rank for name, rank in ranks.items())
     if left < 0:
-        raise ValueError(
-            f"the budget is {-left:,g} short of min_rank in every matrix; lower min_rank, or ask for a larger average_rank"
-        )
+        raise _short(-left)
     total = _energy(spectra, {name: len(values) for name, values in spectra.items()})
     held = _energy(spectra, ranks)
     closed: set[str] = set()  # a matrix whose next direction did not fit: none behind it may jump the queue
@@ -88,11 +86,47 @@ def cut_spectra(
     return Cut(ranks, kept_energy(spectra, ranks))
 
 
-def uniform_rank(spectra: Spectra, energy: float) -> int:
-    """Return the smallest rank that, given to every matrix, keeps this share of the energy."""
-    widest = max(map(len, spectra.values()))
-    enough = (rank for rank in range(1, widest) if kept_energy(spectra, dict.fromkeys(spectra, rank)) >= energy - 1e-12)
-    return next(enough, widest)
+def cut_uniformly(
+    spectra: Spectra,
+    *,
+    budget: float | None = None,
+    energy: float | None = None,
+    costs: Mapping[str, int],
+    min_ranks: Mapping[str, int],
+    max_ranks: Mapping[str, int],
+) -> Cut:
+    """Give every matrix one rank, within its bounds: the largest in the budget, or the smallest that keeps the energy.
+
+    Args:
+        spectra: Singular values of each matrix's update, by name, in descending order.
+        budget: Σ r_k·c_k may not exceed it.
+        energy: Share of Σ σ² to keep. Give this or `budget`.
+        costs: Parameters of one direction of each matrix.
+        min_ranks: Directions that each matrix keeps in any case, by name.
+        max_ranks: Most directions that a matrix keeps, by name.
+
+    Raises:
+        ValueError: the budget does not pay for `min_ranks`.
+    """
+    best = None
+    for rank in range(max(max_ranks.values()) + 1):
+        ranks = {name: max(min_ranks[name], min(rank, max_ranks[name])) for name in spectra}
+        spent = sum(costs[name] * ranks[name] for name in ranks)
+        if budget is not None and spent > budget * (1 + 1e-12):
+            if best is None:
+                raise _short(spent - budget)
+            break
+        best = Cut(ranks, kept_energy(spectra, ranks))
+        if energy is not None and best.kept >= energy * (1 - 1e-12):
+            break
+    assert best is not None
+    return best
+
+
+def _short(missing: float) -> ValueError:
+    return ValueError(
+        f"the budget is {missing:,g} short of min_rank in every matrix; lower min_rank, or ask for a larger average_rank"
+    )
 
 
 def kept_energy(spectra: Spectra, ranks: Mapping[str, int]) -> float:

@@ -53,7 +53,7 @@ def test_a_cut_needs_a_budget_at_once() -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"rule": "uniform", "average_rank": 1, "min_rank": 2}, "min_rank=2 is above the average rank 1"),
+        ({"rule": "uniform", "average_rank": 1, "min_rank": 2}, "2 short of min_rank"),
         ({"average_rank": 1, "min_rank": 5}, "min_rank=5 is above the rank 4 of 'first'"),
         ({"average_rank": 1, "min_rank": 2}, "2 short of min_rank"),
         ({"rule": "uniform", "total_rank": 3}, "total_rank=3 is not a multiple of the 2 matrices"),
