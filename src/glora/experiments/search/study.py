@@ -25,6 +25,7 @@ from optuna.storages import fail_stale_trials
 from optuna.storages._heartbeat import get_heartbeat_thread
 from optuna.trial import FrozenTrial, TrialState
 
+from glora.experiments.records.interrupts import record_before_interrupts
 from glora.experiments.search.storage import HEARTBEAT_SECONDS, SharedStorage, StorageError, without_warnings
 
 FILLING_SECONDS = 5.0
@@ -194,6 +195,7 @@ def work(jobs: Sequence[Job], *, waiting: Callable[[int], None], look_after: flo
             time.sleep(HEARTBEAT_SECONDS / 2 if look_after is None else look_after)
 
 
+@record_before_interrupts()
 def _take_one(job: Job) -> bool:
     """Make one item of a study; return False if none is waiting."""
     study = job.study

@@ -12,7 +12,7 @@ import torch
 from transformers import Trainer, TrainerCallback
 
 from glora.experiments.methods.adapted_model import AdaptedModel
-from glora.experiments.records.interrupts import hold_interrupts
+from glora.experiments.records.interrupts import hold_interrupts, raise_swallowed_interrupt
 from glora.experiments.records.schema import EpochMetrics, NormSample, WrittenAnswer
 from glora.experiments.training.measurement import TrainingClock
 from glora.experiments.training.metrics import DivergedError
@@ -59,6 +59,14 @@ class RunRecorder(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Keep the time."""
         self.train_seconds = self.clock.seconds
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Raise an interrupt that a library has swallowed.
+
+        Raises:
+            KeyboardInterrupt: there was one.
+        """
+        raise_swallowed_interrupt()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Keep the step's time, then read the norms with the clock stopped."""

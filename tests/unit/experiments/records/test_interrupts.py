@@ -1,4 +1,4 @@
-"""Interrupts wait from the last evaluation on until the record is written."""
+"""Interrupts wait from the last evaluation on until the record is written, and none is lost."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from glora.experiments.records.interrupts import hold_interrupts, record_before_interrupts
+from glora.experiments.records.interrupts import hold_interrupts, raise_swallowed_interrupt, record_before_interrupts
 
 
 class Terminated(KeyboardInterrupt):
@@ -54,3 +54,52 @@ def test_an_error_of_the_block_is_not_hidden_by_an_interrupt() -> None:
         hold_interrupts()
         signal.raise_signal(signal.SIGINT)
         raise OSError("no room")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_that_a_library_swallows_is_raised_again(number: int) -> None:
+    done: list[str] = []
+
+    def swallow() -> None:
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt:
+            done.append("swallowed")
+
+    with pytest.raises(KeyboardInterrupt), record_before_interrupts():
+        swallow()
+        raise_swallowed_interrupt()
+        done.append("not reached")
+    with pytest.raises(KeyboardInterrupt), record_before_interrupts():
+        swallow()
+        hold_interrupts()
+        raise_swallowed_interrupt()
+        done.append("held")
+    raise_swallowed_interrupt()
+    assert done == ["swallowed", "swallowed", "held"]
+
+
+def test_a_block_inside_another_holds_interrupts_to_its_own_end() -> None:
+    done: list[str] = []
+    with pytest.raises(KeyboardInterrupt), record_before_interrupts():
+        with record_before_interrupts():
+            hold_interrupts()
+            signal.raise_signal(signal.SIGINT)
+            done.append("recorded")
+        done.append("not reached")
+    assert done == ["recorded"]
+
+
+def test_a_signal_whose_handler_returns_interrupts_nothing() -> None:
+    received: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
+    try:
+        with record_before_interrupts():
+            signal.raise_signal(signal.SIGINT)
+            raise_swallowed_interrupt()
+            hold_interrupts()
+            signal.raise_signal(signal.SIGINT)
+            assert len(received) == 1
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert len(received) == 2

@@ -11,6 +11,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from glora.experiments.records.interrupts import hold_interrupts
 from glora.experiments.search import study as study_module
 from glora.experiments.search.storage import SharedStorage, StorageError, open_storage
 from glora.experiments.search.study import (
@@ -141,6 +142,21 @@ def test_ctrl_c_frees_the_trial_at_once(storage: SharedStorage) -> None:
     assert time.monotonic() - began < GRACE, "without waiting for missing heartbeats"
     assert states(study) == DONE
     assert settings[1] in settings[2:], "with the same settings"
+
+
+def test_ctrl_c_while_a_measured_trial_is_written_waits_for_it(storage: SharedStorage) -> None:
+    study, made = study_of(storage), []
+
+    def measured(trial: optuna.Trial) -> float:
+        made.append(item_of(trial))
+        hold_interrupts()
+        signal.raise_signal(signal.SIGINT)
+        return 1.0
+
+    with pytest.raises(KeyboardInterrupt):
+        finish(study, measured)
+    assert states(study) == {"a": "done", "b": "open", "c": "open"}
+    assert made == ["a"]
 
 
 # Every moment of a kill

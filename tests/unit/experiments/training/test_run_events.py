@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from collections.abc import Callable
@@ -70,6 +71,21 @@ def test_ctrl_c_from_the_last_evaluation_on_waits_for_the_record(
     assert len(records) == kept
     assert not list(tmp_path.iterdir()), "no temporary files are left"
     assert [r.provenance.model_fingerprint for r in records] == [weights_fingerprint(config.model)] * kept
+
+
+def test_ctrl_c_that_a_library_swallows_ends_the_run_at_its_next_step(config: RunConfig) -> None:
+    steps = []
+
+    class Interrupted(RunProgress):
+        @override
+        def step(self) -> None:
+            steps.append(1)
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt), record_before_interrupts():
+        run(config, progress=Interrupted())
+    assert len(steps) == 1
 
 
 @pytest.mark.parametrize(
