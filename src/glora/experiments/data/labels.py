@@ -11,7 +11,7 @@ import re
 import unicodedata
 from array import array
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -31,6 +31,11 @@ ALMOST_NUMBER = re.compile(
     r"[+-]?\d+(?:[,'\u2019 ]\d+)*(?:[.,]\d+)?\s*%|[+-]?\d+(?:[,'\u2019 ]\d+)+(?:\.\d+)?|[+-]?\d*,\d+"
 )
 """A number with a decimal comma, signs for thousands, or a percent sign."""
+LOOK_ALIKES = str.maketrans(
+    "АВЕЅІЈКМНОРСТУҮХаесіјкорԛѕԝуүхһԁӏ" + "ΑΒΕΖΗΙΚΜΝΟΡΤΥΧαικνορυχ" + "ɑɡı‐‒–—―−‘’ʼ",
+    "ABESIJKMHOPCTYYXaecijkopqswyyxhdl" + "ABEZHIKMNOPTYXaikvopux" + "agi------'''",
+)
+"""Cyrillic and Greek letters, and signs that word processors put in, which are drawn as those of a keyboard."""
 SHOWN_CLASSES, SHOWN_LINES = 8, 3
 TYPES = {bool: "true or false", int: "number", float: "number", Decimal: "number", str: "text"}
 
@@ -85,7 +90,7 @@ class LabelColumn:
         numbers = {name: i for i, name in enumerate(self.names)}
         for row, value in enumerate(values):
             if str(value) not in numbers:
-                hint = did_you_mean(str(value), self.names)
+                hint = _codes(str(value)) + did_you_mean(str(value), self.names)
                 shown = ", ".join(self.names[:20]) + (", ..." if len(self.names) > 20 else "")
                 raise DataError(
                     f"{table.where(row)}: the label {value!r} does not occur in {self.table.path.name}{hint}; the labels are "
@@ -181,23 +186,27 @@ def _classes(table: Table, column: str, values: Sequence[Any]) -> tuple[str, ...
             f"{table.where(row)}: the label {values[row]!r:.60} is nearly a number, as all others are; write numbers with a "
             "decimal point, without signs for thousands and percent."
         )
-    alike: dict[str, list[str]] = {}
-    for name in counts:
-        alike.setdefault(_looks(name), []).append(name)
-    for looks, names in alike.items():
-        if len(names) > 1:
-            usual, odd = sorted(names, key=lambda name: (-counts[name], name))[:2]
-            rows = [row for row, value in enumerate(values) if str(value) == odd]
-            exact = "" if f"{usual}{odd}".isascii() else f" ({odd!a}, {usual!a})"
-            how = (
-                "is the same integer as {}"
-                if _is_integer(looks)
-                else "differs from {} only by space, case or Unicode form"
-            )
-            raise _misfit(table, values, rows, f"{how.format(repr(usual))}{exact}; use one spelling")
+    _refuse_alike(table, values, counts)
     if all(INTEGER.fullmatch(name) for name in counts):
         return tuple(sorted(counts, key=Decimal))
     return tuple(sorted(counts))
+
+
+def _refuse_alike(table: Table, values: Sequence[Any], counts: Mapping[str, int]) -> None:
+    for form, difference in ((_looks, "space, case or Unicode form"), (_drawn, "letters that look alike")):
+        alike: dict[str, list[str]] = {}
+        for name in counts:
+            alike.setdefault(form(name), []).append(name)
+        if pair := next(((looks, names) for looks, names in alike.items() if len(names) > 1), None):
+            usual, odd = sorted(pair[1], key=lambda name: (-counts[name], name))[:2]
+            rows = [row for row, value in enumerate(values) if str(value) == odd]
+            how = "is the same integer as {}" if _is_integer(pair[0]) else f"differs from {{}} only by {difference}"
+            raise _misfit(table, values, rows, f"{how.format(repr(usual))}{_codes(odd, usual)}; use one spelling")
+
+
+def _codes(*names: str) -> str:
+    """Return the names with their characters by number; nothing if all are ASCII."""
+    return "" if "".join(names).isascii() else f" ({', '.join(map(ascii, names))})"
 
 
 def _looks(name: str) -> str:
@@ -209,6 +218,11 @@ def _looks(name: str) -> str:
     if len(folded) <= MAX_DIGITS and re.fullmatch(r"\s*[+-]?\d+\s*", folded):
         return str(int(folded))
     return "".join(c for c in folded if unicodedata.category(c)[0] not in "CZ" and not "\ufe00" <= c <= "\ufe0f")
+
+
+def _drawn(name: str) -> str:
+    """Return a label as `_looks` does, with the letters of a keyboard for those that are drawn like them."""
+    return _looks(unicodedata.normalize("NFKD", name).translate(LOOK_ALIKES))
 
 
 def _usual_and_odd(kinds: Sequence[str]) -> tuple[str, list[int]]:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from glora.experiments.data.labels import LOOK_ALIKES
 from glora.experiments.data.loading import load_task
 from glora.experiments.data.task import DataError, TaskData
 
@@ -104,6 +106,35 @@ def test_classes_that_look_alike_are_an_error(task_of: Any, odd: str) -> None:
         task_of([*WORDS, odd, odd])
 
 
+@pytest.mark.parametrize(
+    ("usual", "odd"),
+    [
+        ("pos", "p\N{CYRILLIC SMALL LETTER O}s"),
+        ("POS", "\N{CYRILLIC CAPITAL LETTER ER}os"),
+        ("Beta", "\N{GREEK CAPITAL LETTER BETA}eta"),
+        ("no\N{LATIN SMALL LETTER E WITH DIAERESIS}l", "no\N{CYRILLIC SMALL LETTER IO}l"),
+        ("cop", "\N{CYRILLIC SMALL LETTER ES}\N{CYRILLIC SMALL LETTER O}\N{CYRILLIC SMALL LETTER ER}"),
+        ("non-toxic", "non\N{EN DASH}toxic"),
+    ],
+)
+def test_classes_that_differ_by_letters_of_another_script_are_an_error(task_of: Any, usual: str, odd: str) -> None:
+    with pytest.raises(
+        DataError, match=r"line 4: the label .* differs from .* only by letters that look alike \(.*\\u"
+    ):
+        task_of([usual, usual, odd, "other"])
+
+
+def test_letters_stand_for_letters_of_the_same_case() -> None:
+    for other, latin in LOOK_ALIKES.items():
+        name = unicodedata.name(chr(other))
+        assert ("CAPITAL" in name) == chr(latin).isupper(), name
+
+
+@pytest.mark.parametrize("labels", [["да", "нет"], ["ναι", "όχι"], ["В", "в́б"], ["cop", "пор"]])
+def test_other_scripts_are_classes(task_of: Any, labels: list[str]) -> None:
+    assert set(task_of(labels * 5, suffix=".jsonl").label_names) == set(labels)
+
+
 @pytest.mark.parametrize("odd", ["01", "+1", "-0", "\u0661"])
 def test_integers_of_one_value_are_an_error(task_of: Any, odd: str) -> None:
     usual = "0" if odd == "-0" else "1"
@@ -157,6 +188,7 @@ def test_types_that_contradict_each_other(task_of: Any, labels: list[Any], messa
             ["a", "c"],
             r"dev\.csv, line 3: the label 'c' does not occur in train\.csv.*; the labels are a, b",
         ),
+        (["pos", "neg"], ["p\u043es"], r"does not occur in train\.csv \('p\\u043es'\); did you mean 'pos'"),
         (["pos", "neg"], ["pos "], r"dev\.csv, line 2: the label 'pos ' does not occur .* did you mean 'pos'"),
         (["0.5", "1.5"], ["0.5", "high"], r"dev\.csv, line 3: the label 'high' is not a number"),
         (["0.5", "1.5"], ["0.5", "inf"], r"dev\.csv, line 3: the label 'inf' is not a number"),
