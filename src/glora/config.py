@@ -116,7 +116,7 @@ class RankAllocationConfig:
                 share or _is_int_or_none(self.warmup_steps),
                 "a number of steps (int ≥ 1), a share of all steps (float between 0 and 1) or None for one epoch",
             ),
-            "beta": (isinstance(self.beta, int | float) and 0 <= self.beta < 1, "in [0, 1)"),
+            "beta": (_is_number(self.beta, above=-1) and 0 <= self.beta < 1, "in [0, 1)"),
             "signal": (self.signal in get_args(Signal), _one_of(Signal, self.signal)),
             "exact_every": (_is_int(self.exact_every, 1), "an int ≥ 1"),
             "reallocate_every": (_is_int_or_none(self.reallocate_every), "an int ≥ 1, or None for one reallocation"),
@@ -132,6 +132,7 @@ class RankAllocationConfig:
                 self.max_rank is None or _is_bound(self.max_rank),
                 "an int ≥ 0, or one for each module name",
             ),
+            "adapter_name": (isinstance(self.adapter_name, str | None), "the name of an adapter, or None"),
             "seed": (_is_int(self.seed, 0), "an int ≥ 0"),
         }
         errors = [f"{name}={getattr(self, name)!r} must be {rule}" for name, (kept, rule) in rules.items() if not kept]

@@ -49,6 +49,20 @@ class SearchOptions:
     seed: int = 0
 
 
+_NOT_A_BOOLEAN = "expected a number or a text, not true or false"
+
+
+def not_a_boolean(value: Any) -> Any:
+    """Return the value of a setting that is a number or a text.
+
+    Raises:
+        ValueError: it is true or false, which YAML also reads from yes and on, and pydantic takes for 1 and 0.
+    """
+    if isinstance(value, bool):
+        raise ValueError(_NOT_A_BOOLEAN)
+    return value
+
+
 class RunConfig(BaseModel):
     """One run: a model, a task, a method and a seed, with the schedule they share.
 
@@ -167,11 +181,11 @@ class RunConfig(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse true and false, which YAML also reads from yes and on, where pydantic would take them for 1 and 0."""
         kind = cls.model_fields[str(info.field_name)].annotation
-        if isinstance(value, bool) and bool not in (kind, *get_args(kind)):
-            raise ValueError("expected a number or a text, not true or false")
-        return value
+        nested = value if info.field_name == "allocation" and isinstance(value, Mapping) else {}
+        if errors := [f"{name}={v}: {_NOT_A_BOOLEAN}" for name, v in nested.items() if isinstance(v, bool)]:
+            raise ConfigurationError(errors)
+        return value if bool in (kind, *get_args(kind)) else not_a_boolean(value)
 
     @field_validator("allocation")
     @classmethod
@@ -242,7 +256,7 @@ class RunConfig(BaseModel):
 def _whole_steps(value: Any) -> Any:
     """Read 300.0 and "3e2" as 300 steps; below 1, `warmup_steps` is a share."""
     try:
-        number = float(value)
+        number = float(not_a_boolean(value))
     except (TypeError, ValueError):
         return value
     return int(number) if number >= 1 and number.is_integer() else value

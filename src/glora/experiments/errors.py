@@ -63,6 +63,12 @@ def shown(value: object) -> str:
     return short.repr(value)
 
 
+def message_of(detail: Any) -> str:
+    """Return the message of one of pydantic's errors as the end of a sentence."""
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]
+
+
 def _in_words(place: Sequence[int | str], detail: Any, *, hint: bool) -> list[str]:
     cause = detail.get("ctx", {}).get("error")
     if isinstance(cause, ConfigurationError):
@@ -70,6 +76,5 @@ def _in_words(place: Sequence[int | str], detail: Any, *, hint: bool) -> list[st
     name = str(place[0])[:100] if place else "settings"
     if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return [f"{name}: there is no such setting{did_you_mean(name, SETTINGS) if hint else ''}"]
-    message = detail["msg"][:1].lower() + detail["msg"][1:]
     choices = SETTINGS[name].choices if name in SETTINGS else ()
-    return [f"{name}={shown(detail['input'])}: {message}{did_you_mean(str(detail['input'])[:100], choices)}"]
+    return [f"{name}={shown(detail['input'])}: {message_of(detail)}{did_you_mean(str(detail['input'])[:100], choices)}"]

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
 from glora.config import MAX_ERRORS, ConfigurationError
-from glora.experiments.config import DEFAULT_SEEDS, MAX_ENTRIES, SETTINGS, settings_schema
-from glora.experiments.errors import shown
+from glora.experiments.config import DEFAULT_SEEDS, MAX_ENTRIES, SETTINGS, not_a_boolean, settings_schema
+from glora.experiments.errors import message_of, shown
 from glora.experiments.structured_text import read_mapping
 from glora.messages import did_you_mean
 
@@ -49,7 +49,7 @@ class Search(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Name = Field(description="A setting: learning_rate, beta, total_rank, warmup_steps, or another of a run.")
-    range: str | int | float | list[Any] = Field(
+    range: bool | str | int | float | list[Any] = Field(
         description='"1e-4-5e-4" (log), "0.8-0.99" (linear), "500-1500" (integers), "96,128,160" (one of these).'
     )
 
@@ -94,7 +94,7 @@ class Experiment(BaseModel):
         description="Settings and the ranges in which a search may choose them.",
     )
 
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(
+    seeds: list[Annotated[int, BeforeValidator(not_a_boolean), Field(ge=0)]] = Field(
         default_factory=lambda: list(DEFAULT_SEEDS),
         min_length=1,
         max_length=MAX_ENTRIES,
@@ -169,11 +169,10 @@ def _in_words(detail: Any, *, hint: bool) -> str:
         return f"{where} is missing"
     if detail["type"] == "too_short":
         return f"{where} is empty; give at least one"
-    message = detail["msg"][:1].lower() + detail["msg"][1:]
-    return f"{where}={shown(detail['input'])}: {message}"
+    return f"{where}={shown(detail['input'])}: {message_of(detail)}"
 
 
 def _steps(inner: Sequence[Any]) -> list[Any]:
     """The way into a field, without the names that pydantic gives to the members of a union."""
-    members = {"str", "int", "float", "list[any]", "[key]"}
+    members = {"bool", "str", "int", "float", "list[any]", "[key]"}
     return [part for part in inner if part not in members]

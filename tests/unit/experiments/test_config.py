@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 from pydantic import ValidationError
 
 from glora.config import ConfigurationError
 from glora.experiments.config import SETTINGS, RunConfig
-from glora.experiments.errors import collect, repeated
+from glora.experiments.errors import collect, errors_of, repeated
 from glora.experiments.methods.registry import find_method
 
 
@@ -143,9 +145,31 @@ def test_a_value_given_twice_is_found_among_many() -> None:
     assert repeated("seeds", range(10)) == []
 
 
-@pytest.mark.parametrize("name", ["learning_rate", "rank", "seed", "epochs", "lora_alpha", "model"])
-def test_true_is_no_number(name: str) -> None:
+NUMBERS = sorted({name for name, s in SETTINGS.items() if {int, float} & {s.type, *get_args(s.type)}})
+
+
+@pytest.mark.parametrize("value", [True, False])
+@pytest.mark.parametrize("name", [*NUMBERS, "model", "signal"])
+def test_true_is_no_number(name: str, value: bool) -> None:
     """YAML reads it from yes and on."""
-    with pytest.raises(ValidationError, match="expected a number or a text, not true or false"):
-        RunConfig(**{name: True})
+    nested = {"allocation": {name: value}} if name in vars(RunConfig().allocation) else {}
+    for form in ({name: value}, nested or {name: value}):
+        with pytest.raises(ValidationError) as refused:
+            RunConfig.model_validate(form)
+        assert errors_of(refused.value) == [f"{name}={value}: expected a number or a text, not true or false"]
+
+
+def test_settings_that_are_true_or_false_are_no_numbers() -> None:
     assert RunConfig(group_by_length=True, trust_remote_code=True).group_by_length
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_number_as_text_is_the_number(name: str) -> None:
+    """YAML reads 2e-1 as a text."""
+    number = 0.5 if SETTINGS[name].type in (float, float | None) and name != "start_factor" else 16
+    others = {"energy": {"rule": "spectrum"}, "max_reallocations": {"reallocate_every": 1}}.get(name, {})
+    for text in (str(number), f" {number} "):
+        assert RunConfig(**others, **{name: text}) == RunConfig(**others, **{name: number})
+        assert RunConfig(**others, **{name: text}).key == RunConfig(**others, **{name: number}).key
+    with pytest.raises(ValidationError):
+        RunConfig(**{name: "eight"})

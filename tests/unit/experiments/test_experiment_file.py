@@ -13,7 +13,7 @@ import pytest
 from glora.experiments import plan as planning
 from glora.experiments.config import SETTINGS
 from glora.experiments.experiment import load_experiment
-from glora.experiments.experiment_file import NOT_SETTINGS, Experiment, InvalidExperimentError
+from glora.experiments.experiment_file import NOT_SETTINGS, Experiment, InvalidExperimentError, Search
 from glora.experiments.models import loading as models
 from glora.experiments.search.ranges import SearchRange
 
@@ -305,16 +305,24 @@ def test_a_metric_that_no_data_set_has_is_refused(file: Callable[..., Path]) -> 
 
 
 def test_missing_fields_and_wrong_kinds(file: Callable[..., Path]) -> None:
-    found = errors(file({"models_to_use": [], "seeds": [0, "one", -1], "evaluation_metrics": "Accuracy"}))
+    found = errors(file({"models_to_use": [], "seeds": [0, "one", -1, True], "evaluation_metrics": "Accuracy"}))
     for start in (
         "models_to_use is empty; give at least one",
         "datasets_to_use is missing",
         "seeds[1]='one': input should be a valid integer",
         "seeds[2]=-1: input should be greater than or equal to 0",
+        "seeds[3]=True: expected a number or a text, not true or false",
         "evaluation_metrics='Accuracy': input should be a valid list",
     ):
         assert any(error.startswith(start) for error in found), (start, found)
-    assert len(found) == 5
+    assert len(found) == 6
+
+
+def test_a_range_of_true_is_no_range_of_one(file: Callable[..., Path]) -> None:
+    assert Search(name="rank", range=True).range is True
+    (error,) = errors(file(hyperparameters_to_search=[{"name": "rank", "range": True}]))
+    assert error.startswith("hyperparameters_to_search: rank: the range ")
+    assert load_experiment(file(hyperparameters_to_search=[{"name": "group_by_length", "range": [True, False]}]))
 
 
 def test_a_data_folder_that_no_data_set_reads_or_that_is_not_there(

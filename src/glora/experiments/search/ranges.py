@@ -113,8 +113,8 @@ def parse_range(setting: str, text: object) -> SearchRange:
         SearchRangeError: malformed, empty, bounds in the wrong order, a log range that starts at or below 0, a repeated value,
             or a value that the setting does not accept.
     """
-    if isinstance(text, list):
-        return _one_of(setting, text, text)
+    if isinstance(text, list | bool):
+        return _one_of(setting, text, text if isinstance(text, list) else [text])
     written = str(text).strip()
     interval = _INTERVAL.fullmatch(written)
     if interval:

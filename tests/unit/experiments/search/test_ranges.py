@@ -60,6 +60,8 @@ def test_a_range_is_understood(setting: str, text: object, expected: SearchRange
         ("beta", "0.8-1.2", "beta=1.2 must be in"),
         ("total_rank", "0-96", "total_rank=0 must be an int ≥ 1"),
         ("total_rank", "96.5-128", "96.5: input should be a valid integer"),
+        ("beta", [0.9, False], "beta=False: expected a number or a text, not true or false"),
+        ("rank", True, "rank=True: expected a number or a text, not true or false"),
         ("beta", "high", "'high': input should be a valid number"),
         ("signal", "delta,delta_b", "'delta_b': input should be 'delta', 'delta_exact' or 'lora_b'"),
     ],
