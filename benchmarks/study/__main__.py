@@ -1,46 +1,64 @@
-"""`python -m benchmarks.study report` makes tables and a picture, `best-case` searches allocations, `full` is for a GPU."""
+"""`python -m benchmarks.study run sst2` makes the runs that are missing, `report` the tables and the pictures."""
 
 from __future__ import annotations
 
 import argparse
+import functools
+import time
 from pathlib import Path
 
-HERE = Path(__file__).parent
+from benchmarks.study.design import TASKS, runs
+from benchmarks.study.records import append, best_rate, read
+
+from glora.experiments.config import DEFAULT_MODEL
+from glora.experiments.models.registry import PACKAGED_LLM
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.study", description=__doc__)
-    parser.add_argument("what", choices=("report", "best-case", "full"))
+    parser.add_argument("what", choices=("run", "report"))
+    parser.add_argument("tasks", nargs="*", default=list(TASKS), metavar="TASK", help=", ".join(TASKS))
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with glue/ and gsm8k/")
+    parser.add_argument("--llm", default=PACKAGED_LLM.model, help="the model of gsm8k")
+    parser.add_argument("--minutes", type=float, help="begin no run after so many minutes")
     parser.add_argument(
-        "--data-dir", default="../shared/data/glue", help="GLUE's own TSV files, a folder for each task"
+        "--worker", default="0/1", help="I/N: of N processes this is number I, which takes every N-th missing run"
     )
-    parser.add_argument("--processes", type=int, default=8, help="that share the GPU, of `full`")
     arguments = parser.parse_args()
-    if arguments.what == "full":
-        from benchmarks.study.full import cells, make
-
-        make(HERE / "full", arguments.data_dir, arguments.processes, list(cells()))
-    elif arguments.what == "best-case":
-        import torch
-        from benchmarks.study.best_case import confirm, search
-
-        from glora.experiments.config import RunConfig
-        from glora.experiments.plan import TaskLoader
-        from glora.experiments.records.schema import RunRecord
-        from glora.experiments.training.run import runs_of
-
-        torch.set_num_threads(1)
-        folder, load = HERE / "best-case", TaskLoader()
-        make = runs_of(folder)
-
-        def make_run(config: RunConfig) -> RunRecord:
-            return make(config, load(config))
-
-        confirm(folder, arguments.data_dir, search(folder, arguments.data_dir, make_run), make_run)
-    else:
+    if arguments.what == "report":
         from benchmarks.study.report import write_report
 
-        write_report(HERE, HERE.parents[1] / "docs" / "study.md")
+        write_report()
+        return
+    import torch
+    from benchmarks.study.training import Bench
+
+    torch.set_num_threads(1)  # the same bits in every run, however many go on beside it
+    begun = time.monotonic()
+    number, workers = map(int, arguments.worker.split("/"))
+    for task in arguments.tasks:
+        bench = Bench(task, arguments.data, arguments.llm if task == "gsm8k" else DEFAULT_MODEL)
+        while True:
+            records = read(task)
+            missing = [
+                run
+                for run in dict.fromkeys(runs(task, functools.partial(best_rate, records)))
+                if (run, False) not in records
+            ]
+            if not missing:
+                break
+            if arguments.minutes and time.monotonic() - begun > 60 * arguments.minutes:
+                return
+            run = missing[number % len(missing)] if len(missing) > workers else missing[min(number, len(missing) - 1)]
+            for record in append(list(bench.make(run))):
+                compressed = " compressed" if record["compressed"] else ""
+                score = record["score"] or float("nan")
+                print(
+                    f"{record['method']}{compressed} r={record['rank']} {record['where']} "
+                    f"lr={record['learning_rate']:g} seed={record['seed']}: loss {record['loss']:.4f} "
+                    f"score {score:.4f} {record['parameters']:,} parameters {record['seconds']:.0f} s",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from glora.experiments.config import RunConfig
 from glora.experiments.data.task import Kind
 from glora.experiments.models.registry import (
-    CAUSAL_MODELS,
     ModelNotFoundError,
     find_entry,
     resolve_model,
@@ -137,7 +136,7 @@ def _kind_errors(config: RunConfig, kind: Kind) -> list[str]:
     if reason is None:
         return []
     return [
-        f"model={config.model!r} {reason}, which {config.task} needs; name a causal model, such as {CAUSAL_MODELS[2].name}, or "
+        f"model={config.model!r} {reason}, which {config.task} needs; name a causal model, such as Qwen3-0.6B, or "
         "its folder"
     ]
 

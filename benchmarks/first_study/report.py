@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import altair as alt
-from benchmarks.interval_chart import interval, interval_panel, save_picture
-from benchmarks.study import best_case
-from benchmarks.study.comparison import (
+from benchmarks.first_study import best_case
+from benchmarks.first_study.comparison import (
     Comparison,
     Runs,
     agreement_of_seeds,
@@ -22,6 +21,7 @@ from benchmarks.study.comparison import (
     ranks_by_kind,
     ranks_by_layer,
 )
+from benchmarks.interval_chart import interval, interval_panel, save_picture
 
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.records.store import read_records
@@ -61,7 +61,7 @@ NAMES = {
     "glora:budget=parameters": 'GLoRA, `budget="parameters"`',
     "glora:budget=parameters:relative_to=weight": 'the same, `relative_to="weight"`',
 }
-MADE, UNTIL = "<!-- made by benchmarks/study/report.py -->", "<!-- until here -->"
+MADE, UNTIL = "<!-- made by benchmarks/first_study/report.py -->", "<!-- until here -->"
 
 
 def write_report(folder: Path, page: Path | None = None) -> None:
@@ -77,7 +77,7 @@ def write_report(folder: Path, page: Path | None = None) -> None:
     lines = [
         "# The study on real tasks",
         "",
-        "Made from the records by `python -m benchmarks.study report`. Each method has the learning rate found for it.",
+        "Made from the records by `python -m benchmarks.first_study report`. Each method has the learning rate found for it.",
         "Metric: accuracy, for CoLA Matthews correlation, times 100. Loss: on the evaluation split after the last step.",
         "Differences are paired by seed, with 95 % intervals (Student's t); over all tasks, pairs are of one task and seed.",
         "",

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.study.best_case import kind_of, layer_of
+from benchmarks.first_study.best_case import kind_of, layer_of
 from scipy.stats import spearmanr
 
 from glora.experiments.records.schema import RunRecord

@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from benchmarks.study import best_case
-from benchmarks.study.comparison import agreement_of_seeds, by_task, compare, ranks_by_kind, ranks_by_layer
-from benchmarks.study.report import write_report
+from benchmarks.first_study import best_case
+from benchmarks.first_study.comparison import agreement_of_seeds, by_task, compare, ranks_by_kind, ranks_by_layer
+from benchmarks.first_study.report import write_report
 
 from glora.experiments.config import RunConfig
 from glora.experiments.methods.registry import METHODS, find_method
@@ -155,7 +155,7 @@ def test_the_best_allocation_is_the_best_over_all_seeds_and_is_confirmed_on_new_
 
 def test_the_pages_belong_to_the_committed_records(tmp_path: Path) -> None:
     root = Path(best_case.__file__).parents[2]
-    study = root / "benchmarks" / "study"
+    study = root / "benchmarks" / "first_study"
     for folder in (path.parent for path in study.glob("*/runs")):
         shutil.copytree(folder, tmp_path / folder.name, ignore=shutil.ignore_patterns("pictures", "*.html"))
     page = shutil.copy(root / "docs" / "study.md", tmp_path)
