@@ -105,6 +105,9 @@ def _files(folder: Path) -> list[Path]:
 def _unusable(folder: Path, step: int) -> str:
     """Return why a checkpoint cannot be resumed; empty if it can."""
     try:
+        named = (path for path in folder.rglob("*") if path.suffix in _CHECKED or path.suffix == ".json")
+        if odd := next((path for path in named if not path.is_file()), None):  # Trainer would wait for a pipe
+            return f"{odd.name} is not a file"
         state = _read_json(folder / _STATE)
         if state.get("global_step") != step:
             return f"{_STATE} is of step {state.get('global_step')!s:.20}"

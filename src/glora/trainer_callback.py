@@ -27,6 +27,7 @@ from glora.guards.setup import check_same_matrices
 from glora.lora.adapter import RankedAdapter
 from glora.lora.input_gradients import asked_by_last_call
 from glora.messages import get_logger, pluralize
+from glora.regular_file import regular_file
 from glora.scoring.sketch_ratios import refuse_compiled
 
 logger = get_logger()
@@ -169,7 +170,7 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
             raise ValueError("take_ranks_from needs a model; give this callback to Trainer(callbacks=[...]) first")
         file = Path(checkpoint) / "trainer_state.json"
         try:
-            state = TrainerState.load_from_json(str(file))
+            state = TrainerState.load_from_json(str(regular_file(file)))
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise ValueError(
                 f"{file} cannot be read ({type(error).__name__}); take the checkpoint that glora.last_complete_checkpoint finds"

@@ -15,6 +15,8 @@ from typing import Any
 
 import yaml
 
+from glora.regular_file import regular_file
+
 YAML_SUFFIXES = (".yaml", ".yml")
 SUFFIXES = (".json", *YAML_SUFFIXES)
 MAX_DEPTH = 50
@@ -32,13 +34,10 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """Read a JSON or YAML file, distinguished by the suffix, that holds one mapping of texts, numbers, lists and mappings.
 
     Raises:
-        FileNotFoundError, IsADirectoryError, PermissionError: there is no such file, or it cannot be read.
+        OSError: there is no such file, it is a folder, a pipe or a device, or it cannot be read.
         MalformedFileError: it is malformed, not UTF-8, not a mapping, too large or deep, or has a key twice.
     """
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; name a file that ends in {', '.join(SUFFIXES)}")
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file {str(path)!r}")
+    regular_file(path)
     if path.suffix.lower() not in SUFFIXES:
         raise MalformedFileError(f"{path}: unknown format; its name must end in one of {', '.join(SUFFIXES)}")
     if (size := path.stat().st_size) > MAX_BYTES:

@@ -33,6 +33,7 @@ from torch import nn
 
 from glora.lora.discovery import adapted_model, base_model, find_matrices, initialization_from_base, peft_configs
 from glora.lora.peft_config import exact_pattern
+from glora.regular_file import regular_file
 
 PREFIX = "base_model.model."  # PEFT's, of every name in an adapter's file
 FACTORS = {  # endings of the keys of A and B
@@ -243,7 +244,7 @@ def _endings(embedding: bool) -> tuple[str, str]:
 
 def _read_config(adapter: str | Path) -> tuple[LoraConfig, str]:
     file = Path(adapter) / CONFIG_NAME
-    if not Path(adapter).is_dir() or not file.is_file():
+    if not Path(adapter).is_dir() or not file.exists():
         try:
             config = PeftConfig.from_pretrained(str(adapter))
         except Exception as error:  # no such folder, no such id, no connection
@@ -253,7 +254,7 @@ def _read_config(adapter: str | Path) -> tuple[LoraConfig, str]:
             ) from error
     else:
         try:
-            if not isinstance(json.loads(file.read_text(encoding="utf-8")), dict):
+            if not isinstance(json.loads(regular_file(file).read_text(encoding="utf-8")), dict):
                 raise TypeError("it is not a JSON object")
             config = PeftConfig.from_pretrained(str(adapter))
         except Exception as error:  # PEFT gives a hostile file to a dozen constructors, which raise anything
@@ -283,6 +284,8 @@ def _read_weights(adapter: str | Path) -> tuple[dict[str, torch.Tensor], str]:
     if Path(adapter).is_dir() and not present:
         raise _damaged(file, "does not exist")
     try:
+        if present:
+            regular_file(file)
         tensors = load_peft_weights(str(adapter), device="cpu")
         if not isinstance(tensors, Mapping):
             raise TypeError("it is not a dictionary")

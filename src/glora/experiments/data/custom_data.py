@@ -36,6 +36,7 @@ from glora.experiments.data.task import (
     Rows,
     Task,
 )
+from glora.regular_file import regular_file
 
 VALIDATION_STEMS = ("validation", "dev", "valid", "val")
 LABEL_COLUMNS = ("label", "labels", "gold_label", "class", "target", "score")
@@ -192,8 +193,9 @@ def _find_files(text: str) -> tuple[Path, Path]:
         if len(found) > 1:
             raise DataError(f"{str(path)!r} has several training files; name one of {', '.join(map(str, found))}.")
         path = found[0]
-    if not path.is_file():
+    if not path.exists():
         raise DataNotFoundError(f"there is no data file or folder {text!r}.")
+    regular_file(path)
     return path, _validation_file(path)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from glora.experiments.data.task import DataError, DataNotFoundError
 from glora.experiments.structured_text import MalformedFileError, decode, parse_json
 from glora.messages import did_you_mean
+from glora.regular_file import regular_file
 
 MISSING = object()
 """The value of a row whose JSON object lacks a field that other rows have."""
@@ -88,13 +89,15 @@ def read_table(
 
     Raises:
         DataNotFoundError: there is no such file.
+        OSError: it is a folder, a pipe or a device, or cannot be read.
         DataError: the suffix is unknown, the file has no row, a line is malformed, or a column of `keep` is missing.
     """
     suffix = path.suffix.lower()
     if suffix not in {*FIELDS, *OBJECTS}:
         raise DataError(f"{path}: unknown suffix {path.suffix!r}; use one of {', '.join(CUSTOM_SUFFIXES)}.")
-    if not path.is_file():
+    if not path.exists():
         raise DataNotFoundError(f"there is no data file {str(path)!r}.")
+    regular_file(path)
     if suffix in FIELDS:
         table = _read_separated(path, FIELDS[suffix](path), header, keep, short_rows_skipped)
     else:

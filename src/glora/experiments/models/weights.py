@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from glora.experiments.models.registry import EMBEDDED_WEIGHTS, ModelNotFoundError, find_entry, resolve_model
 from glora.experiments.structured_text import MalformedFileError, decode, parse_json
+from glora.regular_file import regular_file
 
 MODEL_FILES = (
     *("*.safetensors", "*.bin", "*.gguf", "*.index.json"),
@@ -72,13 +73,18 @@ def weights_fingerprint(name: str, digest: FileDigests | None = None) -> str | N
 
 
 def model_files(folder: Path) -> list[Path]:
-    """Return the files of a folder that a model is loaded from, sorted by name."""
+    """Return the files of a folder that a model is loaded from, sorted by name.
+
+    Raises:
+        OSError: one of them is a pipe or a device.
+    """
     return sorted(
-        path
+        regular_file(path)
         for path in folder.iterdir()
         if path.name not in TRAINING_FILES
         and any(fnmatch.fnmatchcase(path.name, pattern) for pattern in MODEL_FILES)
-        and path.is_file()
+        and path.exists()
+        and not path.is_dir()
     )
 
 

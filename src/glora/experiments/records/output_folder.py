@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from glora.experiments.records.store import RUNS_FOLDER, is_left_over, write_whole
 from glora.messages import get_logger
+from glora.regular_file import regular_file
 
 LOCK_FILE, OWNER_FILE = ".lock", ".in-use-by"
 SCRATCH = ".scratch-"
@@ -66,5 +67,5 @@ def remove_leftovers(output: Path) -> None:
 
 def _read(owner: Path) -> str:
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        return owner.read_text(encoding="utf-8")
+        return regular_file(owner).read_text(encoding="utf-8")
     return "another process"

@@ -1,0 +1,29 @@
+"""Files that a user names, read only if they are files: a pipe would be waited for, and a device may have no end."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+_KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+
+
+def regular_file(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a file that can be read to its end.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        IsADirectoryError: it is a folder.
+        OSError: it is a pipe, a socket or a device; or its folder cannot be read.
+    """
+    path = Path(path)
+    try:
+        kind = stat.S_IFMT(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"there is no file {str(path)!r}") from None
+    if kind == stat.S_IFDIR:
+        raise IsADirectoryError(f"{path} is a folder; name a file")
+    if kind != stat.S_IFREG:
+        raise OSError(f"{path} is {_KINDS.get(kind, 'not a file')}; save its content to a file, and name that")
+    return path
