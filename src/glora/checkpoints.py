@@ -94,7 +94,7 @@ def write_checksums(folder: Path, *, others_write: str = "") -> None:
 
 def _checkpoints(output_dir: Path) -> Iterator[tuple[int, Path]]:
     for path in output_dir.glob("checkpoint-*"):
-        if (match := re.fullmatch(r"checkpoint-([0-9]{1,18})", path.name)) and path.is_dir():
+        if (match := re.fullmatch(r"checkpoint-([0-9]{1,12})", path.name)) and path.is_dir():
             yield int(match[1]), path
 
 

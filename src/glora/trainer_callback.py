@@ -22,7 +22,7 @@ from glora.config import RankAllocationConfig, as_config
 from glora.distributed.unsupported import refuse_engines
 from glora.export import save_allocation
 from glora.guards.same_adapter import check_loaded_adapter
-from glora.guards.saved_state import check_saved_state
+from glora.guards.saved_state import check_saved_state, check_trainer_state
 from glora.guards.setup import check_same_matrices
 from glora.lora.adapter import RankedAdapter
 from glora.lora.input_gradients import asked_by_last_call
@@ -273,6 +273,7 @@ def _saved_state(state: TrainerState, name: str) -> dict[str, Any] | None:
     Raises:
         ValueError: the state is damaged, or the checkpoint has the state of a callback of another class.
     """
+    check_trainer_state(state)
     if state.global_step == 0:
         return None
     found = {
@@ -284,6 +285,10 @@ def _saved_state(state: TrainerState, name: str) -> dict[str, Any] | None:
     }
     if name in found:
         check_saved_state(found[name])
+        if (steps := found[name]["steps"]) > state.global_step:
+            raise ValueError(
+                f"the allocator's state has {steps:,} steps, and the checkpoint {state.global_step:,}; resume from another one"
+            )
     elif others := [other for other, saved in found.items() if isinstance(saved, Mapping) and "initial_ranks" in saved]:
         raise ValueError(
             f"the checkpoint holds the allocation of {others[0]}; resume with that callback, not with {name}, which would "

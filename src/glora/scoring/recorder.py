@@ -141,8 +141,8 @@ class NormRecorder:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load what `state_dict` returned."""
         self.average.load_state_dict(state)
-        if self.ratios is not None and state["sketch_ratios"] is not None:
-            ratios = [math.nan if x is None else x for x in state["sketch_ratios"]]
+        if self.ratios is not None and (measured := state.get("sketch_ratios")) is not None:
+            ratios = [math.nan if x is None else x for x in measured]
             self.ratios.ratios.copy_(torch.tensor(ratios))
 
     @property

@@ -7,8 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import TrainerState
 
 from glora import RankAllocator
+from glora.guards.saved_state import check_trainer_state
+from glora.reallocation import Reallocation
+from glora.trainer_callback import _saved_state
 from unit.test_allocator import config, lora, sgd, train
 
 
@@ -37,24 +41,44 @@ FIELDS = (
 )
 
 
+COUNTS = ("steps", "recorded_steps", "non_finite_steps", "reallocations")
+RANKS = ("ranks", "initial_ranks")
+REALLOCATION = vars(Reallocation(2, 2, 2, (), 1, 7, 8, 8, 100, 100, 0.9))
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         *(({name: ...}, f"{name} missing") for name in FIELDS),
         ({"version": 2}, "version 2, .* reads 1"),
-        ({"steps": -5}, "steps must be an int of at least 0"),
+        ({"steps": -5}, "steps must be an int from 0 to 1,000,000,000,000"),
         ({"steps": True}, "steps must be an int"),
-        ({"norms": {"first": float("nan"), "second": 1.0}}, "norms must be a finite number"),
+        ({"norms": {"first": float("nan"), "second": 1.0}}, "norms must be a number of at least 0 that float32 has"),
         ({"norms": [1.0, 2.0]}, "norms must be"),
-        ({"ranks": {"first": -1, "second": 4}}, "ranks must be a rank of at least 0"),
+        ({"ranks": {"first": -1, "second": 4}}, "ranks must be a rank from 0 to 1,048,576"),
         ({"ranks": {"first": 0, "second": 0}}, "no matrix has a rank"),
-        ({"scalings": {"first": True, "second": 2.0}}, "scalings must be a finite number"),
+        ({"scalings": {"first": True, "second": 2.0}}, "scalings must be a number up to 1e[+]30"),
         ({"scalings": {"first": 2.0}}, "scalings do not have every matrix with a rank"),
         ({"recording": 1}, "recording must be true or false"),
         ({"allocated": False}, "contradict"),
         ({"reallocation": {"step": 2}}, "reallocation must be"),
         ({"reallocation": None}, "contradict"),
         ({"recorded_steps": 99}, "more recorded_steps"),
+        *(({name: 10**30}, f"{name} must be an int from 0") for name in COUNTS),
+        *(({name: {"first": 10**30, "second": 4}}, f"{name} must be a rank from 0 to") for name in RANKS),
+        ({"initial_ranks": {"first": 2**20 + 1, "second": 4}}, "initial_ranks must be a rank from 0 to 1,048,576"),
+        ({"norms": {"first": 1e39, "second": 1.0}}, "norms must be a number of at least 0 that float32 has"),
+        ({"norms": {"first": 10**400, "second": 1.0}}, "norms must be a number"),
+        ({"scalings": {"first": 1e31, "second": 2.0}}, "scalings must be a number up to"),
+        ({"non_finite_norms": {"first": 10**30, "second": 0}}, "non_finite_norms must be a count"),
+        ({"non_finite_norms": {"first": 9, "second": 0}}, "more non_finite_norms than recorded_steps"),
+        *(({"sketch_ratios": [x, 1.0]}, "sketch_ratios must be a list of numbers") for x in (-1, 1e39, 10**400, True)),
+        ({"sketch_ratios": [1.0]}, "sketch_ratios are of more or fewer matrices"),
+        *(({"config": {"warmup_steps": x}}, "config must be a configuration") for x in (0, 10**30, "2", None, True)),
+        ({"reallocations": 4}, "more reallocations than steps"),
+        *(({"reallocation": REALLOCATION | {k: 10**30}}, "reallocation must be") for k in REALLOCATION),
+        ({"reallocation": REALLOCATION | {"energy_kept": 1.5}}, "reallocation must be"),
+        ({"reallocation": REALLOCATION | {"step": 4}}, "the last reallocation is later than steps"),
         ({"non_finite_steps": 50}, "more non_finite_steps"),
     ],
     ids=str,
@@ -67,6 +91,29 @@ def test_damaged_states(change: dict[str, Any], said: str) -> None:
         allocator.load_state_dict(state)
     assert allocator.ranks == {"first": 4, "second": 4}
     assert allocator.steps == 0
+
+
+def test_a_state_without_the_optional_field_is_loaded() -> None:
+    state = {name: value for name, value in saved().items() if name != "sketch_ratios"}
+    model = lora()
+    allocator = RankAllocator(model, sgd(model), config(warmup_steps=2, reallocate_every=3))
+    allocator.load_state_dict(state)
+    assert allocator.steps == 3
+
+
+@pytest.mark.parametrize("step", [10**30, -1, "2", 2.0, True, None])
+def test_a_number_of_steps_that_no_training_has_made(step: Any) -> None:
+    with pytest.raises(ValueError, match=r"trainer_state.json has global_step=.*resume from another checkpoint"):
+        check_trainer_state(TrainerState(global_step=step))
+
+
+def test_an_allocation_of_more_steps_than_its_checkpoint() -> None:
+    entry = {"attributes": {"saved_state": saved()}}
+    state = TrainerState(global_step=3, stateful_callbacks={"RankAllocationCallback": entry})
+    assert _saved_state(state, "RankAllocationCallback")["steps"] == 3
+    state.global_step = 2
+    with pytest.raises(ValueError, match="state has 3 steps, and the checkpoint 2; resume from another one"):
+        _saved_state(state, "RankAllocationCallback")
 
 
 @pytest.mark.parametrize("state", [None, [], "state", 3])
