@@ -1,4 +1,4 @@
-"""Numbers and names as text, for every table, message and chart: metrics, times, memory, settings, models."""
+"""Numbers and names as text, for every table, message and chart: times, memory, settings, models."""
 
 from __future__ import annotations
 
@@ -11,45 +11,7 @@ from typing import Any
 
 from glora.experiments.publishing import DIGEST, is_local
 
-PERCENT_METRICS = ("accuracy", "f1", "precision", "recall", "exact_match")
-CORRELATIONS = ("matthews", "pearson", "spearman", "correlation")
-NAMES = {
-    "accuracy": "Accuracy",
-    "f1": "F1",
-    "matthews_correlation": "Matthews corr.",
-    "pearson": "Pearson corr.",
-    "spearman": "Spearman corr.",
-}
 MISSING = "–"
-
-
-def metric_name(metric: str) -> str:
-    """Return a metric's name for people: `validation_mismatched/accuracy` -> `Accuracy (validation mismatched)`."""
-    split, _, name = metric.rpartition("/")
-    shown = NAMES.get(name) or name.replace("_", " ").capitalize()
-    return f"{shown} ({split.replace('_', ' ')})" if split else shown
-
-
-def metric_scale(metric: str) -> tuple[float, str]:
-    """Return a metric's factor and unit: shares in percent, correlations times 100 as GLUE reports them, others as recorded."""
-    name = metric.rpartition("/")[2]
-    if name.startswith(PERCENT_METRICS):
-        return 100.0, "%"
-    if name.startswith(CORRELATIONS) or name.endswith("correlation"):
-        return 100.0, "×100"
-    return 1.0, ""
-
-
-def metric_header(metric: str) -> str:
-    """Return name and unit: `Accuracy (%)`."""
-    _, unit = metric_scale(metric)
-    return f"{metric_name(metric)} ({unit})" if unit else metric_name(metric)
-
-
-def value_text(metric: str, value: float) -> str:
-    """Return one value of a metric, in the unit of `metric_header`: `81.3`."""
-    scale, unit = metric_scale(metric)
-    return f"{scale * value:.1f}" if unit else f"{scale * value:.4g}"
 
 
 def time_unit(longest_seconds: float) -> tuple[float, str]:

@@ -56,7 +56,7 @@ def make_runs(
                     record = make(planned.config, plan.task, progress=progress)
                     keep_record(plan.output, record)
                 records.append(record)
-                if i == 0 and record.has_no_model and len(plan.to_make) > 1:
+                if i == 0 and record.kind == "no model" and len(plan.to_make) > 1:
                     more = len(plan.to_make) - 1
                     progress.say(f"{pluralize(more, 'run')} more would need the same model: not made")
                     left -= more

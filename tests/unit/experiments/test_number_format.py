@@ -6,22 +6,7 @@ import unicodedata
 
 import pytest
 
-from glora.experiments.number_format import bytes_text, distinct_names, metric_header, numbered, printable, short_name
-
-
-@pytest.mark.parametrize(
-    ("metric", "header"),
-    [
-        ("accuracy", "Accuracy (%)"),
-        ("matthews_correlation", "Matthews corr. (×100)"),
-        ("f1", "F1 (%)"),
-        ("pearson", "Pearson corr. (×100)"),
-        ("validation_mismatched/accuracy", "Accuracy (validation mismatched) (%)"),
-        ("loss", "Loss"),
-    ],
-)
-def test_metrics_in_the_unit_of_the_field(metric: str, header: str) -> None:
-    assert metric_header(metric) == header
+from glora.experiments.number_format import bytes_text, distinct_names, numbered, printable, short_name
 
 
 def test_memory() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from glora.experiments.config import RunConfig
 from glora.experiments.data.task import TaskData
+from glora.experiments.models.registry import ModelNotFoundError
 from glora.experiments.models.weights import weights_fingerprint
 from glora.experiments.records import store as record_keeping
 from glora.experiments.records.interrupts import hold_interrupts
@@ -113,7 +114,7 @@ def test_a_run_that_is_finished_since_the_plan_is_not_made_again(plan, tmp_path:
 
 def without_model(config: RunConfig, _task: object = None, *, progress: RunProgress) -> RunRecord:
     return finished(config).model_copy(
-        update={"status": "failed", "error": "no network", "exception": "ModelNotFoundError"}
+        update={"status": "failed", "error": "no network", "kind": ModelNotFoundError.kind}
     )
 
 

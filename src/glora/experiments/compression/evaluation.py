@@ -14,9 +14,9 @@ from glora.compress import CompressibleAdapter, Compression
 from glora.experiments.compression.view import Cut, or_none
 from glora.experiments.config import RunConfig
 from glora.experiments.data.loading import load_task
-from glora.experiments.data.task import TaskData, higher_is_better
+from glora.experiments.data.metric import Metric, metric_of
+from glora.experiments.data.task import TaskData
 from glora.experiments.methods.adapted_model import AdaptedModel
-from glora.experiments.number_format import metric_name, metric_scale
 from glora.experiments.training.progress import RunProgress
 from glora.experiments.training.task_kinds import find_kind
 from glora.experiments.training.timed_trainer import RunRecorder
@@ -53,12 +53,12 @@ class TaskEvaluation:
         self._model, self._tokenizer = self._kind.load_model(config, self._task)
         self._tokens = self._kind.tokenize(config, self._task, self._model, self._tokenizer)
         self._split = next(iter(self._task.evaluation))
-        self.metric = self._task.primary_metric
+        self.metric = metric_of(self._task.primary_metric)
         self.examples = len(self._task.evaluation[self._split])
 
     def score(self, adapter: str | Path) -> float:
         """Return the metric of an adapter, by its folder or its id on the hub."""
-        return self.measure(adapter)[self.metric]
+        return self.measure(adapter)[self.metric.name]
 
     def measure(self, adapter: str | Path) -> dict[str, float]:
         """Return the task's metrics on the split that is reported, and the loss there.
@@ -96,22 +96,21 @@ class TaskEvaluation:
 
     def text(self, score: float) -> str:
         """Return a score as text."""
-        scale, unit = metric_scale(self.metric)
-        return f"{metric_name(self.metric)} {scale * score:.2f}{' %' if unit == '%' else ''}"
+        return f"{self.metric.label} {self.metric.scale * score:.2f}{' %' if self.metric.unit == '%' else ''}"
 
     def basis(self, score: float) -> str:
         """Return the number of examples a score rests on, and what that allows to see."""
         basis = f"on {pluralize(self.examples, 'example')} of the {self._split} split"
-        if metric_scale(self.metric)[1] != "%":
+        if self.metric.unit != "%":
             return basis
         error = PERCENT * math.sqrt(score * (1 - score) / self.examples)
         return f"{basis} (one example is {PERCENT / self.examples:.2f} points, the standard error {error:.1f})"
 
 
-def points_lost(metric: str, before: float, after: float) -> float:
+def points_lost(metric: Metric, before: float, after: float) -> float:
     """Return by how many points, in the unit of reports, a score is worse than the one before; negative if it is better."""
-    sign = 1 if higher_is_better(metric) else -1
-    return sign * (before - after) * metric_scale(metric)[0]
+    sign = 1 if metric.higher_is_better else -1
+    return sign * (before - after) * metric.scale
 
 
 def smallest_within(tolerance: float, cut: Cut, loses: Callable[[Compression], float]) -> Compression:

@@ -22,12 +22,6 @@ Kind = Literal["classification", "generation"]
 Scoring = Literal["final_number", "boxed"]
 """The part of a written answer that is compared; see `answers`."""
 
-
-def higher_is_better(metric: str) -> bool:
-    """Return whether a larger value of a recorded metric is better, on any split: False for a loss."""
-    return not metric.endswith(("loss", "perplexity"))
-
-
 LIMIT_SEED = 0
 """Seed of the order in which limited examples are drawn; the same in every run."""
 

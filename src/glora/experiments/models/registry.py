@@ -44,6 +44,9 @@ SENTENCEPIECE = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"
 class ModelNotFoundError(FileNotFoundError):
     """A model that is neither known, nor a folder, nor available from the hub."""
 
+    kind = "no model"
+    """As in `RunRecord`."""
+
 
 @dataclass(frozen=True)
 class ModelEntry:

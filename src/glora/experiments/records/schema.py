@@ -118,6 +118,11 @@ class RunRecord(_Part):
     exception: str | None = Field(
         None, description="Of a failed run: name of the exception's class. None in records from before this field."
     )
+    kind: Literal["diverged", "no model"] | None = Field(
+        None,
+        description='Of a failed run: "diverged" if the loss or the predictions became NaN or infinite, which other settings '
+        'may prevent; "no model" if the model could not be loaded, so that no other run of the same model has one.',
+    )
     advice: str | None = Field(None, description="Of a failed run: what may prevent the failure, where that is known.")
     traceback: str | None = Field(None, description="Of a failed run: the traceback, without machine paths.")
     started_at: str = Field(description="Start, UTC, ISO 8601.")
@@ -198,14 +203,9 @@ class RunRecord(_Part):
     provenance: Provenance = Field(description="Software, machine and data.")
 
     @property
-    def diverged(self) -> bool:
-        """True if the loss or the predictions became NaN or infinite, which other settings may prevent."""
-        return self.exception == "DivergedError"
-
-    @property
-    def has_no_model(self) -> bool:
-        """True if the model could not be loaded; then no other run of the same model has one."""
-        return self.exception == "ModelNotFoundError"
+    def main_split(self) -> str | None:
+        """The split that is evaluated first; None before the first evaluation."""
+        return self.metrics[0].split if self.metrics else None
 
     @property
     def failure(self) -> str:

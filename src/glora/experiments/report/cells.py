@@ -12,7 +12,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from glora.experiments.number_format import MISSING, metric_scale, printable, time_unit
+from glora.experiments.data.metric import Metric
+from glora.experiments.number_format import MISSING, printable, time_unit
 from glora.experiments.report.statistics import Estimate, PairedDifference, PairedRatio
 
 
@@ -105,16 +106,14 @@ class ReportTable:
         return not all(isinstance(cell, Quantity) for cell in cells) or not cells
 
 
-def metric_unit(metric: str) -> Unit:
-    """Return the unit of `metric_header`: percent with one decimal, or the number as recorded with three."""
-    scale, unit = metric_scale(metric)
-    return Unit(scale, 1 if unit else 3)
+def metric_unit(metric: Metric) -> Unit:
+    """Return the unit of the metric's header: percent with one decimal, or the number as recorded with three."""
+    return Unit(metric.scale, 1 if metric.unit else 3)
 
 
-def difference_cell(metric: str, found: PairedDifference | None) -> Cell:
+def difference_cell(metric: Metric, found: PairedDifference | None) -> Cell:
     """Return `+0.52 [-0.10, +1.14]`, in points; without the interval below three seeds."""
-    scale, unit = metric_scale(metric)
-    shown = Unit(scale, 2 if unit else 4, sign="+")
+    shown = Unit(metric.scale, 2 if metric.unit else 4, sign="+")
     return None if found is None else Quantity(found.mean, shown, low=found.low, high=found.high)
 
 
@@ -142,7 +141,7 @@ def share_cell(share: float | None) -> Cell:
     """Return `100 %`, `130.2 %`, `12,345 %`; with a decimal below 1,000 % where it is not whole."""
     if share is None:
         return None
-    whole = share >= 10 or f"{100 * share:.1f}".endswith(".0")
+    whole = share >= 10 or round(100 * share, 1) % 1 == 0
     return Quantity(share, Unit(100.0, 0 if whole else 1, "%"))
 
 

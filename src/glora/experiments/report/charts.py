@@ -9,7 +9,8 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-from glora.experiments.number_format import metric_header, metric_name, metric_scale, printable, time_unit
+from glora.experiments.data.metric import Metric
+from glora.experiments.number_format import printable, time_unit
 from glora.experiments.records.schema import EpochMetrics, RunRecord
 from glora.experiments.report.cells import COUNT, Quantity, ReportTable, Unit
 from glora.experiments.report.chart_style import ReportChart, data, finished, method_styles, pointed_mark, rounded
@@ -40,10 +41,9 @@ def charts(group: GroupSummary) -> tuple[ReportChart, ...]:
     )
 
 
-def evaluations(run: RunRecord, metric: str) -> list[EpochMetrics]:
+def evaluations(run: RunRecord, metric: Metric) -> list[EpochMetrics]:
     """The evaluations of the run's main split that have this metric, in order."""
-    secondary = {name.rpartition("/")[0] for name in run.final if "/" in name}
-    return [found for found in run.metrics if metric in found.values and found.split not in secondary]
+    return [found for found in run.metrics if found.split == run.main_split and metric.name in found.values]
 
 
 def mean_ranks(method: MethodSummary) -> dict[str, float]:
@@ -88,14 +88,18 @@ def _metric_chart(group: GroupSummary) -> list[ReportChart]:
     seconds = [evaluation.train_seconds for _, runs in found for run in runs for evaluation in run]
     if metric is None or not seconds:
         return []
-    scale, (divisor, unit) = metric_scale(metric)[0], time_unit(max(seconds))
+    divisor, unit = time_unit(max(seconds))
     points, means, spreads = [], [], []
     for method, runs in found:
         name = printable(f"{method.label} (n = {len(method.runs)})")
         stages: dict[int, list[dict[str, Any]]] = {}
         for record, run in zip(method.runs, runs):
             for at in run:
-                point = {"time": at.train_seconds / divisor, "value": at.values[metric] * scale, "epoch": at.epoch}
+                point = {
+                    "time": at.train_seconds / divisor,
+                    "value": at.values[metric.name] * metric.scale,
+                    "epoch": at.epoch,
+                }
                 stages.setdefault(at.step, []).append({"method": name, "seed": str(record.config.seed), **point})
         for _, stage in sorted(stages.items()):
             points += [{**point, "time": rounded(point["time"]), "value": rounded(point["value"])} for point in stage]
@@ -117,7 +121,7 @@ def _metric_chart(group: GroupSummary) -> list[ReportChart]:
     )
     faded = alt.when(chosen).then(alt.value(1)).otherwise(alt.value(0.08))
     # Vega-Lite writes the titles of fields into expressions, where it escapes neither of the two.
-    header = printable(metric_header(metric)).translate(str.maketrans('\\"', "/'"))
+    header = printable(metric.header).translate(str.maketrans('\\"', "/'"))
     x = alt.X(
         "time:Q",
         title=f"training time in {unit}, evaluation not counted",
@@ -155,11 +159,9 @@ def _metric_chart(group: GroupSummary) -> list[ReportChart]:
         .add_params(pointed)
     )
     chart = alt.layer(line, spread, runs).properties(width=640, height=340, usermeta={"fit": True})
-    title = f"{metric_name(metric)} against training time"
+    title = f"{metric.label} against training time"
     how = "; lines join the means over seeds, bars show the standard deviation at the end." if spreads else "."
-    caption = (
-        f"{metric_name(metric)} after each evaluation against the {unit} of training until then, each mark a run{how}"
-    )
+    caption = f"{metric.label} after each evaluation against the {unit} of training until then, each mark a run{how}"
     return [finished("time", group, title, caption, "", chart)]
 
 

@@ -23,8 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from glora.experiments.data.task import higher_is_better
-from glora.experiments.number_format import metric_name, metric_scale
+from glora.experiments.data.metric import KNOWN, Metric
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.report.cells import difference_cell
 from glora.experiments.report.statistics import SEEDS_FOR_AN_INTERVAL, PairedDifference, ratio_of_means
@@ -88,34 +87,34 @@ def judged(low: float, high: float, expected: tuple[float, float]) -> tuple[Verd
     return "not shown", ""
 
 
-def _metric(group: GroupSummary) -> str:
+def _metric(group: GroupSummary) -> Metric:
     """The metric the study's claims are about: accuracy, or what the task is judged by where there is none."""
-    return "accuracy" if "accuracy" in group.metric_names else group.primary_metric or ""
+    accuracy = KNOWN["accuracy"]
+    return accuracy if accuracy in group.metrics else group.primary_metric or accuracy
 
 
 def _gain(group: GroupSummary, row: MethodSummary) -> Finding:
     metric = _metric(group)
-    scale, in_points = metric_scale(metric)
-    empty = Finding(f"gain over {REFERENCE}, {metric_name(metric)}", "+0.5 to +1.0 points", "not shown", "points")
-    if not in_points:
+    empty = Finding(f"gain over {REFERENCE}, {metric.label}", "+0.5 to +1.0 points", "not shown", "points")
+    if not metric.unit:
         return replace(empty, remark="the task is not measured in points")
-    difference = row.differences.get(metric)
+    difference = row.differences.get(metric.key)
     if difference is None:
         return replace(empty, remark=f"no seed with the data of {REFERENCE}")
     values = difference.mean, difference.low, difference.high
-    return _from_interval(empty, values, scale, len(difference.seeds), GAIN_IN_POINTS)
+    return _from_interval(empty, values, metric.scale, len(difference.seeds), GAIN_IN_POINTS)
 
 
 def _share(group: GroupSummary, row: MethodSummary) -> Finding:
     metric = _metric(group)
-    empty = Finding(f"share of {RIVAL}'s gain, {metric_name(metric)}", "90 to 95 %", "not shown", "%", signed=False)
+    empty = Finding(f"share of {RIVAL}'s gain, {metric.label}", "90 to 95 %", "not shown", "%", signed=False)
     rows = [method.runs for method in group.methods]
     runs = counterpart(row.runs, rows, RIVAL)
     rival = next((method for method in group.methods if method.runs == runs), None)
     if rival is None:
         there = any(method.method == RIVAL for method in group.methods)
         return replace(empty, remark=f"no {RIVAL} {'with the same settings' if there else 'to compare with'}")
-    ours, theirs = row.differences.get(metric), rival.differences.get(metric)
+    ours, theirs = row.differences.get(metric.key), rival.differences.get(metric.key)
     ratio = ratio_of_means(ours, theirs) if ours and theirs else None
     if ours is None or theirs is None or ratio is None:
         return replace(empty, remark=f"no seed in common with {RIVAL}")
@@ -172,8 +171,8 @@ def _from_interval(
     return replace(empty, mean=mean, low=low, high=high, seeds=seeds, verdict=verdict, remark=side)
 
 
-def _shown_to_be_better(difference: PairedDifference, metric: str) -> bool:
-    return difference.direction == ("higher" if higher_is_better(metric) else "lower")
+def _shown_to_be_better(difference: PairedDifference, metric: Metric) -> bool:
+    return difference.direction == ("higher" if metric.higher_is_better else "lower")
 
 
 def _too_few(seeds: int) -> str:

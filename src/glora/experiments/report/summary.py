@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from glora.experiments.config import ALLOCATION_SETTINGS, SETTINGS, RunConfig
+from glora.experiments.data.metric import Metric, metric_of
 from glora.experiments.number_format import distinct_names, numbered
 from glora.experiments.publishing import published_name
 from glora.experiments.records.schema import RunRecord
@@ -44,7 +45,7 @@ class MethodSummary:
         adapter_share: adapter parameters at the end over the reference's (1.3 is 30 % more); 0 without adapters.
         trainable_share: the same of all trained parameters, head included.
         time_ratio: training time divided by the reference's of the same seed, on one machine by one command.
-        differences: metric -> difference to the reference over the seeds with the same data.
+        differences: metric's key -> difference to the reference over the seeds with the same data.
         other_settings: settings, beside those of allocation alone, in which the reference is not like this row.
     """
 
@@ -67,9 +68,9 @@ class MethodSummary:
         values = [found for run in self.runs if (found := value(run)) is not None]
         return estimate(values) if values else None
 
-    def metric(self, name: str) -> Estimate | None:
+    def metric(self, metric: Metric) -> Estimate | None:
         """Return mean and spread of a metric, as recorded (not in percent)."""
-        return self.over_seeds(lambda run: run.final.get(name))
+        return self.over_seeds(lambda run: run.final.get(metric.key))
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -87,7 +88,7 @@ class GroupSummary:
         rank: rank of uniform LoRA, from which every method's budget follows.
         heading: `rte · microsoft/deberta-v3-base · rank 8`; unlike the heading of every other group.
         primary_metric: the metric the task is judged by; None if no run finished.
-        metric_names: every metric of the group, the primary one first.
+        metrics: every metric of the group, the primary one first, secondary splits last.
         methods: one row a method and setting, `lora` first, then by name.
         failures: the runs that failed.
     """
@@ -96,8 +97,8 @@ class GroupSummary:
     model: str
     rank: int
     heading: str
-    primary_metric: str | None
-    metric_names: tuple[str, ...]
+    primary_metric: Metric | None
+    metrics: tuple[Metric, ...]
     methods: tuple[MethodSummary, ...]
     failures: tuple[RunRecord, ...]
 
@@ -142,15 +143,20 @@ def _summarise_group(records: list[RunRecord], heading: str) -> GroupSummary:
     labels = _labels(rows)
     methods = tuple(_summarise_method(runs, label, counterpart(runs, rows)) for runs, label in zip(rows, labels))
     config = records[0].config
-    primary = finished[0].primary_metric if finished else None
-    names = {name for record in finished for name in record.final}
+    primary = metric_of(finished[0].primary_metric or "") if finished else None
+    metrics = {
+        metric_of(name, "" if found.split == record.main_split else found.split)
+        for record in finished
+        for found in record.metrics
+        for name in found.values
+    }
     return GroupSummary(
         task=config.task,
         model=config.model,
         rank=config.rank,
         heading=heading,
         primary_metric=primary,
-        metric_names=tuple(sorted(names, key=lambda name: (name != primary, "/" in name, name))),
+        metrics=tuple(sorted(metrics, key=lambda metric: (metric != primary, metric.split, metric.name))),
         methods=methods,
         failures=tuple(failures),
     )

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from glora.experiments.data.task import higher_is_better
-from glora.experiments.number_format import metric_header, settings_text
+from glora.experiments.data.metric import metric_of
+from glora.experiments.number_format import settings_text
 from glora.experiments.publishing import published_name
 from glora.experiments.report import cells
 from glora.experiments.report.cells import Cell, Quantity, ReportTable, Tone, Unit, Verdict
@@ -35,11 +35,11 @@ def results_table(group: GroupSummary) -> ReportTable:
     """Return a row a method: every metric as mean ± sample standard deviation, the primary one first."""
     return ReportTable(
         "Results: mean ± standard deviation",
-        ("method", *map(metric_header, group.metric_names), "seeds"),
+        ("method", *(metric.header for metric in group.metrics), "seeds"),
         tuple(
             (
                 method.label,
-                *(cells.estimate_cell(method.metric(name), cells.metric_unit(name)) for name in group.metric_names),
+                *(cells.estimate_cell(method.metric(metric), cells.metric_unit(metric)) for metric in group.metrics),
                 Quantity(len(method.seeds), cells.COUNT),
             )
             for method in group.methods
@@ -52,11 +52,11 @@ def differences_table(group: GroupSummary) -> ReportTable:
     """Return a row a method but lora: the paired difference of each metric, and what may be concluded."""
     return ReportTable(
         f"Difference to {REFERENCE}: mean [95 % interval]",
-        ("method", *map(metric_header, group.metric_names), "pairs", "verdict"),
+        ("method", *(metric.header for metric in group.metrics), "pairs", "verdict"),
         tuple(
             (
                 method.label,
-                *(cells.difference_cell(name, method.differences.get(name)) for name in group.metric_names),
+                *(cells.difference_cell(metric, method.differences.get(metric.key)) for metric in group.metrics),
                 *_pairs_and_verdict(group, method),
             )
             for method in group.methods
@@ -171,15 +171,15 @@ def tuning_table(record: SearchRecord, task: str, model: str) -> ReportTable | N
     methods = [m for m in record.methods if (published_name(m.task), published_name(m.model)) == wanted]
     if not methods:
         return None
-    examples, metric = methods[0].examples, metric_header(methods[0].metric)
+    examples, metric = methods[0].examples, metric_of(methods[0].metric)
     return ReportTable(
         "How the settings were tuned",
-        ("method", "settings found", f"{metric} in tuning", "trials", "stopped early", "failed"),
+        ("method", "settings found", f"{metric.header} in tuning", "trials", "stopped early", "failed"),
         tuple(
             (
                 method.method,
                 settings_text(method.best),
-                Quantity(method.best_value, cells.metric_unit(method.metric)),
+                Quantity(method.best_value, cells.metric_unit(metric)),
                 *(
                     Quantity(trials, cells.COUNT)
                     for trials in (
@@ -199,14 +199,14 @@ def tuning_table(record: SearchRecord, task: str, model: str) -> ReportTable | N
 
 
 def _pairs_and_verdict(group: GroupSummary, method: MethodSummary) -> tuple[Cell, Cell]:
-    metric = group.primary_metric or ""
-    found = method.differences.get(metric)
-    if found is None:
+    metric = group.primary_metric
+    found = method.differences.get(metric.key) if metric else None
+    if metric is None or found is None:
         return Quantity(0, cells.COUNT), None
     pairs = Quantity(len(found.seeds), cells.COUNT)
     if found.direction is None:
         return pairs, Verdict(found.verdict)
-    better = (found.direction == "higher") == higher_is_better(metric)
+    better = (found.direction == "higher") == metric.higher_is_better
     return pairs, Verdict(f"{found.direction} ({'better' if better else 'worse'})", "good" if better else "bad")
 
 

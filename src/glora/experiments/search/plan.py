@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from glora.experiments.config import DEFAULT_METHODS, DEFAULT_SEEDS, RunConfig, SearchOptions
-from glora.experiments.data.task import TaskData, higher_is_better
+from glora.experiments.data.metric import metric_of
+from glora.experiments.data.task import TaskData
 from glora.experiments.errors import collect, repeated
 from glora.experiments.experiment import load_experiment
 from glora.experiments.methods.base import Method, Schedule
@@ -67,7 +68,7 @@ class MethodSearch:
     @property
     def direction(self) -> Literal["maximize", "minimize"]:
         """As Optuna names it."""
-        return "maximize" if higher_is_better(self.metric) else "minimize"
+        return "maximize" if metric_of(self.metric).higher_is_better else "minimize"
 
     @property
     def title(self) -> str:

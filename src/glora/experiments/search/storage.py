@@ -24,7 +24,7 @@ from optuna.exceptions import (
 )
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from glora.messages import get_logger
 
@@ -187,8 +187,8 @@ def open_storage(url: str, *, heartbeat: int = HEARTBEAT_SECONDS, grace: int = G
             raise StorageError(f"storage={shown}: {error}") from error
         except (StorageInternalError, SQLAlchemyError, AssertionError) as error:
             reason = _reason(error, url)
-            creating_together = not isinstance(error, OperationalError) or re.search("exist|locked", reason)
-            if attempt == MAX_CONNECTIONS or not creating_together:
+            connected = getattr(error, "statement", "") is not None  # SQLAlchemy has none where it cannot connect
+            if attempt == MAX_CONNECTIONS or not connected:
                 remedy = "name a writable file" if "sqlite" in shown else "check server, port, user, password, database"
                 raise StorageError(f"storage={shown}: {reason}; {remedy}") from None
         time.sleep(random.random() * 0.2 * attempt)

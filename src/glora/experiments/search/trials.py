@@ -238,7 +238,7 @@ class _Objective:
         value = record.final.get(search.metric, math.nan)
         if record.status == "finished" and not math.isfinite(value):
             error = f"{search.metric} is {value}"
-        if record.diverged or (record.status == "finished" and error):
+        if record.kind == "diverged" or (record.status == "finished" and error):
             raise self._bad_settings(trial, f"{name} diverged ({shown})", error, watch.steps)
         if error:
             progress.run_over(f"{name} failed: {error}", watch.steps)

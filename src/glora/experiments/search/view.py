@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from glora.experiments.number_format import MISSING, distinct_names, metric_header, settings_text, value_text
+from glora.experiments.data.metric import metric_of
+from glora.experiments.number_format import MISSING, distinct_names, settings_text
 from glora.experiments.search.plan import MethodSearch, SearchPlan, how_chosen
 from glora.experiments.search.trials import StudyOutcome
 from glora.messages import pluralize
@@ -76,12 +77,12 @@ def describe_outcomes(outcomes: Sequence[StudyOutcome]) -> Table:
         table.add_column(header, overflow="fold", no_wrap=header in ("method", "settings"))
     tasks, models = _names([outcome.search for outcome in outcomes])
     for outcome in outcomes:
-        search = outcome.search
-        value = value_text(search.metric, outcome.best.value) if outcome.best else MISSING
+        search, metric = outcome.search, metric_of(outcome.search.metric)
+        value = metric.write(outcome.best.value) if outcome.best else MISSING
         trials = ", ".join(f"{count} {how}" for how, count in outcome.counts.items() if count)
         cells = (models[search.base.model], tasks[search.base.task], search.method.name)
         settings = settings_text(outcome.values).replace(", ", "\n")  # a line each: not to be cut in a narrow terminal
-        table.add_row(*cells, settings, f"{metric_header(search.metric)}: {value}", trials)
+        table.add_row(*cells, settings, f"{metric.header}: {value}", trials)
     return table
 
 

@@ -24,8 +24,11 @@ class DivergedError(ArithmeticError):
     """The training loss or the predictions are NaN or infinite.
 
     Attributes:
+        kind: as in `RunRecord`.
         advice: what may prevent it.
     """
+
+    kind = "diverged"
 
     def __init__(self, message: str, advice: str) -> None:
         super().__init__(message)

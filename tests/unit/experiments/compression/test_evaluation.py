@@ -6,6 +6,7 @@ import pytest
 
 from glora.compress import Compression
 from glora.experiments.compression.evaluation import points_lost, smallest_within
+from glora.experiments.data.metric import metric_of
 
 
 def cut(share: float) -> Compression:
@@ -34,7 +35,7 @@ def test_the_smallest_that_passes(needed: int) -> None:
     [("accuracy", 0.82, 0.815, 0.5), ("matthews_correlation", 0.5, 0.6, -10), ("loss", 1.5, 1.7, 0.2)],
 )
 def test_points_are_lost_where_the_score_is_worse(metric: str, before: float, after: float, points: float) -> None:
-    assert points_lost(metric, before, after) == pytest.approx(points)
+    assert points_lost(metric_of(metric), before, after) == pytest.approx(points)
 
 
 def test_a_smaller_tolerance_keeps_more() -> None:

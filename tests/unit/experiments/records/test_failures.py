@@ -23,20 +23,20 @@ def test_class_message_advice_and_traceback_with_the_cause() -> None:
     failure = describe_failure(caught(error))
     trace = failure.pop("traceback")
     assert failure == {
-        "error": "DivergedError: the loss is nan", "exception": "DivergedError", "advice": "Lower the learning rate",
+        "error": "DivergedError: the loss is nan", "exception": "DivergedError", "kind": "diverged",
+        "advice": "Lower the learning rate",
     }  # fmt: skip
     assert "KeyError: 'inner'" in trace
     assert "in caught" in trace
     assert trace.rstrip().endswith("DivergedError: the loss is nan")
     record = failed_run().model_copy(update=failure)
-    assert record.diverged
-    assert not record.has_no_model
     assert record.failure == "DivergedError: the loss is nan. Lower the learning rate"
 
 
 def test_an_exception_without_a_message_is_its_type() -> None:
     failure = describe_failure(MemoryError())
-    assert (failure["error"], failure["exception"], failure["advice"]) == ("MemoryError", "MemoryError", None)
+    assert (failure["error"], failure["exception"]) == ("MemoryError", "MemoryError")
+    assert failure["kind"] is failure["advice"] is None
 
 
 def test_no_frame_names_a_folder_of_this_machine() -> None:

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from glora.experiments.data.metric import KNOWN
 from glora.experiments.report import cells
 from glora.experiments.report.cells import Cell, Quantity, ReportTable, Verdict, cell_text
 from glora.experiments.report.statistics import Estimate, PairedDifference, PairedRatio
@@ -13,10 +14,11 @@ from glora.experiments.report.statistics import Estimate, PairedDifference, Pair
 DIFFERENCE = PairedDifference(0.0052, -0.001, 0.0114, (0, 1, 2), (0.002, 0.0052, 0.0084))
 RATIO = PairedRatio(1.02, 0.01, 3, 0.995, 1.045)
 SAME, GROWN = Estimate(331776.0, 0.0, 3), Estimate(390144.0, 1385.2, 3)
+ACCURACY, LOSS = KNOWN["accuracy"], KNOWN["loss"]
 
 
 def metric(name: str, *found: float | None) -> Cell:
-    return cells.estimate_cell(Estimate(found[0], found[1], 3), cells.metric_unit(name))
+    return cells.estimate_cell(Estimate(found[0], found[1], 3), cells.metric_unit(KNOWN[name]))
 
 
 @pytest.mark.parametrize(
@@ -27,9 +29,13 @@ def metric(name: str, *found: float | None) -> Cell:
         (metric("matthews_correlation", -0.018, 0.021), "-1.8 ± 2.1", -0.018),
         (metric("loss", 0.8131, 0.0042), "0.813 ± 0.004", 0.8131),
         (metric("loss", math.nan, math.nan), "nan ± nan", math.nan),
-        (cells.difference_cell("accuracy", DIFFERENCE), "+0.52 [-0.10, +1.14]", 0.0052),
-        (cells.difference_cell("accuracy", PairedDifference(-0.0052, None, None, (0,), (-0.0052,))), "-0.52", -0.0052),
-        (cells.difference_cell("loss", DIFFERENCE), "+0.0052 [-0.0010, +0.0114]", 0.0052),
+        (cells.difference_cell(ACCURACY, DIFFERENCE), "+0.52 [-0.10, +1.14]", 0.0052),
+        (
+            cells.difference_cell(ACCURACY, PairedDifference(-0.0052, None, None, (0,), (-0.0052,))),
+            "-0.52",
+            -0.0052,
+        ),
+        (cells.difference_cell(LOSS, DIFFERENCE), "+0.0052 [-0.0010, +0.0114]", 0.0052),
         (cells.interval_cell(RATIO), "[0.995, 1.045]", 0.995),
         (cells.estimate_cell(RATIO, cells.RATIO), "1.020 ± 0.010", 1.02),
         (cells.count_cell(SAME, SAME), "331,776", 331776),
@@ -55,7 +61,11 @@ def test_a_quantity_writes_its_value_in_the_unit_of_the_field(cell: Cell, text: 
 
 def test_a_number_that_does_not_exist_is_missing() -> None:
     found = [make(None) for make in (cells.interval_cell, cells.count_cell, cells.share_cell, cells.time_cell)]
-    found += [cells.memory_cell(None), cells.difference_cell("loss", None), cells.estimate_cell(None, cells.RATIO)]
+    found += [
+        cells.memory_cell(None),
+        cells.difference_cell(LOSS, None),
+        cells.estimate_cell(None, cells.RATIO),
+    ]
     found.append(cells.interval_cell(PairedRatio(1.0, None, 1, None, None)))
     assert set(map(cell_text, found)) == {"–"}
 

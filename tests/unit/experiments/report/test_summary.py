@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from glora.experiments.data.metric import KNOWN
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.report.caveats import caveats
 from glora.experiments.report.cells import cell_text
@@ -40,7 +41,7 @@ def test_means_spreads_and_pairs() -> None:
     lora, glora = group.methods
     assert (lora.label, lora.is_reference, lora.seeds) == ("lora", True, (0, 1, 2))
     assert (glora.label, glora.is_reference) == ("glora", False)
-    accuracy = lora.metric("accuracy")
+    accuracy = lora.metric(KNOWN["accuracy"])
     assert accuracy is not None
     assert (accuracy.mean, accuracy.sd) == pytest.approx((0.82, 0.02))
     assert glora.differences["accuracy"].mean == pytest.approx(0.02)
@@ -54,8 +55,12 @@ def test_means_spreads_and_pairs() -> None:
 
 
 def test_the_primary_metric_comes_first_and_secondary_splits_last() -> None:
-    runs = [finished_run(final={"f1": 0.5, "accuracy": 0.4, "other/f1": 0.3, "auc": 0.2})]
-    assert only(summarise(runs)).metric_names == ("f1", "accuracy", "auc", "other/f1")
+    run = finished_run(final={"f1": 0.5, "accuracy": 0.4, "auc": 0.2}, epochs=1)
+    other = run.metrics[0].model_copy(update={"split": "a_split", "values": {"f1": 0.3}})
+    run = run.model_copy(update={"metrics": [*run.metrics, other], "final": {**run.final, "a_split/f1": 0.3}})
+    group = only(summarise([run]))
+    assert [metric.key for metric in group.metrics] == ["f1", "accuracy", "auc", "a_split/f1"]
+    assert group.methods[0].metric(group.metrics[-1]).mean == 0.3
 
 
 def test_parameters_are_told_as_a_share_of_loras() -> None:
@@ -225,7 +230,7 @@ def test_failed_runs_are_listed_and_not_counted() -> None:
 
 def test_a_group_of_failures_alone_has_no_rows() -> None:
     group = only(summarise([failed_run()]))
-    assert (group.methods, group.primary_metric, group.metric_names) == ((), None, ())
+    assert (group.methods, group.primary_metric, group.metrics) == ((), None, ())
     assert caveats(group) == []
 
 

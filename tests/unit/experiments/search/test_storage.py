@@ -51,7 +51,7 @@ def test_a_server_that_does_not_answer_is_waited_for_only_so_long(monkeypatch: p
 
 def test_a_password_in_what_the_driver_says_is_hidden(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def fail(*_: object, **__: object) -> None:
-        raise sqlalchemy.exc.OperationalError("connect", {}, Exception("login with secret%word failed: key=top+secret"))
+        raise sqlalchemy.exc.OperationalError(None, None, Exception("login with secret%word failed: key=top+secret"))
 
     monkeypatch.setattr(study_storage, "SharedStorage", fail)
     message = refused("postgresql+psycopg://me:secret%25word@nowhere/studies?api_key=top+secret")
