@@ -7,10 +7,8 @@ study too. Every worker ends with the same records: of two finished ones of a ru
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import math
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +33,6 @@ from glora.experiments.search.study import (
     TrialFailedError,
     find_items,
     item_of,
-    name_in_storage,
     open_study,
     read_items,
     retry_failed,
@@ -48,14 +45,12 @@ from glora.messages import get_logger, pluralize
 CLAIMS = ("seeds", "runs")
 """Units that a worker can claim."""
 
-CHUNK, MAX_CHUNKS, MAX_RECORD = 32_000, 1_000, 256 * 2**20
-"""Characters of one attribute (MySQL's TEXT holds 65,535 bytes), attributes of a record, and bytes of its JSON."""
+PART = 5_000
+"""Characters of a record in one user attribute of its trial: "part 0", "part 1", ... MySQL's TEXT holds 65,535 bytes, and the
+JSON of a character takes up to 12."""
 
 MAX_REASON = 300
 """Characters of the reason why a record is ignored; it may quote the record."""
-
-KEY = "run"
-"""User attribute of a record's trial, beside "chunk 0", "chunk 1", ..."""
 
 
 @dataclass(frozen=True)
@@ -102,33 +97,34 @@ def make_shared_runs(
         KeyboardInterrupt: Ctrl-C; finished runs are kept, and others can take the one that was being made.
     """
     shared = _shared_plans(sharing, plans)
-    for each in shared:
-        each.open()
 
     def gather() -> int:
         return sum(each.gather() for each in shared)
 
-    to_make = [run for each in shared for run in each.left()]
-    progress.begin(len(to_make), sum(run.schedule.total_steps for run in to_make))
-    seeds = dict.fromkeys(seed for each in shared for seed in each.items)
-    jobs = [
-        each.job(seed, progress, make_run or runs_of(each.plan.output), gather)
-        for seed in seeds  # seed by seed, all models and data sets alike
-        for each in shared
-        if seed in each.items
-    ]
-    try:
-        work(
-            jobs,
-            waiting=lambda _: progress.waiting(f"other processes are making {pluralize(gather(), 'run')}"),
-            look_after=look_after,
-        )
-    except BaseException:
-        with contextlib.suppress(StorageError):
-            gather()
-        raise
-    gather()
-    records = {key: record for each in shared for key, record in each.records().items()}
+    with sharing.storage.errors_reported():
+        for each in shared:
+            each.open()
+        to_make = [run for each in shared for run in each.left()]
+        progress.begin(len(to_make), sum(run.schedule.total_steps for run in to_make))
+        seeds = dict.fromkeys(seed for each in shared for seed in each.items)
+        jobs = [
+            each.job(seed, progress, make_run or runs_of(each.plan.output), gather)
+            for seed in seeds  # seed by seed, all models and data sets alike
+            for each in shared
+            if seed in each.items
+        ]
+        try:
+            work(
+                jobs,
+                waiting=lambda _: progress.waiting(f"other processes are making {pluralize(gather(), 'run')}"),
+                look_after=look_after,
+            )
+        except BaseException:
+            with contextlib.suppress(Exception):  # the database may be away
+                gather()
+            raise
+        gather()
+        records = {key: record for each in shared for key, record in each.records().items()}
     configs = [run.config for plan in plans for run in plan.runs]
     for config in configs:
         if config.key not in records:
@@ -142,7 +138,8 @@ def look(sharing: Sharing, plans: Sequence[Plan]) -> tuple[dict[str, int], ...]:
     Raises:
         StudyMismatchError: as in `make_shared_runs`.
     """
-    return tuple(each.look() for each in _shared_plans(sharing, plans))
+    with sharing.storage.errors_reported():
+        return tuple(each.look() for each in _shared_plans(sharing, plans))
 
 
 def _shared_plans(sharing: Sharing, plans: Sequence[Plan]) -> list[_SharedPlan]:
@@ -182,7 +179,7 @@ class _SharedPlan:
 
     def __init__(self, sharing: Sharing, plan: Plan, name: str, digests: FileDigests) -> None:
         self.plan, self._storage, self._name = plan, sharing.storage, name
-        self._records_name = name_in_storage(f"{name} / records")
+        self._records_name = f"{name} / records"
         self._config = _study_config(plan, sharing.claim, digests)
         self._keys = {run.config.key for run in plan.runs}
         self._records: dict[str, RunRecord] = {}
@@ -286,31 +283,23 @@ class _SharedPlan:
     def _add(self, record: RunRecord) -> None:
         """Keep a record for all workers. Optuna writes a finished trial with all its attributes in one transaction."""
         assert self._record_study is not None
-        text = base64.b64encode(zlib.compress(record.model_dump_json().encode())).decode()
-        chunks = {f"chunk {i}": text[i * CHUNK : (i + 1) * CHUNK] for i in range(-(-len(text) // CHUNK))}
+        text = record.model_dump_json()
+        parts = {f"part {i}": text[i * PART : (i + 1) * PART] for i in range(-(-len(text) // PART))}
         value = record.final.get(record.primary_metric or "", 0.0)  # for Optuna's own tools
         outcome: dict[str, Any] = {"value": value if math.isfinite(value) else 0.0}
         if record.status == "failed":
             outcome = {"state": TrialState.FAIL}
-        self._record_study.add_trial(create_trial(**outcome, user_attrs={KEY: record.key, **chunks}))
+        self._record_study.add_trial(create_trial(**outcome, user_attrs=parts))
 
 
 def _unpack(trial: FrozenTrial) -> RunRecord | None:
     """Read a record that any worker may have written; None, with a warning, if it cannot be trusted."""
     try:
-        names = [name for name in (f"chunk {i}" for i in range(MAX_CHUNKS)) if name in trial.user_attrs]
-        chunks = [trial.user_attrs[name] for name in names]
-        if max(map(len, chunks), default=0) > CHUNK:
-            raise ValueError(f"a part of it has more than {CHUNK} characters")
-        packed = base64.b64decode("".join(chunks), validate=True)
-        unpacker = zlib.decompressobj()
-        content = unpacker.decompress(packed, MAX_RECORD)
-        if not unpacker.eof:
-            raise ValueError(f"it is cut off, or has more than {MAX_RECORD} bytes")
-        record = RunRecord.model_validate_json(content)
-        if not trial.user_attrs[KEY] == record.key == record.config.key:
-            raise ValueError(f"{trial.user_attrs[KEY]!r} is not the key of its configuration, {record.config.key!r}")
-    except (KeyError, TypeError, ValueError, zlib.error) as error:
+        text = "".join(trial.user_attrs[f"part {i}"] for i in range(len(trial.user_attrs)))
+        record = RunRecord.model_validate_json(text)
+        if record.key != record.config.key:
+            raise ValueError(f"{record.key!r} is not the key of its configuration, {record.config.key!r}")
+    except (KeyError, TypeError, ValueError) as error:
         reason = printable(str(error))[:MAX_REASON]
         get_logger().warning("record %d in the shared database is ignored: %s", trial.number, reason)
         return None

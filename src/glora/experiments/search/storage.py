@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import inspect
 import random
-import re
 import time
 import urllib.parse
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.exceptions import (
-    DuplicatedStudyError,
-    ExperimentalWarning,
-    StorageInternalError,
-    UpdateFinishedTrialError,
-)
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
@@ -40,9 +31,6 @@ MAX_CONNECTIONS = 8
 DRIVERS = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient", "pymysql": "pymysql"}
 """Module -> what pip installs."""
 
-SHOWN_OPTIONS = frozenset({"charset", "connect_timeout", "mode", "sslmode", "timeout", "uri"})
-"""Options in a URL's query whose values are shown; any other may hold a secret."""
-
 EXAMPLES = (
     "sqlite:///search.db, postgresql://user:password@host/database or mysql+pymysql://user:password@host/database"
 )
@@ -53,14 +41,11 @@ class StorageError(ValueError):
 
 
 def show_url(url: str) -> str:
-    """Return a database's URL without its secrets: password and options; only the scheme if it cannot be parsed for certain."""
+    """Return a database's URL without its password and options; nothing of it if it cannot be parsed for certain."""
     try:
-        parsed = _parse_url(url)
+        return _parse_url(url).set(query={}).render_as_string(hide_password=True)
     except StorageError:
-        scheme = re.match(r"[\w+]+://", url)
-        return f"{scheme[0] if scheme else ''}***"
-    options = {name: values if name in SHOWN_OPTIONS else "***" for name, values in parsed.query.items()}
-    return parsed.set(query=options).render_as_string(hide_password=True).replace("%2A%2A%2A", "***")
+        return "***"
 
 
 def _parse_url(url: str) -> sqlalchemy.URL:
@@ -75,59 +60,16 @@ def _parse_url(url: str) -> sqlalchemy.URL:
 
 
 def _without_secrets(text: str, url: str) -> str:
-    """Return a driver's message without what `show_url` hides; options of up to 3 characters are not taken for secrets."""
+    """Return a driver's message without the password and options of the URL; options of up to 3 characters are no secrets."""
     parsed = sqlalchemy.make_url(url)
-    hidden = [value for name, value in parsed.normalized_query.items() if name not in SHOWN_OPTIONS]
-    secrets = {str(parsed.password or ""), *(value for values in hidden for value in values if len(value) > 3)} - {""}
-    for secret in sorted(secrets, key=len, reverse=True):
+    options = {value for values in parsed.normalized_query.values() for value in values if len(value) > 3}
+    for secret in sorted({str(parsed.password or ""), *options} - {""}, key=len, reverse=True):
         for written in (secret, urllib.parse.quote_plus(secret), urllib.parse.quote(secret, safe="")):
             text = text.replace(written, "***")
     return text
 
 
-class _ReportingStorage(RDBStorage):
-    """Optuna's storage, every failure of which is a `StorageError`, after which the next call connects again.
-
-    Without a database, Optuna's methods also raise `UnboundLocalError`, and SQLAlchemy's session then refuses all later work as
-    an "invalid transaction".
-    """
-
-    shown_url: str
-
-
-def _with_storage_errors(method: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(method)
-    def call(self: _ReportingStorage, *arguments: Any, **options: Any) -> Any:
-        try:
-            return method(self, *arguments, **options)
-        except (ValueError, TypeError, DuplicatedStudyError, UpdateFinishedTrialError):
-            raise
-        except Exception as error:
-            if isinstance(error, KeyError) and method.__name__ == "get_study_id_from_name":
-                raise  # the study does not exist yet
-            with contextlib.suppress(Exception):
-                self.scoped_session.remove()
-            self.scoped_session.registry.clear()
-            self.engine.dispose()
-            reason = _reason(error, self.url).rstrip(".")
-            raise StorageError(
-                f"storage={self.shown_url} failed: {reason}. Finished work is kept; once the database is back, the same "
-                "command continues"
-            ) from error
-
-    return call
-
-
-for _name, _method in vars(RDBStorage).items():
-    # Those with an underscore are called by Optuna's cache.
-    if inspect.isfunction(_method) and (
-        not _name.startswith("_")
-        or _name in ("_create_new_trial", "_set_trial_param", "_get_trials", "_get_stale_trial_ids")
-    ):
-        setattr(_ReportingStorage, _name, _with_storage_errors(_method))
-
-
-class SharedStorage(_ReportingStorage):
+class SharedStorage(RDBStorage):
     """A storage with a write lock in SQLite and a heartbeat from before a trial runs.
 
     Args:
@@ -138,25 +80,27 @@ class SharedStorage(_ReportingStorage):
 
     def __init__(self, url: str, *, heartbeat: int = HEARTBEAT_SECONDS, grace: int = GRACE_SECONDS) -> None:
         parsed = sqlalchemy.make_url(url)
-        self.shown_url = show_url(url)
         driver, arguments = parsed.get_dialect().driver, {}
         if driver == "pysqlite":
             arguments = {"timeout": LOCK_SECONDS}
         elif driver in map(str.lower, DRIVERS) and "connect_timeout" not in parsed.query:
             arguments = {"connect_timeout": CONNECT_SECONDS}
-        with without_warnings():
-            super().__init__(
-                url.replace("{", "{{").replace("}", "}}"),  # Optuna fills in a template
-                engine_kwargs={"connect_args": arguments, "pool_pre_ping": True},
-                heartbeat_interval=heartbeat,
-                grace_period=grace,
-            )
-        if (
-            driver == "pysqlite"
-        ):  # it has no row locks: every transaction takes the write lock first, as in SQLAlchemy's manual
+        super().__init__(
+            url.replace("{", "{{").replace("}", "}}"),  # Optuna fills in a template
+            engine_kwargs={"connect_args": arguments, "pool_pre_ping": True},
+            heartbeat_interval=heartbeat,
+            grace_period=grace,
+        )
+        if driver == "pysqlite":
+            # it has no row locks: every transaction takes the write lock first, as in SQLAlchemy's manual
             self.engine.dispose()
             sqlalchemy.event.listen(self.engine, "connect", lambda made, _: setattr(made, "isolation_level", None))
             sqlalchemy.event.listen(self.engine, "begin", lambda made: made.exec_driver_sql("BEGIN IMMEDIATE"))
+
+    @property
+    def shown_url(self) -> str:
+        """The URL as `show_url` shows it."""
+        return show_url(self.url)
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """Set a trial's state; Optuna never finds a running trial dead that has had no heartbeat."""
@@ -167,9 +111,29 @@ class SharedStorage(_ReportingStorage):
     def record_heartbeat(self, trial_id: int) -> None:
         """Record a heartbeat, or warn if the database is away: the next one may arrive."""
         try:
-            super().record_heartbeat(trial_id)
+            with self.errors_reported():
+                super().record_heartbeat(trial_id)
         except StorageError as error:
             get_logger().warning("no heartbeat is recorded: %s", error)
+
+    @contextlib.contextmanager
+    def errors_reported(self) -> Iterator[None]:
+        """Raise what Optuna and SQLAlchemy raise without a database as a `StorageError`; the next call connects again.
+
+        Optuna's methods also raise `UnboundLocalError` then, and SQLAlchemy's session refuses all later work as an "invalid
+        transaction".
+        """
+        try:
+            yield
+        except (SQLAlchemyError, StorageInternalError, UnboundLocalError) as error:
+            with contextlib.suppress(Exception):
+                self.remove_session()
+            self.scoped_session.registry.clear()
+            self.engine.dispose()
+            raise StorageError(
+                f"storage={self.shown_url} failed: {_reason(error, self.url).rstrip('.')}. Finished work is kept; once the "
+                "database is back, the same command continues"
+            ) from error
 
 
 def open_storage(url: str, *, heartbeat: int = HEARTBEAT_SECONDS, grace: int = GRACE_SECONDS) -> SharedStorage:
@@ -180,6 +144,7 @@ def open_storage(url: str, *, heartbeat: int = HEARTBEAT_SECONDS, grace: int = G
     """
     shown = check_storage(url)
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # progress shows what becomes of trials
+    warnings.simplefilter("ignore", ExperimentalWarning)  # heartbeats are
     for attempt in range(1, MAX_CONNECTIONS + 1):
         try:
             return SharedStorage(url, heartbeat=heartbeat, grace=grace)
@@ -221,17 +186,8 @@ def sqlite_url(folder: Path) -> str:
 
 def _reason(error: BaseException, url: str) -> str:
     """Return the driver's message on one line, without secrets; SQLAlchemy adds the statement and Optuna a guess."""
-    while not getattr(error, "orig", None) and error.__cause__ is not None:
-        error = error.__cause__
+    while not getattr(error, "orig", None) and (earlier := error.__cause__ or error.__context__) is not None:
+        error = earlier
     lines = str(getattr(error, "orig", None) or error).split("\n")
     text = " ".join(line.strip() for line in lines[:3]).strip() or type(error).__name__
     return _without_secrets(text, url)
-
-
-@contextlib.contextmanager
-def without_warnings() -> Iterator[None]:
-    """Silence Optuna: its heartbeats are experimental."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        warnings.filterwarnings("ignore", "Heartbeat of storage")
-        yield

@@ -12,7 +12,6 @@ Two rules make a kill harmless at every moment, without a lock:
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,11 +21,10 @@ import optuna
 from optuna import Study, Trial
 from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 from optuna.storages import fail_stale_trials
-from optuna.storages._heartbeat import get_heartbeat_thread
 from optuna.trial import FrozenTrial, TrialState
 
 from glora.experiments.records.interrupts import record_before_interrupts
-from glora.experiments.search.storage import HEARTBEAT_SECONDS, SharedStorage, StorageError, without_warnings
+from glora.experiments.search.storage import HEARTBEAT_SECONDS, SharedStorage
 
 FILLING_SECONDS = 5.0
 """Time that the creator of a study has to fill it before another worker helps."""
@@ -34,22 +32,11 @@ FILLING_SECONDS = 5.0
 MAX_DEATHS = 3
 """Deaths without progress after which an item is given up: it may be what kills its workers, for want of memory."""
 
-MAX_NAME = 500
-"""Characters of a study's name; Optuna's tables hold 512. A longer one is cut off and gets its digest."""
-
 ITEM, ERROR, INTERRUPTED, SURPLUS, PROGRESS = "item", "error", "interrupted", "surplus", "progress"
 """User attributes of a trial. PROGRESS: a part of the item is kept, so it is not what kills its workers."""
 
 STUDY_CONFIG = "study_config"
 """User attribute of a study: what workers must agree on to share it. An entry of None is not known yet."""
-
-
-def name_in_storage(name: str) -> str:
-    """Return a study's name as the database holds it."""
-    if len(name) <= MAX_NAME:
-        return name
-    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-    return f"{name[: MAX_NAME - len(digest) - 1]} {digest}"
 
 
 class StudyMismatchError(ValueError):
@@ -115,7 +102,6 @@ def open_study(
     Raises:
         StudyMismatchError: the study has another configuration.
     """
-    name = name_in_storage(name)
     try:
         study = optuna.create_study(storage=storage, study_name=name, direction=direction, pruner=pruner)
     except DuplicatedStudyError:
@@ -139,12 +125,11 @@ def find_items(storage: SharedStorage, name: str, study_config: Mapping[str, Any
         StudyMismatchError: the study has another configuration.
     """
     try:
-        study = optuna.load_study(storage=storage, study_name=name_in_storage(name))
+        study = optuna.load_study(storage=storage, study_name=name)
     except KeyError:
         return {}
     _check_config(study, study_config)
-    with without_warnings():
-        fail_stale_trials(study)
+    fail_stale_trials(study)
     return read_items(study)
 
 
@@ -198,43 +183,37 @@ def work(jobs: Sequence[Job], *, waiting: Callable[[int], None], look_after: flo
 @record_before_interrupts()
 def _take_one(job: Job) -> bool:
     """Make one item of a study; return False if none is waiting."""
-    study = job.study
-    with (
-        without_warnings()
-    ):  # ask() says that heartbeats are for optimize(), whose tell() fails if another worker took over
-        fail_stale_trials(study)
-        _add_missing(study, job.items)
-        if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            return False
-        trial = study.ask()
-    if item_of(trial) not in job.items or _is_surplus(study, trial):
-        _finish(study, trial, TrialState.FAIL, SURPLUS, True)
-        return True
+    study, interrupted = job.study, []
+    fail_stale_trials(study)
+    _add_missing(study, job.items)
+    if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        return False
+
+    def objective(trial: Trial) -> float:
+        try:
+            # Optuna adds a trial without an item where the queue has become empty
+            if item_of(trial) not in job.items or _is_surplus(study, trial):
+                trial.set_user_attr(SURPLUS, True)
+                raise TrialFailedError("another trial of this item counts")
+            return job.do(trial)
+        except TrialFailedError as error:
+            trial.set_user_attr(ERROR, str(error))
+            raise
+        except (optuna.TrialPruned, UpdateFinishedTrialError):
+            raise
+        except BaseException as error:
+            interrupted.append(error)
+            with contextlib.suppress(Exception):  # without a database its heartbeat ends, so that others take the item
+                trial.set_user_attr(INTERRUPTED, True)
+            raise
+
     try:
-        with get_heartbeat_thread(trial._trial_id, study._storage):
-            value = job.do(trial)
-    except TrialFailedError as error:
-        _finish(study, trial, TrialState.FAIL, ERROR, str(error))
-    except optuna.TrialPruned:
-        _finish(study, trial, TrialState.PRUNED)
-    except UpdateFinishedTrialError:
-        pass  # another worker took over: this one was suspended, or cut off from the database
-    except BaseException:
-        with contextlib.suppress(StorageError):  # its heartbeat ends, so that others take the item
-            _finish(study, trial, TrialState.FAIL, INTERRUPTED, True)
-            _add_missing(study, job.items)
-        raise
-    else:
-        _finish(study, trial, TrialState.COMPLETE, value=value)
+        study.optimize(objective, n_trials=1, catch=TrialFailedError)
+    except (UpdateFinishedTrialError, ValueError, AssertionError):
+        # Optuna cannot end a trial that another worker took over: this one was suspended, or cut off from the database.
+        if interrupted:
+            raise
     return True
-
-
-def _finish(study: Study, trial: Trial, state: TrialState, *attribute: Any, value: float | None = None) -> None:
-    """End a trial, and set a user attribute of it first, unless another worker took over."""
-    with contextlib.suppress(UpdateFinishedTrialError):
-        if attribute:
-            trial.set_user_attr(*attribute)
-        study.tell(trial, value, state=state, skip_if_finished=True)
 
 
 def _add_missing(study: Study, items: Mapping[str, Mapping[str, Any]]) -> None:
@@ -247,12 +226,9 @@ def _add_missing(study: Study, items: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _is_surplus(study: Study, mine: Trial) -> bool:
-    """Return whether another trial of the item counts; or none does, since Optuna added this one to an empty queue."""
-    trials = read_items(study)[item_of(mine)].trials if ITEM in mine.user_attrs else None
-    return trials is None or any(
-        (_is_done(trial) or (_is_alive(trial) and trial.number < mine.number)) and trial.number != mine.number
-        for trial in trials
-    )
+    """Return whether another trial of the item counts: it is done, or an earlier one is alive."""
+    others = [trial for trial in read_items(study)[item_of(mine)].trials if trial.number != mine.number]
+    return any(_is_done(trial) or (_is_alive(trial) and trial.number < mine.number) for trial in others)
 
 
 def _is_done(trial: FrozenTrial) -> bool:
@@ -265,11 +241,11 @@ def _is_alive(trial: FrozenTrial) -> bool:
 
 def _check_config(study: Study, study_config: Mapping[str, Any]) -> None:
     there = study.user_attrs.get(STUDY_CONFIG, study_config)
-    unknown = {e for e in there.keys() & study_config.keys() if there[e] is None or study_config[e] is None}
     differences = [
         f"\n  - {entry}: it has {there.get(entry)}; now {study_config.get(entry)}"
         for entry in dict.fromkeys((*there, *study_config))
-        if entry not in unknown and there.get(entry) != study_config.get(entry)
+        if there.get(entry) != study_config.get(entry)
+        and None not in (there.get(entry, ""), study_config.get(entry, ""))  # not known yet
     ]
     if differences:
         raise StudyMismatchError(

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from optuna import Study, Trial, TrialPruned
-from optuna.exceptions import UpdateFinishedTrialError
 from optuna.pruners import MedianPruner
 from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, TrialState
@@ -33,7 +32,7 @@ from glora.experiments.search.record import (
     write_search_record,
 )
 from glora.experiments.search.space import chosen, config_errors, suggest
-from glora.experiments.search.storage import SharedStorage, StorageError
+from glora.experiments.search.storage import SharedStorage
 from glora.experiments.search.study import (
     ERROR,
     Item,
@@ -105,24 +104,25 @@ def run_trials(
         KeyboardInterrupt: Ctrl-C; finished trials are kept, the one that was being made is made again.
     """
     make_run = make_run or runs_of(plan.output)
-    studies = [_open(name, search, storage) for name, search in zip(plan.study_names, plan.studies)]
-    if read_search_record(plan.output) is None:
-        write_search_record(plan.output, search_record(plan, ()))
+    with storage.errors_reported():
+        studies = [_open(name, search, storage) for name, search in zip(plan.study_names, plan.studies)]
+        if read_search_record(plan.output) is None:
+            write_search_record(plan.output, search_record(plan, ()))
 
-    def left() -> int:
-        return sum(map(open_items, studies))
+        def left() -> int:
+            return sum(map(open_items, studies))
 
-    steps = sum(search.schedule.total_steps for search in plan.studies) / max(1, len(plan.studies))
-    progress.begin(left(), round(left() * steps), noun="trial")
-    work(
-        [
-            Job(study, search.trials, _Objective(search, make_run, progress, left))
-            for study, search in zip(studies, plan.studies)
-        ],
-        waiting=lambda running: progress.waiting(f"other processes are making {pluralize(running, 'trial')}"),
-        look_after=look_after,
-    )
-    outcomes = tuple(_outcome(study, search) for study, search in zip(studies, plan.studies))
+        steps = sum(search.schedule.total_steps for search in plan.studies) / max(1, len(plan.studies))
+        progress.begin(left(), round(left() * steps), noun="trial")
+        work(
+            [
+                Job(study, search.trials, _Objective(search, make_run, progress, left))
+                for study, search in zip(studies, plan.studies)
+            ],
+            waiting=lambda running: progress.waiting(f"other processes are making {pluralize(running, 'trial')}"),
+            look_after=look_after,
+        )
+        outcomes = tuple(_outcome(study, search) for study, search in zip(studies, plan.studies))
     fruitless = [
         _advice(f"0 of {pluralize(len(each.items), 'trial')} of {each.search.title} finished", each.items[-1])
         for each in outcomes
@@ -282,7 +282,7 @@ class _TrialWatch:
         try:
             self._trial.report(metrics.values[self._search.metric], self._epochs)
             stop = metrics.step < self._total_steps and metrics.step >= self._warmup() and self._trial.should_prune()
-        except (UpdateFinishedTrialError, StorageError) as error:
+        except Exception as error:  # in a run, every other error is the run's
             self.storage_error = error
             raise RunStopped from error
         if stop:
