@@ -25,6 +25,7 @@ from glora.config import RankAllocationConfig
 from glora.lora.resize import by_rank_A, by_rank_B
 from glora.lora.saved_adapter import SavedMatrix, check_output, check_product, load_adapter
 from glora.messages import pluralize
+from glora.paths import named_folder
 from glora.reallocation import Reallocation
 
 FILE_NAME = "allocation.json"
@@ -78,7 +79,7 @@ def save_allocation(allocator: RankAllocator, directory: str | Path) -> Path:
 
     Args:
         allocator: The allocator of the adapter that is saved.
-        directory: The folder with the adapter; made if it does not exist.
+        directory: The folder with the adapter; made if it does not exist. An empty name is an error.
 
     Returns:
         The path of allocation.json: a version, the configuration, `total_rank`, `parameters` before and after, `reallocation`
@@ -86,7 +87,7 @@ def save_allocation(allocator: RankAllocator, directory: str | Path) -> Path:
         each matrix `rank`, `initial_rank`, `shape` (d_out, d_in) and `norm`, the moving average g_k (null where there was no
         adapter to measure).
     """
-    directory = Path(directory)
+    directory = named_folder(directory)
     directory.mkdir(parents=True, exist_ok=True)
     adapter, norms = allocator.adapter, allocator.norms
     initial = sum(adapter.initial_ranks[name] * matrix.cost for name, matrix in adapter.matrices.items())

@@ -27,7 +27,7 @@ from glora.guards.setup import check_same_matrices
 from glora.lora.adapter import RankedAdapter
 from glora.lora.input_gradients import asked_by_last_call
 from glora.messages import get_logger, pluralize
-from glora.regular_file import regular_file
+from glora.paths import regular_file
 from glora.scoring.sketch_ratios import refuse_compiled
 
 logger = get_logger()

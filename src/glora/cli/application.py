@@ -37,6 +37,7 @@ def main() -> None:
     """Run the command line. A user's mistake becomes one message and exit code 2, without a traceback."""
     arguments = sys.argv[1:]
     try:
+        _refuse_empty(arguments)
         with sigterm_as_interrupt():
             app(arguments)
     except KeyboardInterrupt as interrupt:
@@ -50,6 +51,19 @@ def main() -> None:
         print_error(UsageError("\n".join(unknown)) if unknown else error)
         sys.exit(2)
     sys.exit(0)
+
+
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """Refuse an argument without a text, as an unset variable of the shell leaves it; a path would be the present folder.
+
+    Raises:
+        UsageError: there is one.
+    """
+    for before, argument in zip(("", *arguments), arguments):
+        option, equals, value = argument.partition("=") if argument.startswith("-") else (before, "", argument)
+        if not value.strip() and (equals or not argument.strip()):
+            name = option if option.startswith("-") else "an argument"
+            raise UsageError(f"{name} is empty; give a value, or leave it out")
 
 
 def _unknown_options(arguments: Sequence[str]) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from glora.regular_file import regular_file
+from glora.paths import regular_file
 
 YAML_SUFFIXES = (".yaml", ".yml")
 SUFFIXES = (".json", *YAML_SUFFIXES)

@@ -33,7 +33,7 @@ from torch import nn
 
 from glora.lora.discovery import adapted_model, base_model, find_matrices, initialization_from_base, peft_configs
 from glora.lora.peft_config import exact_pattern
-from glora.regular_file import regular_file
+from glora.paths import named_folder, regular_file
 
 PREFIX = "base_model.model."  # PEFT's, of every name in an adapter's file
 FACTORS = {  # endings of the keys of A and B
@@ -128,6 +128,7 @@ def load_adapter(model: nn.Module | str | Path, adapter_name: str = "default") -
         ValueError: see `read_adapter`; or the model has no such LoRA adapter.
     """
     if isinstance(model, str | os.PathLike):
+        named_folder(model, "the adapter's folder")
         return read_adapter(model)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model={model!r} must be a model with an adapter, or the folder of a saved adapter")
@@ -138,9 +139,9 @@ def check_output(directory: str | Path, source: object, overwrite: bool) -> Path
     """Return the folder to write an adapter into.
 
     Raises:
-        ValueError: it is the source itself, or holds an adapter that may not be replaced.
+        ValueError: its name is empty, it is the source itself, or holds an adapter that may not be replaced.
     """
-    directory = Path(directory)
+    directory = named_folder(directory)
     if isinstance(source, str | os.PathLike) and directory.resolve() == Path(source).resolve():
         raise ValueError(f"{directory} is the adapter itself; give another folder for the output")
     files = (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME)

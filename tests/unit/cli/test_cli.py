@@ -7,9 +7,8 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
@@ -26,27 +25,6 @@ from glora.experiments.records.schema import RunRecord
 from glora.experiments.records.store import read_records
 from glora.experiments.training import run as train
 from glora.experiments.training.progress import RunProgress
-
-
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    """Call `glora ...` in this process."""
-
-    def run_command(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["glora", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        return Result(ended.value.code or 0, captured.out, captured.err)
-
-    return run_command
 
 
 @pytest.fixture
@@ -371,23 +349,6 @@ def test_a_broken_record_is_named(call, source, tmp_path: Path) -> None:
     result = call("compare", *source, "-o", tmp_path)
     assert result.code == 2
     assert "rte.json: malformed JSON at line 1" in result.err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        ("compare", "--output requires"),
-        ("compare --rank eight -o x", "--rank"),
-        ("comparre", '"compare"'),
-        ("compare --ouput x", "unknown option --ouput; did you mean '--output'?"),  # not: --output is missing
-        ("compare --ouput=x --lr high", "unknown option --ouput; did you mean '--output'?"),
-        ("search --trails 3 --tsk rte -n", "'?\nunknown option --tsk; did you mean '--task'"),
-    ],
-)
-def test_wrong_usage_is_refused_by_the_parser(call, arguments: str, expected: str) -> None:
-    result = call(*arguments.split())
-    assert result.code == 2
-    assert expected in result.err
 
 
 def test_a_hint_keeps_its_brackets(call, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ from glora.experiments.data.task import (
     Rows,
     Task,
 )
-from glora.regular_file import regular_file
+from glora.paths import regular_file
 
 VALIDATION_STEMS = ("validation", "dev", "valid", "val")
 LABEL_COLUMNS = ("label", "labels", "gold_label", "class", "target", "score")

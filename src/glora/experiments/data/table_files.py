@@ -17,7 +17,7 @@ from typing import Any
 from glora.experiments.data.task import DataError, DataNotFoundError
 from glora.experiments.structured_text import MalformedFileError, decode, parse_json
 from glora.messages import did_you_mean
-from glora.regular_file import regular_file
+from glora.paths import regular_file
 
 MISSING = object()
 """The value of a row whose JSON object lacks a field that other rows have."""

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from glora.experiments.models.registry import EMBEDDED_WEIGHTS, ModelNotFoundError, find_entry, resolve_model
 from glora.experiments.structured_text import MalformedFileError, decode, parse_json
-from glora.regular_file import regular_file
+from glora.paths import regular_file
 
 MODEL_FILES = (
     *("*.safetensors", "*.bin", "*.gguf", "*.index.json"),

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from glora.experiments.records.store import RUNS_FOLDER, is_left_over, write_whole
 from glora.messages import get_logger
-from glora.regular_file import regular_file
+from glora.paths import regular_file
 
 LOCK_FILE, OWNER_FILE = ".lock", ".in-use-by"
 SCRATCH = ".scratch-"

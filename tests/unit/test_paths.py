@@ -1,4 +1,4 @@
-"""Pipes, devices and folders in the place of files: one error at once, not a wait without end."""
+"""Pipes and devices in the place of files, and empty names: one error at once, not a wait, and not the present folder."""
 
 from __future__ import annotations
 
@@ -14,13 +14,20 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import TrainingArguments
 
-from glora import RankAllocationCallback, last_complete_checkpoint
+from glora import (
+    RankAllocationCallback,
+    RankAllocator,
+    compress_adapter,
+    export_uniform,
+    last_complete_checkpoint,
+    save_allocation,
+)
 from glora.experiments.data.custom_data import parse_custom_data
 from glora.experiments.data.table_files import read_table
 from glora.experiments.models.weights import check_model_files
 from glora.experiments.structured_text import read_mapping
 from glora.lora.saved_adapter import read_adapter
-from glora.regular_file import regular_file
+from glora.paths import named_folder, regular_file
 
 
 class Product(nn.Module):
@@ -121,3 +128,21 @@ def test_a_checkpoint_is_of_files(
         pipe(path / name)
     assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-1")
     assert f"checkpoint-2 ({name} is not a file); using checkpoint-1" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_not_the_present_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = adapted()
+    allocator = RankAllocator(model, torch.optim.SGD(model.parameters(), lr=0.1), {"warmup_steps": 1})
+    for write in (
+        lambda: export_uniform(model, name),
+        lambda: save_allocation(allocator, name),
+        lambda: compress_adapter(model, average_rank=1, output=name),
+    ):
+        with pytest.raises(ValueError, match="the output folder has an empty name; name a folder, or write '.'"):
+            write()
+    with pytest.raises(ValueError, match="the adapter's folder has an empty name"):
+        compress_adapter(name, average_rank=1, output="smaller")
+    assert not list(tmp_path.iterdir())
+    assert named_folder(".") == Path(".")

@@ -1,4 +1,4 @@
-"""Files that a user names, read only if they are files: a pipe would be waited for, and a device may have no end."""
+"""Paths that a user names: files that can be read to their end, and folders that are not the present one by mistake."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a de
 
 
 def regular_file(path: str | os.PathLike[str]) -> Path:
-    """Return the path of a file that can be read to its end.
+    """Return the path of a file that can be read to its end: a pipe would be waited for, and a device may have no end.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -27,3 +27,14 @@ def regular_file(path: str | os.PathLike[str]) -> Path:
     if kind != stat.S_IFREG:
         raise OSError(f"{path} is {_KINDS.get(kind, 'not a file')}; save its content to a file, and name that")
     return path
+
+
+def named_folder(path: str | os.PathLike[str], what: str = "the output folder") -> Path:
+    """Return the path of a folder; an empty name, which pathlib takes for the present folder, is an error.
+
+    Raises:
+        ValueError: the name is empty.
+    """
+    if not os.fspath(path).strip():
+        raise ValueError(f"{what} has an empty name; name a folder, or write '.' for this one")
+    return Path(path)

@@ -1,0 +1,40 @@
+"""What is refused before any command begins."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("compare", "--output requires"),
+        ("compare --rank eight -o x", "--rank"),
+        ("comparre", '"compare"'),
+        ("compare --ouput x", "unknown option --ouput; did you mean '--output'?"),  # not: --output is missing
+        ("compare --ouput=x --lr high", "unknown option --ouput; did you mean '--output'?"),
+        ("search --trails 3 --tsk rte -n", "'?\nunknown option --tsk; did you mean '--task'"),
+    ],
+)
+def test_wrong_usage_is_refused_by_the_parser(call, arguments: str, expected: str) -> None:
+    result = call(*arguments.split())
+    assert result.code == 2
+    assert expected in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["compress", "adapter", "--keep", "25%", "--output", ""], "--output"),
+        (["compress", "adapter", "--keep", "25%", "--output="], "--output"),
+        (["export", "adapter", "--uniform", "-o", " "], "-o"),
+        (["compare", "--output", ""], "--output"),
+        (["run", "experiment.json", "--output="], "--output"),
+        (["search", "--output", "x", "--task", ""], "--task"),
+        (["report", ""], "an argument"),
+    ],
+)
+def test_an_empty_name_is_not_the_present_folder(call, arguments: list[str], name: str) -> None:
+    result = call(*arguments)
+    assert result.code == 2
+    assert f"{name} is empty; give a value, or leave it out" in result.err
