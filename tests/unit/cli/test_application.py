@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 
@@ -28,13 +30,16 @@ def test_wrong_usage_is_refused_by_the_parser(call, arguments: str, expected: st
         (["compress", "adapter", "--keep", "25%", "--output", ""], "--output"),
         (["compress", "adapter", "--keep", "25%", "--output="], "--output"),
         (["export", "adapter", "--uniform", "-o", " "], "-o"),
-        (["compare", "--output", ""], "--output"),
+        (["compare", "--plan", "--output", ""], "--output"),
         (["run", "experiment.json", "--output="], "--output"),
-        (["search", "--output", "x", "--task", ""], "--task"),
+        (["search", "--plan", "--output", "x", "--task", ""], "--task"),
         (["report", ""], "an argument"),
     ],
 )
-def test_an_empty_name_is_not_the_present_folder(call, arguments: list[str], name: str) -> None:
+def test_an_empty_name_is_not_the_present_folder(
+    call, arguments: list[str], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     result = call(*arguments)
     assert result.code == 2
     assert f"{name} is empty; give a value, or leave it out" in result.err
