@@ -22,6 +22,7 @@ import vl_convert
 from glora.experiments.number_format import printable
 from glora.experiments.report.cells import ReportTable
 from glora.experiments.report.summary import GroupSummary
+from glora.messages import pluralize
 
 LIGHT = {
     "series": ("#0072b2", "#b06a00", "#00855e", "#b3548b", "#c85400", "#2a86c3", "#856619", "#444444"),
@@ -130,3 +131,13 @@ def data(rows: Sequence[dict[str, Any]]) -> alt.InlineData:
 def rounded(value: float) -> float | None:
     """Four significant digits; None for what JSON has no number for."""
     return float(f"{value:.4g}") if math.isfinite(value) else None
+
+
+def cell_name(names: Sequence[str]) -> str:
+    """Return the name of a matrix, or of several that are shown as one."""
+    return printable(names[0] if len(names) == 1 else f"{pluralize(len(names), 'matrix')} from {names[0]}")
+
+
+def over_seeds(seeds: Sequence[int]) -> str:
+    """Return `seed 0`, or `mean over seeds 0, 1`."""
+    return f"mean over seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"seed {seeds[0]}"

@@ -5,9 +5,10 @@ Training is what any user of Trainer gets, with nothing between the method and t
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 
 from glora.experiments.config import RunConfig
 from glora.experiments.data.task import TaskData
+from glora.experiments.methods.adapted_model import AdaptedModel
 from glora.experiments.methods.base import MethodContext, Schedule
 from glora.experiments.methods.registry import find_method
 from glora.experiments.models.skeleton import build_skeleton
@@ -138,6 +140,9 @@ def _train(
     tokens = cache.tokenized(config, task, model, tokenizer)
     memory = PeakMemory()
     set_seed(config.seed)  # the adapters' initialization, the same for methods with the same factors
+    batches = functools.partial(
+        training_batches, tokens.train, kind.collator(tokenizer), config.batch_size, config.seed
+    )
     adapted = find_method(config.method).apply(
         MethodContext(
             model=model,
@@ -147,26 +152,15 @@ def _train(
             target_parameters=kind.target_parameters(model, config.target_modules),
             head_modules=kind.head_modules(model),
             task_type=kind.adapter_task_type,
-            batches=functools.partial(
-                training_batches, tokens.train, kind.collator(tokenizer), config.batch_size, config.seed
-            ),
+            batches=batches,
             preparing=progress.preparing,
         )
     )
-    measured |= {
-        "preparation_seconds": adapted.preparation_seconds,
-        "initial_ranks": adapted.initial_ranks,
-        "module_shapes": adapted.module_shapes,
-        "trainable_parameters_before": adapted.trainable_parameters(),
-        "adapter_parameters_before": adapted.adapter_parameters(),
-    }
+    measured |= _before(adapted)
     recorder = RunRecorder(adapted, next(iter(task.evaluation)), progress)
-    if output:
-        output.mkdir(parents=True, exist_ok=True)
-    scratch_folder = tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{process_tag()}-", dir=output)
     try:
-        with scratch_folder as scratch, report_folder(config, (output or Path()) / LOGS_FOLDER) as reported:
-            trainer = kind.trainer(config, adapted, tokens, tokenizer, task, recorder, reported or Path(scratch))
+        with _folders(config, output) as (folder, reported):
+            trainer = kind.trainer(config, adapted, tokens, tokenizer, task, recorder, folder)
             trainer.remove_callback(PrinterCallback)
             if reported:
                 trainer.add_callback(AdaptedModelLog(trainer, adapted))
@@ -174,20 +168,46 @@ def _train(
             warm_up_kernels(trainer)
             trainer.train()
     finally:
-        measured |= {
-            "steps": recorder.steps,
-            "metrics": recorder.metrics,
-            "norms": recorder.norms,
-            "answers": recorder.answers,
-            "seconds_per_step": recorder.clock.seconds_per_step,
-            "peak_memory_bytes": memory.read(),
-            "peak_memory_source": memory.source,
-            "ranks": adapted.ranks(),
-            "reallocated_at": adapted.reallocated_at,
-        }
+        measured |= _so_far(adapted, recorder, memory)
     measured |= {
         "final": recorder.final,
         "train_seconds": recorder.train_seconds,
         "trainable_parameters_after": adapted.trainable_parameters(),
         "adapter_parameters_after": adapted.adapter_parameters(),
     }
+
+
+def _before(adapted: AdaptedModel) -> dict[str, Any]:
+    """The fields of a record that are known before the first step."""
+    return {
+        "preparation_seconds": adapted.preparation_seconds,
+        "initial_ranks": adapted.initial_ranks,
+        "module_shapes": adapted.module_shapes,
+        "trainable_parameters_before": adapted.trainable_parameters(),
+        "adapter_parameters_before": adapted.adapter_parameters(),
+    }
+
+
+def _so_far(adapted: AdaptedModel, recorder: RunRecorder, memory: PeakMemory) -> dict[str, Any]:
+    """The fields of a record that a failed run has, too."""
+    return {
+        "steps": recorder.steps,
+        "metrics": recorder.metrics,
+        "norms": recorder.norms,
+        "answers": recorder.answers,
+        "seconds_per_step": recorder.clock.seconds_per_step,
+        "peak_memory_bytes": memory.read(),
+        "peak_memory_source": memory.source,
+        "ranks": adapted.ranks(),
+        "reallocated_at": adapted.reallocated_at,
+    }
+
+
+@contextlib.contextmanager
+def _folders(config: RunConfig, output: Path | None) -> Iterator[tuple[Path, bool]]:
+    """The folder for Trainer's files, and whether it is that of a run with `report_to`, which stays."""
+    if output:
+        output.mkdir(parents=True, exist_ok=True)
+    scratch_folder = tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{process_tag()}-", dir=output)
+    with scratch_folder as scratch, report_folder(config, (output or Path()) / LOGS_FOLDER) as reported:
+        yield reported or Path(scratch), reported is not None

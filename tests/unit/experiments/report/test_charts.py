@@ -12,13 +12,9 @@ from numpy.testing import assert_allclose
 from glora.experiments.data.metric import KNOWN
 from glora.experiments.records.schema import EpochMetrics, NormSample, RunRecord
 from glora.experiments.report.chart_style import LIGHT, MARKERS, ReportChart, method_styles
-from glora.experiments.report.charts import (
-    charts,
-    corrected_norms,
-    evaluations,
-    mean_ranks,
-    same_norms,
-)
+from glora.experiments.report.charts import charts, mean_ranks
+from glora.experiments.report.metric_chart import evaluations
+from glora.experiments.report.norm_chart import corrected_norms, same_norms
 from glora.experiments.report.summary import GroupSummary, summarise
 from unit.experiments.synthetic_records import bert_shapes, finished_run, study
 
