@@ -1,0 +1,217 @@
+"""report.md and the pictures, from the records alone."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+from benchmarks.interval_chart import save_picture
+from benchmarks.study.analysis import BySeed, Comparison, by_seed, compare, family, holm, pool
+from benchmarks.study.design import ARMS, TASKS
+from benchmarks.study.records import HERE, Records, best_rate, read
+
+from glora.experiments.records.store import write_whole
+from glora.experiments.report.chart_style import LIGHT, data
+
+SCORES = {"sst2": "accuracy", "stdlib-docs": "accuracy", "retrieval": "mean reciprocal rank"}
+
+
+def write_report(folder: Path = HERE) -> None:
+    """Write report.md and frontier.png into the folder of the records.
+
+    Raises:
+        SystemExit: there are no records.
+    """
+    found = {task: records for task in TASKS if (records := read(task, folder))}
+    if not found:
+        raise SystemExit(f"{folder} has no records; run `python -m benchmarks.study run`")
+    families = {task: family(task, records) for task, records in found.items()}
+    lines = [
+        "# The study: tables",
+        "",
+        "Made from the records by `python -m benchmarks.study report`; [the design](../../docs/study-design.md) was written "
+        "before the first run. Loss is the held-out loss; differences are paired by seed, with 95 % intervals.",
+        "",
+        *_over_tasks(families),
+    ]
+    for task, records in found.items():
+        lines += [f"## {task}", "", *_progress(task, records), "", *_family(families[task])]
+        for size in TASKS[task].sizes:
+            for shared in (False, True):
+                lines += _size(task, size, records, shared_rate=shared)
+    write_whole(folder / "report.md", "\n".join(lines).encode())
+    if panels := [panel for task, records in found.items() if (panel := _frontier(task, records)) is not None]:
+        save_picture(
+            alt.hconcat(*panels),
+            "Held-out loss against the size of the adapter",
+            "Relative to uniform LoRA of average rank 2 on the same seed; mean and 95 % interval over seeds; lower is better.",
+            folder / "frontier.png",
+        )
+
+
+def _progress(task: str, records: Records) -> Iterator[str]:
+    environments = {tuple(record["environment"].items()) for record in records.values()}
+    processors = sorted({dict(each)["processor"] for each in environments})
+    runs = sum(not compressed for _, compressed in records)
+    yield f"{runs} runs, on {', '.join(processors)}, one thread each."
+
+
+def _family(comparisons: list[Comparison]) -> Iterator[str]:
+    if not comparisons:
+        return
+    yield "Prespecified comparisons, with Holm's correction:"
+    yield ""
+    yield "| r̄ | comparison | seeds | loss | p, corrected | smallest effect | over examples | score, points | verdict |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for each, p in zip(comparisons, holm([each.p for each in comparisons])):
+        name = f"{ARMS[each.arm].label} against {ARMS[each.other].label}"
+        examples = "[{}, {}]".format(*map(_percent, each.by_examples))
+        smallest = "" if each.smallest is None else f"±{100 * math.expm1(each.smallest):.1f} %"
+        cells = [
+            f"{each.size:g}",
+            name,
+            len(each.log_loss.seeds),
+            _ratio(each),
+            "" if p is None else f"{p:.3f}",
+            smallest,
+        ]
+        yield _row([*cells, examples, _points(each), _verdict(each, p)])
+    yield ""
+
+
+def _verdict(each: Comparison, p: float | None) -> str:
+    if p is None:
+        return "too few seeds"
+    if p >= 0.05:
+        return "no difference shown"
+    return "lower loss" if each.log_loss.mean < 0 else "higher loss"
+
+
+def _size(task: str, size: float, records: Records, *, shared_rate: bool) -> Iterator[str]:
+    arms = [arm for arm in TASKS[task].arms if size in ARMS[arm].sizes]
+    runs: dict[str, BySeed] = {
+        arm: found for arm in arms if (found := by_seed(records, task, arm, size, shared_rate=shared_rate))
+    }
+    if not runs or (shared_rate and len(runs) < 2):
+        return
+    rates = {arm: best_rate(records, task, "uniform" if shared_rate else arm, size) for arm in runs}
+    yield f"### r̄ = {size:g}, {'at the learning rate of uniform LoRA' if shared_rate else 'each at its own learning rate'}"
+    yield ""
+    score = SCORES.get(task)
+    yield _row(
+        [
+            "arm",
+            "learning rate",
+            "seeds",
+            "parameters",
+            "loss",
+            "against uniform LoRA",
+            *([score, "points"] if score else []),
+            "s",
+        ]
+    )
+    yield "|---" * (9 if score else 7) + "|"
+    for arm, found in runs.items():
+        against = compare(task, size, arm, "uniform", found, runs.get("uniform", {}))
+        same = arm == "uniform" or against is None
+        cells = [
+            ARMS[arm].label,
+            f"{rates[arm]:g}",
+            len(found),
+            f"{_mean(found, 'parameters'):,.0f}",
+            _spread(found, "loss", 4),
+        ]
+        cells += ["" if same else _ratio(against)]
+        cells += [_spread(found, "score", 2, 100), "" if same else _points(against)] if score else []
+        yield _row([*cells, f"{_mean(found, 'seconds'):.0f}"])
+    yield ""
+
+
+def _over_tasks(families: dict[str, list[Comparison]]) -> Iterator[str]:
+    every = list(itertools.chain.from_iterable(families.values()))
+    rows = []
+    for key in dict.fromkeys((each.arm, each.other, each.size) for each in every):
+        pooled = pool([each for each in every if (each.arm, each.other, each.size) == key])
+        if pooled:
+            arm, other, size = key
+            middle, low, high = (_percent(math.expm1(value)) for value in (pooled.mean, pooled.low, pooled.high))
+            name = f"{ARMS[arm].label} against {ARMS[other].label}"
+            rows.append(_row([f"{size:g}", name, f"{middle} [{low}, {high}]", ", ".join(pooled.tasks)]))
+    if rows:
+        yield from ("## Over tasks", "", "| r̄ | comparison | loss | tasks |", "|---|---|---|---|", *rows, "")
+
+
+def _frontier(task: str, records: Records) -> Any | None:
+    reference = by_seed(records, task, "uniform", 2.0)
+    rows = []
+    for arm in ("uniform", "spectrum", "uniform_cut", "compressed", "gradient_norm"):
+        for size in TASKS[task].sizes:
+            found = by_seed(records, task, arm, size) if size in ARMS[arm].sizes else {}
+            each = compare(task, size, arm, "uniform", found, reference)
+            if each:
+                ends = [each.log_loss.low, each.log_loss.high]
+                low, high = (None if end is None else 100 * math.expm1(end) for end in ends)
+                middle = 100 * math.expm1(each.log_loss.mean)
+                rows.append(
+                    {
+                        "arm": ARMS[arm].label,
+                        "parameters": _mean(found, "parameters"),
+                        "loss": middle,
+                        "low": low,
+                        "high": high,
+                    }
+                )
+    if not rows:
+        return None
+    names = list(dict.fromkeys(row["arm"] for row in rows))
+    color = alt.Color(
+        "arm:N", title=None, sort=names, scale=alt.Scale(domain=names, range=list(LIGHT["series"][: len(names)]))
+    )
+    marks = alt.Chart(data(rows)).encode(
+        x=alt.X("parameters:Q", title="adapter parameters", scale=alt.Scale(type="log")), color=color
+    )
+    bars = marks.mark_rule().encode(y=alt.Y("low:Q", title="loss against uniform LoRA, r̄ = 2 (%)"), y2="high:Q")
+    return alt.layer(bars, marks.mark_line(point=True).encode(y="loss:Q")).properties(width=300, height=260, title=task)
+
+
+def _row(cells: list[Any]) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _mean(found: BySeed, name: str) -> float:
+    return statistics.fmean(record[name] for record in found.values())
+
+
+def _spread(found: BySeed, name: str, digits: int, scale: float = 1) -> str:
+    values = [scale * record[name] for record in found.values()]
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.{digits}f}{spread}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:+.1f} %".replace("-", "−")
+
+
+def _ratio(each: Comparison | None) -> str:
+    if each is None:
+        return ""
+    found = each.log_loss
+    ends = (
+        ""
+        if found.low is None or found.high is None
+        else f" [{_percent(math.expm1(found.low))}, {_percent(math.expm1(found.high))}]"
+    )
+    return f"{_percent(math.expm1(found.mean))}{ends}"
+
+
+def _points(each: Comparison | None) -> str:
+    if each is None or each.score is None:
+        return ""
+    found = each.score
+    ends = "" if found.low is None or found.high is None else f" [{100 * found.low:+.2f}, {100 * found.high:+.2f}]"
+    return f"{100 * found.mean:+.2f}{ends}".replace("-", "−")
