@@ -127,7 +127,7 @@ def test_shrinking_keeps_the_columns_whose_update_is_largest(kind: str) -> None:
                 factor.data.copy_(kept.data)
         largest = sorted(range(RANK), key=lambda i: -parts[i].norm().item())[:2]
         assert set(largest) != {0, 1}, "the case must tell the largest from the first"
-        resize_lora_layer(layer, 2)
+        resize_lora_layer(layer, 2, model=None)
         if "default" in layer.lora_A:
             down, up = layer.lora_A["default"], layer.lora_B["default"]
             says = (down.out_features, up.in_features) if kind_is_linear(layer) else (down.out_channels, up.in_channels)
@@ -141,7 +141,7 @@ def test_svd_leaves_the_discarded_singular_values(kind: str) -> None:
     _, layers = trained(kind)
     for name, layer in layers.items():
         before = matrices_of(layer, name)
-        resize_lora_layer(layer, 2, keep="svd")
+        resize_lora_layer(layer, 2, model=None, keep="svd")
         error = (matrices_of(layer, name) - before).norm()
         discarded = torch.linalg.svdvals(before)[:, 2:].norm()
         torch.testing.assert_close(error, discarded, rtol=1e-4, atol=1e-5)
@@ -171,7 +171,7 @@ def test_adam_goes_on_for_kept_columns(kind: str) -> None:
                 for factor in factors(x):
                     factor.grad = torch.randn(factor.shape, generator=generator)
                 optimizers[x].step()
-        resize_lora_layer(layer, 3, optimizer=optimizers[layer], keep="first")
+        resize_lora_layer(layer, 3, model=None, optimizer=optimizers[layer], keep="first")
         gradients = [torch.randn_like(factor) for factor in factors(twin)]
         for factor, gradient in zip(factors(twin), gradients):
             factor.grad = gradient

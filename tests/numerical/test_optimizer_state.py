@@ -79,7 +79,7 @@ def test_every_optimizer_of_torch_is_covered() -> None:
 def test_kept_columns_step_as_without_resize(name: str, rank: int) -> None:
     layer, optimizer = trained(name)
     twin, twin_optimizer = copy.deepcopy((layer, optimizer))
-    resize_lora_layer(layer, rank, optimizer=optimizer, keep="first")
+    resize_lora_layer(layer, rank, model=None, optimizer=optimizer, keep="first")
     assert [id(p) for p in optimizer.param_groups[0]["params"]] == [id(p) for p in factors(layer)]
     assert set(optimizer.state) <= set(factors(layer))
     for parameter in factors(layer):
@@ -104,7 +104,7 @@ def test_kept_columns_step_as_without_resize(name: str, rank: int) -> None:
 def test_new_columns_start_with_what_their_kind_says(name: str) -> None:
     layer, optimizer = trained(name)
     before = [{k: v.clone() for k, v in optimizer.state[p].items() if torch.is_tensor(v)} for p in factors(layer)]
-    resize_lora_layer(layer, 7, optimizer=optimizer, keep="first")
+    resize_lora_layer(layer, 7, model=None, optimizer=optimizer, keep="first")
     for dim, (old, parameter) in enumerate(zip(before, factors(layer))):
         for key, value in optimizer.state[parameter].items():
             if not torch.is_tensor(value) or value.shape != parameter.shape:
@@ -138,7 +138,7 @@ def grown(name: str) -> tuple[nn.Module, torch.optim.Optimizer]:
     for _ in range(300):
         give_equal_gradients(layer)
         optimizer.step()
-    resize_lora_layer(layer, 8, optimizer=optimizer)
+    resize_lora_layer(layer, 8, model=None, optimizer=optimizer)
     return layer, optimizer
 
 
@@ -178,7 +178,7 @@ def test_svd_carries_moments_by_the_chain_rule() -> None:
     for parameter, gradient in zip(factors(layer), (B.T @ G, G @ A.T)):
         parameter.grad = gradient
     optimizer.step()
-    resize_lora_layer(layer, 2, optimizer=optimizer, keep="svd")
+    resize_lora_layer(layer, 2, model=None, optimizer=optimizer, keep="svd")
     new_A, new_B = (p.detach() for p in factors(layer))
     torch.testing.assert_close(optimizer.state[factors(layer)[0]]["exp_avg"], 0.1 * new_B.T @ G, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(optimizer.state[factors(layer)[1]]["exp_avg"], 0.1 * G @ new_A.T, rtol=1e-4, atol=1e-5)
@@ -199,13 +199,13 @@ def test_no_group_is_added_and_order_is_kept() -> None:
     optimizer = torch.optim.AdamW([{"params": [other, A, last]}, {"params": [B], "lr": 0.5}])
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.9**step)
     optimizer.step()
-    resize_lora_layer(layer, 6, optimizer=optimizer)
+    resize_lora_layer(layer, 6, model=None, optimizer=optimizer)
     first, second = optimizer.param_groups
     assert first["params"][0] is other
     assert first["params"][1] is layer.lora_A["default"].weight
     assert first["params"][2] is last
     assert second["params"][0] is layer.lora_B["default"].weight
-    resize_lora_layer(layer, 0, optimizer=optimizer)
+    resize_lora_layer(layer, 0, model=None, optimizer=optimizer)
     assert [len(g["params"]) for g in optimizer.param_groups] == [3, 1], "an empty group could not be resumed"
     assert [p.numel() for p in (A, B)] == [0, 0]
     assert set(optimizer.state).isdisjoint([A, B])
@@ -217,9 +217,9 @@ def test_no_group_is_added_and_order_is_kept() -> None:
 def test_what_cannot_follow_is_refused_before_anything_changes() -> None:
     _, layer = lora_model()
     with pytest.raises(ValueError, match="LBFGS keeps one flat history"):
-        resize_lora_layer(layer, 6, optimizer=torch.optim.LBFGS(factors(layer)))
+        resize_lora_layer(layer, 6, model=None, optimizer=torch.optim.LBFGS(factors(layer)))
     optimizer = torch.optim.SGD(factors(layer))
     optimizer.state[factors(layer)[0]]["shampoo"] = torch.zeros(3, 3)
     with pytest.raises(ValueError, match=r"SGD keeps 'shampoo' of shape \(3, 3\)"):
-        resize_lora_layer(layer, 6, optimizer=optimizer)
+        resize_lora_layer(layer, 6, model=None, optimizer=optimizer)
     assert layer.r["default"] == RANK

@@ -37,7 +37,7 @@ def test_growth_changes_no_output(dtype: torch.dtype, rslora: bool, rank: int) -
     model, layer = lora_model(dtype, use_rslora=rslora)
     x = torch.randn(3, D_IN, dtype=dtype)
     before, scaling = model(x), layer.scaling["default"]
-    resize_lora_layer(layer, rank)
+    resize_lora_layer(layer, rank, model=None)
     assert layer.lora_A["default"].weight.shape == (rank, D_IN)
     assert layer.lora_B["default"].weight.shape == (D_OUT, rank)
     assert layer.lora_A["default"].weight.dtype == dtype
@@ -54,10 +54,10 @@ def test_new_rows_are_drawn_as_lora_draws_them_and_can_be_drawn_again() -> None:
     other = copy.deepcopy(twin)
     torch.manual_seed(99)
     state = torch.get_rng_state()
-    resize_lora_layer(layer, 9, generator=torch.Generator().manual_seed(5))
+    resize_lora_layer(layer, 9, model=None, generator=torch.Generator().manual_seed(5))
     assert torch.equal(torch.get_rng_state(), state), "the global generator was touched"
-    resize_lora_layer(twin, 9, generator=torch.Generator().manual_seed(5))
-    resize_lora_layer(other, 9, generator=torch.Generator().manual_seed(6))
+    resize_lora_layer(twin, 9, model=None, generator=torch.Generator().manual_seed(5))
+    resize_lora_layer(other, 9, model=None, generator=torch.Generator().manual_seed(6))
     new, again, differing = (x.lora_A["default"].weight[RANK:] for x in (layer, twin, other))
     assert torch.equal(new, again)
     assert not torch.equal(new, differing)
@@ -71,7 +71,7 @@ def test_svd_leaves_exactly_the_discarded_singular_values() -> None:
     for rank in (1, 2, 3):
         _, layer = lora_model()
         before = product(layer).double()
-        resize_lora_layer(layer, rank, keep="svd")
+        resize_lora_layer(layer, rank, model=None, keep="svd")
         error = (product(layer).double() - before).norm()
         discarded = torch.linalg.svdvals(before)[rank:].norm()
         torch.testing.assert_close(error, discarded, rtol=1e-5, atol=1e-7)
@@ -83,7 +83,7 @@ def test_norm_keeps_the_largest_columns_in_their_order() -> None:
     size = A.norm(dim=1) * B.norm(dim=0)
     kept = sorted(size.argsort(descending=True)[:2].tolist())
     assert kept != [0, 1], "the case must tell `norm` from `first`"
-    resize_lora_layer(layer, 2)
+    resize_lora_layer(layer, 2, model=None)
     assert torch.equal(layer.lora_A["default"].weight, A[kept])
     assert torch.equal(layer.lora_B["default"].weight, B[:, kept])
 
@@ -91,7 +91,7 @@ def test_norm_keeps_the_largest_columns_in_their_order() -> None:
 def test_first_keeps_the_first_columns() -> None:
     _, layer = lora_model()
     A, B = layer.lora_A["default"].weight.detach().clone(), layer.lora_B["default"].weight.detach().clone()
-    resize_lora_layer(layer, 3, keep="first")
+    resize_lora_layer(layer, 3, model=None, keep="first")
     assert torch.equal(layer.lora_A["default"].weight, A[:3])
     assert torch.equal(layer.lora_B["default"].weight, B[:, :3])
 
@@ -102,14 +102,14 @@ def test_svd_replaces_directions_that_hold_nothing_by_new_columns() -> None:
     with torch.no_grad():
         layer.lora_B["default"].weight[:, 1:] = 0
     before = product(layer)
-    resize_lora_layer(layer, 3, keep="svd")
+    resize_lora_layer(layer, 3, model=None, keep="svd")
     torch.testing.assert_close(product(layer), before, rtol=1e-5, atol=1e-6)
     assert (layer.lora_A["default"].weight.norm(dim=1) > 0.1).all()
 
     _, untrained = lora_model()
     with torch.no_grad():
         untrained.lora_B["default"].weight.zero_()
-    resize_lora_layer(untrained, 2, keep="svd")
+    resize_lora_layer(untrained, 2, model=None, keep="svd")
     assert (untrained.lora_A["default"].weight.norm(dim=1) > 0.1).all()
     assert not untrained.lora_B["default"].weight.any()
 
@@ -123,7 +123,7 @@ def test_rank_zero_leaves_the_base_layer_and_other_adapters() -> None:
     model.set_adapter("second")
     second = model(x)
     model.set_adapter("default")
-    resize_lora_layer(layer, 0)
+    resize_lora_layer(layer, 0, model=None)
     torch.testing.assert_close(model(x), layer.get_base_layer()(x))
     assert layer.active_adapters == ["default"], "another adapter became active"
     model.set_adapter("second")
@@ -133,7 +133,7 @@ def test_rank_zero_leaves_the_base_layer_and_other_adapters() -> None:
 def test_frozen_factors_stay_frozen() -> None:
     _, layer = lora_model()
     layer.lora_A["default"].weight.requires_grad_(False)
-    resize_lora_layer(layer, 6)
+    resize_lora_layer(layer, 6, model=None)
     assert not layer.lora_A["default"].weight.requires_grad
     assert layer.lora_B["default"].weight.requires_grad
 
@@ -151,7 +151,7 @@ def test_frozen_factors_stay_frozen() -> None:
 def test_bad_arguments(arguments: dict, message: str) -> None:
     _, layer = lora_model()
     with pytest.raises(ValueError, match=message):
-        resize_lora_layer(layer, **arguments)
+        resize_lora_layer(layer, model=None, **arguments)
     assert layer.r["default"] == RANK
 
 
@@ -161,8 +161,8 @@ def test_only_the_state_of_the_layer_itself_has_to_follow() -> None:
     layers = {name: matrix.layer for name, matrix in find_matrices(model)[1].items()}
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad])
     optimizer.state[layers["1"].lora_A["default"].weight] = {"unheard of": torch.zeros(4, 8)}
-    resize_lora_layer(layers["0"], 2, optimizer=optimizer)
+    resize_lora_layer(layers["0"], 2, model=None, optimizer=optimizer)
     assert layers["0"].r["default"] == 2
     with pytest.raises(ValueError, match="SGD keeps 'unheard of'"):
-        resize_lora_layer(layers["1"], 2, optimizer=optimizer)
+        resize_lora_layer(layers["1"], 2, model=None, optimizer=optimizer)
     assert layers["1"].r["default"] == 4

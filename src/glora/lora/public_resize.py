@@ -12,16 +12,13 @@ from glora.config import Keep
 from glora.lora.adapter import RankedAdapter
 from glora.lora.live_model import uninterrupted
 from glora.lora.matrix import LoraMatrix
-from glora.messages import get_logger
-
-logger = get_logger()
 
 
 def resize_lora_layer(
     layer: LoraLayer,
     rank: int,
     *,
-    model: nn.Module | None = None,
+    model: nn.Module | None,
     optimizer: torch.optim.Optimizer | None = None,
     adapter_name: str = "default",
     keep: Keep = "norm",
@@ -36,8 +33,8 @@ def resize_lora_layer(
         layer: A LoRA layer of any kind that glora supports, with A of shape (r, d_in) and B of shape (d_out, r).
         rank: The new rank, from 0 to min(d_in, d_out). 0 takes the adapter out of this layer, which then computes what the
             base layer computes.
-        model: The model that the layer is in. Its PEFT configuration then follows, so that what `save_pretrained` writes can be
-            loaded. A layer alone does not know the configuration, and a warning says so.
+        model: The model that the layer is in: its PEFT configuration follows, so that what `save_pretrained` writes can be
+            loaded. A layer does not know its model. None is for a layer that is in no PEFT model.
         optimizer: The optimizer that holds A and B. Their state for kept columns stays; see glora.lora.optimizer_state for the
             state of new columns.
         adapter_name: The adapter to resize; other adapters of the layer stay as they are.
@@ -60,11 +57,6 @@ def resize_lora_layer(
             resized.commit()
             if rank == 0:
                 matrix.remove()
-        logger.warning(
-            "resize_lora_layer(layer, %d) leaves the model's LoraConfig at the old rank, so PEFT could not load what is saved; "
-            "give model=model as well",
-            rank,
-        )
         return
     following = RankedAdapter.following(model)
     known = following is not None and following.name == adapter_name
