@@ -1,6 +1,6 @@
-"""Train LoRA at r = 16 on SST-2, make it smaller in several ways, and measure each on sentences that nothing has seen.
+"""Train LoRA at r = 16, make it smaller in several ways, and measure each on examples that nothing has seen.
 
-    python -m benchmarks.compress.measure --data-dir path/to/glue
+    python -m benchmarks.compress.measure sst2 --data path/to/data
 
 Every adapter and every measurement is kept; the same command goes on where it was stopped. `report.py` makes the tables.
 
@@ -16,10 +16,12 @@ The ways, at 50, 25 and 12.5 % of the parameters:
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import tempfile
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +38,10 @@ from glora.experiments.compression.evaluation import TaskEvaluation
 from glora.experiments.config import RunConfig
 from glora.experiments.data.loading import build_task_data, load_hub_dataset
 from glora.experiments.data.registry import resolve_task
-from glora.experiments.data.task import TaskData, limited
+from glora.experiments.data.task import LOSS_METRICS, TaskData, limited
 from glora.experiments.methods.base import MethodContext, Schedule
 from glora.experiments.methods.registry import find_method
+from glora.experiments.models.registry import PACKAGED_LLM
 from glora.experiments.training.progress import RunProgress
 from glora.experiments.training.task_kinds import find_kind
 from glora.experiments.training.timed_trainer import RunRecorder
@@ -47,27 +50,52 @@ from glora.lora.saved_adapter import read_adapter
 from glora.scoring.spectrum import spectra
 
 RECORDS = Path(__file__).with_name("records.jsonl")
-RANK, SIZES, SEEDS = 16, (0.5, 0.25, 0.125), (0, 1, 2)
-TRAINED_ON, UNUSED = 2500, 5000
-SETTINGS: dict[str, Any] = {
-    "task": "sst2",
-    "method": "lora",
-    "learning_rate": 1.5e-3,
-    "batch_size": 16,
-    "epochs": 2,
-    "max_length": 48,
-    "group_by_length": True,
-}
+RANK, SEEDS = 16, (0, 1, 2)
 
 
-def read_task(data_dir: str) -> TaskData:
-    """Return SST-2's first examples for training, and as evaluation split others of its training file."""
-    task, read = resolve_task("sst2", data_dir).read(load_hub_dataset, only_train=True)
-    drawn, train = limited(read["train"], TRAINED_ON + UNUSED), limited(read["train"], TRAINED_ON)
+@dataclass(frozen=True)
+class Setting:
+    """A task, the settings of its runs, the sizes, and what is read of it: (folder of the data files) -> task."""
+
+    settings: dict[str, Any]
+    sizes: tuple[float, ...]
+    read: Callable[[Path], TaskData]
+
+
+def read_sst2(data: Path) -> TaskData:
+    """2,500 examples of the training file, and as evaluation split 5,000 others of it."""
+    task, read = resolve_task("sst2", str(data / "glue")).read(load_hub_dataset, only_train=True)
+    drawn, train = limited(read["train"], 7500), limited(read["train"], 2500)
     seen = set(zip(train.text_a, train.labels))
     rest = [place for place, example in enumerate(zip(drawn.text_a, drawn.labels)) if example not in seen]
     rest.sort(key=lambda place: len(drawn.text_a[place]))  # batches of one length have no padding
-    return build_task_data(task, train, {"unused": drawn.at(rest)})
+    return build_task_data(task, train, {UNUSED: drawn.at(rest)})
+
+
+def read_rte(data: Path) -> TaskData:
+    """All of it; its development split, which nothing is chosen by, is measured."""
+    task, read = resolve_task("rte", str(data / "glue")).read(load_hub_dataset, only_train=False)
+    return build_task_data(task, read["train"], {UNUSED: read["validation"]})
+
+
+def read_gsm8k(data: Path) -> TaskData:
+    """160 problems, and 100 of the test problems, whose answers' loss is measured; none is written."""
+    task, read = resolve_task("gsm8k", str(data / "gsm8k")).read(load_hub_dataset, only_train=False)
+    task = dataclasses.replace(task, metrics=LOSS_METRICS, scoring=None)
+    return build_task_data(task, limited(read["train"], 160), {UNUSED: limited(read["test"], 100)})
+
+
+UNUSED = "unused"
+ENCODER = {"learning_rate": 1.5e-3, "batch_size": 16, "group_by_length": True}
+SETTINGS: dict[str, Setting] = {
+    "sst2": Setting({**ENCODER, "epochs": 2, "max_length": 48}, (0.5, 0.25, 0.125), read_sst2),
+    "rte": Setting({**ENCODER, "epochs": 4, "max_length": 128}, (0.25,), read_rte),
+    "gsm8k": Setting(
+        {"model": PACKAGED_LLM.model, "learning_rate": 1e-3, "batch_size": 4, "epochs": 1, "max_length": 512},
+        (0.25,),
+        read_gsm8k,
+    ),
+}
 
 
 def train(config: RunConfig, task: TaskData, folder: Path) -> None:
@@ -75,15 +103,17 @@ def train(config: RunConfig, task: TaskData, folder: Path) -> None:
     kind = find_kind(task.kind)
     model, tokenizer = kind.load_model(config, task)
     tokens = kind.tokenize(config, task, model, tokenizer)
-    tokens.evaluation["unused"] = tokens.evaluation["unused"].select(range(32))  # not measured here
+    tokens.evaluation[UNUSED] = tokens.evaluation[UNUSED].select(range(32))  # not measured here
     set_seed(config.seed)
     schedule = Schedule.of(len(task.train), config.batch_size, config.epochs)
     targets, heads = kind.target_modules(model, None), kind.head_modules(model)
-    context = MethodContext(model, config, schedule, targets, heads, batches=lambda: iter(()))
+    context = MethodContext(
+        model, config, schedule, targets, heads, batches=lambda: iter(()), task_type=kind.adapter_task_type
+    )
     adapted = find_method("lora").apply(context)
     accelerate_lora(adapted.model)
     with tempfile.TemporaryDirectory() as scratch:
-        recorder = RunRecorder(adapted, "unused", RunProgress())
+        recorder = RunRecorder(adapted, UNUSED, RunProgress())
         kind.trainer(config, adapted, tokens, tokenizer, task, recorder, Path(scratch)).train()
     adapted.model.save_pretrained(folder)
 
@@ -125,34 +155,36 @@ def largest_share(adapter: Path, size: float) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", required=True)
+    parser.add_argument("task", choices=SETTINGS)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with glue/ and gsm8k/")
     parser.add_argument("--adapters", type=Path, default=Path("results/compress"), help="where adapters are kept")
     arguments = parser.parse_args()
-    task = read_task(arguments.data_dir)
+    setting = SETTINGS[arguments.task]
+    task = setting.read(arguments.data)
     done = [json.loads(line) for line in RECORDS.read_text().splitlines()] if RECORDS.exists() else []
-    known = {(record["seed"], record["way"], record["size"]) for record in done}
+    known = {(record["seed"], record["way"], record["size"]) for record in done if record["task"] == arguments.task}
     wanted = [(seed, "before", 1.0) for seed in SEEDS]
     wanted += [
         (seed, way, size)
         for way in ("global", "uniform", "share", "trained", "first")
-        for size in reversed(SIZES)
+        for size in reversed(setting.sizes)
         for seed in SEEDS
     ]
     kind = find_kind(task.kind)
     for seed, way, size in wanted:
         if (seed, way, size) in known:
             continue
-        config = RunConfig(**SETTINGS, rank=RANK, seed=seed)
-        adapter = arguments.adapters / f"r{RANK}-seed{seed}"
+        config = RunConfig(**setting.settings, task=arguments.task, method="lora", rank=RANK, seed=seed)
+        adapter = arguments.adapters / arguments.task / f"r{RANK}-seed{seed}"
         folder = adapter.with_name(f"{adapter.name}-{way}-{size}")
         energy: float | None = None
         if way in ("before", "trained"):
-            folder = arguments.adapters / f"r{int(RANK * size)}-seed{seed}"
+            folder = adapter.with_name(f"r{int(RANK * size)}-seed{seed}")
             if not folder.exists():
                 train(config.with_settings({"rank": int(RANK * size)}), task, folder)
         else:
             energy = smaller(adapter, way, size, lambda config=config: kind.load_model(config, task)[0], folder)
-        record = {"seed": seed, "way": way, "size": size, "energy": energy}
+        record = {"task": arguments.task, "seed": seed, "way": way, "size": size, "energy": energy}
         saved = CompressibleAdapter(folder).saved.matrices.values()
         record["parameters"] = sum(matrix.rank * matrix.cost for matrix in saved)
         record |= TaskEvaluation(config, task).measure(folder)
