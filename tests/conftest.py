@@ -11,10 +11,12 @@ import math
 import os
 import random
 import re
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 _HOME = tempfile.TemporaryDirectory(prefix="glora-tests-")
 os.environ.update(
@@ -276,3 +278,25 @@ def sums_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tiny_writer import write_sums
 
     return write_sums(tmp_path_factory.mktemp("sums"))
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """Call `glora ...` in this process."""
+    from glora import cli
+
+    def run_command(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["glora", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "220")
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        return Result(ended.value.code or 0, captured.out, captured.err)
+
+    return run_command

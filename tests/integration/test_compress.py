@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorWithPadding
 
 from glora import compress_adapter
-from glora.cli import main
 from glora.lora.discovery import find_matrices
 from integration.test_saved_adapter import stock_logits
 from integration.trainer_case import TAKEN_OUT, base_model, encode, logits_of, peft_model, probe_batch, read_rte
@@ -92,14 +90,10 @@ def adapter(tiny_deberta: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+def compress(call) -> Callable[..., tuple[int, str]]:
     def run(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["glora", "compress", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "160")
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out + captured.err
+        done = call("compress", *arguments)
+        return done.code, done.out + done.err
 
     return run
 
@@ -110,9 +104,9 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     ids=str,
 )
 def test_the_command_writes_what_the_function_writes(
-    call, adapter: Path, tmp_path: Path, size: tuple[str, str]
+    compress, adapter: Path, tmp_path: Path, size: tuple[str, str]
 ) -> None:
-    code, shown = call(adapter, *size, "--output", tmp_path / "out")
+    code, shown = compress(adapter, *size, "--output", tmp_path / "out")
     assert code == 0, shown
     keywords = {"--average-rank": "average_rank", "--energy": "energy"}
     value = {"30%": 0.3, "1500": 1500}.get(size[1], float(size[1].rstrip("%")))
@@ -124,16 +118,16 @@ def test_the_command_writes_what_the_function_writes(
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_the_plan_writes_nothing(call, adapter: Path, tmp_path: Path) -> None:
+def test_the_plan_writes_nothing(compress, adapter: Path, tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
-    code, shown = call(adapter, "--plan", "--output", tmp_path / "out")
+    code, shown = compress(adapter, "--plan", "--output", tmp_path / "out")
     assert code == 0, shown
     assert "12.5 %" in shown
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_task_is_evaluated_before_and_after(
-    call, adapter: Path, tiny_deberta: Path, glue_folder: Path, tmp_path: Path
+    compress, adapter: Path, tiny_deberta: Path, glue_folder: Path, tmp_path: Path
 ) -> None:
     """The base model is the one that the adapter names."""
     rows = read_rte(glue_folder, "dev")
@@ -143,12 +137,12 @@ def test_a_task_is_evaluated_before_and_after(
     right = logits_of(PeftModel.from_pretrained(base_model(tiny_deberta), str(adapter)), batch).argmax(1) == 1 - labels
     accuracy = f"{100 * right.float().mean():.2f}"
     task = ("--task", "rte", "--data-dir", glue_folder, "--max-length", "64")
-    code, shown = call(adapter, "--energy", "0.2", "--output", tmp_path / "out", *task)
+    code, shown = compress(adapter, "--energy", "0.2", "--output", tmp_path / "out", *task)
     assert code == 0, shown
     assert f"before: Accuracy {accuracy} % on 48 examples of the validation split (one example is 2.08" in shown
     assert re.search(r"after: Accuracy \d+\.\d\d % \((the same|\d+\.\d\d points)", shown)
 
-    code, shown = call(adapter, "--tolerance", "100", "--output", tmp_path / "smallest", *task)
+    code, shown = compress(adapter, "--tolerance", "100", "--output", tmp_path / "smallest", *task)
     assert code == 0, shown
     assert "the smallest that loses at most 100 points" in shown
     assert "of the parameters: Accuracy" in shown
@@ -156,9 +150,9 @@ def test_a_task_is_evaluated_before_and_after(
     assert ranks["r"] == 1
 
 
-def test_an_adapter_of_another_task_is_one_message(call, adapter: Path, glue_folder: Path, tmp_path: Path) -> None:
+def test_an_adapter_of_another_task_is_one_message(compress, adapter: Path, glue_folder: Path, tmp_path: Path) -> None:
     task = ("--task", "mnli", "--data-dir", glue_folder, "--max-length", "64")
-    code, shown = call(adapter, "--keep", "50%", "--output", tmp_path / "out", *task)
+    code, shown = compress(adapter, "--keep", "50%", "--output", tmp_path / "out", *task)
     assert code == 2
     assert "does not fit the model" in shown
     assert "with the task mnli: size mismatch for" in shown
@@ -166,7 +160,7 @@ def test_an_adapter_of_another_task_is_one_message(call, adapter: Path, glue_fol
     assert not (tmp_path / "out").exists()
 
 
-def test_written_answers_are_evaluated_too(call, tiny_writer: Path, sums_folder: Path, tmp_path: Path) -> None:
+def test_written_answers_are_evaluated_too(compress, tiny_writer: Path, sums_folder: Path, tmp_path: Path) -> None:
     """By a causal model; with a uniform cut, and the picture of the curve."""
     torch.manual_seed(0)
     base = AutoModelForCausalLM.from_pretrained(tiny_writer)
@@ -175,7 +169,7 @@ def test_written_answers_are_evaluated_too(call, tiny_writer: Path, sums_folder:
     options = ("--task", "gsm8k", "--data-dir", sums_folder, "--max-length", "48", "--eval-limit", "8")
     picture = tmp_path / "curve.png"
     arguments = ("--average-rank", "2", "--uniform", "--output", tmp_path / "out", "--picture", picture)
-    code, shown = call(tmp_path / "adapter", *arguments, *options)
+    code, shown = compress(tmp_path / "adapter", *arguments, *options)
     assert code == 0, shown
     assert re.search(r"before: Exact match \d+\.\d\d % on 8 examples of the test split", shown)
     assert re.search(r"after: Exact match \d+\.\d\d % \(", shown)
@@ -200,10 +194,10 @@ def test_written_answers_are_evaluated_too(call, tiny_writer: Path, sums_folder:
     ids=str,
 )
 def test_errors_are_one_message_and_nothing_is_written(
-    call, adapter: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+    compress, adapter: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
     monkeypatch.chdir(adapter.parent)
-    code, shown = call("adapter", *arguments)
+    code, shown = compress("adapter", *arguments)
     assert code == 2
     assert message in " ".join(shown.split())
     assert "Traceback" not in shown

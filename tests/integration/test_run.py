@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from glora import cli
 from glora.experiments.publishing import published_name
 from glora.experiments.records.store import read_records
 from new_process import run_glora, run_script
@@ -91,18 +89,12 @@ def test_every_run_of_the_file_is_made_and_reported(ran, tiny_deberta: Path) -> 
     assert "`glora run` searches nothing, `glora search` does; it trains with learning_rate=0.005, beta=0.9" in printed
 
 
-def test_the_same_command_again_trains_nothing_and_says_so(
-    ran, file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_same_command_again_trains_nothing_and_says_so(ran, file: Path, call) -> None:
     output, _ = ran
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (output / "runs").iterdir()}
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(sys, "argv", ["glora", "run", str(file), "--output", str(output)])
-    with pytest.raises(SystemExit) as ended:  # in this process, which has imported everything
-        cli.main()
-    assert not ended.value.code
-    again = capsys.readouterr().out
-    assert "4 = 1 model × 2 data sets × 2 methods × 1 seed; 4 already finished, nothing is left to run" in again
+    again = call("run", file, "--output", output)
+    assert not again.code
+    assert "4 = 1 model × 2 data sets × 2 methods × 1 seed; 4 already finished, nothing is left to run" in again.out
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (output / "runs").iterdir()} == before
 
 
@@ -147,15 +139,13 @@ def test_without_a_network_the_study_is_refused_before_anything_is_run(tmp_path:
 
 
 @pytest.fixture
-def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """`glora run ...` in this process; the message with which it is refused."""
+def refused(call) -> Callable[..., str]:
+    """`glora run ...`; the message with which it is refused."""
 
     def run_command(*arguments: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["glora", "run", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        assert ended.value.code == 2
-        return capsys.readouterr().err
+        done = call("run", *arguments)
+        assert done.code == 2
+        return done.err
 
     return run_command
 
@@ -180,9 +170,5 @@ def test_options_that_make_no_sense_are_refused(refused: Callable[..., str], fil
     assert "the experiment file is missing; name one" in refused()
 
 
-def test_the_schema_is_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["glora", "run", "--schema"])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert not ended.value.code
-    assert set(EXPERIMENT) < set(json.loads(capsys.readouterr().out)["properties"])
+def test_the_schema_is_json(call) -> None:
+    assert set(EXPERIMENT) < set(json.loads(call("run", "--schema").out)["properties"])

@@ -6,15 +6,11 @@ import json
 import os
 import re
 import signal
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from glora import cli
 from glora.experiments.records.store import read_records
 from glora.experiments.search.record import read_search_record
 from glora.experiments.search.storage import sqlite_url
@@ -23,27 +19,6 @@ from new_process import start_glora
 from unit.experiments.search.search_case import FakeRuns, read_trials
 
 TRIALS = 3
-
-
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    """`glora search ...` in this process."""
-
-    def run_command(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["glora", "search", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "220")
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        return Result(ended.value.code or 0, captured.out, captured.err)
-
-    return run_command
 
 
 @pytest.fixture
@@ -67,7 +42,7 @@ def test_a_search_that_is_interrupted_and_resumed(call, source: tuple[str, ...],
     assert "Traceback" not in stopped.stderr
     assert f"Finished trials and runs are kept in {output}; the same command goes on with the rest" in stopped.stdout
 
-    done = call(*command)
+    done = call("search", *command)
     assert done.code == 0, done.err
     assert "[1/5]" in done.out, "of six trials one was finished"
     assert "lora, trial 1:" not in done.out.replace("glora, trial 1:", "")
@@ -89,14 +64,14 @@ def test_a_search_that_is_interrupted_and_resumed(call, source: tuple[str, ...],
     assert f"learning\\_rate={found.methods[0].best['learning_rate']:.4g}" in report
     assert "judged by 38 others" in (output / "report.html").read_text()
 
-    again = call(*command)
+    again = call("search", *command)
     assert again.code == 0
     assert "trial 1" not in again.out, "no trial is made"
     assert {record.finished_at for record in read_records(output)} == {r.finished_at for r in records.values()}
 
 
 def test_a_plan_says_what_is_searched_and_writes_nothing(call, source: tuple[str, ...], tmp_path: Path) -> None:
-    shown = call(*source, "--trials", 30, "--output", tmp_path / "out", "--plan")
+    shown = call("search", *source, "--trials", 30, "--output", tmp_path / "out", "--plan")
     assert shown.code == 0, shown.err
     for part in (
         "154 of the training examples to train on, 38 others to judge by (accuracy, the higher the better)",
@@ -111,7 +86,7 @@ def test_a_plan_says_what_is_searched_and_writes_nothing(call, source: tuple[str
 
 @pytest.mark.encoder
 def test_the_example_can_be_searched(call, embedded_encoder: Path) -> None:
-    shown = call(Path(__file__).parents[2] / "examples" / "experiment.json", "--plan")
+    shown = call("search", Path(__file__).parents[2] / "examples" / "experiment.json", "--plan")
     assert shown.code == 0, shown.err
     assert "warmup_steps 12 to 60 (integer)" in shown.out
 
@@ -133,7 +108,7 @@ def test_an_experiment_file_is_searched(
         )
     )
     source = (file, "--model", f"DeBERTa-v3-base={tiny_deberta}", "--data-dir", glue_folder, "--trials", 2)
-    done = call(*source, "--output", tmp_path / "out", "--seeds", "0,1", "--epochs", 2, "--range", "rank=2,4")
+    done = call("search", *source, "--output", tmp_path / "out", "--seeds", "0,1", "--epochs", 2, "--range", "rank=2,4")
     assert done.code == 0, done.err
     records = read_records(tmp_path / "out")
     assert {(r.config.task, r.config.method, r.config.seed, r.config.epochs) for r in records} == {
@@ -141,7 +116,7 @@ def test_an_experiment_file_is_searched(
     }
     assert all(1e-4 <= record.config.learning_rate <= 5e-4 for record in records)
     for option, value in (("--task", "rte"), ("--methods", "lora")):
-        refused = call(*source, option, value)
+        refused = call("search", *source, option, value)
         assert refused.code == 2
         assert f"{option}: the experiment file" in refused.err
 
@@ -158,7 +133,7 @@ def test_what_is_wrong_is_one_message(call, source: tuple[str, ...], tmp_path: P
         (("--held-out", 1.5), "held_out=1.5 must be above 0 and below 1"),
         (("--seeds", "one"), "seeds='one'"),
     ):
-        refused = call(*source, "--output", tmp_path / "out", *arguments)
+        refused = call("search", *source, "--output", tmp_path / "out", *arguments)
         assert refused.code == 2, arguments
         assert part in refused.err
         assert "secret" not in refused.err + refused.out
@@ -169,8 +144,8 @@ def test_another_search_in_the_same_folder_is_refused(
     call, source: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train, "run", FakeRuns())
-    assert call(*source, "--trials", 2, "--output", tmp_path / "out").code == 0
-    refused = call(*source, "--trials", 3, "--output", tmp_path / "out")
+    assert call("search", *source, "--trials", 2, "--output", tmp_path / "out").code == 0
+    refused = call("search", *source, "--trials", 3, "--output", tmp_path / "out")
     assert refused.code == 2
     assert "trials: it has 2; now 3" in refused.err
     assert "name another --output" in refused.err
@@ -183,7 +158,7 @@ def test_if_every_trial_fails_the_exit_code_says_so(
         raise OSError("broken on purpose")
 
     monkeypatch.setattr(train, "run", FakeRuns(broken))
-    done = call(*source, "--trials", 2, "--output", tmp_path / "out")
+    done = call("search", *source, "--trials", 2, "--output", tmp_path / "out")
     assert done.code == 1
     assert "0 of 2 trials of lora on rte finished" in done.err
     assert not (tmp_path / "out" / "report.md").exists()

@@ -76,7 +76,7 @@ class Machine:
 
 
 def test_three_machines_make_each_run_once_although_one_of_them_is_killed(
-    server: str, tmp_path: Path, tiny_deberta: Path, glue_folder: Path, call: Callable[..., str]
+    server: str, tmp_path: Path, tiny_deberta: Path, glue_folder: Path, shown: Callable[..., str]
 ) -> None:
     source, log = ("--model", tiny_deberta, "--data-dir", glue_folder, "--max-length", 32), tmp_path / "log"
 
@@ -103,12 +103,12 @@ def test_three_machines_make_each_run_once_although_one_of_them_is_killed(
     )
     assert beside == {True: 10, False: 2}, "times can be compared in all seeds but the one that was taken over"
 
-    plan = call(*machine("two").arguments, "--plan")
+    plan = shown(*machine("two").arguments, "--plan")
     assert f"as 'shared' in {server.replace(PASSWORD, '***')}, by seeds: 12 finished" in plan
-    call(*machine("two").arguments)
+    shown(*machine("two").arguments)
     assert Counter(log.read_text().splitlines()) == made, "nothing was left to do"
     assert read_records(tmp_path / "two" / "shared") == one
-    call("report", tmp_path / "two" / "shared")
+    shown("report", tmp_path / "two" / "shared")
     assert (tmp_path / "two" / "shared" / "report.html").is_file()
 
 
@@ -116,17 +116,13 @@ def test_three_machines_make_each_run_once_although_one_of_them_is_killed(
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """`glora ...`; what it prints."""
+def shown(call) -> Callable[..., str]:
+    """`glora ...`, which ends with this code; what it prints."""
 
     def run_command(*arguments: object, code: int = 0) -> str:
-        monkeypatch.setattr(sys, "argv", ["glora", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "250")
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        assert (ended.value.code or 0) == code, captured.err
-        return captured.out + captured.err
+        done = call(*arguments)
+        assert done.code == code, done.err
+        return done.out + done.err
 
     return run_command
 
@@ -141,7 +137,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
 
 
 def test_an_experiment_file_is_shared_by_runs(
-    call, made: list[RunConfig], tmp_path: Path, tiny_deberta: Path, glue_folder: Path
+    shown, made: list[RunConfig], tmp_path: Path, tiny_deberta: Path, glue_folder: Path
 ) -> None:
     file = tmp_path / "study.json"
     content = {
@@ -154,25 +150,25 @@ def test_an_experiment_file_is_shared_by_runs(
     }
     file.write_text(json.dumps(content))
     shared = ("--storage", sqlite_url(tmp_path), "--study", "ours", "--claim", "runs")
-    plan = call("run", file, "--output", tmp_path / "one", *shared, "--plan")
+    plan = shown("run", file, "--output", tmp_path / "one", *shared, "--plan")
     assert plan.count("as 'ours' in sqlite:///") == 2
     assert plan.count("by runs: 6 waiting") == 2
-    call("run", file, "--output", tmp_path / "one", *shared)
+    shown("run", file, "--output", tmp_path / "one", *shared)
     assert [(config.task, config.seed) for config in made] == [
         (task, seed) for seed in (0, 1) for task in ("rte", "sst2") for _ in METHODS
     ]
-    call("run", file, "--output", tmp_path / "two", *shared)
+    shown("run", file, "--output", tmp_path / "two", *shared)
     assert len(made) == 12
     assert read_records(tmp_path / "two") == read_records(tmp_path / "one")
-    call("run", file, "--output", tmp_path / "one", "--seeds", "0,1,2", *shared)
+    shown("run", file, "--output", tmp_path / "one", "--seeds", "0,1,2", *shared)
     assert len(made) == 18
-    other = call("run", file, "--output", tmp_path / "three", "--set", "rank=4", *shared, code=2)
+    other = shown("run", file, "--output", tmp_path / "three", "--set", "rank=4", *shared, code=2)
     assert "rank: it has 8; now 4" in other
     assert len(made) == 18
 
 
 def test_ctrl_c_says_how_to_go_on_and_gives_the_seed_back(
-    call, made, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_deberta: Path, glue_folder: Path
+    shown, made, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_deberta: Path, glue_folder: Path
 ) -> None:
     def interrupted(config: RunConfig, *_: object, **_given: object) -> RunRecord:
         raise KeyboardInterrupt
@@ -181,10 +177,10 @@ def test_ctrl_c_says_how_to_go_on_and_gives_the_seed_back(
     shared = ("--storage", sqlite_url(tmp_path), "--study", "ours")
     with monkeypatch.context() as patch:
         patch.setattr(train, "run", interrupted)
-        out = call("compare", *options, *shared, "--output", tmp_path / "one", code=130)
+        out = shown("compare", *options, *shared, "--output", tmp_path / "one", code=130)
     assert "the same command goes on with the rest" in out
     began = time.monotonic()
-    call("compare", *options, *shared, "--output", tmp_path / "two")
+    shown("compare", *options, *shared, "--output", tmp_path / "two")
     assert len(made) == 3
     assert time.monotonic() - began < 30, "nobody waited for a heartbeat to be missed"
 
@@ -199,7 +195,7 @@ def test_ctrl_c_says_how_to_go_on_and_gives_the_seed_back(
     ],
 )
 def test_what_cannot_be_shared_is_refused_before_data_is_read(
-    call, made: list[RunConfig], tmp_path: Path, options: tuple[str, ...], message: str
+    shown, made: list[RunConfig], tmp_path: Path, options: tuple[str, ...], message: str
 ) -> None:
-    assert message in call("compare", "--output", tmp_path / "out", *options, code=2)
+    assert message in shown("compare", "--output", tmp_path / "out", *options, code=2)
     assert not made
