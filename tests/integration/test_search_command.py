@@ -140,17 +140,6 @@ def test_what_is_wrong_is_one_message(call, source: tuple[str, ...], tmp_path: P
     assert not (tmp_path / "out").exists()
 
 
-def test_another_search_in_the_same_folder_is_refused(
-    call, source: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(train, "run", FakeRuns())
-    assert call("search", *source, "--trials", 2, "--output", tmp_path / "out").code == 0
-    refused = call("search", *source, "--trials", 3, "--output", tmp_path / "out")
-    assert refused.code == 2
-    assert "trials: it has 2; now 3" in refused.err
-    assert "name another --output" in refused.err
-
-
 def test_if_every_trial_fails_the_exit_code_says_so(
     call, source: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

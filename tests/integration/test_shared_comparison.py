@@ -188,7 +188,6 @@ def test_ctrl_c_says_how_to_go_on_and_gives_the_seed_back(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--study", "ours"), "study='ours' is for shared runs; name the database: --storage URL"),
         (("--claim", "runs"), "claim='runs' is for shared runs"),
         (("--storage", "redis://localhost"), "redis"),
         (("--storage", "sqlite:////nowhere/at/all.db"), "unable to open database file"),

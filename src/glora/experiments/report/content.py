@@ -122,7 +122,7 @@ def _provenance_lines(runs: Sequence[RunRecord], tasks: Mapping[str, str]) -> It
     """Machines, versions, git states, data and measures of memory; each value once."""
     dates = sorted(run.finished_at for run in runs)
     yield f"Finished between {dates[0]} and {dates[-1]}"
-    facts: dict[str, str] = {}  # line -> its place
+    facts: dict[str, dict[str, None]] = {}
     for run in runs:
         machine, git = run.provenance.machine, run.provenance.git
         parts = (
@@ -146,10 +146,10 @@ def _provenance_lines(runs: Sequence[RunRecord], tasks: Mapping[str, str]) -> It
             ),
             ("Peak memory is", run.peak_memory_source),
         ):
+            values = facts.setdefault(name, {})
             if value:
-                facts[f"{name}: {value}"] = name
-    order = ("Machine", "Versions", "Commit of glora", "Examples", "Peak memory is")
-    yield from sorted(facts, key=lambda line: order.index(facts[line]))
+                values[value] = None
+    yield from (f"{name}: {value}" for name, values in facts.items() for value in values)
 
 
 def _values(configs: Sequence[RunConfig], everyone: Sequence[RunConfig], name: str) -> str:

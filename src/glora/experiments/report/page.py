@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import re
 from importlib.resources import files
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -40,6 +38,7 @@ def report_html(content: ReportContent) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["code"] = _with_code
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     environment.tests.update(
         quantity=lambda cell: isinstance(cell, Quantity), verdict=lambda cell: isinstance(cell, Verdict)
     )
@@ -53,16 +52,10 @@ def report_html(content: ReportContent) -> str:
         long=LONG,
         style=Markup(style),
         script=Markup(script),
-        data=Markup(json_for_script({"charts": specs, "light": theme(LIGHT), "dark": theme(DARK)})),
+        data={"charts": specs, "light": theme(LIGHT), "dark": theme(DARK)},
         style_hash=_hash(style),
         script_hash=_hash(script),
     )
-
-
-def json_for_script(value: Any) -> str:
-    """Return JSON that can be inside a script element: no `<`, `>` or `&`, so that nothing in it can end the element."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _with_code(text: str) -> Markup:
