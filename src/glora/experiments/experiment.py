@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from glora.experiments.config import DEFAULT_MODEL, DEFAULT_TASK, RunConfig
+from glora.experiments.data.metric import METRICS
 from glora.experiments.data.registry import TASKS, reads_data_dir
 from glora.experiments.errors import collect, repeated
 from glora.experiments.experiment_file import NOT_SETTINGS, Experiment, InvalidExperimentError, read_experiment
 from glora.experiments.methods.registry import find_method
 from glora.experiments.name_resolution import (
-    METRICS,
     ResolvedMetric,
     find_model,
     measured_as,

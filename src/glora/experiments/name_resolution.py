@@ -13,22 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glora.experiments.data.custom_data import looks_like_custom_data
+from glora.experiments.data.metric import METRICS
 from glora.experiments.data.registry import TASKS, find_task, resolve_task
 from glora.experiments.methods.registry import METHODS, find_method, split_variant
 from glora.experiments.models.registry import MODELS, ModelEntry, resolve_model
 from glora.messages import did_you_mean, plain
-
-METRICS: dict[str, tuple[str, ...]] = {
-    "accuracy": ("acc",),
-    "matthews_correlation": ("matthews", "mcc", "matthews corrcoef"),
-    "f1": ("f1 measure",),
-    "pearson": ("pearson correlation", "pearson r"),
-    "spearman": ("spearman correlation", "spearman rho", "spearman rank correlation"),
-    "exact_match": ("exact final number", "final number", "em"),
-    "loss": ("heldout loss", "held out loss", "eval loss", "evaluation loss", "cross entropy", "cross entropy loss"),
-    "perplexity": ("ppl", "heldout perplexity", "held out perplexity"),
-}
-"""Metric of a task -> its other names."""
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "training time": ("time", "train time", "training seconds", "runtime", "training duration"),
@@ -119,7 +108,8 @@ def resolve_metric_name(text: str) -> ResolvedMetric:
         UnknownNameError: neither of them.
     """
     key = _key(text, "metrics")
-    for names, is_column in ((METRICS, False), (COLUMNS, True)):
+    metrics = {name: metric.aliases for name, metric in METRICS.items()}
+    for names, is_column in ((metrics, False), (COLUMNS, True)):
         found = _spellings(names, "metrics").get(key)
         if found:
             return ResolvedMetric(found, is_column)

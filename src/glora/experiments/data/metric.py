@@ -14,6 +14,7 @@ class Metric:
         title: the name for people.
         unit: of the values in a report: "%" for shares, "×100" for correlations (as GLUE reports them), "" as recorded.
         higher_is_better: False for a loss.
+        aliases: other names that people write.
         split: a secondary split; empty for the main one.
     """
 
@@ -21,6 +22,7 @@ class Metric:
     title: str
     unit: str = ""
     higher_is_better: bool = True
+    aliases: tuple[str, ...] = ()
     split: str = ""
 
     @property
@@ -48,21 +50,43 @@ class Metric:
         return f"{self.scale * value:.1f}" if self.unit else f"{value:.4g}"
 
 
-KNOWN = {
+METRICS = {
     metric.name: metric
     for metric in (
-        Metric("accuracy", "Accuracy", "%"),
-        Metric("matthews_correlation", "Matthews corr.", "×100"),
-        Metric("f1", "F1", "%"),
-        Metric("pearson", "Pearson corr.", "×100"),
-        Metric("spearman", "Spearman corr.", "×100"),
-        Metric("exact_match", "Exact match", "%"),
-        Metric("loss", "Loss", higher_is_better=False),
-        Metric("perplexity", "Perplexity", higher_is_better=False),
+        Metric("accuracy", "Accuracy", "%", aliases=("acc",)),
+        Metric("matthews_correlation", "Matthews corr.", "×100", aliases=("matthews", "mcc", "matthews corrcoef")),
+        Metric("f1", "F1", "%", aliases=("f1 measure",)),
+        Metric("pearson", "Pearson corr.", "×100", aliases=("pearson correlation", "pearson r")),
+        Metric(
+            "spearman",
+            "Spearman corr.",
+            "×100",
+            aliases=("spearman correlation", "spearman rho", "spearman rank correlation"),
+        ),
+        Metric("exact_match", "Exact match", "%", aliases=("exact final number", "final number", "em")),
+        Metric(
+            "loss",
+            "Loss",
+            higher_is_better=False,
+            aliases=(
+                "heldout loss",
+                "held out loss",
+                "eval loss",
+                "evaluation loss",
+                "cross entropy",
+                "cross entropy loss",
+            ),
+        ),
+        Metric(
+            "perplexity",
+            "Perplexity",
+            higher_is_better=False,
+            aliases=("ppl", "heldout perplexity", "held out perplexity"),
+        ),
     )
 }
 
 
 def metric_of(name: str, split: str = "") -> Metric:
     """Return a metric by its name, on a secondary split if it is given; an unknown one is shown as recorded."""
-    return replace(KNOWN.get(name) or Metric(name, name.replace("_", " ").capitalize()), split=split)
+    return replace(METRICS.get(name) or Metric(name, name.replace("_", " ").capitalize()), split=split)

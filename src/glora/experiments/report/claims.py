@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from glora.experiments.data.metric import KNOWN, Metric
+from glora.experiments.data.metric import METRICS, Metric
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.report.cells import difference_cell
 from glora.experiments.report.statistics import SEEDS_FOR_AN_INTERVAL, PairedDifference, ratio_of_means
@@ -89,7 +89,7 @@ def judged(low: float, high: float, expected: tuple[float, float]) -> tuple[Verd
 
 def _metric(group: GroupSummary) -> Metric:
     """The metric the study's claims are about: accuracy, or what the task is judged by where there is none."""
-    accuracy = KNOWN["accuracy"]
+    accuracy = METRICS["accuracy"]
     return accuracy if accuracy in group.metrics else group.primary_metric or accuracy
 
 

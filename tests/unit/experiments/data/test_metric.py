@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from glora.experiments.data.metric import KNOWN, metric_of
-from glora.experiments.name_resolution import METRICS
+from glora.experiments.data.metric import metric_of
 
 
 @pytest.mark.parametrize(
@@ -29,7 +28,3 @@ def test_a_secondary_split_is_named() -> None:
     metric = metric_of("loss", "validation_mismatched")
     assert (metric.key, metric.header) == ("validation_mismatched/loss", "Loss (validation mismatched)")
     assert not metric.higher_is_better
-
-
-def test_every_metric_that_can_be_asked_for_is_known() -> None:
-    assert KNOWN.keys() == METRICS.keys()

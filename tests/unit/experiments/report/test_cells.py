@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from glora.experiments.data.metric import KNOWN
+from glora.experiments.data.metric import METRICS
 from glora.experiments.report import cells
 from glora.experiments.report.cells import Cell, Quantity, ReportTable, Verdict, cell_text
 from glora.experiments.report.statistics import Estimate, PairedDifference, PairedRatio
@@ -14,11 +14,11 @@ from glora.experiments.report.statistics import Estimate, PairedDifference, Pair
 DIFFERENCE = PairedDifference(0.0052, -0.001, 0.0114, (0, 1, 2), (0.002, 0.0052, 0.0084))
 RATIO = PairedRatio(1.02, 0.01, 3, 0.995, 1.045)
 SAME, GROWN = Estimate(331776.0, 0.0, 3), Estimate(390144.0, 1385.2, 3)
-ACCURACY, LOSS = KNOWN["accuracy"], KNOWN["loss"]
+ACCURACY, LOSS = METRICS["accuracy"], METRICS["loss"]
 
 
 def metric(name: str, *found: float | None) -> Cell:
-    return cells.estimate_cell(Estimate(found[0], found[1], 3), cells.metric_unit(KNOWN[name]))
+    return cells.estimate_cell(Estimate(found[0], found[1], 3), cells.metric_unit(METRICS[name]))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from numpy.testing import assert_allclose
 
-from glora.experiments.data.metric import KNOWN
+from glora.experiments.data.metric import METRICS
 from glora.experiments.records.schema import EpochMetrics, NormSample, RunRecord
 from glora.experiments.report.chart_style import LIGHT, MARKERS, ReportChart, method_styles
 from glora.experiments.report.charts import charts, mean_ranks
@@ -192,7 +192,7 @@ def test_secondary_splits_are_not_on_the_curve() -> None:
     run = finished_run(final={"accuracy": 0.8, "validation_mismatched/accuracy": 0.1})
     second = [found.model_copy(update={"split": "validation_mismatched"}) for found in run.metrics]
     run = run.model_copy(update={"metrics": [*run.metrics, *second]})
-    assert {found.split for found in evaluations(run, KNOWN["accuracy"])} == {"validation"}
+    assert {found.split for found in evaluations(run, METRICS["accuracy"])} == {"validation"}
 
 
 def test_a_method_keeps_its_color_whatever_is_beside_it() -> None:

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from glora.experiments.data.metric import KNOWN
+from glora.experiments.data.metric import METRICS
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.report.caveats import caveats
 from glora.experiments.report.cells import cell_text
@@ -41,7 +41,7 @@ def test_means_spreads_and_pairs() -> None:
     lora, glora = group.methods
     assert (lora.label, lora.is_reference, lora.seeds) == ("lora", True, (0, 1, 2))
     assert (glora.label, glora.is_reference) == ("glora", False)
-    accuracy = lora.metric(KNOWN["accuracy"])
+    accuracy = lora.metric(METRICS["accuracy"])
     assert accuracy is not None
     assert (accuracy.mean, accuracy.sd) == pytest.approx((0.82, 0.02))
     assert glora.differences["accuracy"].mean == pytest.approx(0.02)
