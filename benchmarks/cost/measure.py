@@ -35,7 +35,7 @@ from glora.experiments.records.provenance import collect_provenance, utc_now
 RECORDS = Path(__file__).parent / "records"
 RANKS = (8, 2, 64)
 OTHERS = ("shared-input", "growth", "startup")
-ROUNDS = {"minilm": 20, "deberta": 8, "qwen3": 20}
+ROUNDS = {"minilm": 20, "deberta": 8, "smollm2": 8, "qwen3": 20}
 # At other ranks than the first, what changes with the rank.
 AT_EVERY_RANK = (
     "LoRA",

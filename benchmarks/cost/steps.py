@@ -87,7 +87,7 @@ def _kept(variant: Variant, batch: dict[str, Any], held: dict[int, int]) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = (variant.forward or variant.model)(**batch).loss
+        loss = variant.loss(batch)
     del loss
     return sum(kept.values())
 

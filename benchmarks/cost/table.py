@@ -26,7 +26,7 @@ def read_records(folder: Path = RECORDS) -> list[Record]:
     """In the order of the tables: a GPU's first, the first model's first, rank 8 first."""
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
     kinds = ("steps", "shared input", "growth", "startup")
-    models = ("minilm", "deberta", "qwen3")
+    models = ("minilm", "deberta", "smollm2", "qwen3")
 
     def place(record: Record) -> tuple[Any, ...]:
         model = models.index(record["model"]) if "model" in record else 0

@@ -54,8 +54,12 @@ class Variant:
         with self.within():
             self._step(batch)
 
+    def loss(self, batch: dict[str, Any]) -> torch.Tensor:
+        forward = self.model if self.forward is None else self.forward
+        return forward(**batch).loss
+
     def _step(self, batch: dict[str, Any]) -> None:
-        loss = (self.forward or self.model)(**batch).loss
+        loss = self.loss(batch)
         with no_waiting(loss.device):
             loss.backward()
             if self.allocator is not None:
@@ -145,6 +149,12 @@ class Factory:
             "GLoRA reallocated, last third only, accelerated": lambda: accelerated(self.last_third()),
             "LoRA of four times the rank, accelerated": lambda: accelerated(self.lora(WIDE * self.rank)),
             "GLoRA cut from four times the rank, accelerated": lambda: accelerated(self.cut()),
+            "LoRA, compiled": lambda: compiled(self.lora()),
+            "LoRA, accelerated, compiled": lambda: compiled(accelerated(self.lora())),
+            "LoRA, bf16": lambda: in_bfloat16(self.lora()),
+            "LoRA, bf16, compiled": lambda: in_bfloat16(compiled(self.lora())),
+            "LoRA, bf16, accelerated": lambda: in_bfloat16(accelerated(self.lora())),
+            "LoRA, bf16, accelerated, compiled": lambda: in_bfloat16(compiled(accelerated(self.lora()))),
         }
 
     def copy_of_base(self) -> nn.Module:
@@ -251,6 +261,25 @@ def accelerated(variant: Variant) -> Variant:
 def by_mkl(variant: Variant) -> Variant:
     """With the library that PEFT's forward multiplies with: what accelerate_lora gains on every processor."""
     variant.within = lambda: mock.patch("glora.acceleration.products.ONEDNN_IS_FASTER", False)
+    return variant
+
+
+def compiled(variant: Variant) -> Variant:
+    """By Inductor with its default settings; it compiles in the first steps, which are not counted."""
+    variant.forward = torch.compile(variant.model)
+    return variant
+
+
+def in_bfloat16(variant: Variant) -> Variant:
+    """The forward pass under autocast, as TrainingArguments(bf16=True) makes it."""
+    plain = variant.model if variant.forward is None else variant.forward
+    device = next(variant.model.parameters()).device
+
+    def under_autocast(**batch: Any) -> Any:
+        with torch.autocast(device.type, torch.bfloat16):
+            return plain(**batch)
+
+    variant.forward = under_autocast
     return variant
 
 

@@ -82,9 +82,28 @@ def qwen3_0_6b() -> nn.Module:
     )
 
 
+def smollm2() -> nn.Module:
+    """SmolLM2-135M's sizes."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=49_152,
+            hidden_size=576,
+            intermediate_size=1536,
+            num_hidden_layers=30,
+            num_attention_heads=9,
+            num_key_value_heads=3,
+            head_dim=64,
+            tie_word_embeddings=True,
+        )
+    )
+
+
 WORKLOADS = {
     "minilm": Workload("all-MiniLM-L6-v2", "SEQ_CLS", 16, 32, minilm),
     "deberta": Workload("DeBERTa-v3-base's size", "SEQ_CLS", 8, 32, deberta_v3_base),
+    "smollm2": Workload("SmolLM2-135M's size", "CAUSAL_LM", 4, 128, smollm2),
     "qwen3": Workload("Qwen3-0.6B's size", "CAUSAL_LM", 32, 128, qwen3_0_6b, devices=("cuda",)),
 }
 GPU_BATCH, GPU_LENGTH = 32, 128
