@@ -63,6 +63,12 @@ ARMS: dict[str, Arm] = {
     "top_third": Arm("lora", "LoRA of rank 3r̄ in the top third", rank=3, where=TOP_THIRD, sizes=(2.0,)),
     "middle_third": Arm("lora", "LoRA of rank 3r̄ in the middle third", rank=3, where=MIDDLE_THIRD, sizes=(2.0,)),
 }
+GROUPS = (
+    ("uniform", "spectrum", "uniform_cut", "wide", "compressed"),
+    ("gradient_norm", "shuffled"),
+    ("adalora", "eva", "top_half", "top_third", "middle_third"),
+)
+"""The arms in the order in which they are made; those of the last group, which no prespecified comparison needs, with five seeds."""
 ON_LLM = ("uniform", "spectrum", "uniform_cut", "wide", "compressed", "gradient_norm")
 """Arms that are affordable where a run takes a quarter of an hour."""
 
@@ -131,6 +137,10 @@ class TaskDesign:
     seeds: tuple[int, ...]
     learning_rate: float
 
+    def seeds_of(self, group: Sequence[str]) -> tuple[int, ...]:
+        """Return the seeds of a group of arms."""
+        return self.seeds[:5] if group == GROUPS[-1] else self.seeds
+
 
 TASKS: dict[str, TaskDesign] = {
     "sst2": TaskDesign(tuple(ARMS), SIZES, SEEDS, 1.5e-3),
@@ -146,22 +156,26 @@ Best = Callable[[str, str, float], float | None]
 def runs(task: str, best: Best) -> Iterator[Run]:
     """Yield the runs of a task in the order in which they are made; the same run may come twice.
 
-    Size by size: the tuning, then the arms at the rates that it chose, seed by seed, so that the comparison of all arms is
-    there early and gets narrower; last the arms at uniform LoRA's rate. Arms whose tuning is missing are left out.
+    Group by group and size by size: the tuning, then the arms at the rates that it chose, seed by seed, so that a comparison
+    of all arms is there early and gets narrower; last the arms at uniform LoRA's rate. Arms whose tuning is missing are left out.
     """
     design = TASKS[task]
-    for size in design.sizes:
-        arms = [arm for arm in design.arms if size in ARMS[arm].sizes]
+    cells = [
+        (size, [arm for arm in group if arm in design.arms and size in ARMS[arm].sizes], design.seeds_of(group))
+        for group in GROUPS
+        for size in design.sizes
+    ]
+    for size, arms, seeds in cells:
         for arm in arms:
             for factor in ARMS[arm].rates:
                 yield run_of(task, arm, size, factor * design.learning_rate, TUNING_SEED)
-        for seed in design.seeds:
+        for seed in seeds:
             for arm in arms:
                 if (rate := best(task, arm, size)) is not None:
                     yield run_of(task, arm, size, rate, seed)
-    for size in design.sizes:
+    for size, arms, seeds in cells:
         shared = best(task, "uniform", size)
-        for seed in design.seeds:
-            for arm in design.arms:
-                if shared is not None and size in ARMS[arm].sizes:
+        for seed in seeds:
+            for arm in arms:
+                if shared is not None:
                     yield run_of(task, arm, size, shared, seed)
