@@ -68,7 +68,7 @@ GROUPS = (
     ("gradient_norm", "shuffled"),
     ("adalora", "eva", "top_half", "top_third", "middle_third"),
 )
-"""The arms in the order in which they are made; those of the last group, which no prespecified comparison needs, with five seeds."""
+"""The arms in the order in which they are made. No prespecified comparison needs the last group, which has five seeds."""
 ON_LLM = ("uniform", "spectrum", "uniform_cut", "wide", "compressed", "gradient_norm")
 """Arms that are affordable where a run takes a quarter of an hour."""
 
@@ -157,7 +157,8 @@ def runs(task: str, best: Best) -> Iterator[Run]:
     """Yield the runs of a task in the order in which they are made; the same run may come twice.
 
     Group by group and size by size: the tuning, then the arms at the rates that it chose, seed by seed, so that a comparison
-    of all arms is there early and gets narrower; last the arms at uniform LoRA's rate. Arms whose tuning is missing are left out.
+    of all arms is there early and gets narrower; last the arms at uniform LoRA's rate. Arms whose tuning is missing are left
+    out.
     """
     design = TASKS[task]
     cells = [
