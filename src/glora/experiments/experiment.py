@@ -17,6 +17,7 @@ from glora.experiments.data.metric import METRICS
 from glora.experiments.data.registry import TASKS, reads_data_dir
 from glora.experiments.errors import collect, repeated
 from glora.experiments.experiment_file import NOT_SETTINGS, Experiment, InvalidExperimentError, read_experiment
+from glora.experiments.methods.base import unread_settings
 from glora.experiments.methods.registry import find_method
 from glora.experiments.name_resolution import (
     ResolvedMetric,
@@ -245,6 +246,7 @@ def _pairs(
             errors += [
                 f"settings: {method.name}: {message}" for method in found for message in method.setting_errors(base)
             ]
+            errors += [f"settings.{message}" for message in unread_settings(base, found)]
             configs = tuple(method.normalise(base, seed) for seed in source.seeds for method in found)
             pairs.append(Pair(model, base.task, given, configs))
     return tuple(pairs)

@@ -21,7 +21,7 @@ from glora.experiments.data.loading import load_task
 from glora.experiments.data.registry import resolve_task
 from glora.experiments.data.task import Kind, TaskData
 from glora.experiments.errors import collect, repeated, too_many
-from glora.experiments.methods.base import Method, Schedule
+from glora.experiments.methods.base import Method, Schedule, unread_settings
 from glora.experiments.methods.registry import find_method
 from glora.experiments.models.model_fit import comes_from_hub, length_errors, unsupported_settings
 from glora.experiments.models.registry import resolve_model
@@ -139,7 +139,9 @@ def plan_comparison(
     base, chosen = check_comparison(output, methods=methods, seeds=seeds, settings=settings)
     bases = {method.name: base for method in chosen}
     for name, values in (tuned or {}).items():
-        bases[name], _ = check_comparison(output, methods=[name], seeds=seeds, settings={**(settings or {}), **values})
+        bases[name], _ = check_comparison(
+            output, methods=[name], seeds=seeds, settings={**(settings or {}), **values}, shared=False
+        )
 
     configs = [method.normalise(bases[method.name], seed) for seed in seeds for method in chosen]
     done = _finished(output, configs)
@@ -162,9 +164,21 @@ def plan_comparison(
 
 
 def check_comparison(
-    output: Path, *, methods: Sequence[str], seeds: Sequence[int], settings: Mapping[str, Any] | None
+    output: Path,
+    *,
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    settings: Mapping[str, Any] | None,
+    shared: bool = True,
 ) -> tuple[RunConfig, list[Method]]:
     """Check what can be checked without loading anything; return the settings that all runs share, and the methods.
+
+    Args:
+        output: see `plan_comparison`, as for all but `shared`.
+        methods: the methods.
+        seeds: the seeds.
+        settings: the settings.
+        shared: whether the settings are those of all methods, one of which should read each.
 
     Raises:
         InvalidComparisonError: naming every error that can be found.
@@ -182,6 +196,7 @@ def check_comparison(
     base = _checked_settings(settings or {}, seeds or (0,), errors, chosen)
     if base is not None:
         errors += [f"{method.name}: {error}" for method in chosen for error in method.setting_errors(base)]
+        errors += unread_settings(base, chosen) if shared and chosen else []
     _raise_if_any(errors)
     assert base is not None
     return base, chosen

@@ -170,14 +170,14 @@ def test_options_reach_the_runs(call, made, source, tmp_path: Path) -> None:
         "--lr=1e-3 --epochs=5 --batch-size=16 --group-by-length --max-length=32 --lr-scheduler=cosine --lr-warmup=0.1 "
         "--weight-decay=0.01 --trust-remote-code "
         "--train-limit=64 --eval-limit=32 --precision=bfloat16 --total-rank=20 --warmup-steps=0.5 --beta=0.8 "
-        "--signal=lora_b --budget=parameters --min-rank=1 --max-rank=9 --keep=svd --exact-every=4 "
-        "--reallocate-every=4 --max-reallocations=2 --start-factor=3"
+        "--signal=delta_exact --budget=parameters --min-rank=1 --max-rank=9 --keep=svd --exact-every=4 "
+        "--reallocate-every=4 --max-reallocations=2"
     )
     assert call("compare", *source, "-o", tmp_path, *options.split()).code == 0
     lora, glora_run = made
     assert (lora.method, glora_run.method, glora_run.seed) == ("lora", "glora", 4)
     untouched = {"model", "task", "method", "seed", "data_dir", "report_to", "held_out"}  # the last is for searches
-    untouched |= {"rule", "average_rank", "energy"}  # which go with other options
+    untouched |= {"rule", "average_rank", "energy", "start_factor"}  # which go with other options
     for field, default in RunConfig().settings().items():
         if field in untouched:
             continue
@@ -186,9 +186,10 @@ def test_options_reach_the_runs(call, made, source, tmp_path: Path) -> None:
     assert glora_run.target_modules == ("query_proj", "dense")
     assert lora.setting("beta") == SETTINGS["beta"].default
     for budget in ("average_rank", "energy"):
-        options = ("--methods=glora", "--seeds=0", "--rule=spectrum", f"--{budget.replace('_', '-')}=0.5")
+        options = ("--methods=glora", "--seeds=0", "--rule=spectrum", "--start-factor=3")
+        options = (*options, f"--{budget.replace('_', '-')}=0.5")
         assert call("compare", *source, "-o", tmp_path / budget, *options).code == 0
-        assert (made[-1].setting("rule"), made[-1].setting(budget)) == ("spectrum", 0.5)
+        assert [made[-1].setting(name) for name in ("rule", budget, "start_factor")] == ["spectrum", 0.5, 3]
 
 
 def test_a_comparison_runs_reports_and_goes_on(call, made, source, tmp_path: Path) -> None:

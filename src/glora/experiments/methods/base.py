@@ -17,6 +17,15 @@ from typing import TYPE_CHECKING, Any
 from glora.config import RankAllocationConfig
 from glora.experiments.config import ALLOCATION_SETTINGS, SETTINGS, RunConfig
 
+_READ_WITH = {
+    "start_factor": "rule=spectrum or rule=uniform",
+    "energy": "rule=spectrum or rule=uniform",
+    "beta": "rule=gradient_norm",
+    "signal": "rule=gradient_norm",
+    "exact_every": "signal=delta_exact",
+}
+"""Settings that not every rule reads -> what reads them."""
+
 if TYPE_CHECKING:
     import torch
 
@@ -146,9 +155,19 @@ class Method:
         )(to)
         return adapted
 
+    def reads(self, config: RunConfig) -> frozenset[str]:
+        """Return the allocation settings that the method reads under a configuration's rule, or under its own."""
+        config = config.with_settings(self.fixed)
+        unread = config.allocation.unread | (frozenset() if config.allocation.cuts else {"start_factor"})
+        return self.settings - unread
+
     def setting_errors(self, config: RunConfig) -> list[str]:
         """Return what the method does not support in a configuration, as sentences."""
-        return self.check_settings(config.with_settings(self.fixed))
+        unread = [name for name in self.fixed if name in self.settings - self.reads(config)]
+        return [
+            *(f"{name} is read with {_READ_WITH[name]} only; leave it out, or give that as well" for name in unread),
+            *self.check_settings(config.with_settings(self.fixed)),
+        ]
 
     def matrix_errors(self, config: RunConfig, limits: Mapping[str, int]) -> list[str]:
         """Return what the method does not support for these matrices, as sentences.
@@ -166,12 +185,27 @@ class Method:
     def normalise(self, config: RunConfig, seed: int) -> RunConfig:
         """Return the configuration of one of this method's runs.
 
-        Settings that the method does not read are at their defaults, and so are those of `default_overrides` that were not
-        given. The settings in a variant's name win.
+        Settings that the method, or its rule, does not read are at their defaults, and so are those of `default_overrides` that
+        were not given. The settings in a variant's name win.
         """
-        unread = {name: SETTINGS[name].default for name in ALLOCATION_SETTINGS - self.settings}
+        unread = {name: SETTINGS[name].default for name in ALLOCATION_SETTINGS - self.reads(config)}
         own = {name: value for name, value in self.default_overrides.items() if name not in config.model_fields_set}
         return config.with_settings({**unread, **own, **self.fixed, "method": self.name, "seed": seed})
+
+
+def unread_settings(config: RunConfig, methods: Sequence[Method]) -> list[str]:
+    """Return an error for each allocation setting that is not at its default and that none of the methods reads."""
+    unread = ALLOCATION_SETTINGS - {name for method in methods for name in method.reads(config)}
+    values = vars(config.allocation) | {"start_factor": config.start_factor}
+    return [
+        f"{name}={values[name]} is read by {_reader(name)}, not by {', '.join(method.name for method in methods)}; leave it out"
+        for name in SETTINGS
+        if name in unread and values[name] != SETTINGS[name].default
+    ]
+
+
+def _reader(name: str) -> str:
+    return f"glora with {_READ_WITH[name]}" if name in _READ_WITH else "glora"
 
 
 BOTH = ("rank", "parameters")

@@ -310,7 +310,7 @@ def _study(
     return MethodSearch(
         method=method,
         base=method.normalise(trial, trial.seed),
-        ranges=searched_by(method, ranges),
+        ranges=searched_by(method, trial, ranges),
         schedule=Schedule.of(len(task.train), trial.batch_size, trial.epochs),
         task=task,
         options=options,

@@ -37,9 +37,16 @@ def default_ranges(matrices: int, rank: int) -> tuple[SearchRange, ...]:
     return learning_rate, beta, total_rank, warmup_steps
 
 
-def searched_by(method: Method, ranges: Sequence[SearchRange]) -> tuple[SearchRange, ...]:
-    """Return the ranges of settings that a method reads, and does not fix itself."""
-    ignored = {*(ALLOCATION_SETTINGS - method.settings), *method.fixed}
+def searched_by(method: Method, base: RunConfig, ranges: Sequence[SearchRange]) -> tuple[SearchRange, ...]:
+    """Return the ranges of settings that a method reads, and does not fix itself.
+
+    Args:
+        method: the method.
+        base: its settings that are not searched.
+        ranges: the ranges that all methods share.
+    """
+    any_rule = {"rule", "signal"} & {found.setting for found in ranges} - method.fixed.keys()
+    ignored = {*(ALLOCATION_SETTINGS - (method.settings if any_rule else method.reads(base))), *method.fixed}
     return tuple(found for found in ranges if found.setting not in ignored)
 
 

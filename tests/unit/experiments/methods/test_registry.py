@@ -88,7 +88,9 @@ def test_a_variant_that_is_named_twice_is_refused(glue_folder: Path, tmp_path: P
 
 def test_what_a_variant_fixes_is_not_searched() -> None:
     ranges = [parse_range("learning_rate", "1e-4-1e-2"), parse_range("beta", "0.8-0.99")]
-    searched = {name: [found.setting for found in searched_by(find_method(name), ranges)] for name in _NAMES}
+    searched = {
+        name: [found.setting for found in searched_by(find_method(name), RunConfig(), ranges)] for name in _NAMES
+    }
     assert searched == {
         "glora": ["learning_rate", "beta"],
         "glora:beta=0.9": ["learning_rate"],

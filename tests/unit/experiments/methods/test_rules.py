@@ -7,8 +7,11 @@ import math
 import pytest
 
 from glora.experiments.config import RunConfig
+from glora.experiments.methods.base import unread_settings
 from glora.experiments.methods.glora import average_rank, start_rank
 from glora.experiments.methods.registry import find_method
+from glora.experiments.search.ranges import parse_range
+from glora.experiments.search.space import searched_by
 
 
 @pytest.mark.parametrize(
@@ -42,6 +45,73 @@ def test_a_start_that_nobody_reads_changes_no_run() -> None:
     assert wide.key == narrow.key
     spectrum = find_method("glora:rule=spectrum")
     assert spectrum.normalise(RunConfig(start_factor=2), seed=0).key != spectrum.normalise(RunConfig(), seed=0).key
+
+
+@pytest.mark.parametrize("method", ["glora", "shuffled"])
+def test_settings_that_the_rule_does_not_read_change_no_run(method: str) -> None:
+    other = {"start_factor": 2, "beta": 0.5, "signal": "lora_b", "exact_every": 4}
+    reads = {
+        "": {"beta", "signal"},
+        ":rule=spectrum": {"start_factor"},
+        ":rule=uniform": {"start_factor"},
+        ":signal=delta_exact": {"beta", "exact_every"},
+    }
+    for variant, read in reads.items():
+        chosen = find_method(method + variant)
+        for name, value in other.items():
+            changed = chosen.normalise(RunConfig.model_validate({name: value}), seed=0)
+            same = changed.key == chosen.normalise(RunConfig(), seed=0).key
+            assert same == (name not in read), (variant, name)
+
+
+@pytest.mark.parametrize(
+    ("variant", "error"),
+    [
+        ("glora:start_factor=2", "start_factor is read with rule=spectrum or rule=uniform only; leave it out"),
+        ("shuffled:start_factor=4", "start_factor is read with rule=spectrum"),
+        ("glora:rule=spectrum:beta=0.5", "beta is read with rule=gradient_norm only"),
+        ("glora:exact_every=4", "exact_every is read with signal=delta_exact only"),
+    ],
+)
+def test_a_variant_of_a_setting_that_its_rule_does_not_read(variant: str, error: str) -> None:
+    (found,) = find_method(variant).setting_errors(RunConfig())
+    assert found.startswith(error)
+
+
+def test_the_rule_of_all_methods_counts_for_a_variant() -> None:
+    assert find_method("glora:start_factor=2").setting_errors(RunConfig.model_validate({"rule": "spectrum"})) == []
+
+
+@pytest.mark.parametrize(
+    ("methods", "settings", "errors"),
+    [
+        (
+            ["lora", "glora"],
+            {"start_factor": 2},
+            ["start_factor=2.0 is read by glora with rule=spectrum or rule=uniform, not"],
+        ),
+        (["lora"], {"beta": 0.5}, ["beta=0.5 is read by glora with rule=gradient_norm, not by lora"]),
+        (["lora"], {"total_rank": 96}, ["total_rank=96 is read by glora, not by lora"]),
+        (["lora", "adalora"], {"total_rank": 96}, []),
+        (["glora", "glora:rule=spectrum"], {"start_factor": 2, "beta": 0.5}, []),
+        (["glora"], {"rule": "spectrum", "start_factor": 2}, []),
+    ],
+)
+def test_a_setting_that_no_method_reads(methods: list[str], settings: dict, errors: list[str]) -> None:
+    found = unread_settings(RunConfig.model_validate(settings), [find_method(name) for name in methods])
+    assert len(found) == len(errors)
+    assert all(message.startswith(error) for message, error in zip(found, errors))
+
+
+def test_a_setting_that_the_rule_does_not_read_is_not_searched() -> None:
+    ranges = [parse_range("beta", "0.8-0.99"), parse_range("start_factor", "2-8")]
+    searched = {
+        name: [found.setting for found in searched_by(find_method(name), RunConfig(), ranges)]
+        for name in ("lora", "glora", "glora:rule=spectrum")
+    }
+    assert searched == {"lora": [], "glora": ["beta"], "glora:rule=spectrum": ["start_factor"]}
+    rules = [*ranges, parse_range("rule", "gradient_norm,spectrum")]
+    assert searched_by(find_method("glora"), RunConfig(), rules) == tuple(rules)
 
 
 def test_runs_of_before_the_rules_keep_their_names() -> None:
