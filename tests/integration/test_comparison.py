@@ -88,14 +88,6 @@ def test_the_same_command_again_trains_nothing_and_says_so(compared, tiny_debert
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (output / "runs").iterdir()} == before
 
 
-def test_the_report_can_be_made_again_from_the_records_alone(compared, tmp_path: Path) -> None:
-    output, _ = compared
-    (tmp_path / "runs").symlink_to(output / "runs")
-    done = call("report", tmp_path)
-    assert done.returncode == 0
-    assert (tmp_path / "report.md").read_text() == (output / "report.md").read_text()
-
-
 def test_a_broken_run_is_recorded_and_the_others_go_on(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> None:
     methods = "glora:learning_rate=1e30,lora"
     done = call(*arguments(tiny_deberta, glue_folder, tmp_path, "--methods", methods, "--seeds", "0"))

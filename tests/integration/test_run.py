@@ -89,15 +89,6 @@ def test_every_run_of_the_file_is_made_and_reported(ran, tiny_deberta: Path) -> 
     assert "`glora run` searches nothing, `glora search` does; it trains with learning_rate=0.005, beta=0.9" in printed
 
 
-def test_the_same_command_again_trains_nothing_and_says_so(ran, file: Path, call) -> None:
-    output, _ = ran
-    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (output / "runs").iterdir()}
-    again = call("run", file, "--output", output)
-    assert not again.code
-    assert "4 = 1 model × 2 data sets × 2 methods × 1 seed; 4 already finished, nothing is left to run" in again.out
-    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (output / "runs").iterdir()} == before
-
-
 def test_a_plan_loads_nothing_and_says_what_it_does_not_know(file: Path, tmp_path: Path) -> None:
     printed = plan(tmp_path, file, "--output", tmp_path / "out")
     assert "4 = 1 model × 2 data sets × 2 methods × 1 seed" in printed

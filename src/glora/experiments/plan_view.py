@@ -83,7 +83,7 @@ def describe_plan(plan: Plan, sharing: Sharing | None = None, state: Mapping[str
     if sharing is not None and state is not None:
         where = f"as {sharing.name!r} in {sharing.storage.shown_url}, by {sharing.claim}"
         rows += [("shared", f"{where}: {_how_far(state)}")]
-    return _grid([*rows, ("output", str(plan.output))])
+    return facts_grid([*rows, ("output", str(plan.output))])
 
 
 def describe_experiment(
@@ -127,10 +127,11 @@ def describe_experiment(
         ("time", _time(estimate, output)),
         ("output", str(output)),
     ]
-    return Group(_grid(rows), "", _runs(estimate))
+    return Group(facts_grid(rows), "", _runs(estimate))
 
 
-def _grid(rows: Iterable[tuple[str, str]]) -> Table:
+def facts_grid(rows: Iterable[tuple[str, str]]) -> Table:
+    """Return names in bold with their texts."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold")
     for name, text in rows:

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from glora.experiments.data.metric import metric_of
 from glora.experiments.number_format import MISSING, distinct_names, settings_text
+from glora.experiments.plan_view import facts_grid
 from glora.experiments.search.plan import MethodSearch, SearchPlan, how_chosen
 from glora.experiments.search.trials import StudyOutcome
 from glora.messages import pluralize
@@ -50,11 +51,7 @@ def describe_search(plan: SearchPlan, storage: str) -> RenderableType:
         ("storage", storage),
         ("output", str(plan.output)),
     ]
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="bold")
-    for name, text in rows:
-        grid.add_row(name, text)
-    return Group(grid, "", _spaces(plan))
+    return Group(facts_grid(rows), "", _spaces(plan))
 
 
 def _spaces(plan: SearchPlan) -> Table:
