@@ -114,7 +114,7 @@ class RankAllocator:
         self._first_step = FirstStep(self._optimizer, adapter, self._processes)
         self._other = OtherOptimizer(self._optimizer, adapter)
         self._given: dict[str, int] | None = None
-        self.warm_up = WarmUp(self._optimizer, config.warmup_steps)
+        self.warm_up = WarmUp(self._optimizer, config)
         # never compiled with optimizer.step(): the shapes change in there
         after_step = torch.compiler.disable(lambda *_: self._after_optimizer_step())  # type: ignore[no-untyped-call]
         self._hook = self._optimizer.register_step_post_hook(after_step)
@@ -269,7 +269,7 @@ class RankAllocator:
         self.total_rank = total_rank_of(self.config, self.adapter)
         self.reallocation = Reallocation(**state["reallocation"]) if state["reallocation"] else None
         self.steps, self._reallocations = state["steps"], state["reallocations"]
-        self._count_warm_up()
+        self.warm_up.count(self.steps)
         self._recorder.stop()
         # In the model's order, in which the norms are read; JSON may have sorted the names.
         names = [name for name in self.adapter.matrices if name in state["norms"]]
@@ -279,11 +279,6 @@ class RankAllocator:
     def _record(self, **options: Any) -> None:
         """Start a new average over the matrices that have an adapter."""
         self._recorder = NormRecorder(self.adapter.present, self.config, self._processes, self.steps, **options)
-
-    def _count_warm_up(self) -> None:
-        self.warm_up.made = self.steps
-        if self.steps >= self.warm_up.steps:
-            self.warm_up.finish()
 
     def _after_optimizer_step(self) -> None:
         if not (self.recording or self._first_step.pending) or skipped_its_step(self._optimizer):
@@ -295,7 +290,7 @@ class RankAllocator:
             self._other.note_step()
             self.steps += 1
         self._first_step.after_step()
-        self._count_warm_up()
+        self.warm_up.count(self.steps)
         if self.recording and self._is_due():
             self._reallocate()
 

@@ -24,6 +24,7 @@ from glora.export import save_allocation
 from glora.guards.same_adapter import check_loaded_adapter
 from glora.guards.saved_state import check_saved_state, check_trainer_state
 from glora.guards.setup import check_same_matrices
+from glora.guards.training_loop import describe_unfinished
 from glora.lora.adapter import RankedAdapter
 from glora.lora.input_gradients import asked_by_last_call
 from glora.messages import get_logger, pluralize
@@ -211,21 +212,14 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Warn if training ended before the warm-up."""
+        """Warn if training ended before the warm-up, or the last cut."""
         self._training_batch = None
         allocator = self.allocator
         if allocator is None:
             return
-        warmup = allocator.config.warmup_steps
-        if isinstance(warmup, int) and allocator.steps < warmup:
+        if unfinished := describe_unfinished(allocator.config, allocator.steps):
             skipped = allocator.describe_skipped()
-            logger.warning(
-                "training ended after %d of %d warm-up steps: the ranks were not reallocated, this is plain LoRA%s%s",
-                allocator.steps,
-                warmup,
-                " of the rank that it started with" if self.config.cuts else "",
-                skipped and f": {skipped}",
-            )
+            logger.warning("%s%s", unfinished, skipped and f": {skipped}")
         allocator.detach()
 
     def state(self) -> dict[str, Any]:

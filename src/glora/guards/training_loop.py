@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from glora.config import RankAllocationConfig
 from glora.distributed.agreement import Processes
 from glora.lora.adapter import RankedAdapter
 from glora.lora.layout import local
@@ -130,35 +131,60 @@ class OtherOptimizer:
 
 
 class WarmUp:
-    """Report a warm-up that training did not last for, when the optimizer is dropped or the process ends.
+    """Report a training that ended before its warm-up or its last cut, when the optimizer is dropped or the process ends.
 
     Trainer says when training ends. Your own training loop just stops.
 
     Args:
         optimizer: The optimizer; of several processes, only the first reports.
-        steps: T_warmup.
+        config: The configuration, whose `warmup_steps` is an int.
 
     Attributes:
+        steps: T_warmup.
         made: Steps made so far.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, steps: int) -> None:
-        self.steps, self.made = steps, 0
+    def __init__(self, optimizer: torch.optim.Optimizer, config: RankAllocationConfig) -> None:
+        assert isinstance(config.warmup_steps, int)
+        self.steps, self.made, self.config = config.warmup_steps, 0, config
         self._end = weakref.finalize(optimizer, _report_unfinished, self)
         if not is_main_process():
             self._end.detach()
 
+    def count(self, made: int) -> None:
+        """Note the steps made; after the last cut there is nothing to report."""
+        self.made = made
+        if not describe_unfinished(self.config, made):
+            self.finish()
+
     def finish(self) -> None:
-        """The ranks were reallocated, or somebody else says that they were not."""
+        """Somebody else says what was not finished."""
         self._end.detach()
 
 
-def _report_unfinished(warm_up: WarmUp) -> None:
-    if 0 < warm_up.made < warm_up.steps:
-        logger.warning(
-            "training ended after %d of %d warm-up steps: the ranks were not reallocated, this is plain LoRA; lower "
-            "warmup_steps=%d, train for longer, or resume",
-            warm_up.made,
-            warm_up.steps,
-            warm_up.steps,
+def describe_unfinished(config: RankAllocationConfig, steps: int) -> str:
+    """Return what a training that ended after these steps has not reached; nothing if it was long enough.
+
+    Args:
+        config: The configuration, whose `warmup_steps` is an int.
+        steps: Optimizer steps made.
+    """
+    warmup = config.warmup_steps
+    assert isinstance(warmup, int)
+    if steps < warmup:
+        width = " of the rank that it started with" if config.cuts else ""
+        return (
+            f"training ended after {steps} of {warmup} warm-up steps: the ranks were not reallocated, this is plain "
+            f"LoRA{width}"
         )
+    if steps < (last := config.last_cut(warmup)):
+        return (
+            f"training ended after {steps} steps, before the last of {config.max_reallocations} cuts at step {last}: the "
+            "adapter is larger than its budget"
+        )
+    return ""
+
+
+def _report_unfinished(warm_up: WarmUp) -> None:
+    if warm_up.made > 0 and (unfinished := describe_unfinished(warm_up.config, warm_up.made)):
+        logger.warning("%s; lower warmup_steps=%d, train for longer, or resume", unfinished, warm_up.steps)

@@ -1,12 +1,13 @@
 """Spectra: the singular values σ_k1 ≥ ... ≥ σ_kr of what each matrix has learned, Δ_k = s·B_k·A_k.
 
-Matrices of one shape and rank are decomposed together (`glora.lora.low_rank`), so a model costs a handful of batched calls
-whatever its depth. The spectrum depends on Δ_k alone: however Δ_k is factored, the singular values are the same.
+Matrices of one shape and rank are decomposed together (`glora.lora.low_rank`), as many as MAX_BYTES of factors hold, so a model
+costs a handful of batched calls whatever its depth. The spectrum depends on Δ_k alone: however Δ_k is factored, the singular
+values are the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 
@@ -18,13 +19,16 @@ from glora.lora.saved_adapter import SavedMatrix
 
 Spectra = dict[str, list[float]]
 Factored = LoraMatrix | SavedMatrix
+MAX_BYTES = 2**28
+"""Factors, as float32, that are stacked at once: 128 matrices of 4096 × 4096 at rank 64, more than a batched decomposition
+gains by. All factors of a shape, which FSDP2 gathers from their shards, would be 1.5 GB for gate and up of Llama-3-70B."""
 
 
 def spectra(matrices: Iterable[Factored]) -> Spectra:
     """Return the singular values of each matrix's Δ = s·B·A by name, in descending order: r numbers, computed in float32.
 
     For a stack of E experts they are √(Σ_e σ_{e,i}²). Waits for the device. Sharded factors are gathered, so with FSDP2 every
-    process has to call it.
+    process has to call it; each gathers at most MAX_BYTES at once, or one matrix.
 
     Args:
         matrices: Matrices of rank 1 or more.
@@ -34,11 +38,18 @@ def spectra(matrices: Iterable[Factored]) -> Spectra:
     for matrix in matrices:
         groups.setdefault((matrix.shape, matrix.rank, matrix.experts, matrix.A.device), []).append(matrix)
     found: Spectra = {}
-    for members in groups.values():
+    for members in (chunk for group in groups.values() for chunk in _chunks(group)):
         values = singular_values(*_stacked(members)).view(len(members), -1, members[0].rank).square().sum(1).sqrt()
         scaling = torch.tensor([abs(matrix.scaling) for matrix in members], device=values.device)
         found |= zip((matrix.name for matrix in members), (values * scaling[:, None]).tolist())
     return {matrix.name: found[matrix.name] for matrix in matrices}
+
+
+def _chunks(matrices: list[Factored]) -> Iterator[list[Factored]]:
+    """Split matrices of one shape, as every process does: by their shape and rank alone."""
+    bytes_of_one = torch.float32.itemsize * matrices[0].rank * matrices[0].cost
+    size = max(1, MAX_BYTES // bytes_of_one)
+    return (matrices[start : start + size] for start in range(0, len(matrices), size))
 
 
 def _stacked(matrices: list[Factored]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -71,7 +71,6 @@ REALLOCATION = vars(Reallocation(2, 2, 2, (), 1, 7, 8, 8, 100, 100, 0.9))
         ({"norms": {"first": 10**400, "second": 1.0}}, "norms must be a number"),
         ({"scalings": {"first": 1e31, "second": 2.0}}, "scalings must be a number up to"),
         ({"non_finite_norms": {"first": 10**30, "second": 0}}, "non_finite_norms must be a count"),
-        ({"non_finite_norms": {"first": 9, "second": 0}}, "more non_finite_norms than recorded_steps"),
         *(({"sketch_ratios": [x, 1.0]}, "sketch_ratios must be a list of numbers") for x in (-1, 1e39, 10**400, True)),
         ({"sketch_ratios": [1.0]}, "sketch_ratios are of more or fewer matrices"),
         *(({"config": {"warmup_steps": x}}, "config must be a configuration") for x in (0, 10**30, "2", None, True)),

@@ -1,0 +1,74 @@
+"""What enters the moving average of the gradient norms, and what does not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from glora import RankAllocator
+from unit.test_allocator import backward, config, lora, sgd, train
+
+
+def test_the_average_is_the_recursion_as_published() -> None:
+    model = lora()
+    optimizer = sgd(model)
+    allocator = RankAllocator(model, optimizer, config(signal="lora_b", beta=0.75, warmup_steps=9))
+    g = 0.0
+    for seed in range(4):
+        backward(model, seed)
+        g = 0.75 * g + 0.25 * model.base_model.model.first.lora_B.default.weight.grad.norm().item()
+        allocator.step()
+        optimizer.step()
+        optimizer.zero_grad()
+        assert allocator.norms["first"] == pytest.approx(g, rel=1e-5)
+    assert sum(allocator.scores.values()) == pytest.approx(1)
+
+
+def test_norms_are_of_the_accumulated_gradient() -> None:
+    """Two micro-batches whose gradients cancel: the norm of the sum is 0, the sum of the norms is not."""
+    model = lora()
+    optimizer = sgd(model)
+    allocator = RankAllocator(model, optimizer, config())
+    x = torch.randn(5, 6)
+    model(x).sum().backward()
+    allocator.step()
+    (-model(x).sum()).backward()
+    allocator.step()  # a loop that calls it for each micro-batch is right as well: the last call counts
+    optimizer.step()
+    assert allocator.norms == pytest.approx({"first": 0.0, "second": 0.0}, abs=1e-6)
+    assert allocator.steps == 1
+
+
+def test_a_step_the_optimizer_does_not_make_does_not_count() -> None:
+    """A gradient scaler that finds inf skips optimizer.step(); neither the step nor its norms may count."""
+    model = lora()
+    optimizer = sgd(model)
+    allocator = RankAllocator(model, optimizer, config())
+    backward(model)
+    model.base_model.model.first.lora_B.default.weight.grad[0, 0] = torch.inf
+    allocator.step()
+    optimizer.zero_grad()
+    assert allocator.steps == 0
+    train(model, optimizer, allocator, 1)
+    assert allocator.steps == 1
+    assert allocator.non_finite_steps == 0
+    assert all(0 < norm < 100 for norm in allocator.norms.values())
+
+
+def test_non_finite_steps_stay_out_of_the_average(caplog: pytest.LogCaptureFixture) -> None:
+    model = lora()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)
+    allocator = RankAllocator(model, optimizer, config())
+    train(model, optimizer, allocator, 1)
+    before = allocator.norms
+    backward(model, 9)
+    model.base_model.model.first.lora_B.default.weight.grad[0, 0] = torch.nan
+    allocator.step()
+    for parameter in model.parameters():
+        parameter.grad = None
+    optimizer.step()
+    assert allocator.norms == before
+    assert allocator.non_finite_steps == 1
+    train(model, optimizer, allocator, 1)
+    assert allocator.allocated
+    assert "1 of 3 warm-up steps had inf or NaN gradients" in caplog.text
