@@ -39,6 +39,19 @@ def test_the_models_have_the_sizes_that_are_known(made: ModuleType) -> None:
     assert sizes["671B, a module an expert"].weights == sizes["671B, experts as stacks"].weights
 
 
+def test_the_cut_on_paper() -> None:
+    d, r, after, n, weights, tokens = 4096, 64, 16, 224, 6.74e9, 2048
+    parts = [4 * 2 * d * r**2, 30 * r**3, 6 * 2 * after * r * d]
+    page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    for part, cells in zip([*parts, sum(parts)], ("134 M | 30 G", "7.9 M | 1.8 G", "50 M | 11 G", "192 M | 43 G")):
+        one, every = (float(cell.split()[0]) for cell in cells.split(" | "))
+        assert (part / 1e6, n * part / 1e9) == (pytest.approx(one, rel=0.02), pytest.approx(every, rel=0.05))
+        assert f"| {cells} |" in page
+    steps = [factor * weights * tokens / 1e12 for factor in (6, 4)]
+    assert f"| {steps[0]:.0f} T; {steps[1]:.0f} T |" in page
+    assert n * sum(parts) < 1e-3 * steps[1] * 1e12
+
+
 def test_growth_passes_through_what_was_measured(made: ModuleType) -> None:
     points = [{"n": n, "t": 3.0 * n + 0.5 * n**2} for n in (10, 20, 40)]
     assert made.grown(points, "t", 20, 2) == points[1]["t"]
