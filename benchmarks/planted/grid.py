@@ -55,7 +55,7 @@ AT_RANK_4 = ("uniform_cut_8", "spectrum_4_cuts_2", "spectrum_4_cuts_4", "spectru
 EQUAL_PARAMETERS = dataclasses.replace(BASE, budget="parameters")
 
 WIDE_CELLS: dict[str, Setting] = {
-    **{f"r̄ = {rank}": dataclasses.replace(EQUAL_PARAMETERS, rank=rank) for rank in (4, 2, 8, 1)},
+    **{f"r̄ = {rank}": dataclasses.replace(EQUAL_PARAMETERS, rank=rank) for rank in (1, 2, 4, 8)},
     "r̄ = 4, warm-up 10 %": dataclasses.replace(EQUAL_PARAMETERS, warmup=0.10),
     "r̄ = 4, warm-up 50 %": dataclasses.replace(EQUAL_PARAMETERS, warmup=0.50),
     "r̄ = 4, rank budget": BASE,
@@ -80,7 +80,7 @@ def tuned(records: list[dict[str, Any]]) -> list[str]:
 
 
 def wide(adalora: Sequence[str]) -> Iterator[tuple[Setting, str, int]]:
-    """Every run of the comparison of wide starts, what matters most first.
+    """Every run of the comparison of wide starts.
 
     Args:
         adalora: The tuned variants of AdaLoRA.
