@@ -19,6 +19,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,9 @@ PROFILED = (
 )
 
 
-def measure_steps(key: str, rank: int, rounds: int, device: torch.device, clock: str) -> dict[str, Any]:
+def measure_steps(
+    key: str, rank: int, rounds: int, device: torch.device, clock: str, only: Sequence[str] | None = None
+) -> dict[str, Any]:
     workload = WORKLOADS[key]
     torch.manual_seed(0)
     base = workload.build().requires_grad_(False).to(device)
@@ -69,7 +72,11 @@ def measure_steps(key: str, rank: int, rounds: int, device: torch.device, clock:
         base = base.to(torch.bfloat16)
     batch = make_batch(workload, base, device)
     factory = Factory(base, batch, rank, workload.task)
-    names = [name for name in factory.makers if rank == RANKS[0] or name in AT_EVERY_RANK]
+    names = [
+        name
+        for name in factory.makers
+        if (name in ("LoRA", *only) if only else rank == RANKS[0] or name in AT_EVERY_RANK)
+    ]
     variants = {name: factory.makers[name]() for name in names}
     load = os.getloadavg()[0]
     seconds = interleave(variants, batch, rounds, device, clock)
@@ -84,7 +91,7 @@ def measure_steps(key: str, rank: int, rounds: int, device: torch.device, clock:
         for name, variant in variants.items()
     }
     if device.type == "cpu" and rank == RANKS[0]:
-        for name in PROFILED:
+        for name in set(PROFILED) & measured.keys():
             measured[name]["profile_ms"] = {k: round(v, 3) for k, v in profile(variants[name], batch, rank).items()}
     tokens = batch["input_ids"].shape
     for variant in variants.values():
@@ -129,7 +136,9 @@ def measure_other(what: str, device: torch.device, clock: str) -> tuple[dict[str
 
 def in_its_own_process(only: str, rank: int, arguments: argparse.Namespace) -> None:
     options: dict[str, Any] = {**vars(arguments), "only": only, "ranks": rank}
+    variants = options.pop("variants")
     given = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
+    given += ["--variants", *variants] if variants else []
     subprocess.run([sys.executable, __file__, *given], check=True)
 
 
@@ -139,6 +148,7 @@ def main() -> None:
     parser.add_argument("--only", choices=[*WORKLOADS, *OTHERS], action="append")
     parser.add_argument("--ranks", type=int, nargs="+", default=RANKS)
     parser.add_argument("--rounds", type=int, help="steps of each variant; default 20, for DeBERTa's size 8")
+    parser.add_argument("--variants", nargs="+", help="measure only these, by their names in variants.py, and LoRA")
     parser.add_argument("--threads", type=int, default=2, help="threads of an operation on the CPU")
     parser.add_argument(
         "--clock",
@@ -167,7 +177,7 @@ def main() -> None:
             in_its_own_process(name, rank, arguments)
         return
     for key, rank in cells:
-        record = measure_steps(key, rank, arguments.rounds or ROUNDS[key], device, clock)
+        record = measure_steps(key, rank, arguments.rounds or ROUNDS[key], device, clock, arguments.variants)
         write(record, f"{device.type}-{key}-rank-{rank}", arguments.output)
     for other in others:
         record, name = measure_other(other, device, clock)
