@@ -42,6 +42,8 @@ class Compression:
         energy: Share of Σ_k ‖Δ_k‖_F² that is kept.
         parameters_before, parameters: Parameters of all A and B.
         path: The folder that was written; None if the model in memory was changed, or nothing.
+        unspent: What `max_rank` leaves of the budget, in parameters or in ranks.
+        budget: "parameters" or "rank".
     """
 
     ranks_before: dict[str, int]
@@ -50,16 +52,20 @@ class Compression:
     parameters_before: int
     parameters: int
     path: Path | None = None
+    unspent: float = 0
+    budget: str = "parameters"
 
     def __str__(self) -> str:
         removed = [name for name, rank in self.ranks.items() if rank == 0]
         share = self.parameters / self.parameters_before
         without = f"; {pluralize(len(removed), 'matrix')} without an adapter" if removed else ""
+        left = pluralize(int(self.unspent), "parameter" if self.budget == "parameters" else "rank")
+        unspent = f"; max_rank leaves {left} of the budget unspent" if self.unspent >= 1 else ""
         where = f": {self.path}" if self.path else ""
         return (
             f"kept {_percent(self.energy)} of the update's energy in {sum(self.ranks.values()):,} of "
             f"{sum(self.ranks_before.values()):,} ranks, {self.parameters:,} of {self.parameters_before:,} parameters "
-            f"({_percent(share)}){without}{where}"
+            f"({_percent(share)}){without}{unspent}{where}"
         )
 
 
@@ -155,6 +161,8 @@ class CompressibleAdapter:
         """Return the ranks at a share of the parameters, or of the ranks under that budget."""
         if budget == "parameters":
             return self.cut(parameters=float(share), **bounds)
+        if share >= 1:
+            return self.cut(energy=1.0, budget=budget, **bounds)
         mean = sum(matrix.rank for matrix in self.saved.matrices.values()) / len(self.saved.matrices)
         return self.cut(average_rank=share * mean, budget=budget, **bounds)
 
@@ -219,7 +227,9 @@ def _cut(
     if not any(cut.ranks.values()):
         raise ValueError(f"{_given(average_rank, parameters, energy)} pays for no direction of any matrix; raise it")
     used, held = (sum(ranks[name] * matrix.cost for name, matrix in matrices.items()) for ranks in (cut.ranks, before))
-    return Compression(before, cut.ranks, cut.kept, held, used)
+    whole, most = (sum(ranks[name] * cost for name, cost in costs.items()) for ranks in (before, high))
+    unspent = max(0.0, min(size.get("budget", 0), whole) - most)
+    return Compression(before, cut.ranks, cut.kept, held, used, unspent=unspent, budget=budget)
 
 
 def _size(
@@ -240,7 +250,13 @@ def _size(
     if average_rank is not None:
         if not 0 < average_rank < math.inf:
             raise ValueError(f"average_rank={average_rank!r} must be a number above 0, such as 4")
-        return {"budget": average_rank * sum(costs.values())}
+        asked, has = average_rank * sum(costs.values()), sum(costs[name] * rank for name, rank in ranks.items())
+        if asked >= has:
+            mean = has / sum(costs.values())
+            raise ValueError(
+                f"average_rank={average_rank:g} is no less than the adapter's own, {mean:.4g}; give for example {mean / 4:.2g}"
+            )
+        return {"budget": asked}
     if energy is not None:
         if not 0 < energy <= 1:
             raise ValueError(f"energy={energy!r} must be above 0 and at most 1, such as 0.95")

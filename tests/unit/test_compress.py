@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from glora import RankAllocationConfig, RankAllocator, compress_adapter
+from glora.compress import CompressibleAdapter
 from integration.layer_kinds import Mixture, seeded
 from unit.test_export import base, lora, outputs, trained
 
@@ -129,6 +130,7 @@ def test_the_adapter_that_is_there_is_replaced_only_where_asked_for(folder: Path
         ({}, "no size given; give one of average_rank, parameters, energy"),
         ({"average_rank": 2, "energy": 0.5}, "average_rank=2 and energy=0.5 given"),
         ({"average_rank": 0}, "average_rank=0 must be a number above 0"),
+        ({"average_rank": 99}, r"average_rank=99 is no less than the adapter's own, [\d.]+; give for example"),
         ({"average_rank": float("nan")}, "average_rank=nan"),
         ({"parameters": 1.5}, "parameters=1.5 must be a share"),
         ({"parameters": 0}, "parameters=0 must be"),
@@ -249,3 +251,13 @@ def test_tied_matrices_are_refused(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "tied")
     with pytest.raises(ValueError, match="ensure_weight_tying=True"):
         compress_adapter(tmp_path / "tied", parameters=0.5, output=tmp_path / "out")
+
+
+def test_what_max_rank_leaves_of_the_budget_is_said(tmp_path: Path) -> None:
+    trained(lora()).save_pretrained(tmp_path / "adapter")  # ranks 2 of 6 × 8 and 4 of 8 × 4
+    adapter = CompressibleAdapter(tmp_path / "adapter")
+    made = adapter.cut(parameters=0.75, max_rank=1)
+    assert made.unspent == 0.75 * (2 * 14 + 4 * 12) - (14 + 12)
+    assert "; max_rank leaves 31 parameters of the budget unspent" in str(made)
+    assert "max_rank leaves 1 rank of the budget" in str(adapter.cut(average_rank=1.5, budget="rank", max_rank=1))
+    assert "unspent" not in str(adapter.cut(parameters=0.75, max_rank=4))

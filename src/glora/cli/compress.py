@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -73,6 +76,10 @@ def compress(
         directory = None if plan or output is None else check_output(output, adapter, overwrite)
         with console.status("Reading the adapter ..."):
             read = CompressibleAdapter(adapter)
+        asked = None
+        if plan and chosen:
+            with _errors_by_option(keep):
+                asked = read.cut(**size, **bounds, uniform=uniform)
         cut = functools.partial(read.cut_to_share, **bounds, uniform=uniform)
         if picture is not None:
             ways = {"global cut": False, "same rank everywhere": True}
@@ -80,34 +87,59 @@ def compress(
             save_picture(picture, lines, Path(adapter).name)
             console.print(f"The picture: {picture}", soft_wrap=True)
         if directory is None:
-            console.print(plan_table(cut, read))
+            with _errors_by_option(keep):
+                console.print(plan_table(cut, read, asked))
             return
+        with _errors_by_option(keep):
+            made = None if tolerance is not None else read.cut(**size, **bounds, uniform=uniform)
         task = _evaluation(console, evaluated, read.saved.config.base_model_name_or_path)
         before = _score(console, task, "before", adapter)
-        if task is not None and before is not None and tolerance is not None:
-            made = _smallest(console, task, read, cut, before, tolerance)
-        else:
-            made = read.cut(**size, **bounds, uniform=uniform)
+        if made is None:
+            assert task is not None
+            assert before is not None
+            assert tolerance is not None
+            with _errors_by_option(keep):
+                made = _smallest(console, task, read, cut, before, tolerance)
         written = read.write(made, directory)
         console.print(ranks_table(made, {name: matrix.cost for name, matrix in read.saved.matrices.items()}))
         console.print(written_text(read, written), soft_wrap=True)
         _score(console, task, "after", directory, before)
 
 
+@contextmanager
+def _errors_by_option(keep: str | None) -> Iterator[None]:
+    """Let errors name the options that the user gave, and not the arguments of `compress_adapter`."""
+    try:
+        yield
+    except ValueError as error:
+        message = re.sub(r"\bparameters=\S+", f"--keep {keep}", str(error)) if keep else str(error)
+        names = r"\b(average_rank|energy|min_rank|max_rank|budget)\b"
+        message = re.sub(names + "=", lambda match: f"{_option(match[1])} ", message)
+        raise UsageError(re.sub(r"(?<!-)" + names, lambda match: _option(match[1]), message)) from error
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 def _parameters(text: str) -> float:
     """Return a share of the parameters as a float, or their number as an int.
 
     Raises:
-        UsageError: the text is neither.
+        UsageError: the text is neither, or a number that was meant as a share.
     """
+    written = text.strip()
     try:
-        if text.strip().endswith("%"):
-            return float(text.strip()[:-1]) / 100
-        return int(text) if text.strip().isdecimal() else float(text)
+        number = float(written.removesuffix("%"))
     except ValueError:
         raise UsageError(
             f"--keep {text}: write a share such as 25%, or a number of parameters such as 100000"
         ) from None
+    if written.endswith("%"):
+        return number / 100
+    if 1 <= number <= 100:
+        raise UsageError(f"--keep {text}: write {number:g}% or {number / 100:g} for a share of the parameters")
+    return int(written) if written.isdecimal() else number
 
 
 def _evaluation(console: Terminal, settings: dict[str, Any], base: str | None) -> TaskEvaluation | None:

@@ -41,12 +41,16 @@ def ranks_table(made: Compression, costs: Mapping[str, int]) -> Table:
     return table
 
 
-def plan_table(cut: Cut, adapter: CompressibleAdapter) -> Table:
-    """Return the energy that each size keeps."""
+def plan_table(cut: Cut, adapter: CompressibleAdapter, asked: Compression | None = None) -> Table:
+    """Return the energy that each size keeps, with a mark at the size that was asked for."""
     table = Table(box=None, pad_edge=False)
-    for header in ("size", "parameters", "file", "ranks", "mean rank", "without adapter", "energy kept"):
+    for header in ("size", "parameters", "tensors", "ranks", "mean rank", "without adapter", "energy kept"):
         table.add_column(header, justify="right")
-    for share, made in _curve(cut, SHARES):
+    curve = [(share, made) for share, made in _curve(cut, SHARES) if asked is None or made.ranks != asked.ranks]
+    if asked is not None:
+        table.add_column("")
+        curve.append((asked.parameters / asked.parameters_before, asked))
+    for share, made in sorted(curve, key=lambda row: -row[1].parameters):
         ranks = list(made.ranks.values())
         table.add_row(
             f"{100 * share:.4g} %",
@@ -56,6 +60,7 @@ def plan_table(cut: Cut, adapter: CompressibleAdapter) -> Table:
             f"{sum(ranks) / len(ranks):.1f}",
             f"{ranks.count(0)}",
             f"{100 * made.energy:.2f} %",
+            *(["<- asked for"] if made is asked else []),
         )
     return table
 
@@ -88,13 +93,13 @@ def save_picture(path: Path, cuts: Mapping[str, Cut], title: str) -> None:
 
 
 def written_text(adapter: CompressibleAdapter, made: Compression) -> str:
-    """Return the size of the file before and after, and the cut in one line."""
+    """Return the size of the tensors before and after, and the cut in one line."""
     before, after = (size_text(file_size(adapter, ranks)) for ranks in (made.ranks_before, made.ranks))
-    return f"weights file: {before} before, {after} after\n{made}"
+    return f"tensors: {before} before, {after} after\n{made}"
 
 
 def file_size(adapter: CompressibleAdapter, ranks: Mapping[str, int]) -> int:
-    """Return the bytes of the weights at these ranks: the factors, and what is saved beside them."""
+    """Return the bytes of the tensors at these ranks: the factors, and what is saved beside them; a file also has a header."""
     matrices = adapter.saved.matrices
     factors = sum(rank * matrices[name].cost * matrices[name].A.element_size() for name, rank in ranks.items())
     return factors + sum(tensor.nbytes for tensor in adapter.saved.others.values())

@@ -44,6 +44,11 @@ def test_the_plan_and_the_picture(tmp_path: Path) -> None:
     assert rows[0][-2:] == ["100.00", "%"]
     energies = [float(row[-2]) for row in rows]
     assert energies == sorted(energies, reverse=True)
+    asked = adapter.cut(parameters=0.6)
+    _, *marked = shown(plan_table(cut, adapter, asked))
+    assert [row[-3:] == ["<-", "asked", "for"] for row in marked] == [False, False, True, False, False]
+    _, *same = shown(plan_table(cut, adapter, cut(0.5)))
+    assert [row[-1] == "for" for row in same] == [False, False, True, False]
     with pytest.raises(ValueError, match="max_rank=0"):
         plan_table(lambda share: adapter.cut(parameters=share, max_rank=0), adapter)
     save_picture(tmp_path / "curve.png", {"global cut": cut}, "an adapter")
