@@ -7,8 +7,8 @@ Each record is made in a process of its own: a process keeps what it has freed, 
 three ranks one after the other would not fit into 24 GiB.
 
 On a GPU (`--device cuda`, chosen where there is one) models are in bfloat16 with 32 sequences of 128 tokens, there is a 0.6 B
-decoder as well, and a wait for the device between the loss and zero_grad is an error. `table.py` makes the tables of
-docs/cost.md from the records.
+decoder as well, and a wait for the device between the loss and zero_grad is an error. `table.py` makes report.md
+from the records.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Makes the tables of docs/cost.md from the records, in their place between its two marks.
+"""Makes the tables of report.md from the records, in their place between its two marks.
 
-python benchmarks/cost/table.py            writes docs/cost.md
+python benchmarks/cost/table.py            writes report.md and README's lines
 python benchmarks/cost/table.py --check    says whether it is what the records give
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 RECORDS = HERE / "records"
-DOCUMENT, README = HERE.parents[1] / "docs" / "cost.md", HERE.parents[1] / "README.md"
+DOCUMENT, README = HERE / "report.md", HERE.parents[1] / "README.md"
 BEGIN, END = "<!-- made by benchmarks/cost/table.py -->", "<!-- until here -->"
 RESAMPLES = 2000
 Record = dict[str, Any]

@@ -42,7 +42,7 @@ def last_complete_checkpoint(output_dir: str | Path) -> str | None:
         trainer.train(resume_from_checkpoint=last_complete_checkpoint(args.output_dir))
 
     This starts a run the first time, and continues it every time after that. A run that has ended within an epoch, by
-    `max_steps`, is not left alone by Trainer: it trains one more step each time. docs/usage.md shows how to ask first.
+    `max_steps`, is not left alone by Trainer: it trains one more step each time. docs/checkpoints.md shows how to ask first.
 
     A checkpoint is complete if trainer_state.json is of the folder's step, the weights and an adapter's configuration are
     there, the states of optimizer, scheduler and random generators are all there (or none of them: save_only_model=True), and

@@ -1,4 +1,4 @@
-"""The program that accelerate launch starts in tests/integration/test_processes.py: the loop of docs/usage.md."""
+"""The program that accelerate launch starts in tests/integration/test_processes.py: the loop of docs/processes.md."""
 
 import os
 import sys

@@ -305,7 +305,7 @@ def train_within_join(job: Job, batches: tuple[int, int]) -> dict[str, Any]:
 
 
 def train_with_accelerate(size: int, rows: int = 72) -> dict[str, Any]:
-    """The loop of docs/usage.md. With 72 rows an epoch ends in the midst of an accumulation, with 69 of a batch as well."""
+    """The loop of docs/processes.md. With 72 rows an epoch ends in the midst of an accumulation, with 69 of a batch as well."""
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
     torch.manual_seed(0)
     inner = adapted()

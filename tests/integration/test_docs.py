@@ -148,7 +148,7 @@ def texts_of_the_code() -> list[str]:
 
 
 def test_quoted_messages_are_those_of_the_code() -> None:
-    text = (ROOT / "docs" / "usage.md").read_text(encoding="utf-8").partition("## Messages")[2]
+    text = (ROOT / "docs" / "messages.md").read_text(encoding="utf-8")
     quoted = re.findall(r"^\| `(.+?)`", text, re.MULTILINE)
     assert len(quoted) > 12
     code = texts_of_the_code()

@@ -73,7 +73,7 @@ def test_in_the_same_process_too(finished: Job, tmp_path: Path) -> None:
 
 
 def test_a_run_that_has_ended_is_reported(finished: Job, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Trainer looks at max_steps only after a step. What docs/usage.md says to ask first is right."""
+    """Trainer looks at max_steps only after a step. What docs/checkpoints.md says to ask first is right."""
     assert (finished.checkpoint(STEPS) / CHECKSUMS).exists()
     for step in (STEPS - 1, STEPS):
         checkpoint = finished.checkpoint(step)

@@ -1,4 +1,4 @@
-"""docs/cost.md and README show what the records of benchmarks/cost say, and nothing else."""
+"""The tables and README show what the records of benchmarks/cost say, and nothing else."""
 
 from __future__ import annotations
 
