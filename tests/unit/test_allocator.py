@@ -310,3 +310,15 @@ def test_no_more_reallocations_than_asked_for() -> None:
     assert not allocator.recording, "nothing is read after the last"
     train(model, optimizer, allocator, 4)
     assert allocator.reallocation.step == 4
+
+
+def test_a_start_that_is_not_wider_than_the_end_is_an_error_with_its_rank() -> None:
+    for average_rank in (4, 5):
+        model = lora(r=4)
+        allocator = RankAllocator(model, sgd(model), config(rule="spectrum", average_rank=average_rank))
+        backward(model)
+        remedy = (
+            rf"this one starts at r=4, 8 ranks for {2 * average_rank}\. Start with LoraConfig\(r={4 * average_rank}\)"
+        )
+        with pytest.raises(ValueError, match=remedy):
+            allocator.step()

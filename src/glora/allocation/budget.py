@@ -63,10 +63,10 @@ def check_start(config: RankAllocationConfig, adapter: RankedAdapter) -> None:
     """
     total_rank = total_rank_of(config, adapter)
     if config.cuts and total_rank is not None and total_rank >= (size := _size(config, adapter, adapter.ranks)):
+        rank, start = max(adapter.ranks.values()), 4 * math.ceil(total_rank / len(adapter.matrices))
         raise ValueError(
-            f"rule={config.rule!r} cuts an adapter that starts wider than it ends; this one starts at {size:g} ranks for "
-            f"{total_rank:,}. Start with LoraConfig(r={4 * math.ceil(total_rank / len(adapter.matrices))}), and lora_alpha in "
-            "proportion"
+            f"rule={config.rule!r} cuts an adapter that starts wider than it ends; this one starts at r={rank}, {size:g} ranks "
+            f"for {total_rank:,}. Start with LoraConfig(r={start}), and lora_alpha in proportion"
         )
 
 
