@@ -7,7 +7,7 @@ TESTED := $(VENV)/.ready-for-tests
 DEMO   ?= results/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench wheel clean
+.PHONY: help demo test lint types bench docs wheel clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## */\t/' | expand -t 12
@@ -40,6 +40,14 @@ types: $(READY)  ## mypy, strict for the core
 bench: $(READY)  ## measure what a step costs, and make the tables of docs/cost.md (13 minutes)
 	@$(BIN)/python benchmarks/cost/measure.py
 	@$(BIN)/python benchmarks/cost/table.py
+
+docs: $(READY)   ## build the site into build/site; a link that leads nowhere is an error
+	@rm -rf build/pages && mkdir -p build/pages
+	@find README.md CHANGELOG.md CONTRIBUTING.md LICENSE docs examples benchmarks -type f \
+		\( -name '*.md' -o -name '*.png' -o -path 'examples/*' -o -path 'benchmarks/cost/records/*' -o -name LICENSE \) -not -path '*/__pycache__/*' \
+		| tar -cf - -T - | tar -xf - -C build/pages
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q -f .site/mkdocs.yml
+	@echo build/site/index.html
 
 wheel: $(READY)  ## build the wheel into dist/
 	@rm -rf dist

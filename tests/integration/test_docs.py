@@ -48,6 +48,13 @@ def test_there_are_pages_and_blocks() -> None:
     assert all(page.read_text(encoding="utf-8").count("\n```") % 2 == 0 for page in PAGES), "a fence is not closed"
 
 
+def test_the_site_has_every_page_and_every_public_name() -> None:
+    contents = (ROOT / ".site" / "mkdocs.yml").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"docs/(\S+\.md)$", contents, re.MULTILINE)) == [page.name for page in PAGES[1:]]
+    described = re.findall(r"^::: glora\.(\w+)$", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert {*described, "__version__"} == set(glora.__all__)
+
+
 def test_imported_names_exist() -> None:
     wrong = [
         f"{where}: {alias.name}"
