@@ -29,7 +29,7 @@ LONG = 24
 def report_html(content: ReportContent) -> str:
     """Return the text of report.html."""
     environment = Environment(
-        loader=PackageLoader("glora.experiments.report", "."),
+        loader=PackageLoader("glora.experiments.report", "template"),
         autoescape=True,
         finalize=lambda value: printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
         undefined=StrictUndefined,
@@ -64,7 +64,7 @@ def _with_code(text: str) -> Markup:
 
 
 def _asset(name: str) -> str:
-    return files("glora.experiments.report").joinpath(name).read_text(encoding="utf-8")
+    return files("glora.experiments.report").joinpath("template", name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

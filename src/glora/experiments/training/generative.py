@@ -31,7 +31,7 @@ from glora.experiments.models.loading import load_causal_lm
 from glora.experiments.models.modules import choose_modules, find_expert_parameters, find_linear_layers
 from glora.experiments.models.tokenization import TokenizedTask
 from glora.experiments.training.generation import AnswerEvaluation
-from glora.experiments.training.timed_trainer import RunRecorder, Timed
+from glora.experiments.training.timed_trainer import RunRecorder, TimedTrainer
 from glora.experiments.training.training_arguments import training_arguments
 
 logger = logging.getLogger(__name__)
@@ -123,10 +123,10 @@ class Generation:
         )
 
 
-class TimedSFTTrainer(Timed, SFTTrainer):
+class TimedSFTTrainer(TimedTrainer, SFTTrainer):
     """TRL's trainer for supervised fine-tuning, which reports evaluations to the recorder."""
 
-    not_metrics = Timed.not_metrics - {"loss"}
+    not_metrics = TimedTrainer.not_metrics - {"loss"}
 
     def __init__(self, *args: Any, answers: AnswerEvaluation, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -19,7 +19,7 @@ from glora.experiments.models.loading import load_classifier
 from glora.experiments.models.modules import choose_modules, find_head_modules, find_target_modules
 from glora.experiments.models.tokenization import TokenizedTask, tokenize
 from glora.experiments.training.metrics import compute
-from glora.experiments.training.timed_trainer import RunRecorder, Timed, TimedTrainer
+from glora.experiments.training.timed_trainer import RunRecorder, TimedTrainer
 from glora.experiments.training.training_arguments import training_arguments
 
 
@@ -76,7 +76,7 @@ class TaskKind(Protocol):
         task: TaskData,
         recorder: RunRecorder,
         folder: Path,
-    ) -> Timed:
+    ) -> TimedTrainer:
         """Return a Trainer that evaluates every epoch and reports to the recorder; Trainer's own files go to `folder`."""
         ...
 

@@ -138,8 +138,8 @@ class RunRecorder(TrainerCallback):
         self._progress.evaluated(evaluated)
 
 
-class Timed(Trainer):
-    """Base class of a Trainer of transformers or TRL, which reports evaluations to a recorder."""
+class TimedTrainer(Trainer):
+    """`transformers.Trainer`, which reports evaluations to a recorder; a base class for TRL's trainers too."""
 
     not_metrics: frozenset[str] = frozenset({"loss", "runtime", "samples_per_second", "steps_per_second", "epoch"})
     """Values that an evaluation returns beside the task's metrics."""
@@ -177,10 +177,6 @@ class Timed(Trainer):
                 loss=float(values["loss"]) if "loss" in self.not_metrics and "loss" in values else None,
             )
             return metrics
-
-
-class TimedTrainer(Timed):
-    """`transformers.Trainer`, which reports evaluations to a recorder."""
 
 
 class AdaptedModelLog(RankLogCallback):
