@@ -13,7 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from glora import compress_adapter
 from glora.lora.discovery import find_matrices
 from glora.lora.matrix import LoraMatrix
-from integration.layer_kinds import WIDTH, linear, of
+from integration.adapters.layer_kinds import WIDTH, linear, of
 from numerical.test_kinds_of_layers import KINDS, RANK, kinds, matrices_of, of_rank, trained
 from unit.test_export import base as two_layers
 from unit.test_export import lora as two_ranks

@@ -22,7 +22,7 @@ from glora.lora.discovery import find_matrices
 from glora.lora.matrix import LoraMatrix
 from glora.scoring.gradient_norms import GradientNorms
 from glora.scoring.sketch_ratios import SketchRatios
-from integration.layer_kinds import (
+from integration.adapters.layer_kinds import (
     WIDTH,
     Mixture,
     ThreeLayers,

@@ -14,7 +14,7 @@ from transformers.training_args import OptimizerNames
 
 from glora import RankAllocationCallback, RankAllocationConfig, RankAllocator
 from glora.lora.optimizer_state import BITSANDBYTES_BLOCK, MEAN_OVER, _known_name, _per_element, _plain_state
-from integration.training_cases import OPTIMIZERS
+from integration.adapters.training_cases import OPTIMIZERS
 
 WARMUP, STEPS, RANK = 3, 5, 4
 # What a new column begins with, where it is not the mean of the kept columns'; written out as in test_optimizer_state.py.

@@ -16,7 +16,7 @@ from torch import nn
 
 from glora import RankAllocationConfig, RankAllocator, compress_adapter
 from glora.compress import CompressibleAdapter
-from integration.layer_kinds import Mixture, seeded
+from integration.adapters.layer_kinds import Mixture, seeded
 from unit.test_export import base, lora, outputs, trained
 
 

@@ -152,6 +152,11 @@ def test_a_file_fits_in_the_head(name: str) -> None:
     assert len(FILES[name].read_text(encoding="utf-8").splitlines()) <= MAX_LINES
 
 
+def test_a_folder_of_tests_has_few_files() -> None:
+    for folder in {path.parent for path in TESTS.parent.rglob("*.py")}:
+        assert len(list(folder.glob("*.py"))) <= MAX_FILES, folder
+
+
 def test_unit_tests_mirror_the_source() -> None:
     folders = {folder.relative_to(PACKAGE) for folder in FOLDERS}
     tested = {path.parent.relative_to(TESTS) for path in TESTS.rglob("test_*.py")}

@@ -13,7 +13,7 @@ from transformers import TrainerControl, TrainerState
 from glora import RankAllocationCallback, RankAllocationConfig, RankAllocator, accelerate_lora
 from glora.lora.adapter import RankedAdapter
 from glora.lora.input_gradients import release_input_gradients
-from integration.layer_kinds import causal, llama, text
+from integration.adapters.layer_kinds import causal, llama, text
 
 LAYERS, WARMUP = 3, 2
 

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from glora import RankAllocationCallback
-from integration.trainer_case import callback_of, logits_of
+from integration.training.trainer_case import callback_of, logits_of
 
 trl = pytest.importorskip("trl")
 datasets = pytest.importorskip("datasets")

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from glora import RankAllocator
-from integration.loop_case import (
+from integration.training.loop_case import (
     STEPS,
     WARMUP,
     adamw,

@@ -16,9 +16,20 @@ from transformers import BitsAndBytesConfig, LlamaForCausalLM
 from glora import RankAllocationConfig, RankAllocator, export_uniform
 from glora.lora import discovery as adapter_discovery
 from glora.lora.adapter import RankedAdapter
-from integration.adapter_life import Setup, adamw, live_through, logits_of, train
-from integration.layer_kinds import TARGETS, WIDTH, Attention, causal, linear, llama, lora, of, text, with_lora_ga
-from integration.support_cases import ADAPTERS, INITIALISATIONS, LAYERS, MODELS, Case
+from integration.adapters.adapter_life import Setup, adamw, live_through, logits_of, train
+from integration.adapters.layer_kinds import (
+    TARGETS,
+    WIDTH,
+    Attention,
+    causal,
+    linear,
+    llama,
+    lora,
+    of,
+    text,
+    with_lora_ga,
+)
+from integration.adapters.support_cases import ADAPTERS, INITIALISATIONS, LAYERS, MODELS, Case
 
 CASES = [*LAYERS, *ADAPTERS, *INITIALISATIONS, *MODELS]
 

@@ -17,7 +17,7 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerState
 
 from glora import last_complete_checkpoint
-from integration.resume_case import STEPS, WARMUP, Job, differences, run
+from integration.training.resume_case import STEPS, WARMUP, Job, differences, run
 
 FILES = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
 WRITERS = ((peft.peft_model, "safe_save_file"), (torch, "save"), (TrainerState, "save_to_json"))

@@ -14,8 +14,8 @@ from peft import get_peft_model
 from transformers import Trainer
 
 from glora import RankAllocationCallback
-from integration.trainer_case import base_model, callback_of, lora_config
-from integration.trainer_case import make_trainer as trainer_of
+from integration.training.trainer_case import base_model, callback_of, lora_config
+from integration.training.trainer_case import make_trainer as trainer_of
 from new_process import fork
 
 WARMUP, STEPS = 4, 9  # an epoch is 6 steps, so the reallocation and its checkpoint lie inside the first

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from integration.support_cases import ADAPTERS, INITIALISATIONS, LAYERS, MODELS, Case
-from integration.training_cases import CHECKPOINTS, OPTIMIZERS, PROCESSES, TRAINING, TROUBLE, Optimizers, Shown
+from integration.adapters.support_cases import ADAPTERS, INITIALISATIONS, LAYERS, MODELS, Case
+from integration.adapters.training_cases import CHECKPOINTS, OPTIMIZERS, PROCESSES, TRAINING, TROUBLE, Optimizers, Shown
 
 TESTS = Path(__file__).resolve().parents[1]
 DOCUMENT = (TESTS.parent / "docs" / "support.md").read_text(encoding="utf-8")

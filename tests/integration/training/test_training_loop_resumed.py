@@ -12,7 +12,7 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 from glora import RankAllocator
-from integration.loop_case import (
+from integration.training.loop_case import (
     STEPS,
     WARMUP,
     adamw,
@@ -22,7 +22,7 @@ from integration.loop_case import (
     started,
     train,
 )
-from integration.resume_case import differences
+from integration.training.resume_case import differences
 
 
 def with_dropout_and_schedule() -> tuple[nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:

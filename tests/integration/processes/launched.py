@@ -1,4 +1,4 @@
-"""The program that accelerate launch starts in tests/integration/test_processes.py: the loop of docs/processes.md."""
+"""The program that accelerate launch starts in tests/integration/processes/test_ddp.py: the loop of docs/processes.md."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ import sys
 import torch
 import torch.distributed as dist
 
-from integration.process_cases import train_with_accelerate
+from integration.processes.process_cases import train_with_accelerate
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import Trainer
 
 from glora import RankAllocationCallback, RankAllocator, export_uniform, save_allocation
-from integration.trainer_case import (
+from integration.training.trainer_case import (
     TAKEN_OUT,
     base_model,
     callback_of,

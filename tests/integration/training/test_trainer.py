@@ -16,7 +16,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import Trainer, TrainerCallback
 
 from glora import RankAllocationCallback
-from integration.trainer_case import base_model, callback_of, lora_config, make_trainer, peft_model
+from integration.training.trainer_case import base_model, callback_of, lora_config, make_trainer, peft_model
 
 
 @pytest.fixture

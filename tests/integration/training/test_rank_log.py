@@ -16,7 +16,7 @@ from glora import RankAllocationCallback, RankAllocator, RankLogCallback
 from glora.experiments.config import RunConfig
 from glora.experiments.methods.registry import METHODS
 from glora.experiments.training.reporting import reporters
-from integration.trainer_case import make_trainer, peft_model
+from integration.training.trainer_case import make_trainer, peft_model
 from one_run import run
 
 pytest.importorskip("tensorboard")

@@ -1,6 +1,6 @@
 """Rows of docs/support.md on models and adapters: each case works through an adapter's whole life, or is not supported.
 
-test_layer_kinds.py and test_model_families.py run the cases; unit/test_support_table.py compares them with the document.
+test_layer_kinds.py runs the cases; tests/published/test_support_table.py compares them with the document.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from peft import AdaLoraConfig, EvaConfig, LoraConfig, LoraGAConfig, PeftModel, 
 from peft.tuners.lora.config import BdLoraConfig, CordaConfig, KasaConfig, MontecloraConfig, VeloraConfig
 from torch import nn
 
-from integration.adapter_life import Setup
-from integration.layer_kinds import (
+from integration.adapters.adapter_life import Setup
+from integration.adapters.layer_kinds import (
     ATTENTION,
     TARGETS,
     WIDTH,
@@ -46,7 +46,7 @@ from integration.layer_kinds import (
     with_eva,
     with_lora_ga,
 )
-from integration.model_families import FAMILIES
+from integration.adapters.model_families import FAMILIES
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def works(thing: str, base: Callable[[], nn.Module], config: Any, inputs: Any, *
 
 
 def shown(thing: str, test: str) -> Case:
-    return Case(thing, shown_by=f"integration/test_layer_kinds.py::test_{test}")
+    return Case(thing, shown_by=f"integration/adapters/test_layer_kinds.py::test_{test}")
 
 
 def not_supported(thing: str, make: Callable[[], nn.Module], error: str, **allocation: Any) -> Case:

@@ -14,9 +14,9 @@ import torch
 from transformers import Trainer, TrainerCallback
 
 from glora import save_allocation
-from integration.resume_case import WARMUP, Job, differences, make_trainer, outcome
-from integration.test_restarts import Score
-from integration.trainer_case import TAKEN_OUT, callback_of, logits_of, probe_batch
+from integration.training.resume_case import WARMUP, Job, differences, make_trainer, outcome
+from integration.training.test_restarts import Score
+from integration.training.trainer_case import TAKEN_OUT, callback_of, logits_of, probe_batch
 
 OTHER_TAKEN_OUT = TAKEN_OUT.replace("key", "query")
 TAKEN_OUT_AT_ONCE = dict(max_rank={TAKEN_OUT: 0, OTHER_TAKEN_OUT: 0})

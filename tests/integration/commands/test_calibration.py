@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from glora.cli import app, main
 from glora.experiments.calibration import SuggestedRanks
-from integration.trainer_case import base_model, peft_model
+from integration.training.trainer_case import base_model, peft_model
 
 PATTERNS = {"^a\\.b": 3, "^c": 5}
 

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback
 
 from glora import RankAllocationCallback
-from integration.trainer_case import make_trainer, peft_model
+from integration.training.trainer_case import make_trainer, peft_model
 
 WARMUP, STEPS = 4, 7
 

@@ -13,16 +13,16 @@ from safetensors.torch import load_file
 from transformers import TrainerState
 
 from glora import RankAllocationCallback, last_complete_checkpoint
-from integration.process_group import start, together, wait
-from integration.process_trainer import (
+from integration.adapters.test_saved_adapter import stock_logits
+from integration.processes.process_group import start, together, wait
+from integration.processes.process_trainer import (
     kill_the_second_at_the_reallocation,
     train,
     train_sharded,
     train_twice,
 )
-from integration.resume_case import STEPS, WARMUP, Job, differences
-from integration.test_saved_adapter import stock_logits
-from integration.trainer_case import make_trainer, peft_model, probe_batch
+from integration.training.resume_case import STEPS, WARMUP, Job, differences
+from integration.training.trainer_case import make_trainer, peft_model, probe_batch
 
 
 def same(result: dict[str, Any], alone: dict[str, Any]) -> None:

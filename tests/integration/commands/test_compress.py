@@ -16,8 +16,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorWithPa
 
 from glora import compress_adapter
 from glora.lora.discovery import find_matrices
-from integration.test_saved_adapter import stock_logits
-from integration.trainer_case import TAKEN_OUT, base_model, encode, logits_of, peft_model, probe_batch, read_rte
+from integration.adapters.test_saved_adapter import stock_logits
+from integration.training.trainer_case import (
+    TAKEN_OUT,
+    base_model,
+    encode,
+    logits_of,
+    peft_model,
+    probe_batch,
+    read_rte,
+)
 
 
 def filled(folder: Path, **fields: object) -> nn.Module:

@@ -14,8 +14,8 @@ from accelerate.state import PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from transformers import Trainer, TrainerCallback
 
-from integration.resume_case import WARMUP, Job, make_trainer, outcome
-from integration.trainer_case import callback_of
+from integration.training.resume_case import WARMUP, Job, make_trainer, outcome
+from integration.training.trainer_case import callback_of
 
 GLOBAL_BATCH = 8
 

@@ -14,9 +14,9 @@ from transformers import TrainerCallback, TrainerState
 
 from glora import RankAllocationCallback, last_complete_checkpoint
 from glora.checkpoints import CHECKSUMS
-from integration import resume_case
-from integration.resume_case import STEPS, WARMUP, Job, differences, make_trainer, outcome, run
-from integration.trainer_case import TAKEN_OUT, callback_of, lora_config
+from integration.training import resume_case
+from integration.training.resume_case import STEPS, WARMUP, Job, differences, make_trainer, outcome, run
+from integration.training.trainer_case import TAKEN_OUT, callback_of, lora_config
 
 VARIANTS = {
     "default": {},

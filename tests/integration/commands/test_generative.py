@@ -23,7 +23,7 @@ from glora.experiments.records.store import read_records
 from glora.experiments.training import generation
 from glora.experiments.training.generative import Generation, perplexity
 from glora.experiments.training.progress import RunProgress
-from integration.model_families import FAMILIES
+from integration.adapters.model_families import FAMILIES
 from new_process import run_glora
 from one_run import run
 from tiny_writer import build_tiny_writer, build_tokenizer, sums, write_lines

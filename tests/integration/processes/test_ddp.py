@@ -14,7 +14,7 @@ import pytest
 import torch
 from accelerate.commands import launch
 
-from integration.process_cases import (
+from integration.processes.process_cases import (
     STEPS,
     WARMUP,
     Fate,
@@ -31,8 +31,8 @@ from integration.process_cases import (
     train_within_join,
     unwrapped,
 )
-from integration.process_group import TIMEOUT, start, together, wait
-from integration.resume_case import differences
+from integration.processes.process_group import TIMEOUT, start, together, wait
+from integration.training.resume_case import differences
 from new_process import run_program
 
 Results = dict[str, list[dict[str, Any]]]
@@ -223,8 +223,8 @@ def test_started_by_accelerate_launch(tmp_path: Path) -> None:
     On a CPU it starts several processes only if it is told of several GPUs; port 0 is one that is free.
     """
     options = ("--multi_gpu", "--num_processes=2", "--main_process_port=0")
-    path = os.pathsep.join([str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")])
-    program = ("-m", "integration.launched", tmp_path / "result.pt")
+    path = os.pathsep.join([str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")])
+    program = ("-m", "integration.processes.launched", tmp_path / "result.pt")
     done = run_program(launch.main, "launch", *options, *program, PYTHONPATH=path, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("glora: step 4:") == 1

@@ -18,7 +18,7 @@ from glora.experiments.report.summary import summarise
 
 playwright = pytest.importorskip("playwright.sync_api")
 
-RECORDS = Path(__file__).resolve().parents[2] / "benchmarks" / "rte"
+RECORDS = Path(__file__).resolve().parents[3] / "benchmarks" / "rte"
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 NASTY = '$x$"><script>document.title = "harmed"</script><img src=x onerror=alert(1)>\x1b'
 SHOWN = '$x$"><script>document.title = "harmed"</script><img src=x onerror=alert(1)>\\x1b'

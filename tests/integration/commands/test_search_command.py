@@ -86,7 +86,7 @@ def test_a_plan_says_what_is_searched_and_writes_nothing(call, source: tuple[str
 
 @pytest.mark.encoder
 def test_the_example_can_be_searched(call, embedded_encoder: Path) -> None:
-    shown = call("search", Path(__file__).parents[2] / "examples" / "experiment.json", "--plan")
+    shown = call("search", Path(__file__).parents[3] / "examples" / "experiment.json", "--plan")
     assert shown.code == 0, shown.err
     assert "warmup_steps 12 to 60 (integer)" in shown.out
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from integration.process_cases import WARMUP, Job, errors_of_sharded_models, train, train_all, train_in_parts
-from integration.process_group import together
-from integration.test_processes import SPECTRUM, Results, same
+from integration.processes.process_cases import WARMUP, Job, errors_of_sharded_models, train, train_all, train_in_parts
+from integration.processes.process_group import together
+from integration.processes.test_ddp import SPECTRUM, Results, same
 
 JOBS = {
     "plain": Job(sharded=True),

@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback
 
 from glora import RankAllocationCallback, RankAllocator
-from integration.resume_case import WARMUP, Job, differences, make_trainer, outcome, run
-from integration.test_saved_adapter import stock_logits
-from integration.trainer_case import TAKEN_OUT, base_model, callback_of, logits_of, lora_config, probe_batch
-from integration.trainer_case import make_trainer as trainer_of
+from integration.adapters.test_saved_adapter import stock_logits
+from integration.training.resume_case import WARMUP, Job, differences, make_trainer, outcome, run
+from integration.training.trainer_case import TAKEN_OUT, base_model, callback_of, logits_of, lora_config, probe_batch
+from integration.training.trainer_case import make_trainer as trainer_of
 
 
 class Score(TrainerCallback):

@@ -1,6 +1,6 @@
 """Rows of docs/support.md on training, checkpoints and trouble: the outcome, the thing, and the test that shows it.
 
-numerical/test_trainer_optimizers.py runs every optimizer; unit/test_support_table.py compares all of it with the document.
+numerical/test_trainer_optimizers.py runs every optimizer; published/test_support_table.py compares all of it with the document.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Shown:
-    """A row that a test of its own shows: "folder/file.py::test"."""
+    """A row that another test shows: "folder/file.py::test"."""
 
     thing: str
     outcome: str
@@ -65,12 +65,14 @@ OPTIMIZERS = [
 
 
 def _shown(rows: str) -> list[Shown]:
-    """Rows of "outcome | thing | test"; a test is "resume::same_bits", or "folder/file::test" outside of this folder."""
+    """Rows of "outcome | thing | test"; a test is "file::test" of integration/training, or "folder/file::test"."""
     shown = []
     for row in rows.strip().splitlines():
         outcome, thing, test = (cell.strip() for cell in row.split("|"))
-        file, _, name = test.partition("::")
-        folder, _, file = f"integration/{file}".rpartition("/") if "/" not in file else file.rpartition("/")
+        place, _, name = test.partition("::")
+        folder, _, file = place.rpartition("/")
+        if not folder.startswith(("unit", "numerical")):
+            folder = f"integration/{folder or 'training'}"
         shown.append(Shown(thing, outcome, f"{folder}/test_{file}.py::test_{name}"))
     return shown
 
@@ -99,22 +101,22 @@ works | a data set without a length, `warmup_steps=None` | trainer::a_stream_has
 """)
 
 PROCESSES = _shown("""
-works | DistributedDataParallel in Trainer (torchrun, accelerate launch) | trainer_processes::two_processes_end_as_one
-works | DistributedDataParallel in your own training loop, with or without accelerate | processes::two_processes_end_as_one
-works | its communication hooks | processes::communication_hooks_go_on
-works | its `join()` | processes::within_join
-works | an uneven last batch | processes::accelerate_with_an_uneven_last_batch
+works | DistributedDataParallel in Trainer (torchrun, accelerate launch) | processes/trainer::two_processes_end_as_one
+works | DistributedDataParallel in your own training loop, with or without accelerate | processes/ddp::two_processes_end_as_one
+works | its communication hooks | processes/ddp::communication_hooks_go_on
+works | its `join()` | processes/ddp::within_join
+works | an uneven last batch | processes/ddp::accelerate_with_an_uneven_last_batch
 not supported | its `mixed_precision`, `delay_all_reduce_named_params`, Python reducer | unit/distributed/agreement::settings
-works | FSDP2 (`fully_shard`) in your own training loop | sharded_processes::two_processes_end_as_one
-works | FSDP2 in Trainer | trainer_processes::sharded
-not supported | FSDP2 with `signal="delta_exact"`, CPU offload, another dimension than the first | sharded_processes::refused
+works | FSDP2 (`fully_shard`) in your own training loop | processes/fsdp::two_processes_end_as_one
+works | FSDP2 in Trainer | processes/trainer::sharded
+not supported | FSDP2 with `signal="delta_exact"`, CPU offload, another dimension than the first | processes/fsdp::refused
 not supported | FSDP1 | trainer::engines_that_leave_nothing_to_allocate_are_refused
 not supported | DeepSpeed, ZeRO 1 to 3 | trainer::engines_that_leave_nothing_to_allocate_are_refused
 not supported | DataParallel | trainer::engines_that_leave_nothing_to_allocate_are_refused
-not supported | tensor parallelism (`tp_plan`) | sharded_processes::refused
-works | resumed by another number of processes | trainer_processes::resumed_by_more_and_by_fewer_processes
-works | a process that is killed, or stops | processes::a_process_that_is_killed_ends_the_others
-not supported | a model that is not wrapped, or called past its wrapper | processes::mistakes_are_errors_in_every_process
+not supported | tensor parallelism (`tp_plan`) | processes/fsdp::refused
+works | resumed by another number of processes | processes/trainer::resumed_by_more_and_by_fewer_processes
+works | a process that is killed, or stops | processes/ddp::a_process_that_is_killed_ends_the_others
+not supported | a model that is not wrapped, or called past its wrapper | processes/ddp::mistakes_are_errors_in_every_process
 """)
 
 CHECKPOINTS = _shown("""

@@ -13,7 +13,7 @@ from torch import nn
 
 from glora import RankAllocator
 from glora.lora.matrix import LoraMatrix, Resized
-from integration.loop_case import STEPS, WARMUP, adamw, allocator_for, batch_of, lora, loss_of, train, update
+from integration.training.loop_case import STEPS, WARMUP, adamw, allocator_for, batch_of, lora, loss_of, train, update
 
 
 def trained(model: nn.Module) -> list[nn.Parameter]:
