@@ -32,18 +32,16 @@ def main():
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
     lora = dict(r=R, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM")
-    ranks = suggest_ranks(model, calibration_batches(16, vocabulary=100), LoraConfig(**lora), budget="parameters")
+    patterns = suggest_ranks(model, calibration_batches(16, vocabulary=100), LoraConfig(**lora), budget="parameters")
 
     after = model.state_dict()
     untouched = after.keys() == before.keys() and all(torch.equal(before[name], after[name]) for name in before)
     print(f"the model is as it was: {untouched}")
-    for pattern, rank in ranks.items():
+    for pattern, rank in patterns["rank_pattern"].items():
         print(f"{rank:4}  {pattern}")
 
-    # PEFT scales a matrix by alpha / rank, so alpha must follow the rank to keep one scaling, here 16 / 8 = 2.
-    alphas = {pattern: ALPHA / R * rank for pattern, rank in ranks.items()}
     uniform = get_peft_model(Qwen3ForCausalLM(model.config), LoraConfig(**lora))
-    allocated = get_peft_model(model, LoraConfig(**lora, rank_pattern=ranks, alpha_pattern=alphas))
+    allocated = get_peft_model(model, LoraConfig(**lora, **patterns))
     print(f"parameters: {allocated.get_nb_trainable_parameters()[0]:,}, uniform", end=" ")
     print(f"{uniform.get_nb_trainable_parameters()[0]:,}")
 

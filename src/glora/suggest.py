@@ -1,4 +1,4 @@
-"""Ranks from a few calibration batches, without training, as a rank_pattern.
+"""Ranks from a few calibration batches, without training, as a LoraConfig takes them.
 
 The norms are those of a warm-up's first step: LoRA's B is zero, so ∂L/∂B = s·G·Aᵀ sketches the gradient of the pretrained
 model. The mean norm over the batches replaces the moving average. The model stays as it was.
@@ -39,14 +39,15 @@ def suggest_ranks(
     max_rank: int | None = None,
     loss: Loss | None = None,
     seed: int = 0,
-) -> dict[str, int]:
+) -> dict[str, dict[str, Any]]:
     """Suggest a rank for each matrix from the gradients of a few batches.
 
-        ranks = suggest_ranks(model, batches, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear"))
-        config = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", rank_pattern=ranks,
-                            alpha_pattern={name: 2 * rank for name, rank in ranks.items()})
+        lora = dict(r=8, lora_alpha=16, target_modules="all-linear")
+        patterns = suggest_ranks(model, batches, LoraConfig(**lora))
+        model = get_peft_model(model, LoraConfig(**lora, **patterns))
 
-    With a rank_pattern alone PEFT would scale each matrix by lora_alpha/r_k. The alpha_pattern keeps one scaling, here 2.
+    With a rank_pattern alone PEFT would scale each matrix by lora_alpha/r_k. The alpha_pattern holds the scaling s: α_k is
+    s·r_k, with rsLoRA s·√r_k.
 
     Args:
         model: A model without an adapter (give `config`), or one with a LoRA adapter that has not been trained.
@@ -61,7 +62,7 @@ def suggest_ranks(
         seed: Seeds the random A. The global generators are not touched.
 
     Returns:
-        PEFT's exact patterns ("^" and the escaped module name) with their ranks, for LoraConfig(rank_pattern=...).
+        `rank_pattern` and `alpha_pattern` for LoraConfig, by PEFT's exact patterns ("^" and the escaped module name).
 
     Raises:
         ValueError: there is no batch, or one that is not a dictionary; a model without LoRA and without `config`, or with both;
@@ -86,7 +87,11 @@ def suggest_ranks(
             },
             costs={name: m.cost for name, m in adapter.matrices.items()} if budget == "parameters" else None,
         )
-    return {exact_pattern(name): rank for name, rank in ranks.items()}
+        alphas = {name: adapter.matrices[name].alpha_at(rank) for name, rank in ranks.items()}
+    return {
+        "rank_pattern": {exact_pattern(name): rank for name, rank in ranks.items()},
+        "alpha_pattern": {exact_pattern(name): alpha for name, alpha in alphas.items()},
+    }
 
 
 def _mean_norms(model: nn.Module, adapter: RankedAdapter, batches: Iterable[Any], loss: Loss) -> dict[str, float]:

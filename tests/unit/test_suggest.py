@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,13 +71,18 @@ def assert_same(before: tuple, after: tuple) -> None:
     assert torch.equal(before[3], after[3])
 
 
+def suggested(*arguments: Any, **options: Any) -> dict[str, int]:
+    """The ranks alone."""
+    return suggest_ranks(*arguments, **options)["rank_pattern"]
+
+
 def test_the_model_is_left_as_it_was() -> None:
     model = bert().train()
     model.bert.encoder.layer[0].eval()
     model.classifier.bias.requires_grad_(False)
     model.classifier.weight.grad = torch.ones_like(model.classifier.weight)
     before = everything(model)
-    ranks = suggest_ranks(model, batches(), lora())
+    ranks = suggested(model, batches(), lora())
     assert_same(before, everything(model))
     assert sum(ranks.values()) == 10 * 4
     assert len(set(ranks.values())) > 2
@@ -92,14 +98,17 @@ def test_also_after_an_error() -> None:
     assert_same(before, everything(model))
 
 
-def test_ready_for_lora_config() -> None:
+@pytest.mark.parametrize("use_rslora", [False, True])
+def test_ready_for_lora_config(use_rslora: bool) -> None:
     model = bert()
-    ranks = suggest_ranks(model, batches(), lora())
-    config = lora(rank_pattern=ranks, alpha_pattern={name: 2 * rank for name, rank in ranks.items()})
-    built = get_peft_model(model, config)
+    config = dict(use_rslora=use_rslora)
+    patterns = suggest_ranks(model, batches(), lora(**config))
+    built = get_peft_model(model, lora(**config, **patterns))
     layers = {n: m for n, m in built.get_base_model().named_modules() if hasattr(m, "lora_A")}
-    assert {exact_pattern(n): m.r["default"] for n, m in layers.items()} == ranks
-    assert {m.scaling["default"] for m in layers.values()} == {2.0}
+    assert {exact_pattern(n): m.r["default"] for n, m in layers.items()} == patterns["rank_pattern"]
+    uniform = get_peft_model(bert(), lora(**config)).get_base_model()
+    (scaling,) = {m.scaling["default"] for m in uniform.modules() if hasattr(m, "lora_A")}
+    assert [m.scaling["default"] for m in layers.values()] == pytest.approx([scaling] * len(layers))
 
 
 def test_they_are_the_ranks_of_a_warmup_of_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,13 +116,13 @@ def test_they_are_the_ranks_of_a_warmup_of_one_batch(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("glora.scoring.recorder.measured_steps", lambda beta: 0)
     (batch,) = batches(1)
     model = get_peft_model(bert(), lora()).eval()
-    suggested = suggest_ranks(model, [batch])
+    ranks = suggested(model, [batch])
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     allocator = RankAllocator(model, optimizer, RankAllocationConfig(warmup_steps=1, min_rank=1))
     model(**batch).loss.backward()
     allocator.step()
     optimizer.step()
-    assert {exact_pattern(n): r for n, r in allocator.ranks.items()} == suggested
+    assert {exact_pattern(n): r for n, r in allocator.ranks.items()} == ranks
 
 
 def test_norms_are_near_the_exact_gradient_of_the_weights() -> None:
@@ -122,7 +131,7 @@ def test_norms_are_near_the_exact_gradient_of_the_weights() -> None:
     exact = copy.deepcopy(model)
     exact(**batch).loss.backward()
     weights = {n.removesuffix(".weight"): p.grad.norm().item() for n, p in exact.named_parameters()}
-    ranks = suggest_ranks(model, [batch], lora(r=16), total_rank=160)
+    ranks = suggested(model, [batch], lora(r=16), total_rank=160)
     total = sum(weights[n] for n in weights if exact_pattern(n) in ranks)
     for pattern, rank in ranks.items():
         name = re.sub(r"\\(.)", r"\1", pattern[1:])
@@ -132,14 +141,14 @@ def test_norms_are_near_the_exact_gradient_of_the_weights() -> None:
 @pytest.mark.parametrize("fields", [{"task_type": "SEQ_CLS"}, {"modules_to_save": ["classifier"]}], ids=str)
 def test_a_head_that_training_trains_whole_gets_no_rank(fields: dict) -> None:
     everywhere = dict(target_modules=[*TARGETS, "classifier"])
-    assert any("classifier" in name for name in suggest_ranks(bert(), batches(), lora(**everywhere)))
+    assert any("classifier" in name for name in suggested(bert(), batches(), lora(**everywhere)))
     config = lora(**everywhere, **fields)
-    ranks = suggest_ranks(bert(), batches(), config)
+    ranks = suggested(bert(), batches(), config)
     built = get_peft_model(bert(), config).get_base_model()
     adapted = {exact_pattern(n) for n, m in built.named_modules() if hasattr(m, "lora_A")}
     assert set(ranks) == adapted
     excluded = lora(**everywhere, **fields, exclude_modules=["layer.0.attention.self.query"])
-    assert len(suggest_ranks(bert(), batches(), excluded)) == len(ranks) - 1
+    assert len(suggested(bert(), batches(), excluded)) == len(ranks) - 1
 
 
 def test_the_same_seed_gives_the_same_ranks() -> None:
@@ -149,7 +158,7 @@ def test_the_same_seed_gives_the_same_ranks() -> None:
 
 def test_bounds_and_the_parameter_budget_hold() -> None:
     model = bert()
-    ranks = suggest_ranks(model, batches(), lora(), budget="parameters", max_rank=9)
+    ranks = suggested(model, batches(), lora(), budget="parameters", max_rank=9)
     assert max(ranks.values()) <= 9
     shapes = {exact_pattern(n): m.weight.shape for n, m in model.named_modules() if isinstance(m, nn.Linear)}
     costs = {n: sum(shapes[n]) for n in ranks}

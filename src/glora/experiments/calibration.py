@@ -1,8 +1,4 @@
-"""`glora ranks`: a rank_pattern for a model and a data set, from a few batches of its training data.
-
-A rank_pattern alone would scale each matrix by lora_alpha/r_k. The alpha_pattern beside it gives every matrix the scaling of
-the uniform adapter.
-"""
+"""`glora ranks`: a rank_pattern for a model and a data set, from a few batches of its training data."""
 
 from __future__ import annotations
 
@@ -28,15 +24,10 @@ class SuggestedRanks:
 
     rank: int
     alpha: float
-    rank_pattern: dict[str, int]
+    patterns: dict[str, dict[str, Any]]
+    """`rank_pattern` and `alpha_pattern`, as `suggest_ranks` returns them."""
     batches: int = 0
     """Number of batches that were read: fewer than asked for if the training data has no more."""
-
-    @property
-    def alpha_pattern(self) -> dict[str, float]:
-        """α_k = s·r_k with s = alpha/rank."""
-        scaling = self.alpha / self.rank
-        return {name: _plain(scaling * rank) for name, rank in self.rank_pattern.items()}
 
     def text(self, form: str) -> str:
         """Return the patterns as text.
@@ -47,8 +38,7 @@ class SuggestedRanks:
         Raises:
             ValueError: another format.
         """
-        alpha = _plain(self.alpha)
-        patterns: dict[str, dict[str, Any]] = {"rank_pattern": self.rank_pattern, "alpha_pattern": self.alpha_pattern}
+        alpha, patterns = _plain(self.alpha), self.patterns
         if form == "json":
             return json.dumps({"r": self.rank, "lora_alpha": alpha, **patterns}, indent=2)
         if form == "yaml":

@@ -269,18 +269,21 @@ class LoraMatrix:
     def set_rank(self, rank: int) -> None:
         """Write the rank and the α that holds the scaling into the layer."""
         layer, name = self.layer, self.adapter_name
-        old_rank, root = int(layer.r[name]), bool(layer.use_rslora.get(name))
+        alpha = self.alpha_at(rank) if rank else layer.lora_alpha[name]
         layer.r[name] = rank
         self.note_rank()
-        if rank == 0:
-            return
+        layer.lora_alpha[name] = alpha
+
+    def alpha_at(self, rank: int) -> float:
+        """Return the α that holds the scaling s at a rank r: s·r, or s·√r with rsLoRA; an int where it is whole."""
+        layer, name = self.layer, self.adapter_name
+        old_rank, root = int(layer.r[name]), bool(layer.use_rslora.get(name))
         if old_rank == 0:
             alpha = self.scaling * (math.sqrt(rank) if root else rank)
-        elif root:
-            alpha = layer.lora_alpha[name] * math.sqrt(rank / old_rank)
-        else:
-            alpha = layer.lora_alpha[name] * rank / old_rank
-        layer.lora_alpha[name] = int(alpha) if float(alpha).is_integer() else alpha
+        else:  # by the old α, which is exact where s is not
+            alpha = layer.lora_alpha[name]
+            alpha = alpha * math.sqrt(rank / old_rank) if root else alpha * rank / old_rank
+        return int(alpha) if float(alpha).is_integer() else alpha
 
     def _new_columns(
         self, count: int, rank: int, init_lora_weights: bool | str, generator: torch.Generator | None

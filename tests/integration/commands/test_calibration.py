@@ -69,20 +69,12 @@ def test_target_modules_are_those_of_a_run(
 
 
 def test_formats_say_the_same() -> None:
-    suggested = SuggestedRanks(rank=4, alpha=6.0, rank_pattern=PATTERNS)
+    patterns = {"rank_pattern": PATTERNS, "alpha_pattern": {"^a\\.b": 4.5, "^c": 7.5}}
+    suggested = SuggestedRanks(rank=4, alpha=6.0, patterns=patterns)
     as_json = json.loads(suggested.text("json"))
     as_yaml = yaml.safe_load(suggested.text("yaml"))
     as_python = eval(f"dict({suggested.text('python')})")
-    assert (
-        as_json
-        == as_python
-        == {
-            "r": 4,
-            "lora_alpha": 6,
-            "rank_pattern": PATTERNS,
-            "alpha_pattern": {"^a\\.b": 4.5, "^c": 7.5},
-        }
-    )
+    assert as_json == as_python == {"r": 4, "lora_alpha": 6, **patterns}
     assert as_yaml == {
         "lora_r": 4,
         "lora_alpha": 6,
