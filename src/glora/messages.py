@@ -68,9 +68,32 @@ def shortened(names: Sequence[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
+SYNONYMS = {
+    "lr": "learning_rate",
+    "bs": "batch_size",
+    "per_device_train_batch_size": "batch_size",
+    "num_epochs": "epochs",
+    "num_train_epochs": "epochs",
+    "r": "rank",
+    "alpha": "lora_alpha",
+    "dropout": "lora_dropout",
+    "max_seq_length": "max_length",
+    "scheduler": "lr_scheduler",
+    "lr_scheduler_type": "lr_scheduler",
+    "lr_warmup_ratio": "lr_warmup",
+    "rank_budget": "total_rank",
+    "target_rank": "average_rank",
+    "init_r": "start_factor",
+}
+"""Names that other tools give to our settings, by which people look for them."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'lora'?` for the known names nearest to a typo, or an empty string."""
     by_letters = {one.lower(): one for one in known}
+    synonym = SYNONYMS.get(name.lower().replace("-", "_").lstrip("_"), "")
+    if synonym in by_letters:
+        return f"; did you mean {by_letters[synonym]!r}?"
     near = difflib.get_close_matches(name.lower(), by_letters, n=2, cutoff=0.6)
     return f"; did you mean {' or '.join(repr(by_letters[one]) for one in near)}?" if near else ""
 

@@ -9,7 +9,8 @@ import sys
 import pytest
 from tqdm import tqdm
 
-from glora.messages import PLURALS, AboveProgressBars, get_logger, pluralize
+from glora.experiments.config import SETTINGS
+from glora.messages import PLURALS, SYNONYMS, AboveProgressBars, did_you_mean, get_logger, pluralize
 
 
 @pytest.fixture
@@ -67,3 +68,11 @@ THINGS = "|".join((*PLURALS.values(), "(?:step|run|trial|seed|method|model|examp
 )
 def test_one_is_singular(number: int, noun: str, text: str) -> None:
     assert pluralize(number, noun) == text
+
+
+def test_the_names_of_other_tools_lead_to_ours() -> None:
+    assert did_you_mean("lr", SETTINGS) == "; did you mean 'learning_rate'?"
+    assert did_you_mean("num-train-epochs", SETTINGS) == "; did you mean 'epochs'?"
+    assert did_you_mean("r", ["method"]) == "", "no setting of that name here"
+    assert {*SYNONYMS.values()} <= SETTINGS.keys()
+    assert not SYNONYMS.keys() & SETTINGS.keys()
