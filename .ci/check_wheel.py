@@ -1,4 +1,4 @@
-"""Check a built wheel: every file of the package is in it, nothing else is, and it works from a folder of its own."""
+"""Check a built wheel: every file of the package is in it, nothing else is, and it works from another folder."""
 
 import subprocess
 import sys

@@ -24,7 +24,7 @@ from glora import RankAllocationCallback, last_complete_checkpoint
 
 
 class CutOff(TrainerCallback):
-    """What a power failure does, more politely."""
+    """Stop the training, as a power failure would."""
 
     def on_step_end(self, args, state, control, **kwargs):
         control.should_training_stop = state.global_step == 15

@@ -1,4 +1,4 @@
-"""What the tests share: a quiet offline environment, a tiny DeBERTa-v2, and learnable GLUE-layout files.
+"""Fixtures of all tests: a quiet offline environment, a tiny DeBERTa-v2, and learnable GLUE-layout files.
 
 The environment is set before torch, transformers or datasets is imported, here and in every subprocess.
 """
@@ -42,7 +42,7 @@ SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 @pytest.fixture(autouse=True)
 def _seeded_torch() -> None:
-    """Every test draws from the same seed, whatever ran before it."""
+    """Every test draws from the same seed, regardless of earlier tests."""
     import torch
 
     torch.manual_seed(0)

@@ -71,7 +71,7 @@ def start_glora(*arguments: object, **environment: str) -> Program:
 
 
 def run_glora(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run `glora ...`; a traceback of its own is an error."""
+    """Run `glora ...`; a traceback is an error."""
     done = start_glora(*arguments, **environment).wait()
     assert "Traceback" not in done.stderr, done.stderr
     return done

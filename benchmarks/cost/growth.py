@@ -1,4 +1,4 @@
-"""How recording and reallocation grow: with the number of matrices, their size, and their rank."""
+"""Growth of recording and reallocation: with the number of matrices, their size, and their rank."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
     python benchmarks/cost/measure.py                      everything; about 13 minutes on two quiet cores
     python benchmarks/cost/measure.py --only minilm --ranks 8 --rounds 5
 
-Each record is made in a process of its own: a process keeps what it has freed, in pieces, and a model of DeBERTa's size at
+Each record is made in a separate process: a process keeps what it has freed, in pieces, and a model of DeBERTa's size at
 three ranks one after the other would not fit into 24 GiB.
 
 On a GPU (`--device cuda`, chosen where there is one) models are in bfloat16 with 32 sequences of 128 tokens, there is a 0.6 B

@@ -1,4 +1,4 @@
-"""Whether matrices that share their input should share a product: query, key and value, their A stacked into one.
+"""One product for matrices that share their input: query, key and value, their A stacked into one.
 
 Measured on the three matrices alone, forward and backward, and then not built into glora: see docs/cost.md.
 """

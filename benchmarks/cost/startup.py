@@ -1,4 +1,4 @@
-"""How long a new process takes to begin: the command line's help, and the imports."""
+"""Start-up time of a new process: the command line's help, and the imports."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COMMANDS = {
 
 
 def processor_seconds() -> float:
-    """Of the processes that have ended."""
+    """Processor seconds of the processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 

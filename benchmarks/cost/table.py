@@ -78,7 +78,7 @@ def _height(variant: Record) -> int:
 
 
 def _asides(record: Record, step: float) -> list[str]:
-    """What was timed within the steps."""
+    """The parts that were timed within the steps."""
     lines = ["| within a step | time | of LoRA's step |", "|---|---|---|"]
     for name, variant in record["variants"].items():
         timed = {

@@ -1,4 +1,4 @@
-"""What is compared: one object a variant, each with a model of its own, all of them on the same frozen weights."""
+"""The compared variants: an object for each, with its own model, all of them on the same frozen weights."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ class Factory:
 
     def frozen_as_lora(self) -> Variant:
         """Forward, and backward to the output of every matrix that LoRA would adapt: what remains of LoRA if its branches
-        were free. It differs from `frozen` where a matrix's input is no function of the model's."""
+        were free. It differs from `frozen` where a matrix's input is not a function of the model's."""
         model = self.copy_of_base().requires_grad_(False)
         for name in self.targets():
             model.get_submodule(name).register_forward_hook(ask_for_gradients)
@@ -240,7 +240,7 @@ class Factory:
         return variant
 
     def last_third(self) -> Variant:
-        """What min_rank 0 can do at best: the same total rank, all of it in the last third of the matrices."""
+        """The best case of min_rank 0: the same total rank, all of it in the last third of the matrices."""
         names = self.targets()
         return self.reallocated(max_rank=dict.fromkeys(names[: 2 * len(names) // 3], 0))
 

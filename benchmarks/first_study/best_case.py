@@ -74,7 +74,7 @@ def layer_of(name: str) -> int:
 
 
 def kind_of(name: str) -> str:
-    """What is behind the layer's number: `attention.self.query`."""
+    """Return the part behind the layer's number: `attention.self.query`."""
     return name.split(f".{layer_of(name)}.", 1)[1]
 
 

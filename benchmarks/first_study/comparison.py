@@ -1,4 +1,4 @@
-"""What the records say of two methods: paired differences on each task, over all tasks, and where the ranks go.
+"""Two methods by their records: paired differences on each task, over all tasks, and where the ranks go.
 
 Each method is trained with the learning rate that was found for it on a part of the training examples. A difference is taken
 on one task and one seed. Losses are compared by their ratio, since those of two tasks have no common unit.

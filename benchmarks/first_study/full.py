@@ -1,4 +1,4 @@
-"""The whole study on one GPU: every task at every rank, by so many processes that share the card.
+"""The whole study on one GPU: every task at every rank, by several processes that share the card.
 
 Runs of a small encoder leave most of a card idle, so several go on it at a time. Each process goes through all cells, each
 from another one on; what is left of a cell is shared through one database, as `glora search --storage` shares it, so all are
@@ -82,7 +82,7 @@ def cells(ranks: Sequence[int] = RANKS, **settings: Any) -> Iterator[Cell]:
 def make(
     folder: Path, data_dir: str, processes: int, of: Sequence[Cell], *, trials: int = TRIALS, storage: str | None = None
 ) -> None:
-    """Make all cells by so many processes; what each of them says is in `process-N.log`.
+    """Make all cells by `processes` processes; what each of them says is in `process-N.log`.
 
     Args:
         folder: gets a folder for each cell, with its records and its report.

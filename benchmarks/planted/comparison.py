@@ -1,4 +1,4 @@
-"""What the seeds of a cell allow to be said: paired differences to uniform LoRA, and the share of the gap that is closed.
+"""Statistics of a cell over its seeds: paired differences to uniform LoRA, and the share of the gap that is closed.
 
 Losses differ between seeds by more than between variants, so they are compared seed by seed and as ratios: with ℓ = log loss,
 the difference of a variant is the mean over seeds of ℓ_variant − ℓ_uniform, with Student's t on n − 1 degrees of freedom. The

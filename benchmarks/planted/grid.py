@@ -1,4 +1,4 @@
-"""Which cells there are, and the running of those that are missing.
+"""The cells of the benchmark, and running those that are missing.
 
 The core cell compares every variant at the base setting. The others change one factor of it and compare the variants that say
 whether the result still holds. Each record is a line of a JSON-lines file, written when its run has ended; a run that is in the
@@ -129,7 +129,7 @@ def settings_of(setting: Setting) -> dict[str, Any]:
 
 
 def identity(setting: dict[str, Any], variant: str, seed: int) -> str:
-    """What a run is known by; warm-up and budget do not matter to a variant that does not read them."""
+    """Key of a run; warm-up and budget do not matter to a variant that does not read them."""
     if not VARIANTS[variant].reads_budget:
         setting = {name: value for name, value in setting.items() if name not in ("warmup", "budget")}
     return json.dumps([setting, variant, seed], sort_keys=True)

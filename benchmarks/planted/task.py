@@ -26,7 +26,7 @@ BATCH, STEPS_PER_EPOCH, HELD_OUT = 16, 150, 256
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What a cell of the benchmark has in common over its variants and seeds.
+    """Settings that a cell of the benchmark has in common over its variants and seeds.
 
     Attributes:
         width: d of the encoder; its feed-forward matrices are d × 4d.

@@ -1,4 +1,4 @@
-"""What is compared: uniform LoRA, the ranks as planted, and every way to get ranks from a warm-up.
+"""The compared variants: uniform LoRA, the ranks as planted, and every way to get ranks from a warm-up.
 
 A variant is a RankAllocationConfig and the allocator that reads it: the library's own, so that what is measured is what users
 get, or a subclass that allocates by a rule which is only there for comparison.
@@ -136,7 +136,7 @@ class GradientMeanAllocator(RankAllocator):
                 self._sums[name] = self._sums[name] + G if name in self._sums else G.clone()
 
     def singular_values(self) -> dict[str, list[float]]:
-        """Of the mean gradient, but for a factor that is the same for all."""
+        """Spectra of the mean gradient, but for a factor that is the same for all."""
         return {name: torch.linalg.svdvals(self._sums[name]).tolist() for name in self.adapter.matrices}
 
 
@@ -230,7 +230,7 @@ def _cut(allocator: RankAllocator, spectra: Mapping[str, list[float]]) -> dict[s
 
 
 class Trained(Protocol):
-    """What decides the ranks during one run."""
+    """The rule that decides the ranks during one run."""
 
     @property
     def ranks(self) -> dict[str, int]: ...
@@ -268,7 +268,7 @@ class Variant:
 
     @property
     def reads_budget(self) -> bool:
-        """Whether the setting's warm-up and budget make a difference."""
+        """Return whether the setting's warm-up and budget make a difference."""
         return self.allocator is not None
 
     def task(self, setting: Setting, seed: int) -> PlantedTask:
@@ -276,7 +276,7 @@ class Variant:
         return PlantedTask(setting, seed, lora_of(self.start * setting.rank))
 
     def allocate(self, task: PlantedTask, optimizer: torch.optim.Optimizer, seed: int) -> Trained | None:
-        """What decides the ranks of one run."""
+        """Return the rule that decides the ranks of one run."""
         if self.allocator is None:
             return None
         setting, fields, warmup = task.setting, dict(self.fields), task.setting.warmup_steps

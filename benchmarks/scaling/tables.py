@@ -25,7 +25,7 @@ FLOAT = 4
 
 @dataclass(frozen=True)
 class Model:
-    """What counts about a model: its adapted matrices.
+    """A model as far as it matters: its adapted matrices.
 
     Attributes:
         name: Which model.

@@ -1,4 +1,4 @@
-"""What each signal costs: multiplications and bytes by counting, and step times side by side.
+"""Cost of each signal: multiplications and bytes by counting, and step times side by side.
 
 Counting, for one matrix and T tokens, without attention and the optimizer:
 
@@ -26,7 +26,7 @@ SEVEN_B = ((4 * 32, 4096, 4096), (2 * 32, 4096, 11008), (32, 11008, 4096))
 
 @dataclass(frozen=True)
 class Count:
-    """Of one measured step, relative to LoRA's step, and in bytes.
+    """Cost of one measured step, relative to LoRA's step, and in bytes.
 
     Attributes:
         multiplications: Added to the step's, as a share of them.

@@ -48,7 +48,7 @@ def run_missing(path: Path, data_dir: str | None) -> None:
 
 
 def evaluate(seen: Any) -> dict[str, Any]:
-    """What is kept of one warm-up: for each estimate the budget misplaced, averaged over its sketches, and at worst."""
+    """Results of one warm-up: for each estimate the budget misplaced, averaged over its sketches, and at worst."""
     from benchmarks.signal import estimates as e
 
     steps = len(seen.losses)

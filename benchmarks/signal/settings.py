@@ -14,7 +14,7 @@ class Setting:
         batch_size, max_length: Pairs in a batch, and tokens of a pair at most.
         rank, alpha: Of LoRA, on every linear layer of the encoder.
         learning_rate, schedule: AdamW's. "constant" lets A move most; "linear" rises over 6 % of three warm-ups, then falls.
-        steps: Where the norms are compared: after so many steps, as if the warm-up ended there.
+        steps: Where the norms are compared: after this many steps, as if the warm-up ended there.
     """
 
     task: str

@@ -35,7 +35,7 @@ COLUMNS = 32
 
 @dataclasses.dataclass(frozen=True)
 class WarmUp:
-    """What was seen; every array has one row a step and one column a matrix.
+    """Measurements; every array has one row a step and one column a matrix.
 
     Attributes:
         names: The matrices.

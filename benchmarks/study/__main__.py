@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("tasks", nargs="*", default=list(TASKS), metavar="TASK", help=", ".join(TASKS))
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with glue/ and gsm8k/")
     parser.add_argument("--llm", default=PACKAGED_LLM.model, help="the model of gsm8k")
-    parser.add_argument("--minutes", type=float, help="begin no run after so many minutes")
+    parser.add_argument("--minutes", type=float, help="begin no run after this many minutes")
     parser.add_argument(
         "--worker", default="0/1", help="I/N: of N processes this is number I, which takes every N-th missing run"
     )

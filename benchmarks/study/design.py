@@ -130,7 +130,7 @@ def chosen(names: Sequence[str], where: str) -> list[str]:
 
 @dataclass(frozen=True)
 class TaskDesign:
-    """What the study makes on a task: its arms and seeds, and the learning rate in the middle of the three."""
+    """The study on one task: its arms and seeds, and the learning rate in the middle of the three."""
 
     arms: tuple[str, ...]
     sizes: tuple[float, ...]

@@ -137,7 +137,7 @@ class BestEpoch(TrainerCallback):
 
 
 def held_out(measured: Measured) -> dict[str, Any]:
-    """What a record says of the held-out examples."""
+    """Return a record's results on the held-out examples."""
     return {"loss": measured.loss, "score": measured.score, "losses": encode(measured.losses)}
 
 

@@ -129,12 +129,12 @@ class RankAllocator:
 
     @property
     def allocated(self) -> bool:
-        """Whether the ranks have been reallocated."""
+        """True once the ranks have been reallocated."""
         return self._reallocations > 0
 
     @property
     def in_effect(self) -> bool:
-        """Whether the model has the ranks of the last reallocation; weights from before it may have been loaded since."""
+        """True if the model has the ranks of the last reallocation; weights from before it may have been loaded since."""
         return self.allocated and self.ranks == self._given
 
     @property
@@ -176,7 +176,7 @@ class RankAllocator:
 
     @property
     def recording(self) -> bool:
-        """Whether norms are being averaged for a reallocation to come."""
+        """True while norms are averaged for a reallocation to come."""
         return self._recorder.recording
 
     def step(self) -> None:
@@ -190,7 +190,7 @@ class RankAllocator:
             if self.steps == 0 and self._first_step.pending:
                 check_start(self.config, self.adapter)
             check_active(self.adapter)
-            self._other.check(self._recorder._pending)
+            self._other.check(self._recorder.pending)
             self._recorder.read()
             self._other.note_read()
             self._first_step.note_gradients()
@@ -283,7 +283,7 @@ class RankAllocator:
     def _after_optimizer_step(self) -> None:
         if not (self.recording or self._first_step.pending) or skipped_its_step(self._optimizer):
             return
-        if not self._recorder.pending and changes_nothing(self._optimizer):
+        if self._recorder.pending is None and changes_nothing(self._optimizer):
             return  # torch's set_optimizer_state_dict makes the optimizer's state by such a step
         if self.recording:
             self._recorder.take()

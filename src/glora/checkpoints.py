@@ -205,6 +205,6 @@ def _is_whole(path: Path) -> bool:
                 return True
     except OSError:
         raise
-    except Exception:  # a damaged archive raises whatever its bytes lead to
+    except Exception:  # a damaged archive can raise any exception
         return False
     return True

@@ -254,7 +254,7 @@ def _size(
         if asked >= has:
             mean = has / sum(costs.values())
             raise ValueError(
-                f"average_rank={average_rank:g} is no less than the adapter's own, {mean:.4g}; give for example {mean / 4:.2g}"
+                f"average_rank={average_rank:g} is not below the adapter's own, {mean:.4g}; give for example {mean / 4:.2g}"
             )
         return {"budget": asked}
     if energy is not None:

@@ -43,7 +43,7 @@ class ConfigurationError(ValueError):
 
 @dataclass(frozen=True)
 class RankAllocationConfig:
-    """How a warm-up becomes ranks. The defaults are the method as published.
+    """Settings by which a warm-up becomes ranks. The defaults are the method as published.
 
     Attributes:
         rule: Source of the ranks: "gradient_norm" shares them out in proportion to ‖∂L/∂Δ_k‖_F; "spectrum" keeps the directions
@@ -161,7 +161,7 @@ class RankAllocationConfig:
 
     @property
     def cuts(self) -> bool:
-        """Whether the ranks come from what was learned, so that no gradient is read."""
+        """True if the ranks come from what was learned, so that no gradient is read."""
         return self.rule != "gradient_norm"
 
     @property

@@ -112,7 +112,7 @@ def save_allocation(allocator: RankAllocator, directory: str | Path) -> Path:
     _replace(path, json.dumps(content, indent=1) + "\n")
     card = directory / MODEL_CARD
     if card.is_file():
-        text = card.read_text(encoding="utf-8", errors="surrogateescape")  # whatever its encoding, its bytes stay
+        text = card.read_text(encoding="utf-8", errors="surrogateescape")  # its bytes stay, in any encoding
         _replace(card, _with_section(text, _section(allocator, initial)))
     return path
 

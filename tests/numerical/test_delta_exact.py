@@ -44,7 +44,7 @@ def lora(*, dropout: float = 0.0, reentrant: bool | None = None) -> nn.Module:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
-                parameter.normal_(std=0.1)  # as after some steps: G·Aᵀ is no random sketch any more
+                parameter.normal_(std=0.1)  # as after some steps: G·Aᵀ is not a random sketch any more
     return model
 
 
@@ -141,7 +141,7 @@ def test_the_expectation_is_not_exact() -> None:
 
 
 def test_exact_with_dora() -> None:
-    """Its magnitude stands between B·A·x and the layer's output, so ∂L/∂Δ is not the output's gradient times the input."""
+    """Its magnitude is between B·A·x and the layer's output, so ∂L/∂Δ is not the output's gradient times the input."""
     torch.manual_seed(0)
     model = get_peft_model(Net(), LoraConfig(r=3, lora_alpha=6, target_modules=list(SIZES), use_dora=True))
     for layer in layers(model).values():
@@ -276,7 +276,7 @@ def not_stepped(model: nn.Module, allocator: RankAllocator) -> None:
 
 @pytest.mark.parametrize(
     ("trouble", "set_to_none"),
-    # after a pass that broke off, zeros that were gradients cannot be told from gradients that are about to be added to
+    # after a pass that broke off, zeroed gradients look like gradients that are about to be added to
     [(skipped, True), (skipped, False), (not_stepped, True), (not_stepped, False), (broken_off, True)],
 )
 def test_what_was_thrown_away_is_not_measured(
@@ -332,7 +332,7 @@ def test_a_gradient_of_zero_measures_nothing() -> None:
     backward(model, batches_of(1, 1), 1)
     allocator.step()
     optimizer.step()
-    assert all(norm > 0 for norm in allocator.norms.values()), "the expectation stands in until something is measured"
+    assert all(norm > 0 for norm in allocator.norms.values()), "the expectation is used until something is measured"
 
 
 def test_a_layer_that_is_used_twice() -> None:

@@ -75,7 +75,7 @@ def test_the_sketch_of_the_whole_step(case: dict, accelerated: bool) -> None:
             total = nn.utils.clip_grad_norm_(model.parameters(), clip)
             expected *= (clip / (total + 1e-6)).clamp(max=1.0)
         allocator.step()
-        read = allocator._recorder._pending
+        read = allocator._recorder.pending
         optimizer.step()
         optimizer.zero_grad()
         torch.testing.assert_close(read, expected, rtol=2e-4, atol=0)

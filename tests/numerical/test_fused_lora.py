@@ -57,7 +57,7 @@ SHAPES = {
 
 
 def run(model: nn.Module, x: torch.Tensor, context: Callable = nullcontext) -> dict[str, torch.Tensor]:
-    """Output and gradients of one forward and backward pass, whose gradients are no accident of one direction."""
+    """Output and gradients of one forward and backward pass, whose gradients do not depend on one direction by chance."""
     x = x.detach().requires_grad_()
     torch.manual_seed(2)
     with context():
@@ -113,7 +113,7 @@ def test_same_numbers(pair: str, dropout: float, shape: str, fused: list) -> Non
 
 @pytest.fixture
 def by_onednn(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Which products were oneDNN's, on a processor where it is the faster one at every size."""
+    """Products that oneDNN made, on a processor where it is faster at every size."""
     if not torch.backends.mkldnn.is_available():
         pytest.skip("PyTorch was built without oneDNN")
     taken: list[bool] = []

@@ -137,7 +137,7 @@ def test_shrinking_keeps_the_columns_whose_update_is_largest(kind: str) -> None:
 
 @kinds
 def test_svd_leaves_the_discarded_singular_values(kind: str) -> None:
-    """Of each expert, in a stack."""
+    """The error is that of each expert in a stack."""
     _, layers = trained(kind)
     for name, layer in layers.items():
         before = matrices_of(layer, name)

@@ -1,4 +1,4 @@
-"""What a resize must not change, and by how much shrinking may."""
+"""A resize keeps the function, but for the columns that shrinking drops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What README and docs say can be followed: code compiles, names and options exist, links lead somewhere, messages are real."""
+"""README and docs can be followed: code compiles, names and options exist, links lead somewhere, messages are real."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def blocks(page: Path, *languages: str) -> list[tuple[int, str]]:
 
 
 def python_blocks() -> Iterator[tuple[str, ast.Module]]:
-    """The blocks of Python that are Python; whether they all are is a test of its own."""
+    """The blocks of Python that are Python; another test checks that all are."""
     for page in PAGES:
         for line, code in blocks(page, "python"):
             with suppress(SyntaxError):
@@ -161,7 +161,7 @@ def test_quoted_messages_are_those_of_the_code() -> None:
     code = texts_of_the_code()
     wrong = []
     for message in quoted:
-        # what stands for a value in the docs: dots, a single letter with what it counts, or the value of an example
+        # placeholders of values in the docs: dots, a single letter with what it counts, or the value of an example
         fragments = re.split(r"\.\.\.|\b[kmn]\b(?: (?:matrices|steps|times)\b)?|'default'|'pissa'|\bADALORA\b", message)
         wrong += [
             f"{fragment!r} of {message!r}"

@@ -1,4 +1,4 @@
-"""Which folders count as a whole checkpoint, and what is said of the others."""
+"""Folders that count as a whole checkpoint, and the message about the others."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def cut(content: bytes) -> bytes:
 
 
 def half_zeroed(content: bytes) -> bytes:
-    """What a power cut leaves: the right length, and blocks that were never written."""
+    """A power cut leaves the right length, and blocks that were never written."""
     return cut(content) + bytes(len(content) - len(cut(content)))
 
 

@@ -1,4 +1,4 @@
-"""Sections of docstrings list one name a line, as readers and documentation tools expect; re-wrapping runs them together."""
+"""Docstrings say what a thing is or does, and their sections list one name a line, as documentation tools expect."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-SOURCES = Path(__file__).resolve().parents[2] / "src" / "glora"
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = ROOT / "src" / "glora"
+KINDS = (ast.Module, ast.ClassDef, ast.FunctionDef)
 ENTRY = re.compile(r" {4}[\w*`.]+(, [\w*`.]+)*:(\s|$)")
 
 
@@ -38,12 +40,23 @@ def test_a_section_that_was_run_together_is_found(body: str, number: int) -> Non
 
 
 def test_every_section_lists_its_names() -> None:
-    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
     wrong, sections = [], 0
     for path in SOURCES.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, kinds) and (docstring := ast.get_docstring(node)):
+            if isinstance(node, KINDS) and (docstring := ast.get_docstring(node)):
                 sections += "Args:" in docstring
                 wrong += [f"{path.name}: {line.strip()}" for line in errors(docstring)]
     assert not wrong
     assert sections > 40
+
+
+@pytest.mark.parametrize("folder", ["src", "tests", "benchmarks", "examples"])
+def test_docstrings_begin_with_an_imperative_or_a_noun(folder: str) -> None:
+    docstrings = [
+        (path.name, docstring.splitlines()[0])
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, KINDS) and (docstring := ast.get_docstring(node))
+    ]
+    assert docstrings
+    assert not [d for d in docstrings if re.match(r"(What|Whether|How|Of|Those|Which|Where|Why)\b", d[1])]

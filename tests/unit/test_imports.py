@@ -96,7 +96,7 @@ def circle(graph: dict[str, set[str]]) -> list[str]:
 
 
 def room(name: str) -> str:
-    """The folder that a module stands in, as a package name."""
+    """The folder of a module, as a package name."""
     return name if FILES[name].name == "__init__.py" else name.rpartition(".")[0]
 
 
@@ -107,7 +107,7 @@ def test_no_file_imports_itself_by_a_detour() -> None:
 def test_no_folder_imports_itself_by_a_detour() -> None:
     rooms: dict[str, set[str]] = {room(name): set() for name in FILES}
     for name, others in GRAPH.items():
-        # the two top folders hold faces and entries, which stand above the rooms in them and use what lies beside them
+        # the two top folders hold faces and entries, which are above the rooms in them and use the files beside them
         rooms[room(name)] |= {room(other) for other in others} - {room(name), "glora", "glora.experiments"}
     assert not circle(rooms)
 
@@ -136,7 +136,7 @@ def test_the_core_imports_little(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if not name.startswith("glora.cli")])
-def test_imports_stand_at_the_top_of_a_file(name: str) -> None:
+def test_imports_are_at_the_top_of_a_file(name: str) -> None:
     hidden = {module for module, inside in imports(name) if inside and module.split(".")[0] not in OPTIONAL}
     assert hidden <= NEEDS_OPTIONAL
 

@@ -1,4 +1,4 @@
-"""The line at the reallocation is seen, and is a line of its own."""
+"""The line at the reallocation is seen, and is a separate line."""
 
 from __future__ import annotations
 

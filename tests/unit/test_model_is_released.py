@@ -44,7 +44,7 @@ def train(settings: dict[str, Any], steps: int, prepare: Callable[[nn.Module], o
 
 
 def alive(dropped: dict[str, Any]) -> list[str]:
-    """What is still there once nobody but the library can hold it."""
+    """Objects that only the library can still hold."""
     references = {name: weakref.ref(thing) for name, thing in dropped.items()}
     dropped.clear()
     gc.collect()

@@ -1,4 +1,4 @@
-"""What glora adds to a step: no wait for the device, no memory, and work in proportion to the matrices."""
+"""glora's part of a step: no wait for the device, no memory, and work in proportion to the matrices."""
 
 from __future__ import annotations
 

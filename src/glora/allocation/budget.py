@@ -1,4 +1,4 @@
-"""How much is wanted: R_total, what each of several cuts may keep, and the check of both before the warm-up."""
+"""The budget: R_total, what each of several cuts may keep, and the check of both before the warm-up."""
 
 from __future__ import annotations
 

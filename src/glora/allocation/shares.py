@@ -65,7 +65,7 @@ def allocate_ranks(
     high = {name: _bound(max_rank, name, math.floor(budget / price[name]), "max_rank") for name in names}
     _check_bounds(names, low, high, price, budget, total_rank, min_rank, max_rank, costs is not None)
 
-    if costs is not None:  # a remainder of the budget is no reason for a rank without a score
+    if costs is not None:  # a remainder of the budget does not justify a rank without a score
         high = {name: high[name] if scores[name] else low[name] for name in names}
     share = _water_fill({name: Fraction(float(scores[name])) for name in names}, price, low, high, budget)
     ranks = _round(share, price, high, budget)

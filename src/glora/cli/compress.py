@@ -34,7 +34,9 @@ def compress(
     energy: Annotated[float | None, Parameter(help="Share of the energy Σσ² of the update to keep, 0.99.")] = None,
     tolerance: Annotated[
         float | None,
-        Parameter(help="With --task: the smallest adapter that loses at most so many points of its metric, 0.5."),
+        Parameter(
+            help="With --task: the smallest adapter that loses at most this many points of its metric, such as 0.5."
+        ),
     ] = None,
     uniform: Annotated[bool, Parameter(help="Cut every matrix to the same rank.")] = False,
     min_rank: Annotated[int, Parameter(help="No matrix keeps less.")] = 0,

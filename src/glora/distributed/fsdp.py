@@ -2,7 +2,7 @@
 
 Each process holds some rows of a factor, of its gradient and of its moments. `fully_shard` has no way to give a sharded
 parameter another shape, but it keeps one record for each parameter, through which it does everything with that parameter. So
-a factor is gathered, resized as in one process, and sharded again by a record of its own, in the place of the old one. Only
+a factor is gathered, resized as in one process, and sharded again by a new record, in the place of the old one. Only
 the factors of one layer are whole at a time.
 
 The records are not a public interface of PyTorch. We have read and tested them in 2.13; their attributes are checked before

@@ -121,7 +121,10 @@ class RunConfig(BaseModel):
         "task's evaluation splits, which are not read.",
     )
     max_new_tokens: int | None = Field(
-        None, ge=1, le=2**24, description="Where answers are written: a model stops after so many tokens. Default: 512."
+        None,
+        ge=1,
+        le=2**24,
+        description="Where answers are written: a model stops after this many tokens. Default: 512.",
     )
     temperature: float | None = Field(
         None, gt=0, description="Where answers are written: they are drawn at this temperature. Default: greedily."
@@ -158,7 +161,7 @@ class RunConfig(BaseModel):
     )
     data_dir: str | None = Field(
         None,
-        # Where the data lie on this machine; what they are stands in the record as their fingerprint.
+        # The place of the data on this machine; the record identifies them by their fingerprint.
         exclude=True,
         description="Folder with the task's own files; neither recorded nor part of the key.",
     )

@@ -166,7 +166,7 @@ def _resolve(path: Path, source: Experiment, errors: list[str], invalid: set[str
 
 
 def _each(field: str, texts: Sequence[str], find: Callable[[str], T], errors: list[str]) -> dict[str, T]:
-    """Text -> what it stands for; unknown texts become errors."""
+    """Return text -> the value that it names; unknown texts become errors."""
     found = {text: collect(functools.partial(find, text), errors, field=field) for text in texts}
     return {text: value for text, value in found.items() if value is not None}
 

@@ -89,7 +89,7 @@ def describe_plan(plan: Plan, sharing: Sharing | None = None, state: Mapping[str
 def describe_experiment(
     experiment: ResolvedExperiment, estimate: Estimate, output: Path, readings: Mapping[str, str] | None = None
 ) -> RenderableType:
-    """Return what each name stands for, which runs there are, and how long they take as far as earlier runs tell.
+    """Return the meaning of each name, which runs there are, and how long they take as far as earlier runs tell.
 
     Args:
         experiment: the file.

@@ -26,7 +26,7 @@ def make_runs(
 
     Args:
         plans: what to do; one plan for each model and task.
-        progress: is told how far the runs are.
+        progress: receives the progress of the runs.
         make_run: makes one run, `make_run(config, task, progress=...)`; by default `training.run.run`.
 
     Returns:

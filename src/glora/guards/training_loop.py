@@ -141,24 +141,24 @@ class WarmUp:
 
     Attributes:
         steps: T_warmup.
-        made: Steps made so far.
+        steps_made: Steps made so far.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, config: RankAllocationConfig) -> None:
         assert isinstance(config.warmup_steps, int)
-        self.steps, self.made, self.config = config.warmup_steps, 0, config
+        self.steps, self.steps_made, self.config = config.warmup_steps, 0, config
         self._end = weakref.finalize(optimizer, _report_unfinished, self)
         if not is_main_process():
             self._end.detach()
 
-    def count(self, made: int) -> None:
+    def count(self, steps: int) -> None:
         """Note the steps made; after the last cut there is nothing to report."""
-        self.made = made
-        if not describe_unfinished(self.config, made):
+        self.steps_made = steps
+        if not describe_unfinished(self.config, steps):
             self.finish()
 
     def finish(self) -> None:
-        """Somebody else says what was not finished."""
+        """Report nothing at the end: it is reported elsewhere, or there is nothing left."""
         self._end.detach()
 
 
@@ -186,5 +186,5 @@ def describe_unfinished(config: RankAllocationConfig, steps: int) -> str:
 
 
 def _report_unfinished(warm_up: WarmUp) -> None:
-    if warm_up.made > 0 and (unfinished := describe_unfinished(warm_up.config, warm_up.made)):
+    if warm_up.steps_made > 0 and (unfinished := describe_unfinished(warm_up.config, warm_up.steps_made)):
         logger.warning("%s; lower warmup_steps=%d, train for longer, or resume", unfinished, warm_up.steps)

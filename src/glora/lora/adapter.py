@@ -350,7 +350,7 @@ class RankedAdapter:
     def _hold_places(self) -> None:
         """Take the empty adapters out as soon as anything but an optimizer or a wrapper is made of the model."""
         if not self._places:
-            # PEFT reads the state dict to load another adapter: that is no use of the model yet
+            # PEFT reads the state dict to load another adapter: that is not yet a use of the model
             hook = Hook(self, lambda *_: None if self.loading else self.take_out_empty())
             self._places = [
                 self.root.register_forward_pre_hook(hook),

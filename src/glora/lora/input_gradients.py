@@ -19,7 +19,7 @@ _HOOKS = ("make_inputs_require_grads", "make_inputs_require_grad")  # transforme
 def asked_by_user(root: nn.Module) -> frozenset[int]:
     """Return the keys of the hooks that make an embedding's output require a gradient though no layer is checkpointed yet.
 
-    Checkpointing sets the same hook, which cannot be told from the user's later. So they are noted when glora first sees the
+    Checkpointing sets the same hook, which cannot be distinguished from a user's. So they are noted when glora first sees the
     model. TRL's trainers set one before that, which `asked_by_last_call` returns.
     """
     return frozenset() if _checkpointing_functions(root) else frozenset(key for _, key in _input_hooks(root))

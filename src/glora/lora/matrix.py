@@ -62,12 +62,12 @@ class LoraMatrix:
 
     @property
     def present(self) -> bool:
-        """Whether the layer carries the adapter."""
+        """True if the layer carries the adapter."""
         return self.adapter_name in (self.layer.lora_embedding_A if self._embedding else self.layer.lora_A)
 
     @property
     def deleted(self) -> bool:
-        """Whether the layer has lost the adapter otherwise than by rank 0, as by `model.delete_adapter`."""
+        """True if the layer has lost the adapter otherwise than by rank 0, as by `model.delete_adapter`."""
         return not self.present and not self._removed
 
     def _entry(self, attribute: str) -> Any:

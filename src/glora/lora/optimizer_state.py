@@ -6,7 +6,7 @@ state of a new column depends on its kind:
 
     first moment   0. A running mean of gradients of which there were none.
     second moment  the mean of the kept columns'. Zero would be wrong: Adam's bias correction is long past when the
-                   column is born, and with v = 0 its steps are (1-β1^t)/√(1-β2^t) times the normal, which is 3.2
+                   column is added, and with v = 0 its steps are (1-β1^t)/√(1-β2^t) times the normal, which is 3.2
                    at the first, 6.5 at the tenth and 3.2 still at the hundredth.
     step size      the mean of the kept columns' (Rprop adapts one for each element).
     average        the new column itself (ASGD's running mean of the weights, the second sequence of schedule-free's).
@@ -199,7 +199,7 @@ def _plain_state(state: Mapping[str, Any]) -> dict[str, Any]:
 def skipped_its_step(optimizer: torch.optim.Optimizer) -> bool:
     """Return whether step() changed nothing because a gradient scaler had found inf or NaN. For the step's hooks.
 
-    An optimizer that unscales by itself (AdamW(fused=True)) is called all the same, and told by an attribute.
+    An optimizer that unscales by itself (AdamW(fused=True)) is called nevertheless, and informed by an attribute.
     """
     found_inf = getattr(optimizer, "found_inf", None)
     return found_inf is not None and bool(found_inf)

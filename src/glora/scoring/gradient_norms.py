@@ -40,7 +40,7 @@ class GradientNorms:
         self._raw = signal == "lora_b"
         self._trained = [matrix.zero_factor for matrix in matrices]
         self._random = [matrix.random_factor for matrix in matrices]
-        # Where a model is spread over devices, the norms are gathered on the first; a copy between devices is no sync.
+        # Where a model is spread over devices, the norms are gathered on the first; such copies do not wait.
         self.device = self._trained[0].device if matrices else torch.device("cpu")
         self._zero = torch.zeros((), dtype=torch.float32, device=self.device)
         self._one_over_s = self._vector([1 / matrix.scaling for matrix in matrices])

@@ -37,6 +37,7 @@ class NormRecorder:
 
     Attributes:
         average: g_k.
+        pending: Norms that were read for a step that the optimizer has not made yet, or None.
         ratios: The measured ratios, unless signal="lora_b".
     """
 
@@ -56,7 +57,7 @@ class NormRecorder:
         self._config, self._step = config, step
         self.average = NormAverage(norms.names if names is None else names, config.beta, norms.device)
         self._skipped = NormAverage(norms.names, config.beta, norms.device)
-        self._pending: torch.Tensor | None = None
+        self.pending: torch.Tensor | None = None
         self.ratios: SketchRatios | None = None
         if recording and matrices and config.signal != "lora_b":
             columns = COLUMNS if config.signal == "delta" else None
@@ -65,13 +66,8 @@ class NormRecorder:
 
     @property
     def recording(self) -> bool:
-        """Whether norms are being averaged."""
+        """True while norms are averaged."""
         return self._norms is not None
-
-    @property
-    def pending(self) -> bool:
-        """Whether norms were read for a step that the optimizer has not made yet."""
-        return self._pending is not None
 
     def read(self) -> None:
         """Read the norms of the gradients as they are now; only the last call before the optimizer's step counts.
@@ -81,14 +77,14 @@ class NormRecorder:
         """
         if self._norms is None:
             return
-        if self._pending is not None:
-            self._skipped.add(self._pending)
-            self._pending = None
+        if self.pending is not None:
+            self._skipped.add(self.pending)
+            self.pending = None
             if self._skipped.steps == PATIENCE and self._step == 0:
                 logger.warning("%s", self.describe_skipped())
         if self.ratios is not None and self._is_measured:
             self.ratios.measure()
-        self._pending = self._norms.read(self.ratios.ratios if self.ratios is not None else None)
+        self.pending = self._norms.read(self.ratios.ratios if self.ratios is not None else None)
 
     def take(self) -> None:
         """Add the norms of the last `read` to the average: the optimizer has made the step.
@@ -96,13 +92,13 @@ class NormRecorder:
         Raises:
             RuntimeError: the norms were not read.
         """
-        if self._pending is None:
+        if self.pending is None:
             raise RuntimeError(
                 "optimizer.step() ran without allocator.step() before it, so the ranks would never be allocated; call "
                 "allocator.step() between loss.backward() and optimizer.step(), or detach() the earlier allocator"
             )
-        self.average.add(self._pending)
-        self._pending = None
+        self.average.add(self.pending)
+        self.pending = None
         self._step += 1
         if self.ratios is not None:
             self.ratios.disarm()
@@ -110,7 +106,7 @@ class NormRecorder:
 
     def stop(self) -> None:
         """Stop recording, and take the hooks off the layers. The average stays."""
-        self._norms = self._pending = None
+        self._norms = self.pending = None
         if self.ratios is not None:
             self.ratios.disarm()
             self.ratios = None
@@ -121,8 +117,8 @@ class NormRecorder:
         A gradient scaler skips the steps in which it finds inf or NaN. Waits for the device.
         """
         skipped, found = self._skipped.steps, self._skipped.ever_non_finite
-        if self._pending is not None:
-            last = torch.isfinite(self._pending).tolist()
+        if self.pending is not None:
+            last = torch.isfinite(self.pending).tolist()
             skipped, found = skipped + 1, found or [n for n, ok in zip(self._skipped.names, last) if not ok]
         if not skipped:
             return ""

@@ -1,7 +1,7 @@
 """Spectra: the singular values σ_k1 ≥ ... ≥ σ_kr of what each matrix has learned, Δ_k = s·B_k·A_k.
 
 Matrices of one shape and rank are decomposed together (`glora.lora.low_rank`), as many as MAX_BYTES of factors hold, so a model
-costs a handful of batched calls whatever its depth. The spectrum depends on Δ_k alone: however Δ_k is factored, the singular
+costs a handful of batched calls at any depth. The spectrum depends on Δ_k alone: however Δ_k is factored, the singular
 values are the same.
 """
 

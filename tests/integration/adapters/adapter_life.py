@@ -61,7 +61,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class Life:
-    """What a walk leaves behind, for what a kind of layer has of its own to check."""
+    """Result of a walk, for the checks that only one kind of layer needs."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer

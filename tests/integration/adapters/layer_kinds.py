@@ -112,7 +112,7 @@ class CustomLinear(nn.Linear):
 
 
 class CustomLora(LoraLinear):
-    """What a user registers with PEFT for it."""
+    """The LoRA layer that a user registers with PEFT for it."""
 
 
 def seeded(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:

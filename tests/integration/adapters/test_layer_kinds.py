@@ -123,7 +123,7 @@ def test_other_adapters_stay_as_they_are(which: str, tmp_path: Path) -> None:
 
 
 class Classifier(nn.Module):
-    """What users write around an adapted encoder."""
+    """A classifier as users write it around an adapted encoder."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()

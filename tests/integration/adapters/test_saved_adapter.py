@@ -1,4 +1,4 @@
-"""What is saved is a plain PEFT LoRA adapter, which a process without glora loads; and the allocation beside it."""
+"""The saved adapter is a plain PEFT LoRA adapter, which a process without glora loads; and the allocation beside it."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ PATTERNS = {"^a\\.b": 3, "^c": 5}
 
 
 def invoke(*arguments: str) -> str:
-    """What the command prints on stdout."""
+    """Return the command's stdout."""
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         app(arguments)
     return printed.getvalue()

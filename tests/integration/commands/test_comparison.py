@@ -127,7 +127,7 @@ def test_methods_that_differ_in_one_command(tiny_deberta: Path, glue_folder: Pat
     assert "full has no adapter" in report
 
 
-# those that have an optimizer, a look at the data, a layer or a model of their own
+# those that have an optimizer, a look at the data, their own layer or model
 @pytest.mark.parametrize("method", ["dora", "eva", "lora_ga", "lora_plus", "adalora", "full"])
 def test_methods_learn_written_answers_too(tiny_writer: Path, sums_folder: Path, method: str) -> None:
     settings = {"model": str(tiny_writer), "task": "gsm8k", "data_dir": str(sums_folder), "train_limit": 32}

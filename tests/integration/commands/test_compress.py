@@ -1,4 +1,4 @@
-"""What stock PEFT loads of a compressed adapter, in a process without glora, is the explicit SVD; and the command line."""
+"""Stock PEFT, in a process without glora, loads the explicit SVD from a compressed adapter; and the command line."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def test_written_answers_are_evaluated_too(compress, tiny_writer: Path, sums_fol
         (["--keep", "0", "--output", "out"], "--keep 0 must be a share"),
         (["--keep", "0.01%", "--output", "out"], "--keep 0.01% pays for no direction"),
         (["--average-rank", "0", "--output", "out"], "--average-rank 0.0 must be a number above 0"),
-        (["--average-rank", "99", "--output", "out"], "--average-rank 99 is no less than the adapter's own, "),
+        (["--average-rank", "99", "--output", "out"], "--average-rank 99 is not below the adapter's own, "),
         (["--energy", "2", "--plan"], "--energy 2.0 must be above 0"),
         (["--keep", "50%", "--max-rank", "0", "--output", "out"], "--min-rank 0 and --max-rank 0: the first"),
         (

@@ -42,7 +42,7 @@ def ok(record: RunRecord) -> RunRecord:
 
 
 def untrained_loss(folder: Path, examples: list[dict[str, str]]) -> tuple[float, float]:
-    """Loss by a loop of one's own, one example at a time: weighted by tokens, and as a mean over examples."""
+    """Loss by an independent loop, one example at a time: weighted by tokens, and as a mean over examples."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     chat = ChatFormat(AutoTokenizer.from_pretrained(folder))
     total, tokens, means = 0.0, 0, []
@@ -165,7 +165,7 @@ def test_the_training_loss_is_that_of_the_answers_and_has_adaloras_penalty(
     adalora = ok(run(config.model_copy(update=first | {"method": "adalora", "batch_size": 16})))
     assert adalora.metrics[0].train_loss > expected + 0.1
     assert adalora.final["loss"] == pytest.approx(lora.final["loss"], rel=1e-4), (
-        "the penalty is no part of what is held out"
+        "the penalty is not part of what is held out"
     )
 
 
@@ -247,13 +247,13 @@ def test_every_matrix_that_is_adapted_learns(family) -> None:
     if stacks:
         with pytest.raises(ValueError, match="adalora cannot adapt stacked experts, such as model.layers"):
             METHODS["adalora"].apply(to)
-    adaptation = METHODS["lora"].apply(to)
-    assert set(adaptation.ranks()) == {*layers, *stacks}
-    assert set(adaptation.ranks().values()) == {2}
-    factors = {name: p for name, p in adaptation.model.named_parameters() if "lora_" in name}
-    assert adaptation.adapter_parameters() == sum(parameter.numel() for parameter in factors.values())
+    adapted = METHODS["lora"].apply(to)
+    assert set(adapted.ranks()) == {*layers, *stacks}
+    assert set(adapted.ranks().values()) == {2}
+    factors = {name: p for name, p in adapted.model.named_parameters() if "lora_" in name}
+    assert adapted.adapter_parameters() == sum(parameter.numel() for parameter in factors.values())
     text = torch.arange(3, 11)[None]  # a model that also sees is trained on text alone
-    adaptation.model(input_ids=text, labels=text).loss.backward()
+    adapted.model(input_ids=text, labels=text).loss.backward()
     assert [name for name, p in factors.items() if "lora_B" in name and not p.grad.any()] == []
     with pytest.raises(ValueError, match="'q_prox' matches no linear layer or stack of experts of the decoder"):
         kind.target_modules(family.base(), ("q_prox",))

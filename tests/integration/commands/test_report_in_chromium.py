@@ -1,4 +1,4 @@
-"""report.html in a real Chromium: no complaint, no request, charts that answer, tables that sort, any screen, both schemes."""
+"""report.html in a real Chromium: no error, no request, charts that answer, tables that sort, any screen, both schemes."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def browser() -> Iterator[playwright.Browser]:
 
 @pytest.fixture
 def page_of(browser: playwright.Browser) -> Iterator[Opener]:
-    """Open a file in a tab of its own; `requests` and `console_errors` of the tab are noted."""
+    """Open a file in a new tab; `requests` and `console_errors` of the tab are noted."""
     contexts = []
 
     def opened(path: Path, **settings: object) -> playwright.Page:

@@ -49,7 +49,7 @@ def call(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def plan(folder: Path, *arguments: object) -> str:
-    """What `--plan` prints, in a process in which loading anything is an error."""
+    """Return what `--plan` prints, in a process in which loading anything is an error."""
     program = folder / "program.py"
     program.write_text(LOADING_IS_AN_ERROR)
     done = run_script(program, "run", *arguments, "--plan", folder=folder, COLUMNS="200")

@@ -43,7 +43,7 @@ def server() -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Machine:
-    """The command on a machine with a folder of its own; its runs are made without training, each written into a log.
+    """The command on a machine with its own folder; its runs are made without training, each written into a log.
 
     `dies_in` is the method in whose first run the process is killed; until then the others stay in their first runs.
     """
@@ -54,7 +54,7 @@ class Machine:
 
     def __call__(self) -> None:
         quick = functools.partial(open_storage, heartbeat=1, grace=3)
-        shared_plan.open_storage = quick  # type: ignore[attr-defined]  # in a process of its own
+        shared_plan.open_storage = quick  # type: ignore[attr-defined]  # in a separate process
         report.write_report = lambda folder, **_: folder / "report.md"  # type: ignore[assignment]
         train.run = self.make_run  # type: ignore[assignment]
         provenance._PROCESS_STARTED_AT = datetime.now(timezone.utc).isoformat()  # a fork has its parent's

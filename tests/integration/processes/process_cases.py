@@ -73,7 +73,7 @@ class Job:
 
 @dataclasses.dataclass
 class Run:
-    """What `before` may look at and change."""
+    """Objects that `before` may look at and change."""
 
     model: nn.Module
     inner: nn.Module
@@ -253,7 +253,7 @@ def _whole(value: Any) -> Any:
 
 
 def outcome(run: Run) -> dict[str, Any]:
-    """What a run ends with; sharded tensors are whole."""
+    """Result of a run; sharded tensors are whole."""
     optimizer = run.optimizer.state_dict()
     state = {i: {key: _whole(v) for key, v in of_one.items()} for i, of_one in optimizer["state"].items()}
     trained = {name: p.detach() for name, p in run.inner.named_parameters() if p.requires_grad}

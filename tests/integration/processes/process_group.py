@@ -68,7 +68,7 @@ def _errors(processes: list[BaseProcess], folder: Path) -> list[str]:
 
 
 def together(target: Callable[..., Any], size: int, folder: Path, *arguments: Any, limit: float = 60) -> list[Any]:
-    """What `target(*arguments)` gives in each process of a group."""
+    """Return the results of `target(*arguments)` in each process of a group."""
     processes = start(target, size, folder, *arguments)
     errors = wait(processes, folder, limit)
     assert not any(errors), "\n".join(errors)

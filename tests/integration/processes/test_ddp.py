@@ -81,7 +81,7 @@ DECIDED = {
 
 @pytest.fixture(scope="module")
 def of_two(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """What two processes end with, for every job."""
+    """Results of two processes, for every job."""
     jobs = JOBS | HOOKS | DECIDED
     results = together(train_all, 2, tmp_path_factory.mktemp("two"), jobs, limit=200)
     return {name: [result[name] for result in results] for name in jobs}
@@ -220,7 +220,7 @@ def test_accelerate_with_an_uneven_last_batch(tmp_path: Path) -> None:
 def test_started_by_accelerate_launch(tmp_path: Path) -> None:
     """It starts torchrun, whose processes find each other by their environment.
 
-    On a CPU it starts several processes only if it is told of several GPUs; port 0 is one that is free.
+    On a CPU it starts several processes only if its options name several GPUs; port 0 is one that is free.
     """
     options = ("--multi_gpu", "--num_processes=2", "--main_process_port=0")
     path = os.pathsep.join([str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")])

@@ -106,7 +106,7 @@ def outcome(trainer: Trainer) -> dict[str, Any]:
 
 
 def differences(one: Any, other: Any, path: str = "") -> list[str]:
-    """Where two results differ in so much as a bit."""
+    """Return the places in which two results differ by a bit."""
     if isinstance(one, torch.Tensor):
         same = isinstance(other, torch.Tensor) and one.dtype == other.dtype and torch.equal(one, other)
         return [] if same else [path]

@@ -1,4 +1,4 @@
-"""What users do with a Trainer once its ranks have changed: train again, go back, give each matrix a group, save, publish."""
+"""Trainer once the ranks have changed: trained again, set back, with a group for each matrix, saved, published."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_the_model_can_be_saved_whole_while_it_trains(job: Job) -> None:
 
 @pytest.mark.parametrize("best", [WARMUP - 2, WARMUP + 2])
 def test_the_record_of_the_best_model_has_its_ranks(job: Job, tmp_path: Path, best: int) -> None:
-    """Those that the saved model has, not those that the training ended with."""
+    """The ranks are those of the saved model, not those that the training ended with."""
     trainer = make_trainer(
         dataclasses.replace(job, arguments=dict(eval_strategy="steps", eval_steps=1, load_best_model_at_end=True))
     )

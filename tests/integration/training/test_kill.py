@@ -67,7 +67,7 @@ def kill_in_step(trainer: Trainer, step: int) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tiny_deberta: Path, glue_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a run that nobody kills ends with."""
+    """Result of a run that is not killed."""
     return run(Job(tiny_deberta, glue_folder, tmp_path_factory.mktemp("whole")))
 
 

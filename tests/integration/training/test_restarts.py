@@ -1,4 +1,4 @@
-"""What Trainer does around a training: the best model at the end, a search, a smaller batch, a model of its own making."""
+"""Trainer's work around a training: the best model at the end, a search, a smaller batch, a model that it makes."""
 
 from __future__ import annotations
 

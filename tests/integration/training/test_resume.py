@@ -178,7 +178,7 @@ def test_a_callback_of_another_class_is_refused(finished: Job, tmp_path: Path) -
 def test_two_callbacks_are_refused(
     finished: Job, tmp_path: Path, second: type[RankAllocationCallback], resumed: bool
 ) -> None:
-    """Of one class or of two: Trainer's state tells only the first, and of a resumed run neither."""
+    """Trainer's state names only the first of two callbacks, and neither in a resumed run."""
     trainer = make_trainer(dataclasses.replace(finished, output=tmp_path))
     trainer.add_callback(second())
     with pytest.raises(ValueError, match=f"two callbacks.* RankAllocationCallback and {second.__name__}"):

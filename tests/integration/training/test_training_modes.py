@@ -103,7 +103,7 @@ def test_torch_compile(trainer_for) -> None:
 
 
 class ThrowAway(TrainerCallback):
-    """What users do about bad batches: gradients with inf or NaN are set to zero."""
+    """Users set the gradients of bad batches, with inf or NaN, to zero."""
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs) -> None:
         gradients = [p.grad for p in model.parameters() if p.grad is not None]

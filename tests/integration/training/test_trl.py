@@ -108,7 +108,7 @@ def test_the_measured_signal(tiny_writer: Path, tmp_path: Path) -> None:
 
 
 def test_the_reference_adapter_of_dpo_keeps_its_ranks(tiny_writer: Path, tmp_path: Path) -> None:
-    """Of a PeftModel TRL copies the adapter, as the reference, into the same layers."""
+    """TRL copies the adapter of a PeftModel into the same layers, as the reference."""
     taken_out = "model.layers.0.self_attn.q_proj"
     trainer = dpo(tiny_writer, tmp_path / "run", adapted=True, max_rank={taken_out: 0})
     model = trainer.model

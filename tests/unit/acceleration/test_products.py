@@ -1,4 +1,4 @@
-"""Which library multiplies: by the processor, the dtype and the size, and as the user has set it."""
+"""The library that multiplies: by the processor, the dtype and the size, and as the user has set it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def on_amd(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Seen(TorchDispatchMode):
-    """Whether oneDNN's operation was called."""
+    """Return whether oneDNN's operation was called."""
 
     onednn = False
 

@@ -1,4 +1,4 @@
-"""What is refused before any command begins."""
+"""Errors before any command begins."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def source(tiny_deberta: Path, glue_folder: Path) -> tuple[str, ...]:
 
 def test_help_loads_nothing_heavy() -> None:
     """`glora --help` must come at once; on a quiet machine it takes 0.15 s, with torch it would take seconds."""
-    probe = (
+    program = (
         "import sys; sys.argv = ['glora', 'compare', '--help']\n"
         "from glora.cli import main\n"
         "try: main()\n"
@@ -74,7 +74,7 @@ def test_help_loads_nothing_heavy() -> None:
         "heavy = {'torch', 'transformers', 'peft', 'datasets', 'sklearn', 'altair', 'vl_convert', 'optuna', 'numpy'}\n"
         "print('loaded:', sorted(heavy & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
     assert "loaded: []" in done.stdout
 
 

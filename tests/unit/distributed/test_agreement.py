@@ -1,4 +1,4 @@
-"""What can be asked of one process: checksums, settings that are refused, and who speaks."""
+"""Agreement, as far as one process shows it: checksums, settings that are errors, and which process logs."""
 
 from __future__ import annotations
 
@@ -98,8 +98,8 @@ def test_a_new_reducer_keeps_everything_else() -> None:
     rebuild_reducer(wrapper)
     after = dict(vars(wrapper))
     assert after.keys() == before.keys()
-    made_anew = {"reducer", "logger", "modules_buffers", "named_module_buffers", "_module_parameters"}
-    assert not [name for name in after.keys() - made_anew if after[name] != before[name]]
+    made_again = {"reducer", "logger", "modules_buffers", "named_module_buffers", "_module_parameters"}
+    assert not [name for name in after.keys() - made_again if after[name] != before[name]]
     assert wrapper.reducer is not reducer
     assert wrapper._module_parameters[0].shape == (3, 2)
     assert find_wrapper(wrapper) is wrapper

@@ -130,7 +130,7 @@ def study(methods: tuple[str, ...], seeds: tuple[int, ...], **settings: object) 
 
 
 def _level(name: str, seed: int) -> float:
-    """How large a matrix's gradients are: by its type, growing with depth, with noise from the seed."""
+    """Size of a matrix's gradients: by its type, growing with depth, with noise from the seed."""
     kind = sum(map(ord, name.split(".", 3)[-1])) % 7 + 1
     depth = int(name.split(".")[2]) if name.split(".")[2:3] and name.split(".")[2].isdecimal() else 1
     return 0.02 * kind * (1 + 0.25 * depth) * random.Random(f"{name} {seed}").uniform(0.8, 1.25)

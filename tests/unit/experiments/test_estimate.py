@@ -1,4 +1,4 @@
-"""What is known of runs before their data is read, from the records of earlier ones."""
+"""Estimates of runs before their data is read, from the records of earlier ones."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_steps_and_seconds_are_scaled_from_a_finished_run(tmp_path: Path) -> Non
     found = estimate(experiment(tmp_path, seeds=[0, 1]), tmp_path)
     assert [(run.config.method, run.config.seed) for run in found.to_make] == [("glora", 0), ("lora", 1), ("glora", 1)]
     assert {run.steps for run in found.runs} == {360}
-    assert found.seconds == pytest.approx(3 * 120), "glora has no record: lora's stands in"
+    assert found.seconds == pytest.approx(3 * 120), "glora has no record: lora's is used"
     longer = estimate(experiment(tmp_path, settings={"epochs": 6}), tmp_path)
     assert [run.steps for run in longer.runs] == [720, 720]
     assert longer.runs[0].seconds == pytest.approx(2 * 90 + 30), "30 s are not training"

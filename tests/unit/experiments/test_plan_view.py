@@ -1,4 +1,4 @@
-"""What `--plan` shows."""
+"""The tables of `--plan`."""
 
 from __future__ import annotations
 

@@ -210,7 +210,7 @@ def test_a_full_disk_ends_the_comparison_and_loses_no_run(
 
 
 def test_progress_is_told_what_is_left(plan) -> None:
-    class Told(RunProgress):
+    class Recorder(RunProgress):
         begun: tuple[int, int] | None = None
 
         def begin(self, runs: int, steps: int) -> None:
@@ -218,6 +218,6 @@ def test_progress_is_told_what_is_left(plan) -> None:
 
     arguments = {"methods": ("lora",), "seeds": (0, 1, 2)}
     make_runs([plan(methods=("lora",), seeds=(1,))], RunProgress(), make_run=FakeRuns())
-    progress = Told()
+    progress = Recorder()
     make_runs([plan(**arguments)], progress, make_run=FakeRuns())
     assert progress.begun == (2, 2 * 18)

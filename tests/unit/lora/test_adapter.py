@@ -51,7 +51,7 @@ def names_in(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[list[st
 
 @pytest.mark.parametrize("gone", [("second",), ("first", "second"), ("first", "third")])
 def test_places_in_the_optimizer_never_change(gone: tuple[str, ...]) -> None:
-    """A saved state then fits an optimizer that is made from the model as the run began, whatever its groups are."""
+    """A saved state then fits an optimizer that is made from the model as the run began, with any groups."""
     model = lora()
     adapter = RankedAdapter(model)
     optimizer = by_factor(model)

@@ -27,7 +27,7 @@ class Counted:
             base.activation_checkpointing_enable(checkpointing)
         torch.manual_seed(1)
         self.model = get_peft_model(base, causal()())
-        if checkpointing is not None:  # as Trainer does, whatever was before
+        if checkpointing is not None:  # as Trainer does in any case
             base.activation_checkpointing_enable(checkpointing)
         if accelerated:
             accelerate_lora(self.model)

@@ -1,4 +1,4 @@
-"""What enters the moving average of the gradient norms, and what does not."""
+"""Steps that enter the moving average of the gradient norms, and steps that do not."""
 
 from __future__ import annotations
 

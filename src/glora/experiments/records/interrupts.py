@@ -1,7 +1,7 @@
 """Ctrl-C and SIGTERM wait until a measured run is on the disk, and none is lost.
 
 A run is interrupted while it trains. From its last evaluation on, nothing is left to do but to write its record: an interrupt
-then takes effect after that, and a second one is no faster. Libraries also swallow an interrupt now and then (`datasets` has
+then takes effect after that, and a second one is not faster. Libraries also swallow an interrupt now and then (`datasets` has
 bare `except:` clauses around the fingerprints that Trainer asks for): it takes effect at the next step then.
 """
 

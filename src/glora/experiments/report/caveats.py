@@ -40,7 +40,7 @@ def _about_seeds(group: GroupSummary) -> Iterator[str]:
     else:
         yield (
             f"Fewest seeds of a method: {fewest}. A seed changes initialisation and data order, not the "
-            "data, so spreads and intervals say nothing about other data. Each interval stands alone, none "
+            "data, so spreads and intervals say nothing about other data. Each interval is separate, none "
             "is corrected for the number of comparisons."
         )
     if len({method.seeds for method in group.methods}) > 1:

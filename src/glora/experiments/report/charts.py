@@ -74,7 +74,7 @@ def _rank_map(group: GroupSummary, method: MethodSummary, highest: int) -> Repor
     caption = (
         f"The rank of each matrix after {method.label}, {seeds}: the neutral color is the {rank} of uniform LoRA, purple more, "
         "orange less; an empty cell: there is no such matrix."
-        + (" A cell that stands for several matrices shows their mean." if grid.merged else "")
+        + (" A cell of several matrices shows their mean." if grid.merged else "")
     )
     return finished(f"ranks {method.label}", group, title, caption, f"{seeds} · neutral: uniform LoRA's {rank}", chart)
 

@@ -3,8 +3,8 @@
 Four numbers were claimed: +0.5 to +1.0 points of accuracy over LoRA, 90 to 95 % of AdaLoRA's gain, a training time within
 ±2 % of LoRA's, and LoRA's number of parameters. A verdict is about an interval, never about a mean alone:
 
-- "holds" only if the whole 95 % interval lies in the claimed range;
-- "does not hold" only if the whole interval lies outside it, and then on which side;
+- "holds" only if the whole 95 % interval is in the claimed range;
+- "does not hold" only if the whole interval is outside it, and then on which side;
 - "not shown" in every other case: the interval reaches over an end of the range, there are fewer than three seeds, a
   run has diverged, or the number does not exist.
 
@@ -52,7 +52,7 @@ class Finding:
         low: lower end of the 95 % interval, or the smallest count; None if there is none.
         high: upper end of the interval, or the largest count.
         seeds: how many seeds it is from.
-        remark: on which side of the range it lies, or why nothing is shown; may be empty.
+        remark: on which side of the range it is, or why nothing is shown; may be empty.
     """
 
     claim: str
@@ -77,7 +77,7 @@ def findings(group: GroupSummary) -> dict[str, tuple[Finding, ...]]:
 
 
 def judged(low: float, high: float, expected: tuple[float, float]) -> tuple[Verdict, str]:
-    """The verdict on an interval, and on which side of the expected range it lies if it is outside."""
+    """The verdict on an interval, and on which side of the expected range it is."""
     if expected[0] <= low and high <= expected[1]:
         return "holds", ""
     if low > expected[1]:

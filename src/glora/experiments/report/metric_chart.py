@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 @dataclass
 class _Curves:
-    """What is drawn: a point an evaluation, their means over seeds, and each method's spread at the end."""
+    """Data of the chart: a point for each evaluation, their means over seeds, and each method's spread at the end."""
 
     points: list[Row] = field(default_factory=list)
     means: list[Row] = field(default_factory=list)

@@ -130,7 +130,7 @@ def ratio_of_means(numerator: PairedDifference, denominator: PairedDifference) -
 
     The interval holds every ratio p for which Student's t test of mean(x - p·y) = 0 is not rejected: the p with
     (ȳ² - q·v_y)·p² - 2·(x̄·ȳ - q·v_xy)·p + x̄² - q·v_x ≤ 0, where q is the squared quantile of t and v are the variances
-    and the covariance of the means. It is bounded only where ȳ itself is told from zero, ȳ² > q·v_y; elsewhere any
+    and the covariance of the means. It is bounded only where ȳ itself differs clearly from zero, ȳ² > q·v_y; elsewhere any
     ratio, however large, fits the data, and there is none.
 
     Returns:

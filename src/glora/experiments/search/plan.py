@@ -107,7 +107,7 @@ class MethodSearch:
     @property
     def space(self) -> dict[str, str]:
         """Setting -> its range, in words."""
-        return {found.setting: str(found).removeprefix(f"{found.setting} ") for found in self.ranges}
+        return {found.setting: found.values for found in self.ranges}
 
     @property
     def study_config(self) -> dict[str, Any]:

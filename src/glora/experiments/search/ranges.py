@@ -75,11 +75,16 @@ class SearchRange:
     choices: tuple[Any, ...] = ()
 
     def __str__(self) -> str:
+        return f"{self.setting} {self.values}"
+
+    @property
+    def values(self) -> str:
+        """The values in words, as in `one of 4, 8`."""
         if self.kind == "categorical":
-            return f"{self.setting} one of {', '.join(map(str, self.choices))}"
+            return f"one of {', '.join(map(str, self.choices))}"
         scale = "integer" if self.kind == "integer" else "log" if self.log else "linear"
         scale += ", log" if self.kind == "integer" and self.log else ""
-        return f"{self.setting} {self.low:g} to {self.high:g} ({scale})"
+        return f"{self.low:g} to {self.high:g} ({scale})"
 
 
 def find_setting(name: str) -> str:

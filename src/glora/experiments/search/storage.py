@@ -60,7 +60,7 @@ def _parse_url(url: str) -> sqlalchemy.URL:
 
 
 def _without_secrets(text: str, url: str) -> str:
-    """Return a driver's message without the password and options of the URL; options of up to 3 characters are no secrets."""
+    """Return a driver's message without the password and options of the URL; options of up to 3 characters are not secrets."""
     parsed = sqlalchemy.make_url(url)
     options = {value for values in parsed.normalized_query.values() for value in values if len(value) > 3}
     for secret in sorted({str(parsed.password or ""), *options} - {""}, key=len, reverse=True):

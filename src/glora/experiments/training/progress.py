@@ -31,7 +31,7 @@ WIDE = 100
 """Columns of a terminal in which long bars leave room for the rest."""
 
 
-class RunStopped(Exception):  # noqa: N818  (it is no error)
+class RunStopped(Exception):  # noqa: N818  (it is not an error)
     """Raised by a `RunProgress` to end the run; the run leaves no record."""
 
 

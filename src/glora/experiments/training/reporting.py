@@ -1,6 +1,6 @@
 """Report runs to TensorBoard, W&B and others, through Trainer's `report_to`.
 
-Each run reports as a run of its own, named by its key. Reporting changes no result: it happens with the clock stopped, and its
+Each run reports as a separate run, named by its key. Reporting changes no result: it happens with the clock stopped, and its
 destination is not part of a run's key.
 """
 

@@ -71,7 +71,7 @@ def run(
     Args:
         config: the run's settings.
         task: its loaded task.
-        progress: is told how far the run is.
+        progress: receives the run's progress.
         output: folder for temporary files, and for the reports of a run with `report_to`, in `logs` and a folder named by its
             key; by default the working folder, and the system's folder for temporary files.
         cache: keeps for the next run what it needs again.

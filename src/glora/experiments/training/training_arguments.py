@@ -96,7 +96,7 @@ def training_batches(
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Yield whole batches without end, each pass in another order, for a method that reads some before training.
 
-    The order comes from a generator of its own: a DataLoader without one seeds itself from the global generator, which would
+    The order comes from a separate generator: a DataLoader without one seeds itself from the global generator, which would
     change the training that follows.
 
     Args:

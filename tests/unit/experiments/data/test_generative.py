@@ -55,7 +55,7 @@ def test_alpaca_and_dolly_hold_out_a_twentieth_by_what_is_asked(tmp_path: Path) 
     assert sorted(prompts(alpaca) + held_out) == sorted(
         f"{row['instruction']}\n\n{row['input']}" if row["input"] else row["instruction"] for row in ALPACA
     )
-    assert prompts(dolly, "validation") == held_out, "the same questions are on the same side, whatever they are from"
+    assert prompts(dolly, "validation") == held_out, "the same questions are on the same side, wherever they are from"
     assert (alpaca.scoring, alpaca.metrics) == (None, ("loss", "perplexity"))
 
 

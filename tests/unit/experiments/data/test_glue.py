@@ -59,7 +59,7 @@ def test_data_dir_may_be_glues_folder_or_the_tasks_own(glue_folder: Path, tmp_pa
 
 
 def as_hub_dataset(name: str, folder: Path) -> datasets.DatasetDict:
-    """What `nyu-mll/glue` would hold if these files had been uploaded: its column names and label types."""
+    """These files as `nyu-mll/glue` would hold them: its column names and label types."""
     entry = GLUE[name]
     label: Any = datasets.Value("float32")
     if entry.task.label_names is not None:

@@ -1,4 +1,4 @@
-"""What a column of labels is taken for, which labels contradict it, and the line that says so."""
+"""The kind of a column of labels, the labels that contradict it, and the line that says so."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from glora.experiments.data.metric import metric_of
         ("pearson", "Pearson corr. (×100)", "81.3"),
         ("exact_match", "Exact match (%)", "81.3"),
         ("loss", "Loss", "0.8131"),
-        ("own_score", "Own score", "0.8131"),
+        ("custom_score", "Custom score", "0.8131"),
     ],
 )
 def test_metrics_in_the_unit_of_the_field(name: str, header: str, shown: str) -> None:

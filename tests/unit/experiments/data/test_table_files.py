@@ -1,4 +1,4 @@
-"""Reading tables: values as they stand, and errors that name file and line."""
+"""Reading tables: values as they are, and errors that name file and line."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def test_modules_of_the_standard_library_are_in_one_part_only() -> None:
 
 
 def test_the_limit_comes_first(glue_folder: Path) -> None:
-    """What is held out is a part of what the reported runs train on, and they never see more."""
+    """The held-out part belongs to the examples that the reported runs train on, and they never see more."""
     limited = set(load_task("rte", data_dir=str(glue_folder), train_limit=60).train["text_b"])
     data = load_task("rte", data_dir=str(glue_folder), train_limit=60, held_out=0.2, eval_limit=10)
     assert len(data.train) == 48

@@ -57,7 +57,7 @@ def batches() -> Iterator[dict[str, torch.Tensor]]:
 
 
 def logits(model: Any, seed: int = 0) -> torch.Tensor:
-    """What the model says of one batch, without dropout."""
+    """Logits of one batch, without dropout."""
     with torch.no_grad():
         return model.eval()(**batch(seed)).logits
 

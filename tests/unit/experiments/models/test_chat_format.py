@@ -1,4 +1,4 @@
-"""Where the loss is: at the answer and its end, and nowhere else."""
+"""The loss is at the answer and its end, and nowhere else."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_the_prompt_is_that_from_which_answers_are_generated() -> None:
 
 
 def test_no_loss_on_padding_but_on_the_end_though_both_are_one_token() -> None:
-    """Many causal models have no padding token, and the end of text stands in; a mask by its id would lose the end."""
+    """Many causal models have no padding token, and use the end of text instead; a mask by its id would lose the end."""
     tokenizer = build_tokenizer(None, pad_token="<eos>")
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
     rows = [encoded(tokenizer, answer=answer)[1].inputs(48) for answer in ("3", ANSWER)]

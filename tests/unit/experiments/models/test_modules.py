@@ -116,7 +116,7 @@ def test_the_head_is_what_the_bare_encoder_does_not_use(family: str) -> None:
 
 
 def test_no_parameter_is_left_out() -> None:
-    """Everything outside the encoder is head, whatever it is called."""
+    """Everything outside the encoder is head, under any name."""
     model = build("bert")
     model.extra_projection = nn.Linear(2, 2)
     model.parameterless = nn.Dropout()

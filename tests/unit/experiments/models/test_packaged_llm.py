@@ -39,7 +39,7 @@ def test_another_file_is_refused(package: Path) -> None:
 
 
 def test_it_is_converted_once_to_a_plain_tied_model(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What transformers reads from GGUF has a quantization_config, with which save_pretrained does not write it."""
+    """A model that transformers reads from GGUF has a quantization_config, with which save_pretrained fails."""
     config = LlamaConfig(
         vocab_size=32,
         hidden_size=8,

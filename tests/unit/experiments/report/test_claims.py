@@ -37,7 +37,7 @@ def runs(
 
 
 def after(gains: Mapping[str, Sequence[float]], **glora: object) -> list[Finding]:
-    """The claims when each method gains so many points over lora, seed by seed."""
+    """The claims when each method gains these points over lora, seed by seed."""
     made = runs("lora", LORA)
     for method, points in gains.items():
         values = [base + point / 100 for base, point in zip(LORA, points)]

@@ -1,4 +1,4 @@
-"""What the tests of the search share: a storage of their own, and runs that are made without training."""
+"""Parts of the search's tests: a storage for each test, and runs that are made without training."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class FakeRuns:
 
 @dataclass(frozen=True)
 class Worker:
-    """Works on a study of `items` trials in a process of its own, and writes a line for each one that it makes.
+    """Works on a study of `items` trials in a separate process, and writes a line for each one that it makes.
 
     `die_in` names items in the midst of which the process is killed, once each.
     """

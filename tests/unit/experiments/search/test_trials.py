@@ -59,7 +59,7 @@ def test_methods_begin_with_the_same_values_and_a_trial_has_a_seed_that_is_not_r
 def test_a_search_never_reads_what_is_reported(plan, storage, glue_folder: Path, tmp_path: Path) -> None:
     """Planned, and trained for real, where the dev file is not even readable; only the runs that are reported need it."""
     broken = shutil.copytree(glue_folder / "RTE", tmp_path / "RTE")
-    (broken / "dev.tsv").write_text("this is no data\n")
+    (broken / "dev.tsv").write_text("this is not data\n")
     planned = plan(settings={"data_dir": str(tmp_path), "epochs": 1}, methods=("lora",), trials=1)
     outcomes = search(planned, storage, training.run)
     assert outcomes[0].counts["complete"] == 1
@@ -130,7 +130,7 @@ def test_of_equal_trials_the_first_is_the_best_for_every_process(plan, storage) 
 
 
 def test_a_trial_is_shown_as_a_run_is(plan, storage) -> None:
-    """What it reports while it is made reaches the progress display."""
+    """Reports of a running trial reach the progress display."""
     events = [
         "run_begins",
         "preparing",

@@ -45,7 +45,7 @@ def record_of(config: RunConfig) -> RunRecord:
 
 
 def measured(record: RunRecord) -> dict[str, Any]:
-    """What a run found out, without what depends on the clock or on whoever works on the checkout meanwhile."""
+    """A run's results, without those that depend on the clock or on the checkout."""
     timed = {"started_at", "finished_at", "train_seconds", "seconds_per_step", "peak_memory_bytes", "metrics"}
     kept = record.model_dump(exclude={*timed, "provenance"})
     kept["fingerprint"] = record.provenance.data_fingerprint

@@ -25,7 +25,7 @@ def write(model, prompts=PROMPTS, **changes) -> list[list[int]]:
 
 
 def greedily(model, prompt: list[int], count: int, stop_ids) -> list[int]:
-    """A loop of one's own: no batch, no padding, no cache."""
+    """An independent loop: no batch, no padding, no cache."""
     ids, model = list(prompt), model.eval()
     while len(ids) < len(prompt) + count:
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What a comparison shows while it runs, on a terminal and in a log."""
+"""Progress of a comparison, on a terminal and in a log."""
 
 from __future__ import annotations
 

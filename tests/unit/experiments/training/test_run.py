@@ -232,7 +232,7 @@ def test_another_seed_is_another_order_another_head_and_other_factors(config: Ru
 @pytest.mark.parametrize("method", ["lora", "adalora", "glora"])
 def test_the_same_configuration_gives_the_same_result(config: RunConfig, method: str) -> None:
     first = record_of(of(config, method))
-    torch.manual_seed(2)  # whatever happened before in the process
+    torch.manual_seed(2)  # regardless of what happened before in the process
     assert measured(ok(run(of(config, method)))) == measured(first)
 
 

@@ -1,4 +1,4 @@
-"""A run that fails or is interrupted, what its progress is told, and how it is measured."""
+"""A run that fails or is interrupted, its progress, and its measurement."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ ORTHOGONALITY_WEIGHT = 0.1
 """Weight of the orthogonality penalty in the same scripts (RTE alone uses 0.3; PEFT's default is 0.5)."""
 
 # What is not the authors': the scaling s and the learning rate, which all methods of a comparison share. Their scripts have
-# lora_alpha 16 or 32 whatever the rank, that is s = alpha / init_r from 5.3 to 16 at their init_r of 2 and 3, and 1.3 or 2.7 at
+# lora_alpha 16 or 32 at any rank, that is s = alpha / init_r from 5.3 to 16 at their init_r of 2 and 3, and 1.3 or 2.7 at
 # the init_r = 12 of a comparison at rank 8, on both sides of the s = 2 that is LoRA's by default. Their learning rates are
 # 5e-4 to 2.2e-3, over 5 to 50 epochs. AdaLoRA needs them: Λ starts at zero between P and Q of standard deviation 0.02, so
 # that Adam's first step moves ‖Δ‖ by s·η·√init_r·0.02²·√(d_out·d_in), where LoRA's moves it by s·η·√(r·d_out/3): 40 times as

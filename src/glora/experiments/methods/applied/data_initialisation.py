@@ -43,18 +43,18 @@ def apply_eva(to: MethodContext) -> AdaptedModel:
     Paischer et al. 2024, arXiv:2410.07170. Σ r_k = matrices·rank and r_k ≤ ρ·rank; a matrix whose share is 0 loses its
     adapter. PEFT scales alpha by r_k / rank, so that the scaling s stays the same everywhere.
     """
-    adaptation = AdaptedModel(uniform_lora(to, init_lora_weights="eva", eva_config=EvaConfig(rho=EVA_RHO)))
+    adapted = AdaptedModel(uniform_lora(to, init_lora_weights="eva", eva_config=EvaConfig(rho=EVA_RHO)))
     with _preparing(to) as clock, _without_peft_printing():
         initialize_lora_eva_weights(
-            adaptation.model,
+            adapted.model,
             _Batches(to),
             prepare_model_inputs_fn=_token_mask,
             prepare_layer_inputs_fn=_TokenRows(),
             show_progress_bar=False,
         )
-    adaptation.preparation_seconds = clock()
-    adaptation.initial_ranks = adaptation.ranks()
-    return adaptation
+    adapted.preparation_seconds = clock()
+    adapted.initial_ranks = adapted.ranks()
+    return adapted
 
 
 def apply_lora_ga(to: MethodContext) -> AdaptedModel:
@@ -74,9 +74,9 @@ def apply_lora_ga(to: MethodContext) -> AdaptedModel:
     with _preparing(to) as clock:
         preprocess_loraga(to.model, config, lambda: _accumulate_gradients(to))
         to.preparing("singular vectors of the gradients")
-        adaptation = AdaptedModel(get_peft_model(to.model, config))
-    adaptation.preparation_seconds = clock()
-    return adaptation
+        adapted = AdaptedModel(get_peft_model(to.model, config))
+    adapted.preparation_seconds = clock()
+    return adapted
 
 
 def _accumulate_gradients(to: MethodContext) -> None:

@@ -85,7 +85,7 @@ def shuffle_ranks(ranks: dict[str, int], shapes: dict[str, tuple[int, int]], see
     Args:
         ranks: module name -> rank.
         shapes: module name -> (d_out, d_in).
-        seed: of the shuffle; the same ranks and seed give the same result, whatever the order of the names.
+        seed: of the shuffle; the same ranks and seed give the same result in any order of the names.
 
     Returns:
         Module name -> rank, in the order of `ranks`; for each shape the same ranks as before.

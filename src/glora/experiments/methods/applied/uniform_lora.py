@@ -20,7 +20,7 @@ from glora.lora.peft_config import exact_pattern
 
 PISSA = "pissa_niter_16"
 """The authors' fast SVD with the most iterations of their comparison (arXiv:2404.02948), whose error there is close to that
-of the full SVD; that one takes minutes for each large matrix, and the residual is computed from whatever was found."""
+of the full SVD; that one takes minutes for each large matrix, and the residual is computed from the factors that were found."""
 
 LORA_PLUS_RATIO = 16.0
 """λ, the learning rate of B over that of A: the authors' recommendation, 2⁴ (arXiv:2402.12354)."""
@@ -91,9 +91,9 @@ def apply_pissa(to: MethodContext) -> AdaptedModel:
     """
     begun = time.perf_counter()
     to.preparing("singular vectors of the weights")
-    adaptation = AdaptedModel(uniform_lora(to, init_lora_weights=PISSA))
-    adaptation.preparation_seconds = time.perf_counter() - begun
-    return adaptation
+    adapted = AdaptedModel(uniform_lora(to, init_lora_weights=PISSA))
+    adapted.preparation_seconds = time.perf_counter() - begun
+    return adapted
 
 
 def apply_lora_plus(to: MethodContext) -> AdaptedModel:

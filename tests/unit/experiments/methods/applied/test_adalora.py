@@ -16,7 +16,7 @@ from unit.experiments.methods.method_case import adapt, batch
 
 
 class State:
-    """What AdaLoraStepper reads of Trainer's state."""
+    """The part of Trainer's state that AdaLoraStepper reads."""
 
     def __init__(self, global_step: int) -> None:
         self.global_step = global_step
@@ -25,48 +25,48 @@ class State:
 @pytest.mark.parametrize("steps", [2, 3, 12])
 @pytest.mark.parametrize("total_rank", [None, 37])
 def test_adalora_prunes_to_the_budget_and_the_ranks_differ(tiny_deberta: Path, steps: int, total_rank) -> None:
-    adaptation = adapt(tiny_deberta, "adalora", steps=steps, total_rank=total_rank)
-    matrices = len(adaptation.initial_ranks)
+    adapted = adapt(tiny_deberta, "adalora", steps=steps, total_rank=total_rank)
+    matrices = len(adapted.initial_ranks)
     budget = total_rank or 4 * matrices
-    assert sum(adaptation.initial_ranks.values()) >= 1.5 * budget
-    train_by_hand(adaptation, steps)
-    ranks = adaptation.ranks()
+    assert sum(adapted.initial_ranks.values()) >= 1.5 * budget
+    train_by_hand(adapted, steps)
+    ranks = adapted.ranks()
     assert sum(ranks.values()) == budget
-    assert ranks.keys() == adaptation.initial_ranks.keys()
+    assert ranks.keys() == adapted.initial_ranks.keys()
     assert len(set(ranks.values())) > 1
-    for name, layer in adapted_layers(adaptation.model).items():
+    for name, layer in adapted_layers(adapted.model).items():
         (singular_values,) = layer.lora_E.values()
         assert int((singular_values != 0).sum()) == ranks[name], "a masked direction is zero at the end"
-    schedule = adaptation.schedule
-    assert adaptation.reallocated_at == steps - schedule.tfinal + 1
-    shapes = adaptation.module_shapes
-    assert adaptation.adapter_parameters() == sum(r * (sum(shapes[name]) + 1) for name, r in ranks.items())
+    schedule = adapted.schedule
+    assert adapted.reallocated_at == steps - schedule.tfinal + 1
+    shapes = adapted.module_shapes
+    assert adapted.adapter_parameters() == sum(r * (sum(shapes[name]) + 1) for name, r in ranks.items())
 
 
-def train_by_hand(adaptation: AdaptedModel, steps: int) -> None:
+def train_by_hand(adapted: AdaptedModel, steps: int) -> None:
     """The order in which Trainer calls things."""
-    optimizer = torch.optim.AdamW([p for p in adaptation.model.parameters() if p.requires_grad], lr=1e-2)
-    (stepper,) = adaptation.callbacks
-    adaptation.model.train()
+    optimizer = torch.optim.AdamW([p for p in adapted.model.parameters() if p.requires_grad], lr=1e-2)
+    (stepper,) = adapted.callbacks
+    adapted.model.train()
     for step in range(steps):
-        adaptation.model(**batch(step)).loss.backward()
+        adapted.model(**batch(step)).loss.backward()
         optimizer.step()
         stepper.on_optimizer_step(None, State(step), None)
         optimizer.zero_grad()
 
 
 def test_before_the_first_mask_adalora_has_its_initial_ranks(tiny_deberta: Path) -> None:
-    adaptation = adapt(tiny_deberta, "adalora")
-    assert adaptation.ranks() == adaptation.initial_ranks
-    assert set(adaptation.initial_ranks.values()) == {6}
-    assert adaptation.reallocated_at is None
-    adapters = sum(p.numel() for n, p in adaptation.model.named_parameters() if "lora_" in n and p.requires_grad)
-    assert adaptation.adapter_parameters() == adapters
+    adapted = adapt(tiny_deberta, "adalora")
+    assert adapted.ranks() == adapted.initial_ranks
+    assert set(adapted.initial_ranks.values()) == {6}
+    assert adapted.reallocated_at is None
+    adapters = sum(p.numel() for n, p in adapted.model.named_parameters() if "lora_" in n and p.requires_grad)
+    assert adapted.adapter_parameters() == adapters
 
 
 def test_adaloras_orthogonality_penalty_is_in_the_loss(tiny_deberta: Path) -> None:
-    adaptation = adapt(tiny_deberta, "adalora")
-    model = adaptation.model.eval()
+    adapted = adapt(tiny_deberta, "adalora")
+    model = adapted.model.eval()
     with torch.no_grad():
         outputs = model(**batch(0))
         penalties = []
@@ -80,14 +80,14 @@ def test_adaloras_orthogonality_penalty_is_in_the_loss(tiny_deberta: Path) -> No
 
 
 def test_adaloras_update_has_loras_scaling(tiny_deberta: Path) -> None:
-    adaptation = adapt(tiny_deberta, "adalora")
-    name, layer = next(iter(adapted_layers(adaptation.model).items()))
+    adapted = adapt(tiny_deberta, "adalora")
+    name, layer = next(iter(adapted_layers(adapted.model).items()))
     for factor in (layer.lora_A, layer.lora_B, layer.lora_E):
         torch.nn.init.normal_(factor["default"])
     with torch.no_grad():
         product = layer.lora_B["default"] @ torch.diag(layer.lora_E["default"][:, 0]) @ layer.lora_A["default"]
         torch.testing.assert_close(layer.get_delta_weight("default"), 12 / 4 * product, rtol=1e-4, atol=1e-4)
-    assert adaptation.initial_ranks[name] == 6
+    assert adapted.initial_ranks[name] == 6
 
 
 def test_adaloras_first_step_is_as_small_as_the_documentation_says() -> None:

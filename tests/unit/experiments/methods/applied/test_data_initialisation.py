@@ -43,19 +43,19 @@ def inputs_of(model: Any, module: str, count: int) -> torch.Tensor:
 
 
 def test_eva_spends_the_rank_budget_unevenly(tiny_deberta: Path) -> None:
-    adaptation = adapt(tiny_deberta, "eva")
-    ranks = adaptation.ranks()
-    assert ranks == adaptation.initial_ranks
+    adapted = adapt(tiny_deberta, "eva")
+    ranks = adapted.ranks()
+    assert ranks == adapted.initial_ranks
     assert sum(ranks.values()) == 4 * len(ranks)
     assert len(set(ranks.values())) > 1
     assert max(ranks.values()) <= 8, "ρ = 2"
-    assert adaptation.module_shapes.keys() == ranks.keys()
-    assert adaptation.adapter_parameters() == adapter_parameters(adaptation.model)
-    assert adaptation.preparation_seconds > 0
+    assert adapted.module_shapes.keys() == ranks.keys()
+    assert adapted.adapter_parameters() == adapter_parameters(adapted.model)
+    assert adapted.preparation_seconds > 0
 
 
 def test_evas_a_spans_the_principal_components_of_the_tokens(tiny_deberta: Path) -> None:
-    """Of the first matrix's inputs, which no adapter changes, computed from scratch; the positions' rows are not in them."""
+    """From the first matrix's inputs, which no adapter changes, computed from scratch; without the rows of positions."""
     layer = adapted_layers(adapt(tiny_deberta, "eva").model)[VALUE]
     A = layer.lora_A["default"].weight.detach()
     torch.testing.assert_close(A @ A.T, torch.eye(len(A)), rtol=0, atol=1e-4)
@@ -75,10 +75,10 @@ def test_a_matrix_to_which_eva_gives_nothing_has_no_adapter(tiny_deberta: Path, 
         parent.value_proj = parent.value_proj.get_base_layer()
 
     monkeypatch.setattr(data_initialisation, "initialize_lora_eva_weights", ranks_from_nothing)
-    adaptation = adapt(tiny_deberta, "eva")
-    assert adaptation.initial_ranks[VALUE] == 0
-    assert Counter(adaptation.initial_ranks.values()) == {4: 11, 0: 1}
-    assert adaptation.adapter_parameters() == adapter_parameters(adaptation.model)
+    adapted = adapt(tiny_deberta, "eva")
+    assert adapted.initial_ranks[VALUE] == 0
+    assert Counter(adapted.initial_ranks.values()) == {4: 11, 0: 1}
+    assert adapted.adapter_parameters() == adapter_parameters(adapted.model)
 
 
 def test_eva_prints_nothing(tiny_deberta: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,13 +113,13 @@ def test_eva_looks_at_the_answer_alone_where_every_token_has_a_label() -> None:
 
 def test_lora_ga_starts_along_the_gradient(tiny_deberta: Path) -> None:
     """A has the leading right singular vectors of the mean gradient of 4 batches of 32, found by autograd alone."""
-    adaptation = adapt(tiny_deberta, "lora_ga")
+    adapted = adapt(tiny_deberta, "lora_ga")
     model = classifier(tiny_deberta).train()
     model.requires_grad_(False)
-    weights = {name: model.get_submodule(name).weight.requires_grad_() for name in adaptation.initial_ranks}
+    weights = {name: model.get_submodule(name).weight.requires_grad_() for name in adapted.initial_ranks}
     for each in itertools.islice(batches(), 4):
         model(**each).loss.backward()
-    for name, layer in adapted_layers(adaptation.model).items():
+    for name, layer in adapted_layers(adapted.model).items():
         A, B = layer.lora_A["default"].weight.detach(), layer.lora_B["default"].weight.detach()
         assert B.any()
         _, _, right = torch.linalg.svd(weights[name].grad)
@@ -128,8 +128,8 @@ def test_lora_ga_starts_along_the_gradient(tiny_deberta: Path) -> None:
         change = weights[name].detach() - layer.base_layer.weight
         torch.testing.assert_close(change, 3 * B @ A, rtol=1e-3, atol=1e-6)
         assert change.any()
-    assert adaptation.preparation_seconds > 0
-    assert all(p.grad is None for p in adaptation.model.parameters())
+    assert adapted.preparation_seconds > 0
+    assert all(p.grad is None for p in adapted.model.parameters())
 
 
 # Both
@@ -185,11 +185,11 @@ def test_both_work_on_a_causal_model(method: str) -> None:
         batches=answers,
         task_type="CAUSAL_LM",
     )
-    adaptation = apply_eva(to) if method == "eva" else data_initialisation.apply_lora_ga(to)
-    assert type(adaptation.model).__name__ == "PeftModelForCausalLM"
-    assert sum(adaptation.ranks().values()) == 2 * 7
-    assert adaptation.adapter_parameters() == adaptation.trainable_parameters() == adapter_parameters(adaptation.model)
-    torch.testing.assert_close(says(adaptation.model), before, rtol=0, atol=1e-5)
+    adapted = apply_eva(to) if method == "eva" else data_initialisation.apply_lora_ga(to)
+    assert type(adapted.model).__name__ == "PeftModelForCausalLM"
+    assert sum(adapted.ranks().values()) == 2 * 7
+    assert adapted.adapter_parameters() == adapted.trainable_parameters() == adapter_parameters(adapted.model)
+    torch.testing.assert_close(says(adapted.model), before, rtol=0, atol=1e-5)
 
 
 # The batches

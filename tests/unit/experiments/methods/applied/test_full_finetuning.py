@@ -13,13 +13,13 @@ from unit.experiments.methods.method_case import adapt, classifier, logits
 
 
 def test_everything_is_trained_and_nothing_is_adapted(tiny_deberta: Path) -> None:
-    adaptation, plain = adapt(tiny_deberta, "full"), classifier(tiny_deberta)
-    assert not any(isinstance(module, BaseTunerLayer) for module in adaptation.model.modules())
-    assert all(p.requires_grad for p in adaptation.model.parameters())
-    assert adaptation.trainable_parameters() == sum(p.numel() for p in plain.parameters())
-    assert adaptation.ranks() == adaptation.initial_ranks == adaptation.module_shapes == {}
-    assert adaptation.adapter_parameters() == 0
-    assert torch.equal(logits(adaptation.model), logits(plain))
+    adapted, plain = adapt(tiny_deberta, "full"), classifier(tiny_deberta)
+    assert not any(isinstance(module, BaseTunerLayer) for module in adapted.model.modules())
+    assert all(p.requires_grad for p in adapted.model.parameters())
+    assert adapted.trainable_parameters() == sum(p.numel() for p in plain.parameters())
+    assert adapted.ranks() == adapted.initial_ranks == adapted.module_shapes == {}
+    assert adapted.adapter_parameters() == 0
+    assert torch.equal(logits(adapted.model), logits(plain))
 
 
 def test_its_learning_rate_is_its_own_unless_one_is_given() -> None:

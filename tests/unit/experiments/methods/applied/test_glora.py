@@ -1,4 +1,4 @@
-"""What all methods share on a model, and the control's shuffled ranks."""
+"""Properties that all methods share on a model, and the control's shuffled ranks."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from unit.experiments.methods.method_case import adapt
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "full"])
 def test_every_method_adapts_every_encoder_matrix_and_trains_the_same_head(tiny_deberta: Path, method: str) -> None:
-    adaptation = adapt(tiny_deberta, method)
+    adapted = adapt(tiny_deberta, method)
     model, _ = load_classifier(str(tiny_deberta), num_labels=2, label_names=("no", "yes"), seed=0)
-    assert list(adaptation.initial_ranks) == find_target_modules(model)
+    assert list(adapted.initial_ranks) == find_target_modules(model)
     matrix = dict(model.named_modules())
-    assert adaptation.module_shapes == {n: tuple(matrix[n].weight.shape) for n in adaptation.initial_ranks}
+    assert adapted.module_shapes == {n: tuple(matrix[n].weight.shape) for n in adapted.initial_ranks}
     for head in find_head_modules(model):
         trained = {
             n.split(f"{head}.modules_to_save.default.")[1]: p
-            for n, p in adaptation.model.named_parameters()
+            for n, p in adapted.model.named_parameters()
             if f"{head}.modules_to_save." in n
         }
         for name, fresh in matrix[head].named_parameters():
             assert trained[name].requires_grad
             assert torch.equal(trained[name], fresh)
-    frozen = {n for n, p in adaptation.model.named_parameters() if not p.requires_grad}
+    frozen = {n for n, p in adapted.model.named_parameters() if not p.requires_grad}
     assert not any(re.search(r"lora_[ABE]|modules_to_save", n) for n in frozen)
 
 
@@ -51,14 +51,14 @@ def test_lora_glora_and_shuffled_start_from_the_same_adapters(tiny_deberta: Path
 
 
 def test_uniform_lora_costs_what_its_ranks_say(tiny_deberta: Path) -> None:
-    adaptation = adapt(tiny_deberta, "lora")
-    assert set(adaptation.ranks().values()) == {4}
-    adapters = sum(p.numel() for n, p in adaptation.model.named_parameters() if "lora_" in n)
-    assert adaptation.adapter_parameters() == adapters
-    layer = next(iter(adapted_layers(adaptation.model).values()))
+    adapted = adapt(tiny_deberta, "lora")
+    assert set(adapted.ranks().values()) == {4}
+    adapters = sum(p.numel() for n, p in adapted.model.named_parameters() if "lora_" in n)
+    assert adapted.adapter_parameters() == adapters
+    layer = next(iter(adapted_layers(adapted.model).values()))
     assert layer.scaling["default"] == 12 / 4
-    assert adaptation.reallocated_at is None
-    assert adaptation.averaged_norms() is None
+    assert adapted.reallocated_at is None
+    assert adapted.averaged_norms() is None
 
 
 def test_shuffling_keeps_the_ranks_of_each_shape() -> None:

@@ -1,4 +1,4 @@
-"""What each relative of uniform LoRA changes, in numbers: PEFT's layers on a tiny DeBERTa."""
+"""The change that each relative of uniform LoRA makes, in numbers: PEFT's layers on a tiny DeBERTa."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from glora.experiments.methods.registry import METHODS
 from unit.experiments.methods.method_case import adapt, adapter_parameters, batch, classifier, logits
 
 
-def scalings(adaptation: AdaptedModel) -> set[float]:
-    return {layer.scaling["default"] for layer in adapted_layers(adaptation.model).values()}
+def scalings(adapted: AdaptedModel) -> set[float]:
+    return {layer.scaling["default"] for layer in adapted_layers(adapted.model).values()}
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "full"])
@@ -27,10 +27,10 @@ def test_before_training_every_method_is_the_pretrained_model(tiny_deberta: Path
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "full"])
 def test_the_parameters_that_are_counted_are_those_that_are_trained(tiny_deberta: Path, method: str) -> None:
-    adaptation = adapt(tiny_deberta, method)
-    assert adaptation.adapter_parameters() == adapter_parameters(adaptation.model)
-    head = sum(p.numel() for n, p in adaptation.model.named_parameters() if "modules_to_save" in n)
-    assert adaptation.trainable_parameters() == adaptation.adapter_parameters() + head
+    adapted = adapt(tiny_deberta, method)
+    assert adapted.adapter_parameters() == adapter_parameters(adapted.model)
+    head = sum(p.numel() for n, p in adapted.model.named_parameters() if "modules_to_save" in n)
+    assert adapted.trainable_parameters() == adapted.adapter_parameters() + head
 
 
 @pytest.mark.parametrize("method", list(METHODS))
@@ -39,9 +39,9 @@ def test_a_method_meets_the_budgets_that_it_says(tiny_deberta: Path, method: str
     if method in ("adalora", "full"):
         assert METHODS[method].meets == (("rank",) if method == "adalora" else ())
         return
-    lora, adaptation = adapt(tiny_deberta, "lora"), adapt(tiny_deberta, method)
-    assert sum(adaptation.ranks().values()) == sum(lora.ranks().values())
-    same_size = adaptation.adapter_parameters() == lora.adapter_parameters()
+    lora, adapted = adapt(tiny_deberta, "lora"), adapt(tiny_deberta, method)
+    assert sum(adapted.ranks().values()) == sum(lora.ranks().values())
+    same_size = adapted.adapter_parameters() == lora.adapter_parameters()
     assert same_size == ("parameters" in METHODS[method].meets)
 
 
@@ -52,40 +52,40 @@ def test_the_scaling_is_loras_but_for_rslora(tiny_deberta: Path) -> None:
 
 
 def test_dora_trains_a_magnitude_for_every_row(tiny_deberta: Path) -> None:
-    adaptation, lora = adapt(tiny_deberta, "dora"), adapt(tiny_deberta, "lora")
-    for name, layer in adapted_layers(adaptation.model).items():
+    adapted, lora = adapt(tiny_deberta, "dora"), adapt(tiny_deberta, "lora")
+    for name, layer in adapted_layers(adapted.model).items():
         magnitude = layer.lora_magnitude_vector["default"].weight
         assert magnitude.requires_grad
         torch.testing.assert_close(magnitude.detach(), layer.base_layer.weight.norm(dim=1))
-        assert magnitude.shape == (adaptation.module_shapes[name][0],)
-    rows = sum(rows for rows, _ in adaptation.module_shapes.values())
-    assert adaptation.adapter_parameters() == lora.adapter_parameters() + rows
+        assert magnitude.shape == (adapted.module_shapes[name][0],)
+    rows = sum(rows for rows, _ in adapted.module_shapes.values())
+    assert adapted.adapter_parameters() == lora.adapter_parameters() + rows
 
 
 def test_pissa_moves_the_largest_singular_values_into_the_adapter(tiny_deberta: Path) -> None:
-    adaptation = adapt(tiny_deberta, "pissa")
+    adapted = adapt(tiny_deberta, "pissa")
     before = dict(classifier(tiny_deberta).named_modules())
-    for name, layer in adapted_layers(adaptation.model).items():
+    for name, layer in adapted_layers(adapted.model).items():
         moved, weight = layer.get_delta_weight("default").detach(), before[name].weight.detach()
         torch.testing.assert_close(layer.base_layer.weight + moved, weight, rtol=0, atol=1e-6)
         largest = torch.linalg.svdvals(weight)[:4]  # of a random matrix, whose values are close together
         assert moved.norm() > 0.99 * largest.norm(), name
         assert torch.linalg.svdvals(moved)[3] > 0.95 * largest[3], name
-    assert adaptation.preparation_seconds > 0
+    assert adapted.preparation_seconds > 0
 
 
 def test_loras_b_learns_sixteen_times_as_fast_under_lora_plus(tiny_deberta: Path, tmp_path: Path) -> None:
-    """Adam's first step is the learning rate, whatever the gradient."""
-    adaptation = adapt(tiny_deberta, "lora_plus")
-    for layer in adapted_layers(adaptation.model).values():  # at B = 0 there is no gradient of A
+    """Adam's first step is the learning rate, for any gradient."""
+    adapted = adapt(tiny_deberta, "lora_plus")
+    for layer in adapted_layers(adapted.model).values():  # at B = 0 there is no gradient of A
         torch.nn.init.normal_(layer.lora_B["default"].weight)
     arguments = TrainingArguments(output_dir=str(tmp_path), learning_rate=1e-3, weight_decay=0.0, use_cpu=True)
-    optimizer = adaptation.make_optimizer(arguments)
-    trained = {n: p for n, p in adaptation.model.named_parameters() if p.requires_grad}
+    optimizer = adapted.make_optimizer(arguments)
+    trained = {n: p for n, p in adapted.model.named_parameters() if p.requires_grad}
     assert {id(p) for group in optimizer.param_groups for p in group["params"]} == {id(p) for p in trained.values()}
     assert isinstance(optimizer, torch.optim.AdamW)
     before = {name: p.detach().clone() for name, p in trained.items()}
-    adaptation.model.train()(**batch(0)).loss.backward()
+    adapted.model.train()(**batch(0)).loss.backward()
     optimizer.step()
     step = {name: (p.detach() - before[name]).abs().max().item() for name, p in trained.items()}
     rates = {"lora_A": 1e-3, "lora_B": 16e-3, "dense.weight": 1e-3}
@@ -96,9 +96,9 @@ def test_loras_b_learns_sixteen_times_as_fast_under_lora_plus(tiny_deberta: Path
 
 
 def test_lora_plus_decays_weights_as_the_others_do(tiny_deberta: Path, tmp_path: Path) -> None:
-    adaptation = adapt(tiny_deberta, "lora_plus")
+    adapted = adapt(tiny_deberta, "lora_plus")
     arguments = TrainingArguments(output_dir=str(tmp_path), weight_decay=0.1, use_cpu=True)
-    decays = {group["weight_decay"] for group in adaptation.make_optimizer(arguments).param_groups if group["params"]}
+    decays = {group["weight_decay"] for group in adapted.make_optimizer(arguments).param_groups if group["params"]}
     assert decays == {0.1, 0.0}
 
 
@@ -110,12 +110,12 @@ def test_only_lora_plus_brings_an_optimiser(tiny_deberta: Path, tmp_path: Path) 
 def test_lora_with_a_total_rank_is_even_and_scales_every_matrix_alike(tiny_deberta: Path) -> None:
     reference = adapt(tiny_deberta, "lora")
     total = sum(reference.ranks().values()) + 5
-    adaptation = adapt(tiny_deberta, "lora", total_rank=total)
-    ranks = adaptation.ranks()
+    adapted = adapt(tiny_deberta, "lora", total_rank=total)
+    ranks = adapted.ranks()
     assert sum(ranks.values()) == total
     assert set(ranks.values()) == {4, 5}
-    assert {layer.scaling["default"] for layer in adapted_layers(adaptation.model).values()} == {12 / 4}
-    assert torch.equal(logits(adaptation.model), logits(reference.model))
+    assert {layer.scaling["default"] for layer in adapted_layers(adapted.model).values()} == {12 / 4}
+    assert torch.equal(logits(adapted.model), logits(reference.model))
 
 
 @pytest.mark.parametrize(("matrices", "total"), [(4, 4), (4, 7), (37, 97), (5, 14)])
