@@ -161,12 +161,12 @@ def test_sizes_and_bounds_that_make_no_sense(
 
 
 def test_a_folder_needs_an_output_and_a_model_is_a_model(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="output is missing"):
+    with pytest.raises(ValueError, match="output .*give the folder"):
         compress_adapter(folder, parameters=0.5)
     for output in (None, tmp_path / "out"):
         with pytest.raises(TypeError, match="model=5 must be"):
             compress_adapter(5, parameters=0.5, output=output)
-    with pytest.raises(ValueError, match="no LoRA"):
+    with pytest.raises(ValueError, match="get_peft_model"):
         compress_adapter(base(), parameters=0.5)
 
 
@@ -182,7 +182,7 @@ def test_a_factor_that_is_not_finite_is_named(folder: Path, tmp_path: Path, valu
 
 
 def test_an_adapter_that_has_learned_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="has learned nothing"):
+    with pytest.raises(ValueError, match="B·A is 0"):
         compress_adapter(lora(init_lora_weights=True), parameters=0.5, output=tmp_path)
 
 

@@ -58,23 +58,7 @@ def find_matrices(
     if adapter_name is None:
         adapter_name = _active_adapter(layers, configs)
     config = configs.get(adapter_name)
-    kind = getattr(config, "peft_type", PeftType.LORA)
-    if kind != PeftType.LORA:
-        raise ValueError(
-            f"adapter {adapter_name!r} is of type {kind.value}; glora allocates the ranks of LoRA adapters only. Make the "
-            "model with peft.LoraConfig"
-        )
-    if not layers:
-        raise ValueError(
-            f"there is no LoRA layer in this {type(root).__name__}; "
-            "add one with peft.get_peft_model(model, LoraConfig(...)) or model.add_adapter(LoraConfig(...))"
-        )
-    known = sorted({name for layer in layers.values() for name in (*layer.lora_A, *layer.lora_embedding_A)})
-    if adapter_name not in known:
-        raise ValueError(
-            f"there is no LoRA adapter {adapter_name!r} in this model; it has {', '.join(map(repr, known))}"
-            f"{did_you_mean(adapter_name, known)}"
-        )
+    _check_adapter(root, layers, adapter_name, getattr(config, "peft_type", PeftType.LORA))
     bias = getattr(config, "bias", "none")
     matrices = {name: LoraMatrix(name, layer, adapter_name, bias=bias) for name, layer in layers.items()}
     matrices = {name: matrix for name, matrix in matrices.items() if matrix.present}
@@ -95,6 +79,26 @@ def find_matrices(
             f"is_trainable=True, or activate it with model.set_adapter({adapter_name!r})"
         )
     return adapter_name, {name: matrix for name, matrix in matrices.items() if name not in within}
+
+
+def _check_adapter(root: nn.Module, layers: Mapping[str, LoraLayer], adapter_name: str, kind: PeftType) -> None:
+    """Check that the adapter is of LoRA, and in the model."""
+    if kind != PeftType.LORA:
+        raise ValueError(
+            f"adapter {adapter_name!r} is of type {kind.value}; glora allocates the ranks of LoRA adapters only. Make the "
+            "model with peft.LoraConfig"
+        )
+    if not layers:
+        raise ValueError(
+            f"there is no LoRA layer in this {type(root).__name__}; "
+            "add one with peft.get_peft_model(model, LoraConfig(...)) or model.add_adapter(LoraConfig(...))"
+        )
+    known = sorted({name for layer in layers.values() for name in (*layer.lora_A, *layer.lora_embedding_A)})
+    if adapter_name not in known:
+        raise ValueError(
+            f"there is no LoRA adapter {adapter_name!r} in this model; it has {', '.join(map(repr, known))}"
+            f"{did_you_mean(adapter_name, known)}"
+        )
 
 
 def matrix_name(module_name: str, layer: LoraLayer) -> str:

@@ -64,7 +64,8 @@ def resize_lora_layer(
     found = next((matrix for matrix in adapter.matrices.values() if matrix.layer is layer), None)
     if found is None:
         raise ValueError(
-            f"this LoRA layer is not one of the model's {len(adapter.matrices)} with adapter {adapter_name!r}"
+            f"this LoRA layer is not one of the model's {len(adapter.matrices)} with adapter {adapter_name!r}; "
+            "give its own model"
         )
     resized = found.resized(rank, **how)
     with adapter.layout.resizing([]), uninterrupted():

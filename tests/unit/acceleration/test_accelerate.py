@@ -107,7 +107,7 @@ def test_refused_by_name_where_it_applies_to_nothing(fields: dict, reason: str) 
 
 
 def test_refused_without_lora() -> None:
-    with pytest.raises(ValueError, match="there is no LoRA layer"):
+    with pytest.raises(ValueError, match="nn.Linear, by peft.get_peft_model"):
         accelerate_lora(Net())
 
 

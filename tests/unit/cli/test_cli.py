@@ -23,6 +23,7 @@ from glora.experiments.models.registry import MODELS, ModelNotFoundError
 from glora.experiments.records.provenance import collect_provenance
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.records.store import read_records
+from glora.experiments.report.write import NoFinishedRunsError
 from glora.experiments.training import run as train
 from glora.experiments.training.progress import RunProgress
 
@@ -334,7 +335,7 @@ def test_an_adapter_that_is_not_there_is_named(call, tmp_path: Path) -> None:
 
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "argv", ["glora", "report", str(tmp_path), "--debug"])
-    with pytest.raises(ValueError, match="no finished run"):
+    with pytest.raises(NoFinishedRunsError):
         cli.main()
 
 

@@ -279,5 +279,5 @@ def test_the_public_resize_keeps_the_configuration_true(tmp_path: Path) -> None:
     assert torch.equal(stock(x), model(x))
     with pytest.raises(TypeError, match="'model'"):
         resize_lora_layer(layers["second"], 3)  # type: ignore[call-arg]
-    with pytest.raises(ValueError, match="not one of the model's"):
+    with pytest.raises(ValueError, match="'default'; give"):
         resize_lora_layer(layers["second"], 2, model=lora())

@@ -88,7 +88,9 @@ def find_target_modules(model: torch.nn.Module) -> list[str]:
     ]
     targets = [name for name in names if not f"{name}.".startswith(heads)]
     if not targets:
-        raise ValueError(f"the encoder {prefix!r} of {type(model).__name__} has no linear layer to adapt.")
+        raise ValueError(
+            f"the encoder {prefix!r} of {type(model).__name__} has no linear layer to adapt; choose another model"
+        )
     return targets
 
 
@@ -121,7 +123,7 @@ def find_linear_layers(model: PreTrainedModel) -> list[str]:
     experts = {ending for ending in endings if _is_taken_for_experts(ending, model)}
     names = [name for name in names if name.rpartition(".")[2] not in experts]
     if not names:
-        raise ValueError(f"the decoder of {type(model).__name__} has no linear layer to adapt.")
+        raise ValueError(f"the decoder of {type(model).__name__} has no linear layer to adapt; choose another model")
     return names
 
 

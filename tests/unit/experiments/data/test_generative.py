@@ -141,7 +141,7 @@ def test_the_hub_is_asked_for_every_configuration(monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_is_missing_or_cannot_be_scored(tmp_path: Path) -> None:
-    with pytest.raises(DataNotFoundError, match=r"there is no folder .*absent"):
+    with pytest.raises(DataNotFoundError, match="data_dir: .*absent"):
         resolve_task("gsm8k", str(tmp_path / "absent"))
     with pytest.raises(DataNotFoundError, match=r"gsm8k needs train.jsonl \(or .parquet\) and test.jsonl .* looked in"):
         resolve_task("gsm8k", str(tmp_path))

@@ -174,7 +174,7 @@ def test_missing_files_are_listed(glue_folder: Path, tmp_path: Path) -> None:
     assert "needs the files train.tsv, dev_matched.tsv, dev_mismatched.tsv" in str(error.value)
     assert f"{tmp_path}/MNLI (without dev_mismatched.tsv)" in str(error.value)
     assert f"{tmp_path}/mnli (no such folder)" in str(error.value)
-    with pytest.raises(DataNotFoundError, match="data_dir: there is no folder"):
+    with pytest.raises(DataNotFoundError, match="data_dir: .*nowhere"):
         load_task("mnli", data_dir=str(tmp_path / "nowhere"))
 
 

@@ -67,7 +67,7 @@ def test_a_registered_name_wins_over_a_folder_of_that_name(tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rte").mkdir()
     assert resolve_task("rte").name == "rte"
-    with pytest.raises(DataNotFoundError, match="found no data in the folder"):
+    with pytest.raises(DataNotFoundError, match=r"rte.*train\.\w+"):
         resolve_task("./rte")
 
 
@@ -85,12 +85,12 @@ def test_unknown_tasks_name_the_nearest(name: str, message: str) -> None:
 
 
 def test_resolving_reads_nothing_but_finds_missing_files(glue_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataNotFoundError, match="rte needs the files"):
+    with pytest.raises(DataNotFoundError, match="rte .*train.tsv, dev.tsv"):
         resolve_task("rte", str(tmp_path))
     (tmp_path / "train.tsv").write_text("not RTE")
     (tmp_path / "dev.tsv").write_text("not RTE")
     found = resolve_task("rte", str(tmp_path))
-    with pytest.raises(DataError, match="expected the columns"):
+    with pytest.raises(DataError, match="train.tsv.* columns .*sentence1, sentence2"):
         found.read(load_hub_dataset)
     assert resolve_task("rte").name == "rte"  # the hub is not asked either
 

@@ -132,7 +132,7 @@ def test_an_encoder_without_linear_layers() -> None:
     model = nn.Module()
     model.base_model_prefix = "encoder"
     model.encoder = nn.Sequential(nn.Conv1d(2, 2, 1))
-    with pytest.raises(ValueError, match="has no linear layer to adapt"):
+    with pytest.raises(ValueError, match="'encoder' of Module .*another model"):
         find_target_modules(model)
 
 

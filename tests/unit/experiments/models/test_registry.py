@@ -35,19 +35,19 @@ def test_names(name: str, source: str) -> None:
 
 def test_folders(tiny_deberta: Path, tmp_path: Path) -> None:
     assert resolve_model(str(tiny_deberta)) == str(tiny_deberta)
-    with pytest.raises(ModelNotFoundError, match=r"has no config\.json"):
+    with pytest.raises(ModelNotFoundError, match=r"config\.json; give one that .*save_pretrained"):
         resolve_model(str(tmp_path))
 
 
 def test_a_path_without_a_folder_names_those_beside_it(tiny_deberta: Path) -> None:
     missing = f"{tiny_deberta.parent}/{tiny_deberta.name[:-1]}x"
-    with pytest.raises(ModelNotFoundError, match=f"there is no model folder .*; did you mean '{tiny_deberta}'"):
+    with pytest.raises(ModelNotFoundError, match=f"did you mean '{tiny_deberta}'"):
         resolve_model(missing)
 
 
 @pytest.mark.parametrize("name", ["./deberta-v3-bas", "~/nowhere/model", "a/b/c", "C:\\models\\x", "model/"])
 def test_paths_are_not_taken_for_hub_ids(name: str) -> None:
-    with pytest.raises(ModelNotFoundError, match="there is no model folder"):
+    with pytest.raises(ModelNotFoundError, match="folder"):
         resolve_model(name)
 
 
@@ -55,7 +55,7 @@ def test_below_a_folder_that_exists_a_name_is_a_path(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     assert resolve_model("models/tiny") == "models/tiny"
     (tmp_path / "models").mkdir()
-    with pytest.raises(ModelNotFoundError, match="there is no model folder 'models/tiny'"):
+    with pytest.raises(ModelNotFoundError, match="'models/tiny'"):
         resolve_model("models/tiny")
 
 
