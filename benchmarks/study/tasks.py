@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from glora.experiments.config import RunConfig
@@ -84,7 +85,7 @@ def _sst2(data: Path) -> TaskData:
 
 def _stdlib_docs(_data: Path) -> TaskData:
     """6,000 pairs; the modules of `validation` select, those of `test` are held out."""
-    splits = build_splits(_library())
+    splits = build_splits(Path(sysconfig.get_path("stdlib")))
     return _task_data(StdlibDocs.task, limited(splits["train"], 6000), splits["validation"], splits["test"])
 
 
@@ -92,7 +93,7 @@ def _retrieval(_data: Path) -> TaskData:
     """Each function's signature with its own docstring; the splits are those of stdlib-docs."""
     splits = {
         name: rows.at([i for i, label in enumerate(rows.labels) if label])
-        for name, rows in build_splits(_library()).items()
+        for name, rows in build_splits(Path(sysconfig.get_path("stdlib"))).items()
     }
     return _task_data(StdlibDocs.task, splits["train"], splits["validation"], splits["test"])
 
@@ -104,12 +105,6 @@ def _gsm8k(data: Path) -> TaskData:
     drawn = limited(read["train"], 740)
     test = next(v for k, v in read.items() if k != "train")
     return _task_data(task, drawn.at(range(640)), drawn.at(range(640, 740)), limited(test, 500))
-
-
-def _library() -> Path:
-    import sysconfig
-
-    return Path(sysconfig.get_path("stdlib"))
 
 
 def _task_data(task: Any, train: Any, selection: Any, held_out: Any) -> TaskData:
@@ -204,7 +199,7 @@ class Retrieval(Classification):
         """Return a Trainer of the contrastive loss."""
         return ContrastiveTrainer(
             model=adapted.model,
-            args=training_arguments(config, folder, _plain_arguments(), remove_unused_columns=False),
+            args=training_arguments(config, folder, TrainingArguments, remove_unused_columns=False),
             train_dataset=tokens.train,
             eval_dataset=tokens.evaluation,
             data_collator=self.collator(tokenizer),
@@ -252,12 +247,6 @@ def measure_retrieval(model: nn.Module, rows: Dataset, collate: Callable[[list[A
     losses = nn.functional.cross_entropy(similar / TEMPERATURE, own, reduction="none")
     ranks = (similar >= similar.diagonal()[:, None]).sum(1)
     return Measured(losses, torch.ones_like(losses), 1 / ranks.float())
-
-
-def _plain_arguments() -> Any:
-    from transformers import TrainingArguments
-
-    return TrainingArguments
 
 
 ENCODER = {"batch_size": 16, "epochs": 3, "group_by_length": True}

@@ -10,10 +10,13 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from glora import accelerate_lora
+from glora.acceleration import accelerate as lora_acceleration
 from glora.acceleration import products as fast_product
+from glora.acceleration.fused_lora import fused_lora
 
 D_IN, D_OUT, TOKENS = 24, 40, 18
 PAIRS = {  # dtype of the base, dtype of the adapter, relative error of one rounding
@@ -88,8 +91,6 @@ def accelerated(model: nn.Module) -> nn.Module:
 @pytest.fixture
 def fused(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """The inputs' shapes of the calls that were fused; a test of equality shows nothing if all of them were left to PEFT."""
-    from glora.acceleration import accelerate as lora_acceleration
-
     seen: list[tuple[int, ...]] = []
     kernel = lora_acceleration.fused_lora
 
@@ -238,8 +239,6 @@ def test_same_numbers_without_gradients(mode: Callable, fused: list) -> None:
 
 def test_gradients_agree_with_differences_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     """Against no other implementation: the formulas themselves."""
-    from glora.acceleration.fused_lora import fused_lora
-
     torch.manual_seed(0)
     x, A, B, b = (torch.randn(*s, dtype=torch.float64, requires_grad=True) for s in ((5, 4), (2, 4), (3, 2), (3,)))
     W = torch.randn(3, 4, dtype=torch.float64)
@@ -298,7 +297,6 @@ def test_layers_that_share_an_input_keep_it_once(fused: list) -> None:
 
 def test_no_activation_is_made_on_the_way(fused: list) -> None:
     """The output, the input's gradient, and thin things: nothing else of an activation's size."""
-    from torch.utils._python_dispatch import TorchDispatchMode
 
     class Sizes(TorchDispatchMode):
         def __init__(self) -> None:

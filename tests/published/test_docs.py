@@ -15,6 +15,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 import glora
+from glora.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -101,7 +102,6 @@ def test_attributes_of_the_allocator_exist() -> None:
 
 def test_commands_and_options_exist() -> None:
     pytest.importorskip("cyclopts")
-    from glora.cli import app
 
     wrong, checked = [], 0
     for page in PAGES:

@@ -1,4 +1,4 @@
-"""One idea: plain LoRA's forward and backward pass as one fused step, `accelerate_lora`.
+"""Acceleration: plain LoRA's forward and backward pass as one fused step, `accelerate_lora`.
 
 Imports `lora`; only the contents page `glora/__init__.py` and users import it.
 """

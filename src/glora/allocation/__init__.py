@@ -1,1 +1,4 @@
-"""Allocation: from scores and a budget to integer ranks. For the allocator and `suggest`; uses `lora`."""
+"""Allocation: from scores, or spectra, and a budget to integer ranks.
+
+For the allocator, `suggest`, `compress` and the experiments' methods; imports `lora`.
+"""

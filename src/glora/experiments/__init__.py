@@ -1,1 +1,1 @@
-"""Experiments: one run, many runs, their records and their report. Imported by the command line only."""
+"""Experiments: one run, many runs, their records and their report. For the command line and the benchmarks."""

@@ -1,1 +1,4 @@
-"""LoRA: one adapted matrix, all matrices of an adapter, and their change of rank. For every other room of the core."""
+"""LoRA: one adapted matrix, all matrices of an adapter, and their change of rank.
+
+For every part of glora; imports no other room.
+"""

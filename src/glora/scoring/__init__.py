@@ -1,1 +1,4 @@
-"""Scores: what a warm-up tells about each matrix. For the allocator and `suggest`; uses `lora` and `distributed`."""
+"""Scores: measures of each matrix during a warm-up, the norm of its gradient and the spectrum of its update.
+
+For the allocator, the callback, `suggest` and `compress`; imports `lora` and `distributed`.
+"""

@@ -1,4 +1,5 @@
 """Training: make one run with Trainer or TRL, measure it and return its record.
 
-Used by `runs`, `plan`, `calibration`, `search` and the command line; reads `data`, `models`, `methods` and `records`.
+For plans and runs, `calibration`, `compression`, `search` and the command line; imports `data`, `models`, `methods` and
+`records`.
 """

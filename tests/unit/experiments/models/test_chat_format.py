@@ -6,6 +6,7 @@ import logging
 from types import SimpleNamespace
 
 import pytest
+import tokenizers
 import torch
 from transformers import PreTrainedTokenizerFast
 
@@ -112,8 +113,6 @@ def test_the_fallback_template() -> None:
 
 
 def test_the_fallback_begins_as_the_tokenizer_does() -> None:
-    import tokenizers
-
     tokenizer = build_tokenizer(None, bos_token="<turn>")
     assert ChatFormat(tokenizer).encode([ASK], ["3"])[0].prompt[0] != tokenizer.bos_token_id
     tokenizer.backend_tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
@@ -141,7 +140,6 @@ def test_a_conversation_that_a_template_refuses_is_said_to_be_one() -> None:
 
 def test_every_reference_of_the_real_gsm8k_comes_back_from_its_tokens() -> None:
     """With a byte-level vocabulary, as Llama, Qwen and GPT have: what is learned, decoded, is scored as right."""
-    tokenizers = pytest.importorskip("tokenizers")
     if not (SHARED_DATA / "gsm8k").is_dir():
         pytest.skip("the real GSM8K is not here")
     rows = load_task("gsm8k", data_dir=str(SHARED_DATA / "gsm8k"), train_limit=300).train

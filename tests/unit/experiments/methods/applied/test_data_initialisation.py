@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from peft import EvaConfig
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from glora.experiments.config import RunConfig
 from glora.experiments.methods.adapted_model import adapted_layers
@@ -97,8 +99,6 @@ def test_eva_looks_at_the_answer_alone_where_every_token_has_a_label() -> None:
     class Config:
         eva_config: Any
 
-    from peft import EvaConfig
-
     tokens = batch(0)
     labels = torch.full_like(tokens["input_ids"], -100)
     labels[:, 2:5] = 1
@@ -151,8 +151,6 @@ def test_looking_at_the_data_uses_up_no_random_number(tiny_deberta: Path, method
 
 @pytest.mark.parametrize("method", ["eva", "lora_ga"])
 def test_both_work_on_a_causal_model(method: str) -> None:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     torch.manual_seed(0)
     model = LlamaForCausalLM(
         LlamaConfig(
