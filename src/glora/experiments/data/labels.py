@@ -72,7 +72,7 @@ class LabelColumn:
         kinds = [_kind(table, row, value) for row, value in enumerate(values)]
         usual, odd = _usual_and_odd(kinds)
         if odd:
-            raise _misfit(
+            raise _contradiction(
                 table, values, odd, f"is of the type {kinds[odd[0]]}, the others are {usual}; write all alike"
             )
         names = None if _are_decimal_numbers(table, values, usual) else _classes(table, column, values)
@@ -149,7 +149,7 @@ def _are_decimal_numbers(table: Table, values: Sequence[Any], kind: str) -> bool
         return False
     others = [row for row, value in enumerate(values) if _finite(value) is None and not _is_integer(value)]
     if others and (kind == "number" or 2 * len(others) < len(values)):
-        raise _misfit(
+        raise _contradiction(
             table,
             values,
             others,
@@ -164,7 +164,7 @@ def _are_decimal_numbers(table: Table, values: Sequence[Any], kind: str) -> bool
         or all(_is_integer(value) or float(value).is_integer() for value in values)
     ):
         fix = "write all as integers (classes) or all with a point (regression)"
-        raise _misfit(table, values, odd, f"is not {usual} ({len(values) - len(odd)} others are); {fix}")
+        raise _contradiction(table, values, odd, f"is not {usual} ({len(values) - len(odd)} others are); {fix}")
     return decimals > 0
 
 
@@ -201,7 +201,9 @@ def _refuse_alike(table: Table, values: Sequence[Any], counts: Mapping[str, int]
             usual, odd = sorted(pair[1], key=lambda name: (-counts[name], name))[:2]
             rows = [row for row, value in enumerate(values) if str(value) == odd]
             how = "is the same integer as {}" if _is_integer(pair[0]) else f"differs from {{}} only by {difference}"
-            raise _misfit(table, values, rows, f"{how.format(repr(usual))}{_codes(odd, usual)}; use one spelling")
+            raise _contradiction(
+                table, values, rows, f"{how.format(repr(usual))}{_codes(odd, usual)}; use one spelling"
+            )
 
 
 def _codes(*names: str) -> str:
@@ -232,7 +234,7 @@ def _usual_and_odd(kinds: Sequence[str]) -> tuple[str, list[int]]:
     return usual, [row for row, kind in enumerate(kinds) if kind != usual]
 
 
-def _misfit(table: Table, values: Sequence[Any], rows: Sequence[int], reason: str) -> DataError:
+def _contradiction(table: Table, values: Sequence[Any], rows: Sequence[int], reason: str) -> DataError:
     """Return the error for labels that contradict the others."""
     first, *rest = rows
     more = ", ".join(str(table.lines[row]) for row in rest[: SHOWN_LINES - 1])
