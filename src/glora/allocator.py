@@ -312,19 +312,26 @@ class RankAllocator:
         ranks = self._processes.decide(lambda: self._new_ranks(diverged, learned), list(old))
         if ranks is not None:
             seed = f"{self.config.seed}/{self._reallocations}"  # a matrix that grows twice must not draw the same rows
-            share = self._processes.share
-            self.adapter.set_ranks(
-                ranks, optimizer=self._optimizer, keep=self.config.columns_kept, seed=seed, share=share
-            )
+            how: dict[str, Any] = dict(keep=self.config.columns_kept, seed=seed, share=self._processes.share)
+            after = sum(ranks[name] * matrix.cost for name, matrix in self.adapter.matrices.items())
+            kept = kept_energy(learned, ranks) if learned else None
+            made = Reallocation.between(self.steps, old, ranks, (before, after), kept)
+            try:
+                self.adapter.set_ranks(ranks, optimizer=self._optimizer, **how)
+            finally:  # Ctrl-C that waited for the change comes out of it
+                if self.ranks == ranks:
+                    self._reallocations, self._given, self.reallocation = self._reallocations + 1, dict(ranks), made
+                    self._record_on()
             self._processes.check_shared(ranks)
             if self._processes.size > 1:
                 self._first_step = FirstStep(self._optimizer, self.adapter, self._processes)
             release_input_gradients(self.adapter.root, self.adapter.input_hooks)
-            self._reallocations += 1
-            self._given = dict(ranks)
-            kept = kept_energy(learned, ranks) if learned else None
-            self.reallocation = Reallocation.between(self.steps, old, ranks, (before, self.parameters), kept)
-            logger.info("%s", self.reallocation)
+            logger.info("%s", made)
+        else:
+            self._record_on()
+
+    def _record_on(self) -> None:
+        """Start an average for the next reallocation, if there is one."""
         self._recorder.stop()
         if self._reallocations_left():
             self._record()

@@ -23,6 +23,7 @@ from peft import LoraConfig
 from torch import nn
 
 from glora.allocation.cut import cut_spectra, cut_uniformly
+from glora.config import is_int, is_number, plain_number
 from glora.lora.adapter import RankedAdapter
 from glora.lora.discovery import adapted_model, peft_configs
 from glora.lora.layout import is_sharded
@@ -216,6 +217,7 @@ def _cut(
     uniform: bool = False,
 ) -> Compression:
     """Return the ranks of a size; see `compress_adapter`."""
+    average_rank, parameters, energy = (plain_number(size) for size in (average_rank, parameters, energy))
     costs = {name: matrix.cost if budget == "parameters" else 1 for name, matrix in matrices.items()}
     before = {name: matrix.rank for name, matrix in matrices.items()}
     size = _size(average_rank, parameters, energy, budget, costs, before)
@@ -248,7 +250,7 @@ def _size(
     if budget not in ("rank", "parameters"):
         raise ValueError(f"budget={budget!r} must be one of rank, parameters")
     if average_rank is not None:
-        if not 0 < average_rank < math.inf:
+        if not is_number(average_rank, 0):
             raise ValueError(f"average_rank={average_rank!r} must be a number above 0, such as 4")
         asked, has = average_rank * sum(costs.values()), sum(costs[name] * rank for name, rank in ranks.items())
         if asked >= has:
@@ -258,12 +260,12 @@ def _size(
             )
         return {"budget": asked}
     if energy is not None:
-        if not 0 < energy <= 1:
+        if not is_number(energy, 0) or energy > 1:
             raise ValueError(f"energy={energy!r} must be above 0 and at most 1, such as 0.95")
         return {"energy": energy} if energy < 1 else {"budget": math.inf}
     if budget == "rank":
         raise ValueError(f"parameters={parameters!r} does not go with budget='rank'; give average_rank")
-    if isinstance(parameters, int) and not isinstance(parameters, bool) and parameters > 0:
+    if isinstance(parameters, int) and is_int(parameters, 1):
         return {"budget": parameters}
     if isinstance(parameters, float) and 0 < parameters <= 1:
         return {"budget": parameters * sum(costs[name] * rank for name, rank in ranks.items())}
@@ -281,9 +283,10 @@ def _bounds(
     matrices: Mapping[str, Factored], min_rank: int, max_rank: int | None
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Return the smallest and the largest rank of each matrix."""
-    if min_rank < 0 or (max_rank is not None and max_rank < max(min_rank, 1)):
+    min_rank, max_rank = plain_number(min_rank), plain_number(max_rank)
+    if not is_int(min_rank, 0) or not (max_rank is None or is_int(max_rank, max(min_rank, 1))):
         raise ValueError(
-            f"min_rank={min_rank} and max_rank={max_rank}: the first is at least 0, the second no less and above 0"
+            f"min_rank={min_rank!r} and max_rank={max_rank!r}: ints, the first at least 0, the second no less and above 0"
         )
     high = {name: matrix.rank if max_rank is None else min(max_rank, matrix.rank) for name, matrix in matrices.items()}
     low = {name: min(max(min_rank, m.min_supported_rank[0]), high[name]) for name, m in matrices.items()}

@@ -99,30 +99,30 @@ class RankAllocationConfig:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
+            object.__setattr__(self, field.name, plain_number(getattr(self, field.name)))
         for name in ("average_rank", "energy", "beta"):  # 8 and 8.0 are one configuration
-            if _is_int(value := getattr(self, name), 0):
+            if is_int(value := getattr(self, name), 0):
                 object.__setattr__(self, name, float(value))
         share = isinstance(self.warmup_steps, float) and 0 < self.warmup_steps < 1
         rules = {  # field -> whether it is kept, and the rule
             "rule": (self.rule in get_args(Rule), _one_of(Rule, self.rule)),
             "total_rank": (_is_int_or_none(self.total_rank), "an int ≥ 1"),
-            "average_rank": (self.average_rank is None or _is_number(self.average_rank, above=0), "a number above 0"),
+            "average_rank": (self.average_rank is None or is_number(self.average_rank, above=0), "a number above 0"),
             "energy": (
-                self.energy is None or (_is_number(self.energy, above=0) and self.energy <= 1),
+                self.energy is None or (is_number(self.energy, above=0) and self.energy <= 1),
                 "a share above 0 and at most 1, such as 0.95",
             ),
             "warmup_steps": (
                 share or _is_int_or_none(self.warmup_steps),
                 "a number of steps (int ≥ 1), a share of all steps (float between 0 and 1) or None for one epoch",
             ),
-            "beta": (_is_number(self.beta, above=-1) and 0 <= self.beta < 1, "in [0, 1)"),
+            "beta": (is_number(self.beta, above=-1) and 0 <= self.beta < 1, "in [0, 1)"),
             "signal": (self.signal in get_args(Signal), _one_of(Signal, self.signal)),
-            "exact_every": (_is_int(self.exact_every, 1), "an int ≥ 1"),
+            "exact_every": (is_int(self.exact_every, 1), "an int ≥ 1"),
             "reallocate_every": (_is_int_or_none(self.reallocate_every), "an int ≥ 1, or None for one reallocation"),
             "max_reallocations": (
                 self.max_reallocations is None
-                or (_is_int(self.max_reallocations, 1) and self.reallocate_every is not None),
+                or (is_int(self.max_reallocations, 1) and self.reallocate_every is not None),
                 "an int ≥ 1 together with reallocate_every, or None",
             ),
             "budget": (self.budget in get_args(Budget), _one_of(Budget, self.budget)),
@@ -133,7 +133,7 @@ class RankAllocationConfig:
                 "an int ≥ 0, or one for each module name",
             ),
             "adapter_name": (isinstance(self.adapter_name, str | None), "the name of an adapter, or None"),
-            "seed": (_is_int(self.seed, 0), "an int ≥ 0"),
+            "seed": (is_int(self.seed, 0), "an int ≥ 0"),
         }
         errors = [f"{name}={getattr(self, name)!r} must be {rule}" for name, (kept, rule) in rules.items() if not kept]
         errors = errors or [error for error, found in self._contradictions().items() if found]
@@ -247,31 +247,33 @@ def _made_from_fields(config: RankAllocationConfig | Mapping[str, Any] | None) -
     return RankAllocationConfig(**fields)
 
 
-def _plain(value: Any) -> Any:
+def plain_number(value: Any) -> Any:
     """Return NumPy's numbers as Python's, which JSON has."""
     if isinstance(value, Mapping):
-        return {name: _plain(one) for name, one in value.items()}
+        return {name: plain_number(one) for name, one in value.items()}
     if isinstance(value, bool) or not isinstance(value, Real):
         return value
     return int(value) if isinstance(value, Integral) else float(value)
 
 
-def _is_int(value: object, least: int) -> bool:
+def is_int(value: object, least: int) -> bool:
+    """Return whether a setting is an int of at least so much; true and false are not."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def _is_number(value: object, above: float) -> bool:
+def is_number(value: object, above: float) -> bool:
+    """Return whether a setting is a finite number above another; true and false are not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and above < value < math.inf
 
 
 def _is_int_or_none(value: object) -> bool:
-    return value is None or _is_int(value, 1)
+    return value is None or is_int(value, 1)
 
 
 def _is_bound(value: object) -> bool:
     if isinstance(value, Mapping):
-        return all(isinstance(name, str) and _is_int(bound, 0) for name, bound in value.items())
-    return _is_int(value, 0)
+        return all(isinstance(name, str) and is_int(bound, 0) for name, bound in value.items())
+    return is_int(value, 0)
 
 
 def _one_of(values: Any, given: object) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from glora import RankAllocationCallback, RankAllocationConfig, RankAllocator
+from glora.lora.matrix import Resized
 
 
 class Net(nn.Module):
@@ -322,3 +325,29 @@ def test_a_start_that_is_not_wider_than_the_end_is_an_error_with_its_rank() -> N
         )
         with pytest.raises(ValueError, match=remedy):
             allocator.step()
+
+
+def test_a_cut_that_ctrl_c_comes_out_of_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second cut would keep a share of the share."""
+    model = lora()
+    optimizer = sgd(model)
+    allocator = RankAllocator(model, optimizer, config(rule="spectrum", energy=0.6, warmup_steps=2))
+    commit = Resized.commit
+
+    def interrupted(self: Resized) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return commit(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Resized, "commit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(model, optimizer, allocator, 2)
+    ranks = allocator.ranks
+    assert allocator.in_effect
+    assert sum(ranks.values()) == allocator.reallocation.total_rank < 8
+    again = lora()
+    continued = RankAllocator(again, sgd(again), allocator.config)
+    continued.load_state_dict(json.loads(json.dumps(allocator.state_dict())))
+    for one, trained in ((allocator, model), (continued, again)):
+        train(trained, one._optimizer, one, 2)
+        assert one.ranks == ranks

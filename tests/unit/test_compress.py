@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import AdaLoraConfig, IA3Config, LoHaConfig, LoraConfig, PeftConfig, PeftModel, get_peft_model
@@ -40,7 +41,14 @@ def test_the_result_is_one_line(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("size", "parameters"),
-    [({"parameters": 0.5}, 38), ({"parameters": 50}, 50), ({"average_rank": 1.5}, 39), ({"energy": 1.0}, 76)],
+    [
+        ({"parameters": 0.5}, 38),
+        ({"parameters": np.float32(0.5)}, 38),
+        ({"parameters": 50}, 50),
+        ({"parameters": np.int64(50), "max_rank": np.int64(4)}, 50),
+        ({"average_rank": 1.5}, 39),
+        ({"energy": 1.0}, 76),
+    ],
     ids=str,
 )
 def test_sizes(folder: Path, tmp_path: Path, size: dict[str, Any], parameters: int) -> None:
@@ -122,6 +130,10 @@ def test_the_adapter_that_is_there_is_replaced_only_where_asked_for(folder: Path
     compress_adapter(folder, parameters=0.5, output=tmp_path / "out", overwrite=True)
     with pytest.raises(ValueError, match="another folder"):
         compress_adapter(folder, parameters=0.5, output=folder, overwrite=True)
+    (tmp_path / "file").touch()
+    for name in ("file", "file/below"):
+        with pytest.raises(ValueError, match="file is a file, and the output needs a folder"):
+            compress_adapter(folder, parameters=0.5, output=tmp_path / name, overwrite=True)
 
 
 @pytest.mark.parametrize(
@@ -146,6 +158,13 @@ def test_the_adapter_that_is_there_is_replaced_only_where_asked_for(folder: Path
         ({"average_rank": 2, "min_rank": -1}, "min_rank=-1"),
         ({"average_rank": 2, "min_rank": 3, "max_rank": 2}, "min_rank=3 and max_rank=2"),
         ({"average_rank": 2, "max_rank": 0}, "max_rank=0"),
+        ({"average_rank": True}, "average_rank=True must be a number"),
+        ({"average_rank": "1"}, "average_rank='1' must be a number"),
+        ({"energy": True}, "energy=True must be"),
+        ({"energy": "0.9"}, "energy='0.9' must be"),
+        ({"energy": 0.9, "min_rank": 1.5}, "min_rank=1.5 .* ints"),
+        ({"energy": 0.9, "min_rank": {"0": 1}}, "min_rank={'0': 1} .* ints"),
+        ({"energy": 0.9, "max_rank": 2.5}, "max_rank=2.5: ints"),
     ],
     ids=str,
 )

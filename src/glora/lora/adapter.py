@@ -7,7 +7,6 @@ module tree always agree: the allocator's reallocation, and the loading of a che
 from __future__ import annotations
 
 import copy
-import hashlib
 import re
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,8 +24,9 @@ from glora.lora.discovery import adapted_model, base_model, find_matrices, peft_
 from glora.lora.input_gradients import asked_by_user
 from glora.lora.layout import is_sharded, is_unit
 from glora.lora.live_model import Hook, LoadAdapter, uninterrupted
-from glora.lora.matrix import LoraMatrix, Resized
+from glora.lora.matrix import LoraMatrix, Resized, generator_of
 from glora.lora.peft_config import check_scalings, configured_scaling, describe_ranks
+from glora.lora.rollback import undone_if_it_fails
 
 # (matrix, optimizer) -> a context within which the matrix's factors and their state are whole, and may change shape
 Gather = Callable[[LoraMatrix, "torch.optim.Optimizer | None"], AbstractContextManager[None]]
@@ -179,8 +179,8 @@ class RankedAdapter:
     ) -> None:
         """Give every matrix its rank: layers, optimizer, module tree and PEFT's configuration.
 
-        All matrices change or none: every tensor is made first, and Ctrl-C waits while they are put in place. (Under FSDP2
-        one matrix changes after another.)
+        All matrices change or none: every tensor is made first, Ctrl-C waits while they are put in place, and what fails
+        there is undone. (Under FSDP2 one matrix changes after another.)
 
         Args:
             ranks: The rank of each matrix, by name. At 0 the LoRA layer is taken out of the model.
@@ -216,20 +216,23 @@ class RankedAdapter:
     def _resized(
         self, matrix: LoraMatrix, rank: int, optimizer: torch.optim.Optimizer | None, keep: Keep, seed: str
     ) -> Resized:
-        generator = _generator(seed, matrix.name)
+        generator = generator_of(seed, matrix.name)
         how = self.initialization
         return matrix.resized(rank, optimizer=optimizer, keep=keep, init_lora_weights=how, generator=generator)
 
     def put_in_place(self, resized: Iterable[Resized], *, keep_places: bool = False) -> None:
         """Commit matrices at other ranks: the layers, the optimizer's state, the module tree and PEFT's configuration."""
-        for one in resized:
-            if not one.matrix.present:
-                self._take_in(one.matrix)
-            one.commit()
-            if one.rank == 0 and not keep_places:
-                self._take_out(one.matrix)
-        if not self.layout.one_by_one:
-            self._describe()
+        resized = list(resized)
+        optimizer = next((one.optimizer for one in resized), None)
+        with undone_if_it_fails([one.matrix for one in resized], optimizer, self.root):
+            for one in resized:
+                if not one.matrix.present:
+                    self._take_in(one.matrix)
+                one.commit()
+                if one.rank == 0 and not keep_places:
+                    self._take_out(one.matrix)
+            if not self.layout.one_by_one:
+                self._describe()
 
     def _take_in(self, matrix: LoraMatrix) -> None:
         """Put a matrix's adapter back into the model, as it is now: other adapters may have come to this module since."""
@@ -322,8 +325,10 @@ class RankedAdapter:
         bases = {key.rpartition(".")[0].removesuffix(".base_layer") for key in state_dict if ".lora_" not in key}
         removed = self._excluded() | {name for name, path in self._paths.items() if prefix + path in bases}
         found = {name: rows[name] // matrix.experts for name, matrix in self.matrices.items()}
-        if any(rank == 0 < self.matrices[name].rank and name not in removed for name, rank in found.items()):
-            return  # a part of an adapter
+        layers = {path for path, m in self.root.named_modules(remove_duplicate=False) if isinstance(m, LoraLayer)}
+        unknown = _modules_in(state_dict, self.name) - {prefix + path for path in {*layers, *self._paths.values()}}
+        if unknown or any(rank == 0 < self.matrices[n].rank and n not in removed for n, rank in found.items()):
+            return  # a part of an adapter, or an adapter of other modules too, which PEFT rejects if its ranks differ
         if found != self.ranks:
             if any(map(is_sharded, self.factors)):
                 raise ValueError(
@@ -384,7 +389,7 @@ def _rows_of_A(state_dict: Mapping[str, torch.Tensor], module_name: str, adapter
     return 0
 
 
-def _generator(seed: str, name: str) -> torch.Generator:
-    """New columns depend on the seed and the module's name alone, not on the order of modules or any global state."""
-    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+def _modules_in(state_dict: Mapping[str, torch.Tensor], adapter_name: str) -> set[str]:
+    """Return the modules that have this adapter in a state dict, by a file's keys or by the model's."""
+    ends = [f".{key}" for pair in _KEYS.items() for key in (pair[0], pair[1].format(adapter_name))]
+    return {key.removesuffix(end) for key in state_dict for end in ends if key.endswith(end)}

@@ -15,6 +15,7 @@ from what is saved.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -260,11 +261,17 @@ class LoraMatrix:
         PEFT's own `delete_adapter` is for a whole model: it makes another adapter of the layer active in this one's place.
         """
         _ = self.shape  # remembered, since it is read from the factors
-        for attribute in (*self.layer.adapter_layer_names, *self.layer.other_param_names, "lora_variant"):
-            container = getattr(self.layer, attribute, None)
-            if container is not None and self.adapter_name in container:
+        for attribute in self.containers(self.layer):
+            container = getattr(self.layer, attribute)
+            if self.adapter_name in container:
                 self._removed[attribute] = container[self.adapter_name]
                 del container[self.adapter_name]
+
+    @staticmethod
+    def containers(layer: LoraLayer) -> list[str]:
+        """Return the attributes in which a layer keeps the parts of its adapters, by their names."""
+        names = (*layer.adapter_layer_names, *layer.other_param_names, "lora_variant")
+        return [name for name in names if getattr(layer, name, None) is not None]
 
     def set_rank(self, rank: int) -> None:
         """Write the rank and the α that holds the scaling into the layer."""
@@ -346,3 +353,9 @@ class Resized:
                 if self.optimizer is not None:
                     set_state(self.optimizer, factor, state)
         self.matrix.set_rank(self.rank)
+
+
+def generator_of(seed: str, name: str) -> torch.Generator:
+    """New columns depend on the seed and the module's name alone, not on the order of modules or any global state."""
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

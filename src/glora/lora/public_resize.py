@@ -12,6 +12,7 @@ from glora.config import Keep
 from glora.lora.adapter import RankedAdapter
 from glora.lora.live_model import uninterrupted
 from glora.lora.matrix import LoraMatrix
+from glora.lora.rollback import undone_if_it_fails
 
 
 def resize_lora_layer(
@@ -53,7 +54,7 @@ def resize_lora_layer(
     if model is None:
         matrix = LoraMatrix(type(layer.get_base_layer()).__name__, layer, adapter_name)
         resized = matrix.resized(rank, **how)
-        with uninterrupted():
+        with uninterrupted(), undone_if_it_fails([matrix], optimizer):
             resized.commit()
             if rank == 0:
                 matrix.remove()

@@ -139,9 +139,13 @@ def check_output(directory: str | Path, source: object, overwrite: bool) -> Path
     """Return the folder to write an adapter into.
 
     Raises:
-        ValueError: its name is empty, it is the source itself, or holds an adapter that may not be replaced.
+        ValueError: its name is empty, a file is in its place, it is the source itself, or holds an adapter that may not be
+            replaced.
     """
     directory = named_folder(directory)
+    existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise ValueError(f"{existing} is a file, and the output needs a folder; give another one")
     if isinstance(source, str | os.PathLike) and directory.resolve() == Path(source).resolve():
         raise ValueError(f"{directory} is the adapter itself; give another folder for the output")
     files = (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME)

@@ -187,6 +187,35 @@ def test_a_part_of_an_adapter_leaves_the_rest_alone(tmp_path: Path) -> None:
     assert adapter.ranks == dict.fromkeys(NAMES, 4)
 
 
+def test_an_adapter_of_more_modules_is_left_to_peft(tmp_path: Path) -> None:
+    """With other ranks an error; its part that fits this model would be another function."""
+    saved = lora()
+    RankedAdapter(saved).set_ranks({"first": 2, "second": 4, "third": 4})
+    saved.save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    model = get_peft_model(Net(), LoraConfig(r=4, lora_alpha=8, target_modules=["first", "second"]))
+    adapter = RankedAdapter(model)
+    adapter.follow_loading()
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        model.load_adapter(tmp_path, "default")
+    assert adapter.ranks == {"first": 4, "second": 4}
+
+
+def test_a_module_of_two_names_follows() -> None:
+    def tied() -> nn.Module:
+        torch.manual_seed(0)
+        net = Net()
+        net.third = net.first
+        return get_peft_model(net, LoraConfig(r=4, lora_alpha=8, target_modules=list(NAMES)))
+
+    cut, model = tied(), tied()
+    RankedAdapter(cut).set_ranks({"first": 2, "second": 3})
+    adapter = RankedAdapter(model)
+    adapter.follow_loading()
+    model.load_state_dict(cut.state_dict())
+    assert adapter.ranks == {"first": 2, "second": 3}
+
+
 @pytest.mark.parametrize("copied", ["saved", "copied"])
 def test_a_copy_of_the_model_follows_nothing(copied: str, tmp_path: Path) -> None:
     model = lora()
