@@ -1,4 +1,4 @@
-"""Paths that a user names: files that can be read to their end, and folders that are not the present one by mistake."""
+"""Paths that a user names: files that can be read to their end, folders that are not the present one by mistake, and ~."""
 
 from __future__ import annotations
 
@@ -38,3 +38,8 @@ def named_folder(path: str | os.PathLike[str], what: str = "the output folder") 
     if not os.fspath(path).strip():
         raise ValueError(f"{what} has an empty name; name a folder, or write '.' for this one")
     return Path(path)
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Return the path with the folder of ~ and ~user; of a user whom the machine does not know it stays, as in shells."""
+    return Path(os.path.expanduser(path))

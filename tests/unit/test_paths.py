@@ -27,7 +27,7 @@ from glora.experiments.data.table_files import read_table
 from glora.experiments.models.weights import check_model_files
 from glora.experiments.structured_text import read_mapping
 from glora.lora.saved_adapter import read_adapter
-from glora.paths import named_folder, regular_file
+from glora.paths import expanded, named_folder, regular_file
 
 
 class Product(nn.Module):
@@ -146,3 +146,10 @@ def test_an_empty_name_is_not_the_present_folder(tmp_path: Path, monkeypatch: py
         compress_adapter(name, average_rank=1, output="smaller")
     assert not list(tmp_path.iterdir())
     assert named_folder(".") == Path(".")
+
+
+def test_a_user_whom_the_machine_does_not_know() -> None:
+    assert expanded("~/x") == Path.home() / "x"
+    assert expanded("~no-such-user/x.csv") == Path("~no-such-user/x.csv")
+    with pytest.raises(FileNotFoundError, match="no data file or folder '~no-such-user/x.csv'"):
+        parse_custom_data("~no-such-user/x.csv")

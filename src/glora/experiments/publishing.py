@@ -21,33 +21,44 @@ _WORD = r"""(?:[^/\\\s"'`:;|<>*?]|(?<=\w)'(?=\w)|[ ](?![ /\\]))"""
 _PART = rf"(?![ ]){_WORD}+"
 """A part of a path; it may have spaces inside, and an apostrophe between letters."""
 _SECRET = (
-    r"(?:[\w-]*(?:api|access|secret|private|signing)[_-]?key|[\w-]*(?:password|passwd|pwd|secret|credentials?)|"
+    r"(?:[\w-]*(?:api|access|secret|private|signing|account)[_-]?key|"
+    r"[\w-]*(?:password|passwd|passphrase|pwd|secret|credentials?|connection[_-]?string)|"
     r"(?:[\w-]*(?:access|auth|refresh|hf|id|api|hub|session|security|bot)[_-])?token|"
     r"(?:proxy-)?authorization|x-[\w-]*(?:key|token|auth)[\w-]*)"
 )
 _RULES = tuple(
     (re.compile(pattern, flags), replacement)
     for pattern, replacement, flags in (
-        (r"(?<=://)[^\s/?#\"'<>]+@", "***@", 0),  # user and password; the last @ ends them
+        # User and password; the last @ ends them.
+        (r"(?<=://)(?:[^\s/?#\"'<>]+@|[^\s/\"'<>]*:[^\s\"'<>]*@)", "***@", 0),
         (r"(?<=://)([^\s?\"'<>]+\?)[^\s\"'<>)]+", r"\1***", 0),
         (
-            rf"(?<![\w-])({_SECRET}[\"']?\s*[:=]\s*[\"']?)(?:(?:bearer|basic|token)\s+)?[^\s\"',;&)}}\]]+",
-            r"\1***",
+            rf"(?<![\w-])((?:--?)?{_SECRET}[\"']?\s*[:=]\s*)"
+            rf"(?:(?P<quote>[\"'])(?:\\.|(?!(?P=quote))[^\n])+|(?:(?:bearer|basic|token)\s+)?[^\s\"',;&)}}\]]+)",
+            r"\1\g<quote>***",
             re.I,
         ),
+        (rf"(?<![\w-])(--?{_SECRET}\s+)[^\s\"']+", r"\1***", re.I),
         (r"\b((?:set-)?cookie[\"']?\s*:\s*[\"']?)[^\n\"']+", r"\1***", re.I),
         (r"\b(bearer\s+)[^\s\"',;)]+", r"\1***", re.I),
-        (r"\b(?:hf_|sk-|gh[pousr]_|github_pat_|xox[abp]-|AKIA|eyJ)[\w.-]{12,}", "***", 0),
+        (r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", "***", re.S),
+        (
+            r"\b(?:hf_|sk-|gh[pousr]_|github_pat_|glpat-|npm_|pypi-|nvapi-|gsk_|wandb_v\d_|xox[abp]-|AKIA|ASIA|AIza|eyJ)[\w.-]{12,}",
+            "***",
+            0,
+        ),
         # Folders of users, which are the last part of a path.
         (r"(?<=[\"'])(?:[A-Za-z]:)?[/\\]+(?:home|Users)[/\\]+[^/\\\"'\n]+[/\\]*(?=[\"'])", "~", 0),
         (rf"(?<!\w)[A-Za-z]:[/\\]+Users[/\\]+{_WORD}+?[/\\]*(?=$|[\"'`:;,)\s](?!{_WORD}*[/\\]))", "~", re.M),
         (rf"(?<![\w./\\~>…-])/(?:home|Users)/{_WORD}+?/?(?=$|[\"'`:;,)\s](?!{_WORD}*[/\\]))", "~", re.M),
         (r"(?<![\w./\\])~[\w.-]+(?=/)", "~", 0),
+        (rf"\bfile:/+(?:[A-Za-z]:/+)?(?:home|Users)/+{_WORD}+?/?(?=$|[\"'`:;,)\s](?!{_WORD}*[/\\]))", "~", re.M | re.I),
         # Folders of absolute paths.
         (rf"\bfile:/*(?:[A-Za-z]:)?(?:/*{_PART}[/\\]+)+", "…/", re.I),
         (rf"(?<=:///)/*(?:{_PART}/+)+(?={_WORD})", "…/", 0),
         (rf"(?<!\w)[A-Za-z]:[/\\]+(?:{_PART}[/\\]+)*(?={_WORD})", "…/", 0),
         (rf"(?<![\w\\])\\\\+(?:{_PART}[/\\]+)+(?={_WORD})", "…/", 0),
+        (rf"(?<![\w./\\~>…:-])//(?:{_PART}/+)+(?={_WORD})", "…/", 0),
         (rf"(?<![\w./\\~>…-])/(?:{_PART}/+)+(?={_WORD})", "…/", 0),
     )
 )

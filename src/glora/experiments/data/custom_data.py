@@ -36,7 +36,7 @@ from glora.experiments.data.task import (
     Rows,
     Task,
 )
-from glora.paths import regular_file
+from glora.paths import expanded, regular_file
 
 VALIDATION_STEMS = ("validation", "dev", "valid", "val")
 LABEL_COLUMNS = ("label", "labels", "gold_label", "class", "target", "score")
@@ -165,7 +165,7 @@ def parse_custom_data(text: str) -> CustomData:
 
 def _split_columns(text: str) -> tuple[str, str, str]:
     """Split off the columns, but neither a Windows drive letter nor a colon in the path of an existing file."""
-    if Path(text).expanduser().exists():
+    if expanded(text).exists():
         return text, "", ""
     parts = text.rsplit(":", 2)
     if len(parts[0]) == 1 and len(parts) > 1:
@@ -175,10 +175,10 @@ def _split_columns(text: str) -> tuple[str, str, str]:
 
 
 def _find_files(text: str) -> tuple[Path, Path]:
-    path = Path(text).expanduser()
+    path = expanded(text)
     if not path.exists() and "," in text:
         commas = [i for i, character in enumerate(text) if character == ","]  # file names may have some, too
-        pairs = [(Path(text[:i]).expanduser(), Path(text[i + 1 :]).expanduser()) for i in commas]
+        pairs = [(expanded(text[:i]), expanded(text[i + 1 :])) for i in commas]
         missing = [next((path for path in pair if not path.is_file()), None) for pair in pairs]
         if None not in missing:
             raise DataNotFoundError(f"there is no data file {str(missing[0])!r}.")

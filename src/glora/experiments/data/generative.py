@@ -30,6 +30,7 @@ from glora.experiments.data.task import (
     Task,
 )
 from glora.messages import pluralize
+from glora.paths import expanded
 
 HELD_OUT_SHARE = 0.05
 
@@ -76,7 +77,7 @@ class GenerativeTask:
         Raises:
             DataNotFoundError: a file does not exist; lists the places searched.
         """
-        root = Path(data_dir).expanduser()
+        root = expanded(data_dir)
         if not root.is_dir():
             raise DataNotFoundError(f"data_dir: there is no folder {str(root)!r}.")
         source = str(self.task.source)

@@ -21,6 +21,7 @@ from glora.experiments.data.task import (
     Rows,
     Task,
 )
+from glora.paths import expanded
 
 HUB_DATASET = "nyu-mll/glue"
 WITH_F1 = ("accuracy", "f1", "matthews_correlation")
@@ -65,7 +66,7 @@ class GlueTask:
         Raises:
             DataNotFoundError: a file does not exist; lists the places searched.
         """
-        root = Path(data_dir).expanduser()
+        root = expanded(data_dir)
         if not root.is_dir():
             raise DataNotFoundError(f"data_dir: there is no folder {str(root)!r}.")
         looked = []

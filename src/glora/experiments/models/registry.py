@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from glora.messages import did_you_mean
+from glora.paths import expanded
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def resolve_model(name: str) -> str:
     entry = find_entry(name)
     if entry is not None:
         return entry.source or _folder_of_package(entry.name)
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             what = (
