@@ -23,6 +23,9 @@ MAX_DEPTH = 50
 MAX_BYTES, MAX_VALUES = 2**18, 2_000
 """Limits of a file that people write by hand. Aliases count at each use, so that a few lines cannot mean billions."""
 
+MAX_BITS = 2**13
+"""Of an integer: Python writes no number of more than 4,300 digits, not even into an error."""
+
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 
 
@@ -143,7 +146,10 @@ def _parse_yaml(text: str, path: Path) -> Any:
 
         def construct_object(self, node: Any, deep: bool = False) -> Any:
             try:
-                return super().construct_object(node, deep)
+                made = super().construct_object(node, deep)
+                if isinstance(made, int) and made.bit_length() > MAX_BITS:  # by 0x... or 1:30:59:...
+                    raise ValueError("a number has thousands of digits")
+                return made
             except (KeyError, ValueError, AttributeError, TypeError, OverflowError) as error:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"{node.value!r:.40} is not of the type {node.tag.rpartition(':')[2]}", node.start_mark

@@ -129,7 +129,8 @@ class RankedAdapter:
         except ValueError:
             return False
         layers = {name: matrix.layer for name, matrix in found.items()}
-        return name == self.name and layers == {matrix.name: matrix.layer for matrix in self.present}
+        there = {matrix.name: matrix.layer for matrix in self.matrices.values() if matrix.present}  # some at rank 0
+        return name == self.name and layers == there
 
     @property
     def ranks(self) -> dict[str, int]:

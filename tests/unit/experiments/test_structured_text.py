@@ -86,6 +86,13 @@ MERGES = "a: &a {k: 1}\n" + "".join(
         ("a.json", '{"a": "x\\ud83d"}', "", "half of a character's \\u pair"),
         ("a.yaml", 'a: "x\\ud83d"', "", "half of a character's \\u pair"),
         ("a.json", '{"a": ' + "1" * 5000 + "}", "", "a number has thousands of digits"),
+        ("a.yaml", "a: 0x" + "f" * 5000, ": malformed YAML at line 1, column 4", "is not of the type int"),
+        (
+            "a.yaml",
+            "? " + ":".join(["59"] * 3000) + "\n: 1",
+            ": malformed YAML at line 1, column 3",
+            "not of the type int",
+        ),
     ],
 )
 def test_a_malformed_file_is_one_error_that_names_it(

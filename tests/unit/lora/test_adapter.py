@@ -132,6 +132,16 @@ def test_the_follower_is_found_as_long_as_it_describes_the_model() -> None:
     assert RankedAdapter.following(model) is None
 
 
+def test_the_follower_is_found_where_matrices_at_rank_0_hold_their_places() -> None:
+    """Another one would take the ranks that were loaded for those that the model was made with."""
+    model = lora()
+    adapter = RankedAdapter(model)
+    adapter.set_ranks({"first": 0, "second": 4, "third": 4}, keep_places=True)
+    assert adapter.describes(model)
+    adapter.take_out_empty()
+    assert adapter.describes(model)
+
+
 def test_following_keeps_no_model_alive() -> None:
     model = lora()
     RankedAdapter(model).follow_loading()
