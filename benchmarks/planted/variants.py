@@ -303,7 +303,7 @@ VARIANTS = {
     "planted_times_norm": Variant(
         "planted rank × estimated norm (knows the truth)", SensitiveAllocator, estimated=True
     ),
-    "delta": Variant("gradient norm (the published method)"),
+    "delta": Variant("gradient norm (as proposed)"),
     "estimate": Variant("estimated norm", estimated=True),
     "shuffled": Variant("ranks by estimated norm, shuffled", ShuffledRankAllocator, estimated=True),
     "delta_exact": Variant("gradient norm, measured at every step", fields=_EVERY_STEP),

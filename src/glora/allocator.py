@@ -1,6 +1,6 @@
 """The method: LoRA trains as usual for T_warmup optimizer steps, and then every matrix gets its rank.
 
-By rule="gradient_norm", the method as published,
+By rule="gradient_norm", the method as proposed,
 
     g_k ← β·g_k + (1-β)·‖G_k‖_F     at each step of the warm-up, from g_k = 0
     s_k = g_k / Σ_j g_j              after the last of them

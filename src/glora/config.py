@@ -43,7 +43,7 @@ class ConfigurationError(ValueError):
 
 @dataclass(frozen=True)
 class RankAllocationConfig:
-    """Settings by which a warm-up becomes ranks. The defaults are the method as published.
+    """Settings by which a warm-up becomes ranks. The defaults are the method as proposed.
 
     Attributes:
         rule: Source of the ranks: "gradient_norm" shares them out in proportion to ‖∂L/∂Δ_k‖_F; "spectrum" keeps the directions
@@ -65,7 +65,7 @@ class RankAllocationConfig:
             adapter stays without. Default: one reallocation, after the warm-up.
         max_reallocations: Largest number of reallocations, together with reallocate_every. Default: no limit, where norms
             decide.
-        budget: Quantity held equal: "rank", Σ r_k = R_total exactly (as published), or "parameters", Σ r_k·(d_in + d_out)
+        budget: Quantity held equal: "rank", Σ r_k = R_total exactly (as proposed), or "parameters", Σ r_k·(d_in + d_out)
             at most the cost of R_total ranks spread evenly, and within one column of it.
         min_rank: Smallest rank of a matrix: an int, or one for each module name. At 0 a matrix can lose its adapter;
             layers with DoRA or lora_bias, and experts, keep at least rank 1.

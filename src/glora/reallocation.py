@@ -63,7 +63,8 @@ class Reallocation:
 
     def __str__(self) -> str:
         """Return one line: what was kept or changed, the ranks, parameters before and after, and who lost the adapter."""
-        now = f"now {self.smallest_rank} to {self.largest_rank}"
+        different = self.smallest_rank != self.largest_rank
+        now = f"now {self.smallest_rank}{f' to {self.largest_rank}' if different else ''}"
         if self.energy_kept is None:
             what = f"{self.changed} of {self.matrices} matrices changed rank, {now} ({self.total_rank:,} in all)"
         else:

@@ -308,7 +308,7 @@ def _warmup_steps(
     if steps >= left:
         raise ValueError(
             f"the warm-up (warmup_steps={config.warmup_steps}, {pluralize(steps, 'step')}) must be shorter than training "
-            f"({pluralize(left, 'step')}); set for example warmup_steps=0.1, or train longer"
+            f"({pluralize(left, 'step')}); {'set for example warmup_steps=0.1, or ' if left > 1 else ''}train longer"
         )
     if (last := config.last_cut(steps)) >= left:
         raise ValueError(

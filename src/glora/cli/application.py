@@ -19,7 +19,7 @@ from glora.messages import did_you_mean
 
 app = App(
     name="glora",
-    help="GLoRA: gradient-norm aware rank allocation for LoRA. The right rank in every weight matrix, at LoRA's cost.",
+    help="GLoRA: LoRA adapters of the size you want, with ranks where they are needed, and PEFT methods compared honestly.",
     help_epilogue="Example: glora compare --output results",
     help_flags=("--help", "-h"),
     help_format="plaintext",

@@ -249,13 +249,16 @@ def _endings(embedding: bool) -> tuple[str, str]:
 
 def _read_config(adapter: str | Path) -> tuple[LoraConfig, str]:
     file = Path(adapter) / CONFIG_NAME
-    if not Path(adapter).is_dir() or not file.exists():
+    if Path(adapter).exists() and not file.exists():  # what is here is not looked for on the hub
+        below = next((str(path.parent) for path in Path(adapter).glob(f"*/{CONFIG_NAME}")), None)
+        raise ValueError(f"{adapter} has no {CONFIG_NAME}; give {below or 'a folder that save_pretrained wrote'}")
+    if not file.exists():
         try:
             config = PeftConfig.from_pretrained(str(adapter))
         except Exception as error:  # no such folder, no such id, no connection
             raise ValueError(
-                f"there is no adapter at {str(adapter)!r}; give a folder with {CONFIG_NAME}, as save_pretrained writes it, "
-                "or an adapter's id on the hub"
+                f"there is no folder {str(adapter)!r}, and no adapter of this name was found on the hub; give a folder with "
+                f"{CONFIG_NAME}, as save_pretrained writes it, or an adapter's id on the hub"
             ) from error
     else:
         try:

@@ -329,7 +329,7 @@ def test_seeds_must_be_numbers(call, source, tmp_path: Path) -> None:
 def test_an_adapter_that_is_not_there_is_named(call, tmp_path: Path) -> None:
     result = call("export", tmp_path / "nowhere", "--uniform", "-o", tmp_path / "out")
     assert result.code == 2
-    assert f"there is no adapter at '{tmp_path / 'nowhere'}'" in result.err
+    assert f"there is no folder '{tmp_path / 'nowhere'}'" in result.err
     assert "save_pretrained" in result.err
 
 

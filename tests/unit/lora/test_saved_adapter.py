@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -60,7 +60,7 @@ def pickled(what: object) -> Callable[[Path], object]:
 
 
 ERRORS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no configuration": (lambda folder: (folder / CONFIG).unlink(), "no adapter at .*adapter_config"),
+    "no configuration": (lambda folder: (folder / CONFIG).unlink(), "has no adapter_config"),
     "empty": (cut(CONFIG, 0), CONFIG),
     "cut off": (cut(CONFIG, 0.1), CONFIG),
     "a list": (lambda folder: (folder / CONFIG).write_text("[]"), f"{CONFIG}.*not a JSON object"),
@@ -130,3 +130,16 @@ def test_a_pattern_that_may_take_for_ever_is_an_error(tmp_path: Path, field: str
     edited(**{field: {pattern: 2}})(folder)
     with pytest.raises(ValueError, match=rf"{CONFIG}.*{re.escape(repr(pattern))}"):
         read_adapter(folder)
+
+
+def test_a_folder_that_is_here_is_not_looked_for_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PeftConfig, "from_pretrained", lambda *_, **__: pytest.fail("asked the hub"))
+    (tmp_path / "run" / "adapter").mkdir(parents=True)
+    (tmp_path / "run" / "adapter" / "adapter_config.json").write_text("{}")
+    with pytest.raises(
+        ValueError, match=f"has no adapter_config.json; give {re.escape(str(tmp_path / 'run' / 'adapter'))}"
+    ):
+        read_adapter(tmp_path / "run")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ValueError, match="has no adapter_config.json; give a folder that save_pretrained wrote"):
+        read_adapter(tmp_path / "file")

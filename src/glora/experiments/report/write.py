@@ -10,6 +10,8 @@ import os
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
+from rich.measure import Measurement
+
 from glora.experiments.number_format import printable
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.records.store import read_records, write_whole
@@ -33,6 +35,7 @@ from glora.messages import pluralize
 REPORT_FILE = "report.md"
 HTML_FILE = "report.html"
 PICTURES_FOLDER = "pictures"
+MAX_WIDTH = 1000
 
 
 class NoFinishedRunsError(ValueError):
@@ -64,12 +67,12 @@ def write_report(directory: str | os.PathLike[str], *, console: Terminal | None 
     for section in content.sections:
         console.print(f"\n{section.heading}", style="bold")
         for table in section.tables:
-            console.print(as_rich(table))
+            _print(console, table)
         for line in (*section.failures, *section.caveats):
             console.print(f"• {line}")
     if content.overview:
         console.print()
-        console.print(as_rich(content.overview))
+        _print(console, content.overview)
     missing = _draw_pictures(content, directory / PICTURES_FOLDER)
     if missing:
         write_whole(path, report_markdown(content, missing))
@@ -77,6 +80,13 @@ def write_report(directory: str | os.PathLike[str], *, console: Terminal | None 
         count = pluralize(len(missing), "picture")
         console.print(f"{count} could not be drawn, {name}.png first ({reason}); {HTML_FILE} has all charts.")
     return path
+
+
+def _print(console: Terminal, table: ReportTable) -> None:
+    """Print a table; beyond the terminal's width rather than without its last columns, where words need more room."""
+    shown = as_rich(table)
+    needed = Measurement.get(console, console.options.update(max_width=MAX_WIDTH), shown).minimum
+    console.print(shown, width=max(console.width, needed), crop=False)
 
 
 def _draw_pictures(content: ReportContent, folder: Path) -> dict[str, str]:

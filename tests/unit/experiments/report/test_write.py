@@ -215,6 +215,16 @@ def test_a_terminal_of_80_columns_tears_no_word_apart(seeds: tuple[int, ...]) ->
         assert set(words.split()) <= set(shown)
 
 
+def test_a_table_that_is_wider_than_the_terminal_keeps_its_last_columns(tmp_path: Path) -> None:
+    for record in study(("lora", "glora:rule=spectrum:budget=parameters:average_rank=2"), (0, 1, 2)):
+        write_record(tmp_path, record)
+    console = Terminal(file=io.StringIO(), width=60)
+    write_report(tmp_path, console=console)
+    printed = console.file.getvalue()
+    for word in ("verdict", "difference", "seeds", "peak"):
+        assert re.search(rf"\b{word}\b", printed), word
+
+
 def test_an_interval_of_times_has_a_column_from_three_seeds_on() -> None:
     for seeds, there in ((0, 1), False), ((0, 1, 2), True):
         (group,) = summarise(study(METHODS, seeds))
