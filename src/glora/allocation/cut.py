@@ -125,7 +125,8 @@ def cut_uniformly(
 
 def _short(missing: float) -> ValueError:
     return ValueError(
-        f"the budget is {missing:,g} short of min_rank in every matrix; lower min_rank, or ask for a larger average_rank"
+        f"the budget is {missing:,g} short of min_rank in every matrix (at least 1 with DoRA, lora_bias and experts); lower "
+        "min_rank, or ask for a larger average_rank"
     )
 
 

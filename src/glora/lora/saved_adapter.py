@@ -222,6 +222,10 @@ def read_adapter(adapter: str | Path) -> SavedAdapter:
                 ranks[key.removesuffix(end_A)] = rank, end_A == "lora_embedding_A"
     if not ranks:
         raise _damaged(weights, "has no LoRA weights")
+    if odd := next((prefix for prefix in ranks if not prefix.startswith(PREFIX)), None):
+        raise ValueError(
+            f"{weights}: {odd}lora_... does not begin with {PREFIX}, so PEFT would not load it; rename the keys"
+        )
     rank_of = _matcher(config.rank_pattern or {}, file)
     alpha_of = _matcher(config.alpha_pattern or {}, file)
     matrices: dict[str, SavedMatrix] = {}

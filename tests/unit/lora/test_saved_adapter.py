@@ -77,6 +77,10 @@ ERRORS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no expression": (edited(alpha_pattern={"(": 3}), rf"{CONFIG}.*'\('"),
     "another rank": (edited(r=3), f"{WEIGHTS}: first has rank 2, .*{CONFIG} gives it 3"),
     "experts": (edited(target_parameters=["experts.gate_up_proj"]), "experts.gate_up_proj.*give the model"),
+    "a wrapper's names": (
+        tensors(lambda state: [state.update({f"module.{key}": state.pop(key)}) for key in list(state)]),
+        f"{WEIGHTS}: module.base_model.model.first.lora_.* does not begin with base_model.model.",
+    ),
     "no weights": (lambda folder: (folder / WEIGHTS).unlink(), f"{WEIGHTS} does not exist"),
     "weights empty": (cut(WEIGHTS, 0), WEIGHTS),
     "weights cut off": (cut(WEIGHTS, 0.5), WEIGHTS),
