@@ -143,6 +143,9 @@ def _contradictions(state: Mapping[str, Any]) -> dict[str, bool]:
         "reallocation and reallocations contradict each other": (state["reallocation"] is not None) != reallocated,
         "sketch_ratios are of more or fewer matrices than norms": ratios is not None
         and len(ratios) != len(state["norms"]),
+        "recording, and no reallocation is to come": state["recording"]
+        and reallocated
+        and state["config"].get("reallocate_every") is None,
         "more reallocations than steps": state["reallocations"] > state["steps"],
         "the last reallocation is later than steps": (state["reallocation"] or {}).get("step", 0) > state["steps"],
         "more recorded_steps than steps": state["recorded_steps"] > state["steps"],
