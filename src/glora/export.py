@@ -25,7 +25,7 @@ from glora.config import RankAllocationConfig
 from glora.lora.resize import by_rank_A, by_rank_B
 from glora.lora.saved_adapter import SavedMatrix, check_output, check_product, load_adapter
 from glora.messages import pluralize
-from glora.paths import named_folder
+from glora.paths import named_folder, write_whole
 from glora.reallocation import Reallocation
 
 FILE_NAME = "allocation.json"
@@ -109,11 +109,11 @@ def save_allocation(allocator: RankAllocator, directory: str | Path) -> Path:
         },
     }
     path = directory / FILE_NAME
-    _replace(path, json.dumps(content, indent=1) + "\n")
+    write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
     card = directory / MODEL_CARD
     if card.is_file():
         text = card.read_text(encoding="utf-8", errors="surrogateescape")  # its bytes stay, in any encoding
-        _replace(card, _with_section(text, _section(allocator, initial)))
+        write_whole(card, _with_section(text, _section(allocator, initial)).encode(errors="surrogateescape"))
     return path
 
 
@@ -163,10 +163,3 @@ def _with_section(card: str, section: str) -> str:
     if old.search(card):
         return old.sub(lambda _: section, card)
     return card.rstrip("\n") + "\n\n" + section
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write all of a file or none of it."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
-    os.replace(temporary, path)

@@ -43,3 +43,17 @@ def named_folder(path: str | os.PathLike[str], what: str = "the output folder") 
 def expanded(path: str | os.PathLike[str]) -> Path:
     """Return the path with the folder of ~ and ~user; of a user whom the machine does not know it stays, as in shells."""
     return Path(os.path.expanduser(path))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write all of a file or none of it, on the disk; a symbolic link in its place is replaced, not followed."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -211,10 +212,15 @@ def test_a_failing_disk_leaves_the_old_file_whole(
     path = save_allocation(allocator, tmp_path)
     before = path.read_text()
 
-    def full(self: Path, *args: object, **kwargs: object) -> None:
+    def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OSError, match="No space left"):
-        save_allocation(allocator, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            save_allocation(allocator, tmp_path)
     assert path.read_text() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["allocation.json"]
+    (tmp_path / ".allocation.json.tmp").symlink_to(tmp_path / "elsewhere")
+    save_allocation(allocator, tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["allocation.json"], "nothing is written through a link"

@@ -60,7 +60,7 @@ REALLOCATION = vars(Reallocation(2, 2, 2, (), 1, 7, 8, 8, 100, 100, 0.9))
         ({"scalings": {"first": True, "second": 2.0}}, "scalings must be a number up to 1e[+]30"),
         ({"scalings": {"first": 2.0}}, "scalings do not have every matrix with a rank"),
         ({"recording": 1}, "recording must be true or false"),
-        ({"recording": True}, "no reallocation is to come"),
+        ({"recording": True, "config": {"warmup_steps": 2, "reallocate_every": None}}, "no reallocation is to come"),
         ({"allocated": False}, "contradict"),
         ({"reallocation": {"step": 2}}, "reallocation must be"),
         ({"reallocation": None}, "contradict"),
