@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -153,6 +154,12 @@ def test_bad_arguments(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         resize_lora_layer(layer, model=None, **arguments)
     assert layer.r["default"] == RANK
+
+
+def test_a_rank_of_numpy_is_an_int() -> None:
+    _, layer = lora_model()
+    resize_lora_layer(layer, np.int64(2), model=None)
+    assert type(layer.r["default"]) is int
 
 
 def test_only_the_state_of_the_layer_itself_has_to_follow() -> None:

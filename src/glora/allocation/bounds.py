@@ -67,6 +67,10 @@ def cut_within_bounds(
         ValueError: as `allocate_within_bounds`, or a min_rank is above the rank that a matrix has.
     """
     low, high = _bounds(adapter, config)
+    if crossed := next((name for name in low if low[name] > high[name]), None):
+        raise ValueError(
+            f"min_rank={low[crossed]} is above max_rank={high[crossed]} for {crossed!r}; lower min_rank or raise max_rank"
+        )
     high = {name: min(high[name], matrix.rank) for name, matrix in adapter.matrices.items()}
     if narrow := next((name for name in low if low[name] > high[name]), None):
         raise ValueError(

@@ -75,6 +75,8 @@ def allocate_ranks(
 def _check_scores(scores: Mapping[str, float]) -> None:
     if not scores:
         raise ValueError("scores is empty: there is no matrix to give a rank to")
+    if odd := [name for name, value in scores.items() if not _is_number(value)]:
+        raise ValueError(f"scores[{odd[0]!r}]={scores[odd[0]]!r} must be a number")
     bad = {name: value for name, value in scores.items() if not math.isfinite(value) or value < 0}
     if bad:
         name, value = next(iter(bad.items()))
@@ -89,6 +91,11 @@ def _check_scores(scores: Mapping[str, float]) -> None:
         )
 
 
+def _is_number(value: object) -> bool:
+    """Return whether a score is a number; a tensor with one element is."""
+    return not isinstance(value, str | bytes | bool) and hasattr(value, "__float__")
+
+
 def _prices(costs: Mapping[str, int] | None, names: list[str]) -> dict[str, int]:
     if costs is None:
         return dict.fromkeys(names, 1)
@@ -97,9 +104,9 @@ def _prices(costs: Mapping[str, int] | None, names: list[str]) -> dict[str, int]
         raise ValueError(
             f"costs has no entry for {missing[0]!r} ({len(missing)} missing); give d_in + d_out for each name"
         )
-    bad = [name for name in names if costs[name] < 1]
+    bad = [name for name in names if not isinstance(costs[name], Integral) or costs[name] < 1]
     if bad:
-        raise ValueError(f"costs[{bad[0]!r}]={costs[bad[0]]} must be at least 1: it is d_in + d_out")
+        raise ValueError(f"costs[{bad[0]!r}]={costs[bad[0]]!r} must be an integer of at least 1: it is d_in + d_out")
     return {name: int(costs[name]) for name in names}
 
 

@@ -57,6 +57,7 @@ def test_a_cut_needs_a_budget_at_once() -> None:
         ({"average_rank": 1, "min_rank": 5}, "min_rank=5 is above the rank 4 of 'first'"),
         ({"average_rank": 1, "min_rank": 2}, "2 short of min_rank"),
         ({"rule": "uniform", "total_rank": 3}, "total_rank=3 is not a multiple of the 2 matrices"),
+        ({"average_rank": 2, "min_rank": 3, "max_rank": {"first": 2}}, "min_rank=3 is above max_rank=2 for 'first'"),
         ({"average_rank": 2, "max_rank": {"third": 1}}, "max_rank names 'third'"),
     ],
     ids=str,

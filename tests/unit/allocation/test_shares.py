@@ -157,7 +157,10 @@ def test_ties_go_to_the_name_that_sorts_first() -> None:
         (dict(scores={"a": 1.0}, total_rank=4, max_rank={"b": 2}), "max_rank names 'b'"),
         (dict(scores={"a": 1.0}, total_rank=4, min_rank=-1), "min_rank for 'a' is -1"),
         (dict(scores={"a": 1.0}, total_rank=4, costs={"b": 2}), "costs has no entry for 'a'"),
-        (dict(scores={"a": 1.0}, total_rank=4, costs={"a": 0}), r"costs\['a'\]=0 must be at least 1"),
+        (dict(scores={"a": 1.0}, total_rank=4, costs={"a": 0}), r"costs\['a'\]=0 must be an integer of at least 1"),
+        (dict(scores={"a": 1.0}, total_rank=4, costs={"a": 1.5}), r"costs\['a'\]=1.5 must be an integer"),
+        (dict(scores={"a": 1.0}, total_rank=4, costs={"a": "9"}), r"costs\['a'\]='9' must be an integer"),
+        (dict(scores={"a": "1"}, total_rank=4), r"scores\['a'\]='1' must be a number"),
     ],
 )
 def test_bad_input_names_the_value_the_rule_and_the_remedy(arguments: dict, message: str) -> None:
