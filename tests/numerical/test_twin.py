@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from glora import RankAllocationConfig, RankAllocator
-from glora.lora.adapter import _generator
+from glora.lora.matrix import generator_of
 from glora.scoring.sketch_ratios import COLUMNS, _draw
 
 RANK, ALPHA, LR, BETA1, BETA2, EPS = 3, 6, 2e-2, 0.9, 0.999, 1e-8
@@ -91,7 +91,7 @@ class Twin:
             kept = sorted(sorted(range(RANK), key=lambda i: -size[i])[:rank])
             added = rank - len(kept)
             rows = torch.empty(added, A.shape[1])
-            nn.init.kaiming_uniform_(rows, a=math.sqrt(5), generator=_generator("0/0", k)) if added else None
+            nn.init.kaiming_uniform_(rows, a=math.sqrt(5), generator=generator_of("0/0", k)) if added else None
             self.A[k] = torch.cat([A[kept], rows.double()])
             self.B[k] = torch.cat([B[:, kept], torch.zeros(B.shape[0], added).double()], dim=1)
             (mA, vA), (mB, vB) = self.moments["A", k], self.moments["B", k]

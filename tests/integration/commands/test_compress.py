@@ -201,10 +201,13 @@ def test_written_answers_are_evaluated_too(compress, tiny_writer: Path, sums_fol
         (["--average-rank", "0", "--output", "out"], "--average-rank 0.0 must be a number above 0"),
         (["--average-rank", "99", "--output", "out"], "--average-rank 99 is not below the adapter's own, "),
         (["--energy", "2", "--plan"], "--energy 2.0 must be above 0"),
-        (["--keep", "50%", "--max-rank", "0", "--output", "out"], "--min-rank 0 and --max-rank 0: the first"),
+        (
+            ["--keep", "50%", "--max-rank", "0", "--output", "out"],
+            "--min-rank 0 and --max-rank 0: ints, the first at least 0",
+        ),
         (
             ["--keep", "5%", "--min-rank", "4", "--output", "out"],
-            "short of --min-rank in every matrix; lower --min-rank",
+            "DoRA, lora_bias and experts); lower --min-rank, or ask for a larger --average-rank",
         ),
         (["--tolerance", "0.5", "--output", "out"], "--tolerance needs --task"),
         (["--keep", "25%", "--output", "out", "--task", "rtee"], "rtee"),

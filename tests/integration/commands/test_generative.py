@@ -272,5 +272,5 @@ def test_a_run_and_suggested_ranks_of_every_kind_of_model(name: str, config: Run
     assert len(set(record.ranks.values())) > 1
     assert record.norms
     assert set(record.norms[0].values) == set(record.ranks)
-    suggested = suggest(small, batches=1).rank_pattern
+    suggested = suggest(small, batches=1).patterns["rank_pattern"]
     assert {pattern.replace("\\", "").lstrip("^") for pattern in suggested} == set(record.ranks)
