@@ -19,6 +19,8 @@ RECORDS = HERE / "records"
 DOCUMENT, README = HERE / "report.md", HERE.parents[1] / "README.md"
 BEGIN, END = "<!-- made by benchmarks/cost/table.py -->", "<!-- until here -->"
 RESAMPLES = 2000
+OTHER_MACHINES = {"On a Xeon": "xeon", "On a Xeon: beside torch.compile and bf16": "xeon/peers"}
+"""Heading -> folder of the records, of which README's lines say nothing."""
 Record = dict[str, Any]
 
 
@@ -67,10 +69,27 @@ def _steps(record: Record) -> str:
         kept = variant["memory"]["kept"] / 2**20
         shown = "1 | " if variant is lora else f"{ratio:.3f} | {low:.3f} to {high:.3f}"
         parts.append(f"| {name} | {shown} | {memory:.3f} | {kept:.1f} MiB |")
+    if whole := _whole_run(record):
+        parts += ["", whole]
     parts += ["", *_asides(record, step)]
     if any("profile_ms" in variant for variant in variants.values()):
         parts += ["", *_profile(record)]
     return "\n".join(parts)
+
+
+def _whole_run(record: Record) -> str:
+    """The time of a run with a quarter of its steps before the cut, where both kinds of step were measured."""
+    variants, lines = record["variants"], []
+    for ending in ("", ", accelerated"):
+        wide, cut = (
+            variants.get(f"{name}{ending}")
+            for name in ("LoRA of four times the rank", "GLoRA cut from four times the rank")
+        )
+        if wide and cut:
+            steps = [0.25 * a + 0.75 * b for a, b in zip(wide["seconds"], cut["seconds"], strict=True)]
+            ratio, low, high = median_ratio(steps, variants["LoRA"]["seconds"])
+            lines.append(f"{ratio:.3f} ({low:.3f} to {high:.3f}){ending}")
+    return f"A whole run, a quarter of it at four times the rank, of LoRA's: {'; '.join(lines)}." if lines else ""
 
 
 def _height(variant: Record) -> int:
@@ -95,7 +114,7 @@ def _asides(record: Record, step: float) -> list[str]:
                     ranks = f" ({without} without an adapter, largest rank {variant['largest_rank']})"
                 share = f"{spent / step:.2f} steps" if spent > step / 10 else f"{spent / step:.2%}"
                 lines.append(f"| {name}: {what}{ranks} | {spent * 1e3:.2f} ms | {share} |")
-    return lines
+    return lines if len(lines) > 2 else []
 
 
 def _recording(variant: Record) -> list[list[float]]:
@@ -202,7 +221,9 @@ def summary(records: list[Record]) -> str:
 
 def pages() -> dict[Path, str]:
     records = read_records()
-    made = {DOCUMENT: f"\n{render(records)}\n", README: summary(records)}
+    others = {name: render(read_records(RECORDS / folder)) for name, folder in OTHER_MACHINES.items()}
+    text = "\n\n".join([render(records), *(f"## {name}\n\n{made}" for name, made in others.items())])
+    made = {DOCUMENT: f"\n{text}\n", README: summary(records)}
     return {page: document(page.read_text(encoding="utf-8"), text) for page, text in made.items()}
 
 

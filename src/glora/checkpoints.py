@@ -22,7 +22,7 @@ from typing import Any
 from safetensors import safe_open
 
 from glora.messages import get_logger, pluralize
-from glora.paths import write_whole
+from glora.paths import replace_file
 
 logger = get_logger()
 CHECKSUMS = "glora_checksums.json"
@@ -85,7 +85,7 @@ def write_checksums(folder: Path, *, others_write: str = "") -> None:
         checked = path.name in (_STATE, _ADAPTER_CONFIG) or path.suffix in _CHECKED
         if checked and not (others_write and path.match(others_write)):
             checksums[path.relative_to(folder).as_posix()] = _checksum(path, to_disk=True)
-    write_whole(folder / CHECKSUMS, json.dumps({"version": 1, "files": checksums}, indent=1).encode())
+    replace_file(folder / CHECKSUMS, json.dumps({"version": 1, "files": checksums}, indent=1).encode())
 
 
 def _checkpoints(output_dir: Path) -> Iterator[tuple[int, Path]]:

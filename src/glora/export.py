@@ -25,7 +25,7 @@ from glora.config import RankAllocationConfig
 from glora.lora.resize import by_rank_A, by_rank_B
 from glora.lora.saved_adapter import SavedMatrix, check_output, check_product, load_adapter
 from glora.messages import pluralize
-from glora.paths import named_folder, write_whole
+from glora.paths import named_folder, replace_file
 from glora.reallocation import Reallocation
 
 FILE_NAME = "allocation.json"
@@ -109,11 +109,11 @@ def save_allocation(allocator: RankAllocator, directory: str | Path) -> Path:
         },
     }
     path = directory / FILE_NAME
-    write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
+    replace_file(path, (json.dumps(content, indent=1) + "\n").encode())
     card = directory / MODEL_CARD
     if card.is_file():
         text = card.read_text(encoding="utf-8", errors="surrogateescape")  # its bytes stay, in any encoding
-        write_whole(card, _with_section(text, _section(allocator, initial)).encode(errors="surrogateescape"))
+        replace_file(card, _with_section(text, _section(allocator, initial)).encode(errors="surrogateescape"))
     return path
 
 

@@ -45,9 +45,15 @@ def expanded(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.expanduser(path))
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write all of a file or none of it, on the disk; a symbolic link in its place is replaced, not followed."""
-    temporary = path.with_name(f".{path.name}.tmp")
+def replace_file(path: Path, content: bytes, temporary: Path | None = None) -> None:
+    """Write all of a file or none of it, on the disk; a symbolic link in its place is replaced, not followed.
+
+    Args:
+        path: The file.
+        content: All of it.
+        temporary: The file beside it that is written first. Default: a hidden one of its name.
+    """
+    temporary = temporary or path.with_name(f".{path.name}.tmp")
     try:
         temporary.unlink(missing_ok=True)
         with temporary.open("xb") as file:

@@ -154,7 +154,7 @@ class WarmUp:
     def count(self, steps: int) -> None:
         """Note the steps made; after the last cut there is nothing to report."""
         self.steps_made = steps
-        if not describe_unfinished(self.config, steps):
+        if steps >= self.config.last_cut(self.steps):
             self.finish()
 
     def finish(self) -> None:

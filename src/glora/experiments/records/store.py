@@ -22,6 +22,7 @@ from glora.experiments.config import RunConfig
 from glora.experiments.records.interrupts import hold_interrupts, record_before_interrupts
 from glora.experiments.records.schema import SCHEMA_VERSION, RunRecord
 from glora.experiments.structured_text import MalformedFileError, decode, parse_json
+from glora.paths import replace_file
 
 RUNS_FOLDER = "runs"
 
@@ -76,12 +77,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
     temporary = path.with_name(f".{path.name}.{process_tag()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)
-        with open(temporary, "xb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        replace_file(path, content.encode() if isinstance(content, str) else content, temporary)
     except OSError as error:
         raise NotWrittenError(
             error.errno,
@@ -89,9 +85,6 @@ def write_whole(path: Path, content: str | bytes) -> None:
             "Fix the cause (free space, write permission) and run the command again; finished runs are kept",
             str(path),
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # force the new entry to the disk, where a folder can be opened (not on Windows)
         descriptor = os.open(path.parent, os.O_RDONLY)
         try:

@@ -31,7 +31,7 @@ from glora.experiments.records.store import (
 from unit.experiments.synthetic_records import failed_run, finished_run
 
 
-@pytest.mark.parametrize(("module", "name"), [(store, "open"), (store.os, "fsync"), (store.os, "replace")])
+@pytest.mark.parametrize(("module", "name"), [(Path, "open"), (store.os, "fsync"), (store.os, "replace")])
 def test_a_full_disk_leaves_the_old_record_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any, name: str
 ) -> None:
