@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import time
+import zlib
 from pathlib import Path
 
 from benchmarks.study.design import TASKS, runs
@@ -22,7 +23,7 @@ def main() -> None:
     parser.add_argument("--llm", default=PACKAGED_LLM.model, help="the model of gsm8k")
     parser.add_argument("--minutes", type=float, help="begin no run after this many minutes")
     parser.add_argument(
-        "--worker", default="0/1", help="I/N: of N processes this is number I, which takes every N-th missing run"
+        "--worker", default="0/1", help="I/N: of N processes this is number I, from 0; each has its share of the runs"
     )
     arguments = parser.parse_args()
     if arguments.what == "report":
@@ -49,7 +50,8 @@ def main() -> None:
                 break
             if arguments.minutes and time.monotonic() - begun > 60 * arguments.minutes:
                 return
-            run = missing[number % len(missing)] if len(missing) > workers else missing[min(number, len(missing) - 1)]
+            mine = [run for run in missing if zlib.crc32(repr(run).encode()) % workers == number]
+            run = (mine or missing[::-1])[0]  # at the end what another may be making: the first record counts
             for record in append(list(bench.make(run))):
                 compressed = " compressed" if record["compressed"] else ""
                 score = record["score"] or float("nan")

@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -28,17 +28,11 @@ from glora.experiments.search import sharing as shared_plan
 from glora.experiments.search.storage import open_storage, sqlite_url
 from glora.experiments.training import run as train
 from glora.experiments.training.progress import RunProgress
-from postgresql_server import PASSWORD, postgresql_server
+from postgresql_server import PASSWORD
 from unit.experiments.search.search_case import FakeRuns, together
 
 SEEDS, METHODS = (0, 1, 2, 3), ("lora", "adalora", "glora")
 OPTIONS = ("--task", "rte", "--methods", ",".join(METHODS), "--seeds", ",".join(map(str, SEEDS)))
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with postgresql_server() as url:
-        yield url
 
 
 @dataclass(frozen=True)

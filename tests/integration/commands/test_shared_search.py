@@ -6,7 +6,6 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,16 +21,10 @@ from glora.experiments.search.storage import StorageError, open_storage
 from glora.experiments.search.study import SURPLUS
 from glora.experiments.search.trials import plan_tuned_runs, run_trials
 from glora.experiments.training.progress import RunProgress
-from postgresql_server import PASSWORD, postgresql_server
+from postgresql_server import PASSWORD
 from unit.experiments.search.search_case import FakeRuns, Worker, read_trials, together
 
 TRIALS, SEEDS = 4, (0, 1)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with postgresql_server() as url:
-        yield url
 
 
 @dataclass(frozen=True)
