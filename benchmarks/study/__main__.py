@@ -37,30 +37,27 @@ def main() -> None:
     torch.set_num_threads(1)  # the same bits in every run, however many go on beside it
     begun = time.monotonic()
     number, workers = map(int, arguments.worker.split("/"))
-    for task in arguments.tasks:
-        bench = Bench(task, arguments.data, arguments.llm if task == "gsm8k" else DEFAULT_MODEL)
-        while True:
-            records = read(task)
-            missing = [
-                run
-                for run in dict.fromkeys(runs(task, functools.partial(best_rate, records)))
-                if (run, False) not in records
-            ]
-            if not missing:
-                break
-            if arguments.minutes and time.monotonic() - begun > 60 * arguments.minutes:
-                return
-            mine = [run for run in missing if zlib.crc32(repr(run).encode()) % workers == number]
-            run = (mine or missing[::-1])[0]  # at the end what another may be making: the first record counts
-            for record in append(list(bench.make(run))):
-                compressed = " compressed" if record["compressed"] else ""
-                score = record["score"] or float("nan")
-                print(
-                    f"{record['method']}{compressed} r={record['rank']} {record['where']} "
-                    f"lr={record['learning_rate']:g} seed={record['seed']}: loss {record['loss']:.4f} "
-                    f"score {score:.4f} {record['parameters']:,} parameters {record['seconds']:.0f} s",
-                    flush=True,
-                )
+    benches: dict[str, Bench] = {}
+    while not arguments.minutes or time.monotonic() - begun < 60 * arguments.minutes:
+        records = {key: record for task in arguments.tasks for key, record in read(task).items()}
+        wanted = dict.fromkeys(runs(arguments.tasks, functools.partial(best_rate, records)))
+        missing = [run for run in wanted if (run, False) not in records]
+        if not missing:
+            return
+        mine = [run for run in missing if zlib.crc32(repr(run).encode()) % workers == number]
+        run = (mine or missing[::-1])[0]  # at the end what another may be making: the first record counts
+        if run.task not in benches:
+            model = arguments.llm if run.task == "gsm8k" else DEFAULT_MODEL
+            benches[run.task] = Bench(run.task, arguments.data, model)
+        for record in append(list(benches[run.task].make(run))):
+            compressed = " compressed" if record["compressed"] else ""
+            score = record["score"] or float("nan")
+            print(
+                f"{record['task']} {record['method']}{compressed} r={record['rank']} {record['where']} "
+                f"lr={record['learning_rate']:g} seed={record['seed']}: loss {record['loss']:.4f} "
+                f"score {score:.4f} {record['parameters']:,} parameters {record['seconds']:.0f} s",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ average rank 8, and the ceiling of average rank 2.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -153,12 +154,20 @@ Best = Callable[[str, str, float], float | None]
 """(task, arm, size) -> the learning rate that tuning chose; None while a run of the tuning is missing."""
 
 
-def runs(task: str, best: Best) -> Iterator[Run]:
-    """Yield the runs of a task in the order in which they are made; the same run may come twice.
+def runs(tasks: Sequence[str], best: Best) -> Iterator[Run]:
+    """Yield the runs of tasks in the order in which they are made; the same run may come twice.
 
-    Group by group and size by size: the tuning, then the arms at the rates that it chose, seed by seed, so that a comparison
-    of all arms is there early and gets narrower; last the arms at uniform LoRA's rate. Arms whose tuning is missing are left
-    out.
+    A cell is a group of arms at a size. The first cell of every task comes before the second of any, so that the comparisons
+    that decide are there early, on all tasks.
+    """
+    for cells in itertools.zip_longest(*(_cells(task, best) for task in tasks), fillvalue=()):
+        yield from itertools.chain(*cells)
+
+
+def _cells(task: str, best: Best) -> list[list[Run]]:
+    """Return the runs of each cell: the tuning, then the arms at the rates that it chose, seed by seed.
+
+    Last come all cells again at uniform LoRA's rate. Arms whose tuning is missing are left out.
     """
     design = TASKS[task]
     cells = [
@@ -166,17 +175,21 @@ def runs(task: str, best: Best) -> Iterator[Run]:
         for group in GROUPS
         for size in design.sizes
     ]
-    for size, arms, seeds in cells:
-        for arm in arms:
-            for factor in ARMS[arm].rates:
-                yield run_of(task, arm, size, factor * design.learning_rate, TUNING_SEED)
-        for seed in seeds:
-            for arm in arms:
-                if (rate := best(task, arm, size)) is not None:
-                    yield run_of(task, arm, size, rate, seed)
-    for size, arms, seeds in cells:
-        shared = best(task, "uniform", size)
-        for seed in seeds:
-            for arm in arms:
-                if shared is not None:
-                    yield run_of(task, arm, size, shared, seed)
+
+    def at_rates(size: float, arms: Sequence[str], seeds: Sequence[int], rates: Sequence[float | None]) -> list[Run]:
+        return [
+            run_of(task, arm, size, rate, seed) for seed in seeds for arm, rate in zip(arms, rates) if rate is not None
+        ]
+
+    tuned = [
+        [
+            run_of(task, arm, size, factor * design.learning_rate, TUNING_SEED)
+            for arm in arms
+            for factor in ARMS[arm].rates
+        ]
+        + at_rates(size, arms, seeds, [best(task, arm, size) for arm in arms])
+        for size, arms, seeds in cells
+    ]
+    return tuned + [
+        at_rates(size, arms, seeds, [best(task, "uniform", size)] * len(arms)) for size, arms, seeds in cells
+    ]

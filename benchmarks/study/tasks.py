@@ -249,13 +249,13 @@ def measure_retrieval(model: nn.Module, rows: Dataset, collate: Callable[[list[A
     return Measured(losses, torch.ones_like(losses), 1 / ranks.float())
 
 
-ENCODER = {"batch_size": 16, "epochs": 3, "group_by_length": True}
+ENCODER = {"batch_size": 16, "epochs": 2, "group_by_length": True}
 
 TASKS: dict[str, StudyTask] = {
     "sst2": StudyTask({**ENCODER, "max_length": 48}, Classification(), _sst2, measure_labels),
     "stdlib-docs": StudyTask({**ENCODER, "max_length": 64}, Classification(), _stdlib_docs, measure_labels),
     "retrieval": StudyTask(
-        {"batch_size": 32, "epochs": 3, "max_length": 48}, Retrieval(), _retrieval, measure_retrieval
+        {"batch_size": 32, "epochs": 2, "max_length": 48}, Retrieval(), _retrieval, measure_retrieval
     ),
     "gsm8k": StudyTask(
         {"batch_size": 4, "epochs": 1, "max_length": 512, "warmup_steps": 0.25},

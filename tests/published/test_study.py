@@ -85,10 +85,15 @@ def test_every_arm_ends_with_the_parameters_of_uniform_lora() -> None:
 
 
 def test_what_needs_a_learning_rate_waits_for_its_tuning() -> None:
-    first = list(runs(TASK, lambda *_: None))
+    first = list(runs([TASK], lambda *_: None))
     assert {run.seed for run in first} == {TUNING_SEED}
-    known = list(runs(TASK, lambda _task, arm, _size: MIDDLE if arm == "uniform" else None))
+    known = list(runs([TASK], lambda _task, arm, _size: MIDDLE if arm == "uniform" else None))
     assert {run.seed for run in known if run.rank == 2 and run.method == "lora"} == {TUNING_SEED, *TASKS[TASK].seeds}
+
+
+def test_the_first_cell_of_every_task_comes_before_the_second_of_any() -> None:
+    order = [(run.task, run.rank) for run in runs(["sst2", "gsm8k"], lambda *_: None) if run.method == "lora"]
+    assert order.index(("gsm8k", 8)) < order.index(("sst2", 32))
 
 
 def test_tuning_takes_the_least_loss_of_the_chosen_epoch_on_the_selection_split() -> None:
