@@ -5,6 +5,7 @@ The environment is set before torch, transformers or datasets is imported, here 
 
 from __future__ import annotations
 
+import gc
 import itertools
 import logging
 import math
@@ -51,6 +52,16 @@ def _seeded_torch() -> None:
 def pytest_configure() -> None:
     """Many tests end within a warm-up. The report comes when the optimizer is collected, maybe in another test."""
     logging.getLogger("glora").addFilter(lambda record: record.funcName != "_report_unfinished")
+
+
+def pytest_collection_finish() -> None:
+    """Trainer collects garbage at the start of a training: what was imported, a million objects, is left out of it.
+
+    And no test waits for a disk: none of them cuts the power.
+    """
+    gc.collect()
+    gc.freeze()
+    os.fsync = lambda descriptor: None
 
 
 # GLUE-layout files

@@ -6,6 +6,7 @@ So each starts as clean as an interpreter that a user starts, which would need t
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import runpy
@@ -31,6 +32,8 @@ with contextlib.suppress(ImportError):  # the experiments are an extra
     import glora.experiments.search.trials
     import glora.experiments.training.generative
     import glora.experiments.training.run  # noqa: F401
+
+gc.freeze()  # so that garbage is not looked for in the libraries, and their memory stays shared
 
 
 def fork(target: Callable[..., Any], *arguments: Any, daemon: bool = False) -> BaseProcess:

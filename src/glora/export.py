@@ -13,10 +13,12 @@ from __future__ import annotations
 import json
 import os
 import re
-from importlib.metadata import version
 from pathlib import Path
 
+import peft
+import torch
 import torch.nn.functional as F
+import transformers
 from torch import nn
 
 from glora._version import __version__
@@ -97,7 +99,8 @@ def save_allocation(allocator: RankAllocator, directory: str | Path) -> Path:
         "total_rank": allocator.total_rank,
         "parameters": {"before": initial, "after": allocator.parameters},
         "reallocation": vars(allocator.reallocation) if allocator.reallocation and allocator.in_effect else None,
-        "versions": {"glora": __version__} | {name: version(name) for name in ("peft", "transformers", "torch")},
+        "versions": {"glora": __version__}
+        | {package.__name__: package.__version__ for package in (peft, transformers, torch)},
         "matrices": {
             name: {
                 "rank": matrix.rank,

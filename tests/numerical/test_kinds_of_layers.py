@@ -22,6 +22,7 @@ from glora.lora.discovery import find_matrices
 from glora.lora.matrix import LoraMatrix
 from glora.scoring.gradient_norms import GradientNorms
 from glora.scoring.sketch_ratios import SketchRatios
+from glora.scoring.spectrum import spectra
 from integration.adapters.layer_kinds import (
     WIDTH,
     Mixture,
@@ -112,6 +113,18 @@ def test_delta_is_unbiased_over_initializations(kind: str) -> None:
         squares.append(norms.read().square())
     exact = torch.stack([base_weight(layer).grad.norm() for layer in layers.values()]).square()
     torch.testing.assert_close(torch.stack(squares).mean(0), exact, rtol=0.15, atol=0)
+
+
+@kinds
+def test_spectra_are_those_of_peft_s_own_delta(kind: str) -> None:
+    _, layers = trained(kind)
+    for number, layer in enumerate(layers.values()):
+        layer.scaling["default"] = 1.5 + number
+    found = spectra(matrices(layers))
+    assert list(found) == list(layers)
+    for name, layer in layers.items():
+        expected = torch.linalg.svdvals(matrices_of(layer, name))[:, :RANK].square().sum(0).sqrt()
+        torch.testing.assert_close(torch.tensor(found[name]), expected, rtol=1e-4, atol=1e-5)
 
 
 @kinds

@@ -12,17 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 import transformers.trainer
-from peft import LoHaConfig, LoraConfig
 from safetensors.torch import load_file
 from transformers import Trainer
 
 from glora import RankAllocationCallback, RankAllocator, export_uniform, save_allocation
 from integration.training.trainer_case import (
     TAKEN_OUT,
-    base_model,
     callback_of,
     logits_of,
-    lora_config,
     make_trainer,
     peft_model,
     probe_batch,
@@ -108,29 +105,6 @@ def test_stock_peft_loads_it(tiny_deberta: Path, glue_folder: Path, tmp_path: Pa
     torch.testing.assert_close(merged_uniform, live, rtol=1e-4, atol=1e-5)
 
 
-def test_add_adapter_saves_and_loads(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> None:
-    model = base_model(tiny_deberta)
-    model.add_adapter(lora_config(task_type=None))
-    callback = RankAllocationCallback(warmup_steps=2)
-    make_trainer(model, tiny_deberta, glue_folder, tmp_path, [callback], max_steps=3).train()
-    batch = probe_batch(tiny_deberta, glue_folder)
-    model.save_pretrained(tmp_path / "adapter")
-    again = base_model(tiny_deberta)
-    again.load_adapter(str(tmp_path / "adapter"))
-    assert torch.equal(logits_of(again, batch), logits_of(model, batch))
-
-
-def test_what_cannot_be_padded_is_refused(tmp_path: Path) -> None:
-    LoHaConfig(target_modules=["q"]).save_pretrained(str(tmp_path / "loha"))
-    with pytest.raises(ValueError, match="LOHA.*LoRA"):
-        export_uniform(tmp_path / "loha", tmp_path / "out")
-    LoraConfig(target_parameters=["experts.gate_up_proj"]).save_pretrained(str(tmp_path / "experts"))
-    with pytest.raises(ValueError, match="experts.gate_up_proj.*give the model"):
-        export_uniform(tmp_path / "experts", tmp_path / "out")
-    with pytest.raises(ValueError, match="another folder"):
-        export_uniform(tmp_path / "loha", tmp_path / "loha")
-
-
 # beside the adapter: allocation.json and a section of the model card
 
 
@@ -147,15 +121,6 @@ def trained(tiny_deberta: Path, glue_folder: Path, tmp_path_factory: pytest.Temp
 @pytest.fixture(scope="module")
 def allocator(trained: Trainer) -> RankAllocator:
     return callback_of(trained).allocator
-
-
-def test_one_scaling_everywhere_for_servers_that_read_no_patterns(trained: Trainer) -> None:
-    config = trained.model.peft_config["default"]
-    layers = [m for m in trained.model.modules() if hasattr(m, "lora_A") and "default" in m.lora_A]
-    assert {m.scaling["default"] for m in layers} == {config.lora_alpha / config.r} == {2.0}
-    for pattern, rank in config.rank_pattern.items():
-        assert config.alpha_pattern[pattern] == 2 * rank
-        assert pattern.startswith("^deberta\\.encoder\\.layer\\.")
 
 
 def test_checkpoints_carry_the_allocation(trained: Trainer, allocator: RankAllocator) -> None:

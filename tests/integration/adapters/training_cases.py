@@ -136,12 +136,12 @@ not supported | `model.add_adapter`, resumed | restarts::trainer_resumes_no_mode
 """)
 
 TROUBLE = _shown("""
-reported | a step with inf or NaN gradients | training_modes::bad_steps_are_left_out_and_reported
+reported | a step with inf or NaN gradients | unit/scoring/recorder::non_finite_steps_stay_out_of_the_average
 reported | a warm-up without one finite step | training_loop::a_warmup_without_one_finite_step_is_reported
 reported | a gradient scaler that skips every step | training_modes::a_scaler_that_skips_every_step_is_reported
-reported | weights with inf or NaN | training_modes::a_training_that_diverges_goes_on_as_plain_lora
-reported | a matrix that never gets a gradient | training_modes::matrices_without_gradient_are_named_and_lose_their_adapter
-reported | no gradient anywhere | training_modes::gradients_of_zero_leave_plain_lora
+reported | weights with inf or NaN | training_loop::weights_that_are_not_finite_keep_their_ranks
+reported | a matrix that never gets a gradient | unit/allocator::a_silent_matrix_is_named
+reported | no gradient anywhere | unit/allocator::no_gradient_anywhere_leaves_plain_lora
 reported | a gradient scale or a clipping after the norms were read | training_loop::gradients_changed_after_they_were_read
 reported | a training that ends before its warm-up | trainer::training_that_ends_early_says_that_it_was_plain_lora
 """)

@@ -209,6 +209,7 @@ def test_an_interrupted_reallocation_is_made_at_the_next_step(stage: str, monkey
     optimizer.zero_grad()
     in_place = {name: matrix.A.shape[0] for name, matrix in allocator.adapter.matrices.items()}
     assert allocator.ranks == in_place
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     train(model, optimizer, allocator, range(WARMUP, STEPS))
     assert allocator.allocated
     assert allocator.in_effect

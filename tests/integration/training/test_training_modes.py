@@ -102,16 +102,6 @@ def test_torch_compile(trainer_for) -> None:
 # trouble
 
 
-class ThrowAway(TrainerCallback):
-    """Users set the gradients of bad batches, with inf or NaN, to zero."""
-
-    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs) -> None:
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        if not all(torch.isfinite(gradient).all() for gradient in gradients):
-            for gradient in gradients:
-                gradient.zero_()
-
-
 class Overflow(TrainerCallback):
     """Lets the loss of some steps be infinite."""
 
@@ -134,26 +124,6 @@ def glora_messages(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name == "glora"]
 
 
-def test_bad_steps_are_left_out_and_reported(trainer_for, caplog: pytest.LogCaptureFixture) -> None:
-    trainer = trainer_for([Overflow(1, 3), ThrowAway()])
-    norms_at_the_end(trainer)
-    assert trainer.allocation.allocator.non_finite_steps == 2
-    messages = glora_messages(caplog)
-    assert re.search(r"2 of 4 warm-up steps had inf or NaN gradients.*: deberta\.", messages[0])
-    assert messages[1].startswith("step 4: ")
-
-
-def test_a_training_that_diverges_goes_on_as_plain_lora(trainer_for, caplog: pytest.LogCaptureFixture) -> None:
-    trainer = trainer_for([Overflow(2)])
-    trainer.train()
-    assert trainer.state.global_step == STEPS
-    assert not trainer.allocation.allocator.allocated
-    assert set(trainer.allocation.allocator.ranks.values()) == {4}
-    messages = glora_messages(caplog)
-    assert re.search("3 of 4 warm-up steps had inf or NaN gradients", messages[0])
-    assert re.search(r"weights of 12 matrices hold inf or NaN.*: deberta\..* and 6 more$", messages[1])
-
-
 def test_a_scaler_that_skips_every_step_is_reported(trainer_for, caplog: pytest.LogCaptureFixture) -> None:
     """Trainer's fp16 needs a GPU; here the optimizer's wrapper skips as a scaler would make it."""
 
@@ -166,33 +136,6 @@ def test_a_scaler_that_skips_every_step_is_reported(trainer_for, caplog: pytest.
     assert trainer.allocation.allocator.steps == 0
     (message,) = glora_messages(caplog)
     assert re.search(r"0 of 4 warm-up steps.*plain LoRA.*read 7 times.* deberta\.encoder\.layer\.0\.", message)
-
-
-def test_gradients_of_zero_leave_plain_lora(trainer_for, caplog: pytest.LogCaptureFixture) -> None:
-    trainer = trainer_for()
-    trainer.compute_loss = lambda model, inputs, **kwargs: model(**inputs).loss * 0
-    trainer.train()
-    assert not trainer.allocation.allocator.allocated
-    assert set(trainer.allocation.allocator.ranks.values()) == {4}
-    (message,) = glora_messages(caplog)
-    assert re.search("no gradient reached the 12 matrices", message)
-
-
-def test_matrices_without_gradient_are_named_and_lose_their_adapter(
-    trainer_for, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The loss looks at the first layer only, so those of the second take no part."""
-    trainer = trainer_for()
-
-    def first_layer_only(model: nn.Module, inputs: dict, **kwargs: object) -> torch.Tensor:
-        return model(**inputs, output_hidden_states=True).hidden_states[1].square().mean()
-
-    trainer.compute_loss = first_layer_only
-    norms_at_the_end(trainer)
-    ranks = trainer.allocation.allocator.ranks
-    silent = [name for name in ranks if ".layer.1." in name]
-    assert all(ranks[name] == 0 for name in silent)
-    assert re.search(f"6 matrices .*: {', '.join(silent)}$", glora_messages(caplog)[0])
 
 
 def test_an_exception_leaves_no_hooks_to_the_next_training(trainer_for) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import gc
 import io
-import signal
 import weakref
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from torch import nn
 
 from glora import resize_lora_layer
 from glora.lora.adapter import RankedAdapter
-from glora.lora.matrix import LoraMatrix, Resized
 
 NAMES = ("first", "second", "third")
 
@@ -275,35 +273,6 @@ def test_putting_an_adapter_back_leaves_disabled_adapters_disabled() -> None:
         nn.init.normal_(adapter.matrices["first"].B)
         assert torch.equal(model(x), before)
     assert not torch.equal(model(x), before)
-
-
-@pytest.mark.parametrize("stage", ["making", "putting in place"])
-def test_an_interrupted_change_of_ranks_changes_all_or_nothing(
-    stage: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    model = lora()
-    adapter = RankedAdapter(model)
-    optimizer = by_factor(model)
-    call = LoraMatrix.resized if stage == "making" else Resized.commit
-    calls = []
-
-    def interrupted(self: object, *arguments: object, **options: object) -> object:
-        calls.append(self)
-        if len(calls) == 2:
-            signal.raise_signal(signal.SIGINT)
-        return call(self, *arguments, **options)
-
-    monkeypatch.setattr(LoraMatrix if stage == "making" else Resized, call.__name__, interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        adapter.set_ranks({"first": 0, "second": 2, "third": 6}, optimizer=optimizer)
-    ranks = [4, 4, 4] if stage == "making" else [0, 2, 6]
-    assert list(adapter.ranks.values()) == ranks
-    assert [m.A.shape[0] for m in adapter.matrices.values()] == ranks
-    model.save_pretrained(tmp_path)
-    x = torch.randn(3, 8)
-    torch.manual_seed(0)
-    torch.testing.assert_close(PeftModel.from_pretrained(Net(), tmp_path)(x).shape, model(x).shape)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_the_public_resize_keeps_the_configuration_true(tmp_path: Path) -> None:
