@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +11,7 @@ import pytest
 import torch
 from transformers import Trainer, TrainerCallback
 
-from glora import save_allocation
 from integration.training.resume_case import WARMUP, Job, differences, make_trainer, outcome
-from integration.training.test_restarts import Score
 from integration.training.trainer_case import TAKEN_OUT, callback_of, logits_of, probe_batch
 
 OTHER_TAKEN_OUT = TAKEN_OUT.replace("key", "query")
@@ -97,24 +93,6 @@ def test_a_group_for_each_matrix_resumes_from_every_checkpoint(job: Job, tmp_pat
         folder = tmp_path / f"from {step}"
 
 
-@pytest.mark.parametrize("step", [1, WARMUP - 1, WARMUP + 1])
-def test_the_same_trainer_goes_back_to_an_earlier_checkpoint(job: Job, step: int) -> None:
-    trainer = make_trainer(job)
-    trainer.train()
-    whole = outcome(trainer)
-    assert callback_of(trainer).allocator.ranks[TAKEN_OUT] == 0
-    ranks: list[dict[str, int]] = []
-
-    class Look(TrainerCallback):
-        def on_train_begin(self, args, state, control, **kwargs) -> None:
-            ranks.append(callback_of(trainer).allocator.ranks)
-
-    trainer.add_callback(Look())
-    trainer.train(resume_from_checkpoint=str(job.checkpoint(step)))
-    assert (ranks[0][TAKEN_OUT], set(ranks[0].values()) == {4}) == ((4, True) if step < WARMUP else (0, False))
-    assert not differences(whole, outcome(trainer))
-
-
 def test_the_model_can_be_saved_whole_while_it_trains(job: Job) -> None:
     trainer = make_trainer(dataclasses.replace(job, arguments=dict(save_strategy="no")))
     batch, saved = probe_batch(job.base, job.data), []
@@ -132,34 +110,3 @@ def test_the_model_can_be_saved_whole_while_it_trains(job: Job) -> None:
     for file, logits in saved:
         file.seek(0)
         assert torch.equal(logits_of(torch.load(file, weights_only=False), batch), logits)
-
-
-@pytest.mark.parametrize("best", [WARMUP - 2, WARMUP + 2])
-def test_the_record_of_the_best_model_has_its_ranks(job: Job, tmp_path: Path, best: int) -> None:
-    """The ranks are those of the saved model, not those that the training ended with."""
-    trainer = make_trainer(
-        dataclasses.replace(job, arguments=dict(eval_strategy="steps", eval_steps=1, load_best_model_at_end=True))
-    )
-    trainer.add_callback(Score(best))
-    trainer.train()
-    folder = tmp_path / "final"
-    trainer.save_model(str(folder))
-    save_allocation(callback_of(trainer).allocator, folder)
-    record = json.loads((folder / "allocation.json").read_text())
-    held = {
-        name.removeprefix("base_model.model.").partition(".lora_A")[0]: len(parameter)
-        for name, parameter in trainer.model.named_parameters()
-        if "lora_A" in name
-    }
-    assert {name: matrix["rank"] for name, matrix in record["matrices"].items() if matrix["rank"]} == held
-    card = (folder / "README.md").read_text()
-    if best < WARMUP:
-        assert set(held.values()) == {4}
-        assert record["reallocation"] is None
-        assert record["parameters"]["after"] == record["parameters"]["before"]
-        assert "allocated the ranks" not in card
-        assert f"step {WARMUP}" in card
-    else:
-        assert TAKEN_OUT not in held
-        assert record["reallocation"]["step"] == WARMUP
-        assert re.search(f"{WARMUP} steps.* {sum(held.values())} ranks", card)

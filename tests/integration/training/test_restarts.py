@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback
 
-from glora import RankAllocationCallback, RankAllocator
+from glora import RankAllocationCallback, RankAllocator, save_allocation
 from integration.adapters.test_saved_adapter import stock_logits
 from integration.training.resume_case import WARMUP, Job, differences, make_trainer, outcome, run
 from integration.training.trainer_case import TAKEN_OUT, base_model, callback_of, logits_of, lora_config, probe_batch
@@ -48,10 +49,23 @@ def test_the_best_model_has_its_own_ranks(tiny_deberta: Path, glue_folder: Path,
     assert (callback.allocator.ranks[TAKEN_OUT] == 0) == (best >= WARMUP)
     assert len(set(callback.allocator.ranks.values())) == 1 or best >= WARMUP
 
-    batch = probe_batch(tiny_deberta, glue_folder)
+    batch, folder = probe_batch(tiny_deberta, glue_folder), tmp_path / "final"
     live = logits_of(model, batch)
-    model.save_pretrained(tmp_path / "adapter")
-    assert torch.equal(stock_logits(tiny_deberta, batch, tmp_path, tmp_path / "adapter")[0], live)
+    trainer.save_model(str(folder))
+    assert torch.equal(stock_logits(tiny_deberta, batch, tmp_path, folder)[0], live)
+
+    # the record beside it has the ranks of these weights, not those that the training ended with
+    save_allocation(callback.allocator, folder)
+    record, card = json.loads((folder / "allocation.json").read_text()), (folder / "README.md").read_text()
+    assert {name: matrix["rank"] for name, matrix in record["matrices"].items()} == callback.allocator.ranks
+    if best < WARMUP:
+        assert record["reallocation"] is None
+        assert record["parameters"]["after"] == record["parameters"]["before"]
+        assert "allocated the ranks" not in card
+        assert f"step {WARMUP}" in card
+    else:
+        assert record["reallocation"]["step"] == WARMUP
+        assert re.search(f"{WARMUP} steps.* {sum(callback.allocator.ranks.values())} ranks", card)
 
 
 def with_model_init(job: Job, callbacks: list[Any]) -> Trainer:

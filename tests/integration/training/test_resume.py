@@ -49,27 +49,33 @@ def finished(tiny_deberta: Path, glue_folder: Path, tmp_path_factory: pytest.Tem
     return job
 
 
-def test_in_the_same_process_too(finished: Job, tmp_path: Path) -> None:
-    """As in a notebook: the same Trainer, after a training that ended and one that was broken off."""
-    trainer = make_trainer(dataclasses.replace(finished, output=tmp_path))
+def test_in_the_same_trainer_too(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> None:
+    """As in a notebook: after a training that ended and after one that was broken off, from before and after the ranks."""
+    job = Job(tiny_deberta, glue_folder, tmp_path, config=dict(max_rank={TAKEN_OUT: 0}))
+    trainer = make_trainer(job)
     trainer.train()
     whole = outcome(trainer)
-    ranks = callback_of(trainer).allocator.ranks
-    trainer.train(resume_from_checkpoint=str(finished.checkpoint(WARMUP + 1)))
-    assert not differences(whole, outcome(trainer))
-    assert callback_of(trainer).allocator.ranks == ranks
+    begun: list[dict[str, int]] = []
 
-    class Break(TrainerCallback):
+    class Watch(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs) -> None:
+            begun.append(callback_of(trainer).allocator.ranks)
+
         def on_step_begin(self, args, state, control, **kwargs) -> None:
-            if state.global_step == STEPS - 1:
+            if len(begun) == 2 and state.global_step == STEPS - 1:
                 raise KeyboardInterrupt
 
-    trainer.add_callback(Break())
-    with pytest.raises(KeyboardInterrupt):
-        trainer.train()
-    trainer.remove_callback(Break)
-    trainer.train(resume_from_checkpoint=str(finished.checkpoint(WARMUP - 1)))
-    assert not differences(whole, outcome(trainer))
+    trainer.add_callback(Watch())
+    for step in (1, WARMUP + 1, WARMUP - 1):
+        resume = str(job.checkpoint(step))
+        if step == WARMUP + 1:
+            with pytest.raises(KeyboardInterrupt):
+                trainer.train(resume_from_checkpoint=resume)
+            continue
+        trainer.train(resume_from_checkpoint=resume)
+        assert not differences(whole, outcome(trainer)), step
+    assert [ranks[TAKEN_OUT] for ranks in begun] == [4, 0, 4]
+    assert [set(ranks.values()) == {4} for ranks in begun] == [True, False, True]
 
 
 def test_a_run_that_has_ended_is_reported(finished: Job, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -86,12 +92,7 @@ def test_a_run_that_has_ended_is_reported(finished: Job, tmp_path: Path, caplog:
         assert ("step 9 of 9: this run has ended" in caplog.text) == (step == STEPS)
 
 
-def test_plain_lora_goes_on_with_the_callback(finished: Job, tmp_path: Path) -> None:
-    plain = dataclasses.replace(finished, output=tmp_path / "plain", config=None)
-    trainer = make_trainer(plain)
-    trainer.args.max_steps = 2
-    trainer.train()
-
+def test_plain_lora_goes_on_with_the_callback(finished: Job, plain: Job, tmp_path: Path) -> None:
     job = dataclasses.replace(finished, output=tmp_path / "added", resume=plain.checkpoint(2))
     whole = run(job)
     assert whole["allocation"]["reallocation"]["step"] == WARMUP, "a warm-up of its own, from the second step on"
@@ -102,61 +103,44 @@ def test_plain_lora_goes_on_with_the_callback(finished: Job, tmp_path: Path) -> 
     assert not differences(whole, run(again))
 
 
-def test_another_configuration_is_refused(finished: Job, tmp_path: Path) -> None:
-    changed = dataclasses.replace(finished, output=tmp_path, config=dict(beta=0.5, warmup_steps=WARMUP + 1))
-    trainer = make_trainer(changed)
-    with pytest.raises(ValueError, match=r"beta was 0.9, is 0.5; warmup_steps was 4, is 5"):
-        trainer.train(resume_from_checkpoint=str(finished.checkpoint(WARMUP)))
-
-
-def test_another_configuration_is_refused_where_trainer_restores_the_old_one(finished: Job, tmp_path: Path) -> None:
-    arguments = dict(restore_callback_states_from_checkpoint=True)
-    changed = dataclasses.replace(finished, output=tmp_path, config=dict(beta=0.5), arguments=arguments)
-    with pytest.raises(ValueError, match="restore_callback_states_from_checkpoint.* beta was 0.9, is 0.5"):
+@pytest.mark.parametrize("restored", [False, True])
+def test_another_configuration_is_refused(finished: Job, tmp_path: Path, restored: bool) -> None:
+    """Also where Trainer puts the old one in its place."""
+    fields, arguments = dict(beta=0.5, warmup_steps=WARMUP + 1), dict(restore_callback_states_from_checkpoint=restored)
+    changed = dataclasses.replace(finished, output=tmp_path, config=fields, arguments=arguments)
+    with pytest.raises(ValueError, match=r"beta was 0.9, is 0.5; warmup_steps was 4, is 5|warmup_steps.*beta was 0.9"):
         make_trainer(changed).train(resume_from_checkpoint=str(finished.checkpoint(WARMUP)))
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        (dict(r=8), "scaling 1, and the checkpoint 2"),
-        (dict(r=8, lora_alpha=16), "made with rank 8, .* began with rank 4"),
-        (dict(lora_alpha=16), "scaling 4, and the checkpoint 2"),
-        (dict(use_rslora=True), "scaling 4, and the checkpoint 2"),
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("step", [WARMUP - 1, WARMUP + 2])
-def test_another_rank_or_scaling_is_refused(
-    finished: Job, tmp_path: Path, fields: dict, message: str, step: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(resume_case, "lora_config", functools.partial(lora_config, **fields))
-    trainer = make_trainer(dataclasses.replace(finished, output=tmp_path))
-    with pytest.raises(ValueError, match=message):
-        trainer.train(resume_from_checkpoint=str(finished.checkpoint(step)))
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        (dict(r=8), "scaling 1, and the checkpoint 2"),
-        (dict(r=8, lora_alpha=16), "made with rank 8, and the checkpoint.* has rank 4"),
-        (dict(lora_alpha=16), "scaling 4, and the checkpoint 2; make the model with the LoraConfig"),
-        (dict(use_rslora=True), "scaling 4, and the checkpoint 2"),
-        (dict(alpha_pattern={"query_proj": 16}), "query_proj has scaling 4, and the checkpoint 2"),
-    ],
-    ids=str,
-)
-def test_plain_lora_of_another_rank_or_scaling_is_refused(
-    finished: Job, tmp_path: Path, fields: dict, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plain = dataclasses.replace(finished, output=tmp_path / "plain", config=None)
-    trainer = make_trainer(plain)
+@pytest.fixture(scope="module")
+def plain(finished: Job, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """Two steps of plain LoRA."""
+    job = dataclasses.replace(finished, output=tmp_path_factory.mktemp("plain"), config=None)
+    trainer = make_trainer(job)
     trainer.args.max_steps = 2
     trainer.train()
+    return job
+
+
+OTHER_ADAPTERS = {
+    "rank": (dict(r=8), "scaling 1, and the checkpoint 2; make the model with the LoraConfig"),
+    "rank and α": (dict(r=8, lora_alpha=16), "made with rank 8, .* rank 4"),
+    "α": (dict(lora_alpha=16), "scaling 4, and the checkpoint 2"),
+    "rsLoRA": (dict(use_rslora=True), "scaling 4, and the checkpoint 2"),
+    "α of some": (dict(alpha_pattern={"query_proj": 16}), "query_proj has scaling 4, and the checkpoint 2"),
+}
+
+
+@pytest.mark.parametrize(("fields", "message"), OTHER_ADAPTERS.values(), ids=OTHER_ADAPTERS.keys())
+def test_another_rank_or_scaling_is_refused(
+    finished: Job, plain: Job, tmp_path: Path, fields: dict, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From before the reallocation, from after it, and of a run without the callback."""
     monkeypatch.setattr(resume_case, "lora_config", functools.partial(lora_config, **fields))
-    with pytest.raises(ValueError, match=message):
-        make_trainer(finished).train(resume_from_checkpoint=str(plain.checkpoint(2)))
+    for checkpoint in (finished.checkpoint(WARMUP - 1), finished.checkpoint(WARMUP + 2), plain.checkpoint(2)):
+        trainer = make_trainer(dataclasses.replace(finished, output=tmp_path))
+        with pytest.raises(ValueError, match=message):
+            trainer.train(resume_from_checkpoint=str(checkpoint))
 
 
 class AnotherCallback(RankAllocationCallback):
@@ -173,8 +157,7 @@ def test_a_callback_of_another_class_is_refused(finished: Job, tmp_path: Path) -
         trainer.train(resume_from_checkpoint=str(finished.checkpoint(WARMUP - 1)))
 
 
-@pytest.mark.parametrize("resumed", [False, True], ids=["new", "resumed"])
-@pytest.mark.parametrize("second", [RankAllocationCallback, AnotherCallback])
+@pytest.mark.parametrize(("second", "resumed"), [(RankAllocationCallback, True), (AnotherCallback, False)])
 def test_two_callbacks_are_refused(
     finished: Job, tmp_path: Path, second: type[RankAllocationCallback], resumed: bool
 ) -> None:
