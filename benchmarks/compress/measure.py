@@ -66,9 +66,9 @@ def read_sst2(data: Path) -> TaskData:
     """2,500 examples of the training file, and as evaluation split 5,000 others of it."""
     task, read = resolve_task("sst2", str(data / "glue")).read(load_hub_dataset, only_train=True)
     drawn, train = limited(read["train"], 7500), limited(read["train"], 2500)
-    seen = set(zip(train.text_a, train.labels))
-    rest = [place for place, example in enumerate(zip(drawn.text_a, drawn.labels)) if example not in seen]
-    rest.sort(key=lambda place: len(drawn.text_a[place]))  # batches of one length have no padding
+    seen = set(zip(*train.columns.values()))
+    rest = [place for place, example in enumerate(zip(*drawn.columns.values())) if example not in seen]
+    rest.sort(key=lambda place: len(drawn.columns["text_a"][place]))  # batches of one length have no padding
     return build_task_data(task, train, {UNUSED: drawn.at(rest)})
 
 

@@ -22,7 +22,7 @@ from glora.experiments.config import RunConfig
 from glora.experiments.data.loading import build_task_data, load_hub_dataset
 from glora.experiments.data.registry import resolve_task
 from glora.experiments.data.stdlib_docs import StdlibDocs, build_splits
-from glora.experiments.data.task import LOSS_METRICS, Rows, TaskData, limited
+from glora.experiments.data.task import LOSS_METRICS, TaskData, limited
 from glora.experiments.models.loading import load_classifier
 from glora.experiments.models.tokenization import TokenizedTask
 from glora.experiments.training.task_kinds import Classification, find_kind
@@ -76,8 +76,8 @@ def _sst2(data: Path) -> TaskData:
     """6,000 of the training file's texts, 10,000 others of it held out; GLUE's own dev split selects."""
     task, read = resolve_task("sst2", str(data / "glue")).read(load_hub_dataset, only_train=False)
     train = limited(read["train"], 6000)
-    seen = set(train.text_a)
-    rest = [place for place, text in enumerate(read["train"].text_a) if text not in seen]
+    seen = set(train.columns["text_a"])
+    rest = [place for place, text in enumerate(read["train"].columns["text_a"]) if text not in seen]
     return _task_data(
         task, train, next(v for k, v in read.items() if k != "train"), limited(read["train"].at(rest), 10_000)
     )
@@ -92,7 +92,7 @@ def _stdlib_docs(_data: Path) -> TaskData:
 def _retrieval(_data: Path) -> TaskData:
     """Each function's signature with its own docstring; the splits are those of stdlib-docs."""
     splits = {
-        name: rows.at([i for i, label in enumerate(rows.labels) if label])
+        name: rows.at([i for i, label in enumerate(rows.columns["label"]) if label])
         for name, rows in build_splits(Path(sysconfig.get_path("stdlib"))).items()
     }
     return _task_data(StdlibDocs.task, splits["train"], splits["validation"], splits["test"])
@@ -109,8 +109,8 @@ def _gsm8k(data: Path) -> TaskData:
 
 def _task_data(task: Any, train: Any, selection: Any, held_out: Any) -> TaskData:
     """Held-out examples are in the order of their length, so that batches of them have little padding."""
-    if isinstance(held_out, Rows):
-        lengths = [len(a) + len(b) for a, b in zip(held_out.text_a, held_out.text_b or held_out.text_a)]
+    if (texts := held_out.columns).get("text_a"):
+        lengths = [len(a) + len(b) for a, b in zip(texts["text_a"], texts.get("text_b") or texts["text_a"])]
         held_out = held_out.at(sorted(range(len(held_out)), key=lengths.__getitem__))
     return build_task_data(task, train, {SELECTION: selection, HELD_OUT: held_out})
 

@@ -34,8 +34,8 @@ def refuse(*_, **__): raise AssertionError("something is loaded")
 for name in ("PreTrainedModel", "AutoModelForSequenceClassification", "AutoTokenizer"):  # a folder's config.json is read
     getattr(transformers, name).from_pretrained = refuse
 datasets.load_dataset = socket.socket.connect = refuse
-from glora.experiments.data import custom_data, generative, glue, stdlib_docs, table_files
-for module in (custom_data, generative, glue, table_files):
+from glora.experiments.data import custom_data, glue, source, stdlib_docs, table_files
+for module in (custom_data, glue, source, table_files):
     module.read_table = refuse
 stdlib_docs.build_splits = refuse
 from glora.cli import main

@@ -15,13 +15,13 @@ TRL reads prompts and messages too, but does not check them; an error here names
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from glora.experiments.data.answers import SCORINGS
-from glora.experiments.data.task import DataError, Task
+from glora.experiments.data.table_files import Table
+from glora.experiments.data.task import DataError, Examples, Task
 
 ROLES = ("system", "user", "assistant")
 Message = dict[str, str]
@@ -80,78 +80,49 @@ def find_columns(names: Iterable[str]) -> Columns | None:
     return next((columns for needed, columns in LAYOUTS if needed <= set(names)), None)
 
 
-@dataclass
-class Conversations:
-    """Prompts and their answers."""
-
-    prompts: list[list[Message]] = field(default_factory=list)
-    answers: list[str] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.prompts)
-
-    @property
-    def groups(self) -> list[str]:
-        """The prompts in one spelling: a prompt with several answers is one group."""
-        return [
-            "\x00".join(" ".join(message["content"].casefold().split()) for message in prompt)
-            for prompt in self.prompts
-        ]
-
-    def at(self, indices: Sequence[int]) -> Conversations:
-        """Return the examples at these positions, in this order."""
-        return Conversations([self.prompts[i] for i in indices], [self.answers[i] for i in indices])
-
-    def columns(self) -> dict[str, Sequence[Any]]:
-        """Return `prompt` (messages) and `answer`."""
-        return {"prompt": self.prompts, "answer": self.answers}
-
-    def contents(self, task: Task) -> Iterator[str]:
-        """Yield every prompt and answer."""
-        yield from (json.dumps(prompt) for prompt in self.prompts)
-        yield from self.answers
-
-
-def split_by_prompt(examples: Conversations, share: float) -> tuple[Conversations, Conversations]:
+def split_by_prompt(examples: Examples, share: float) -> tuple[Examples, Examples]:
     """Hold out a share of the examples by the hash of their prompts; return the rest and the held-out part.
 
     Neither the order nor the number of the other examples matters, and examples with the same prompt are on the same side.
     """
     sides: tuple[list[int], list[int]] = ([], [])
-    for i, prompt in enumerate(examples.groups):
+    for i, prompt in enumerate(examples.groups or ()):
         position = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8], "big") / 2**64
         sides[position < share].append(i)
     return examples.at(sides[False]), examples.at(sides[True])
 
 
-def read_conversations(
-    rows: Iterable[Mapping[str, Any]], columns: Columns, where: Iterable[str], *, empty_answers: bool
-) -> Conversations:
-    """Read rows of a file or of the hub as prompts and answers.
+def conversations(prompts: list[list[Message]], answers: list[str]) -> Examples:
+    """Return prompts and answers as examples. A prompt with several answers, in any spelling, is one group."""
+    groups = ["\x00".join(" ".join(message["content"].casefold().split()) for message in prompt) for prompt in prompts]
+    return Examples({"prompt": prompts, "answer": answers}, groups)
+
+
+def read_conversations(table: Table, columns: Columns, *, empty_answers: bool) -> Examples:
+    """Read rows as prompts and answers.
 
     Args:
-        rows: column -> value.
-        columns: their meaning.
-        where: the beginning of an error message, for each row.
+        table: a file, or a split of the hub.
+        columns: the meaning of its columns.
         empty_answers: whether an answer may be empty (some of Alpaca's are).
 
     Raises:
         DataError: a row does not hold what its columns promise.
     """
-    examples = Conversations()
-    for place, row in zip(where, rows):
+    prompts, answers = [], []
+    for i, row in enumerate(table.records()):
         try:
             prompt, answer = columns.read(row)
         except ValueError as error:
-            raise DataError(f"{place}: {error}.") from error
+            raise DataError(f"{table.where(i)}: {error}.") from error
         if not answer.strip() and not empty_answers:
-            raise DataError(f"{place}: the answer is empty; remove the line.")
-        examples.prompts.append(prompt)
-        examples.answers.append(answer)
-    return examples
+            raise DataError(f"{table.where(i)}: the answer is empty; remove the line.")
+        prompts.append(prompt)
+        answers.append(answer)
+    return conversations(prompts, answers)
 
 
-def check_references(task: Task, examples: Conversations, where: Iterable[str]) -> None:
+def check_references(task: Task, examples: Examples, table: Table) -> None:
     """Check that every answer can be scored.
 
     Raises:
@@ -160,9 +131,11 @@ def check_references(task: Task, examples: Conversations, where: Iterable[str]) 
     if task.scoring is None:
         return
     scoring = SCORINGS[task.scoring]
-    for place, answer in zip(where, examples.answers):
+    for i, answer in enumerate(examples.columns["answer"]):
         if scoring.extract(answer) is None:
-            raise DataError(f"{place}: the answer has no {scoring.part}, which {task.name} scores: {answer[-60:]!r}.")
+            raise DataError(
+                f"{table.where(i)}: the answer has no {scoring.part}, which {task.name} scores: {answer[-60:]!r}."
+            )
 
 
 def _text(row: Mapping[str, Any], column: str) -> str:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from glora.experiments.data.answers import MARK, SCORINGS, find_scoring
-from glora.experiments.data.conversations import Conversations, check_references, find_columns, read_conversations
+from glora.experiments.data.conversations import check_references, find_columns, read_conversations
 from glora.experiments.data.labels import LabelColumn, describe
 from glora.experiments.data.table_files import CUSTOM_SUFFIXES, Table, column_names, read_table
 from glora.experiments.data.task import (
@@ -33,7 +33,6 @@ from glora.experiments.data.task import (
     DataNotFoundError,
     Examples,
     Kind,
-    Rows,
     Task,
 )
 from glora.paths import expanded, regular_file
@@ -88,50 +87,44 @@ class CustomData:
         task = Task(name, f"data from {self.train}", metrics=CLASSIFICATION_METRICS)
         return (_read_written if self.kind == "generation" else self._read_labelled)(task, tables)
 
-    def _read_labelled(self, task: Task, tables: Mapping[str, Table]) -> tuple[Task, dict[str, Rows]]:
+    def _read_labelled(self, task: Task, tables: Mapping[str, Table]) -> tuple[Task, dict[str, Examples]]:
         train = tables["train"]
         label_column = self.label_column or _guess_label_column(train)
         text_columns = self.text_columns or _guess_text_columns(train, label_column)
-        labels = LabelColumn.of(train, label_column)
+        labels = LabelColumn(train, label_column)
         splits = {}
         for split, table in tables.items():
-            texts = [_texts(table, column) for column in text_columns]
-            splits[split] = Rows(texts[0], texts[1] if len(texts) == 2 else None, labels.read(table))
+            splits[split] = Examples.labelled([_texts(table, name) for name in text_columns], labels.read(table))
         metrics = REGRESSION_METRICS if labels.names is None else CLASSIFICATION_METRICS
         task = replace(task, metrics=metrics, label_names=labels.names)
-
-        def place(row: int) -> str:
-            return f"{train.unit} {train.lines[row]}"
-
         columns = f"texts {', '.join(text_columns)}, labels {label_column}"
-        return replace(task, reading=f"{describe(task, splits['train'], place)}; {columns}"), splits
+        return replace(task, reading=f"{describe(task, splits['train'], train)}; {columns}"), splits
 
 
-def _read_written(task: Task, tables: Mapping[str, Table]) -> tuple[Task, dict[str, Conversations]]:
+def _read_written(task: Task, tables: Mapping[str, Table]) -> tuple[Task, dict[str, Examples]]:
     train = tables["train"]
     columns = find_columns(train.columns)
     assert columns is not None, "CustomData.kind recognizes prompts and answers"
-    splits: dict[str, Conversations] = {}
+    splits: dict[str, Examples] = {}
     for split, table in tables.items():
         if find_columns(table.columns) != columns:
             raise DataError(
-                f"{table.path}: the columns are {', '.join(table.columns)}; expected those of {train.path.name}: "
+                f"{table.path}: the columns are {', '.join(table.columns)}; expected those of {Path(train.path).name}: "
                 f"{', '.join(train.columns)}."
             )
-        where = [table.where(i) for i in range(len(table.rows))]
-        splits[split] = read_conversations(table.records(), columns, where, empty_answers=False)
+        splits[split] = read_conversations(table, columns, empty_answers=False)
         if split == "train":
-            scoring, lacking = find_scoring(splits[split].answers)
+            scoring, lacking = find_scoring(splits[split].columns["answer"])
             if scoring and lacking:
                 raise DataError(
-                    f"{where[lacking[0]]}: the answer has no {SCORINGS[scoring].part}, {len(where) - len(lacking)} others have "
-                    f"one{' behind ' + MARK if scoring == 'final_number' else ''}; correct or remove the line."
+                    f"{table.where(lacking[0])}: the answer has no {SCORINGS[scoring].part}, {len(table.lines) - len(lacking)} "
+                    f"others have one{' behind ' + MARK if scoring == 'final_number' else ''}; correct or remove the line."
                 )
             metrics = EXACT_MATCH_METRICS if scoring else LOSS_METRICS
             task = replace(task, metrics=metrics, kind="generation", scoring=scoring)
             task = replace(task, reading=describe(task, splits[split]))
         else:
-            check_references(task, splits[split], where)
+            check_references(task, splits[split], table)
     return task, splits
 
 

@@ -7,35 +7,17 @@ one split: a twentieth of it is held out by the prompts (`split_by_prompt`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glora.experiments.data.conversations import (
-    Columns,
-    Conversations,
-    check_references,
-    read_conversations,
-    split_by_prompt,
-)
-from glora.experiments.data.table_files import CUSTOM_SUFFIXES, read_table
-from glora.experiments.data.task import (
-    EXACT_MATCH_METRICS,
-    LOSS_METRICS,
-    DataError,
-    DataNotFoundError,
-    LoadHub,
-    Scoring,
-    Task,
-)
+from glora.experiments.data.conversations import Columns, check_references, read_conversations, split_by_prompt
+from glora.experiments.data.source import HubSource, LoadHub
+from glora.experiments.data.table_files import CUSTOM_SUFFIXES, Table
+from glora.experiments.data.task import EXACT_MATCH_METRICS, LOSS_METRICS, DataError, Examples, Scoring, Task
 from glora.messages import pluralize
-from glora.paths import expanded
 
 HELD_OUT_SHARE = 0.05
-
-PlacedRows = tuple[list[str], Sequence[Mapping[str, Any]]]
-"""The place of each row, for errors, and its columns."""
 
 MATH_SUBJECTS = (
     "algebra",
@@ -49,13 +31,13 @@ MATH_SUBJECTS = (
 
 
 @dataclass(frozen=True)
-class GenerativeTask:
+class GenerativeTask(HubSource):
     """A task whose answers are written.
 
     Attributes:
         task: its description; `task.source` is its hub id.
         columns: meaning of its columns.
-        configs: the hub's configurations; all are read, in this order.
+        configs: see `HubSource`.
         test_split: the split that is scored; None: a part of `train` is held out.
         hub_file: name of the only data file on the hub, where it is not one of `train.*`.
     """
@@ -68,31 +50,18 @@ class GenerativeTask:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The splits to read, `train` first."""
+        """See `HubSource`."""
         return ("train", self.test_split) if self.test_split else ("train",)
 
-    def find_files(self, data_dir: str | Path) -> dict[str, list[Path]]:
-        """Find the files below a folder: split -> paths.
+    def folders(self, root: Path) -> tuple[Path, ...]:
+        """A folder of all data sets, named as here or on the hub, or the task's own."""
+        return root / self.task.name, root / str(self.task.source).rpartition("/")[2], root
 
-        Raises:
-            DataNotFoundError: a file does not exist; lists the places searched.
-        """
-        root = expanded(data_dir)
-        if not root.is_dir():
-            raise DataNotFoundError(f"data_dir: there is no folder {str(root)!r}.")
-        source = str(self.task.source)
-        folders = [root / self.task.name, root / source.rpartition("/")[2], root]
-        for folder in folders:
-            found = {split: self._split_files(folder, split) for split in self.splits}
-            if all(found.values()):
-                return found
-        needed = " and ".join(f"{split}.jsonl (or .parquet)" for split in self.splits)
-        raise DataNotFoundError(
-            f"{self.task.name} needs {needed}{f' or {self.hub_file}' if self.hub_file else ''}; looked in "
-            f"{', '.join(map(str, folders))}. Give a copy of {source} as data_dir."
-        )
+    def file_names(self, split: str) -> str:
+        """See `HubSource`."""
+        return f"{split}.jsonl (or .parquet){f' or {self.hub_file}' if self.hub_file else ''}"
 
-    def _split_files(self, folder: Path, split: str) -> list[Path]:
+    def split_files(self, folder: Path, split: str) -> list[Path]:
         """Find the files of one split, in the first layout that is complete."""
         if self.hub_file and (folder / self.hub_file).is_file():
             return [folder / self.hub_file]
@@ -107,23 +76,16 @@ class GenerativeTask:
         layout = next((layout for layout in (each, published) if len(parts) > 1 and all(layout)), [])
         return [path for paths in layout for path in paths]
 
-    def read(
-        self, data_dir: str | Path | None, load_hub: LoadHub, *, only_train: bool = False
-    ) -> dict[str, Conversations]:
-        """Read the task, or its training examples alone: split -> examples.
+    def examples(self, table: Table, split: str) -> Examples:
+        """See `HubSource`."""
+        examples = read_conversations(table, self.columns, empty_answers=True)
+        if split != "train":
+            check_references(self.task, examples, table)
+        return examples
 
-        Raises:
-            DataNotFoundError: a file is missing, or the hub cannot be reached.
-            DataError: a file is malformed, or a reference has no part that could be scored.
-        """
-        wanted = self.splits[:1] if only_train else self.splits
-        splits = {}
-        for split, (where, rows) in (
-            self._hub_rows(load_hub, wanted) if data_dir is None else self._file_rows(data_dir, wanted)
-        ).items():
-            splits[split] = read_conversations(rows, self.columns, where, empty_answers=True)
-            if split != "train":
-                check_references(self.task, splits[split], where)
+    def read(self, data_dir: str | Path | None, load_hub: LoadHub, *, only_train: bool = False) -> dict[str, Examples]:
+        """See `Source`."""
+        splits = super().read(data_dir, load_hub, only_train=only_train)
         if self.test_split:
             return splits
         train, held_out = split_by_prompt(splits["train"], HELD_OUT_SHARE)
@@ -133,26 +95,6 @@ class GenerativeTask:
                 f"{HELD_OUT_SHARE:.0%} of them; add examples."
             )
         return {"train": train} if only_train else {"train": train, self.task.evaluation_splits[0]: held_out}
-
-    def _file_rows(self, data_dir: str | Path, splits: Iterable[str]) -> dict[str, PlacedRows]:
-        found = self.find_files(data_dir)
-        tables = {split: [read_table(path) for path in found[split]] for split in splits}
-        return {
-            split: (
-                [table.where(i) for table in each for i in range(len(table.rows))],
-                [row for table in each for row in table.records()],
-            )
-            for split, each in tables.items()
-        }
-
-    def _hub_rows(self, load_hub: LoadHub, splits: Iterable[str]) -> dict[str, PlacedRows]:
-        source = str(self.task.source)
-        loaded = [load_hub(source, config) for config in self.configs]
-        found: dict[str, PlacedRows] = {}
-        for split in splits:
-            rows = [row for part in loaded for row in part[split]]
-            found[split] = ([f"{source}, {split}, row {i}" for i in range(1, len(rows) + 1)], rows)
-        return found
 
 
 def _files_of(folder: Path, split: str) -> list[Path]:

@@ -6,22 +6,13 @@ reports accuracy and Matthews correlation too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from glora.experiments.data.source import HubSource
 from glora.experiments.data.table_files import NUMBER, Table, read_table
-from glora.experiments.data.task import (
-    CLASSIFICATION_METRICS,
-    REGRESSION_METRICS,
-    DataError,
-    DataNotFoundError,
-    LoadHub,
-    Rows,
-    Task,
-)
-from glora.paths import expanded
+from glora.experiments.data.task import CLASSIFICATION_METRICS, REGRESSION_METRICS, DataError, Examples, Task
 
 HUB_DATASET = "nyu-mll/glue"
 WITH_F1 = ("accuracy", "f1", "matthews_correlation")
@@ -30,7 +21,7 @@ ENTAILMENT = ("entailment", "not_entailment")
 
 
 @dataclass(frozen=True)
-class GlueTask:
+class GlueTask(HubSource):
     """A task of GLUE, with the names that its two sources have for its columns and labels.
 
     Attributes:
@@ -54,60 +45,37 @@ class GlueTask:
     incomplete_rows: int = 0
 
     @property
-    def files(self) -> dict[str, str]:
-        """Split -> file name."""
-        return {"train": "train.tsv"} | {
-            split: f"{split.replace('validation', 'dev')}.tsv" for split in self.task.evaluation_splits
-        }
+    def configs(self) -> tuple[str, ...]:
+        """See `HubSource`."""
+        return (self.task.name,)
 
-    def find_files(self, data_dir: str | Path) -> dict[str, Path]:
-        """Find the files below GLUE's folder, or in the task's own: split -> path.
+    def folders(self, root: Path) -> tuple[Path, ...]:
+        """GLUE's folder, or the task's own."""
+        return root / self.folder, root / self.task.name, root
 
-        Raises:
-            DataNotFoundError: a file does not exist; lists the places searched.
-        """
-        root = expanded(data_dir)
-        if not root.is_dir():
-            raise DataNotFoundError(f"data_dir: there is no folder {str(root)!r}.")
-        looked = []
-        for folder in (root / self.folder, root / self.task.name, root):
-            paths = {split: folder / name for split, name in self.files.items()}
-            missing = [path.name for path in paths.values() if not path.is_file()]
-            if not missing:
-                return paths
-            looked.append(f"{folder} ({'without ' + ', '.join(missing) if folder.is_dir() else 'no such folder'})")
-        raise DataNotFoundError(
-            f"{self.task.name} needs the files {', '.join(self.files.values())}; looked in {'; '.join(looked)}. Give GLUE's "
-            "folder or the task's own as data_dir."
-        )
+    def file_names(self, split: str) -> str:
+        """See `HubSource`."""
+        return f"{split.replace('validation', 'dev')}.tsv"
 
-    def read(self, data_dir: str | Path | None, load_hub: LoadHub, *, only_train: bool = False) -> dict[str, Rows]:
-        """Read the task, or its training examples alone: split -> rows.
+    def split_files(self, folder: Path, split: str) -> list[Path]:
+        """See `HubSource`."""
+        return [path for path in [folder / self.file_names(split)] if path.is_file()]
 
-        Raises:
-            DataNotFoundError: a file is missing, or the hub cannot be reached.
-            DataError: a line is malformed or has an unknown label.
-        """
-        splits = ("train", *(() if only_train else self.task.evaluation_splits))
-        if data_dir is None:
-            loaded = load_hub(HUB_DATASET, self.task.name)
-            return {
-                split: _rows([list(loaded[split][name]) for name in self.hub_texts], list(loaded[split]["label"]))
-                for split in splits
-            }
-        files = self.find_files(data_dir)
-        return {split: self._read_file(files[split]) for split in splits}
+    def read_file(self, path: Path) -> Table:
+        """See `HubSource`."""
+        keep = (*(self.file_texts or self.hub_texts), self.file_label)
+        table = read_table(path, header=self.header, keep=keep, short_rows_skipped=self.incomplete_rows)
+        return replace(table, columns=dict(zip((*self.hub_texts, "label"), table.columns.values())))
 
-    def _read_file(self, path: Path) -> Rows:
-        texts = self.file_texts or self.hub_texts
-        table = read_table(
-            path, header=self.header, keep=(*texts, self.file_label), short_rows_skipped=self.incomplete_rows
-        )
-        labels = [self._label(table, i, value) for i, value in enumerate(table.column(self.file_label))]
-        return _rows([table.column(name) for name in texts], labels)
+    def examples(self, table: Table, split: str) -> Examples:
+        """See `HubSource`."""
+        labels = [self._label(table, row, value) for row, value in enumerate(table.columns["label"])]
+        return Examples.labelled([table.columns[name] for name in self.hub_texts], labels)
 
-    def _label(self, table: Table, row: int, value: str) -> int | float:
+    def _label(self, table: Table, row: int, value: Any) -> int | float:
         names = self.task.label_names
+        if not isinstance(value, str):  # the hub's are numbers already
+            return value
         if names is None:
             if not NUMBER.fullmatch(value):
                 raise DataError(f"{table.where(row)}: the {self.file_label} {value!r} is not a number.")
@@ -118,10 +86,6 @@ class GlueTask:
                 f"{table.where(row)}: unknown label {value!r}; the labels of {self.task.name} are {', '.join(spellings)}."
             )
         return spellings.index(value)
-
-
-def _rows(texts: Sequence[list[str]], labels: list[Any]) -> Rows:
-    return Rows(text_a=texts[0], text_b=texts[1] if len(texts) == 2 else None, labels=labels)
 
 
 def _task(

@@ -11,14 +11,14 @@ import re
 import unicodedata
 from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from glora.experiments.data.answers import SCORINGS
 from glora.experiments.data.table_files import INTEGER, NUMBER, Table
-from glora.experiments.data.task import DataError, Examples, Rows, Task
+from glora.experiments.data.task import DataError, Examples, Task
 from glora.messages import did_you_mean, pluralize
 
 MAX_CLASSES = 50
@@ -39,44 +39,27 @@ LOOK_ALIKES = str.maketrans(
 SHOWN_CLASSES, SHOWN_LINES = 8, 3
 TYPES = {bool: "true or false", int: "number", float: "number", Decimal: "number", str: "text"}
 
-Place = Callable[[int], str]
-"""Row -> its place in the file, such as `line 7`."""
 
-
-@dataclass(frozen=True)
 class LabelColumn:
     """A training file's labels.
 
     Attributes:
-        table: the training file.
-        column: name of the column.
         names: the classes in the order of their numbers; None for a regression.
     """
 
-    table: Table
-    column: str
-    names: tuple[str, ...] | None
-
-    @classmethod
-    def of(cls, table: Table, column: str) -> LabelColumn:
+    def __init__(self, table: Table, column: str) -> None:
         """Decide between classes and a regression.
 
         Raises:
             DataError: a label is empty or of an odd type; some labels contradict the others; classes look alike, or there are
                 too few or too many. Names the lines.
         """
-        values = table.column(column)
-        empty = next((row for row, value in enumerate(values) if value is None or _is_blank(value)), None)
-        if empty is not None:
-            raise DataError(f"{table.where(empty)}: the label column {column!r} is empty.")
-        kinds = [_kind(table, row, value) for row, value in enumerate(values)]
+        self._table, self._column, self._values = table, column, table.column(column)
+        kinds = [self._kind(row, value) for row, value in enumerate(self._values)]
         usual, odd = _usual_and_odd(kinds)
         if odd:
-            raise _contradiction(
-                table, values, odd, f"is of the type {kinds[odd[0]]}, the others are {usual}; write all alike"
-            )
-        names = None if _are_decimal_numbers(table, values, usual) else _classes(table, column, values)
-        return cls(table, column, names)
+            raise self._contradiction(odd, f"is of the type {kinds[odd[0]]}, the others are {usual}; write all alike")
+        self.names = None if self._are_decimal_numbers(usual) else self._classes()
 
     def read(self, table: Table) -> list[int] | list[float]:
         """Return class numbers, or numbers, of this or the validation file.
@@ -84,35 +67,112 @@ class LabelColumn:
         Raises:
             DataError: a class that does not occur in training, or a label that is not a number.
         """
-        values = table.column(self.column)
+        values = table.column(self._column)
         if self.names is None:
-            return [_number(table, row, value) for row, value in enumerate(values)]
+            scores = [_finite(value) for value in values]
+            if None in scores:
+                row = scores.index(None)
+                raise DataError(
+                    f"{table.where(row)}: the label {values[row]!r:.60} is not a number, which a regression needs."
+                )
+            return scores  # type: ignore[return-value]
         numbers = {name: i for i, name in enumerate(self.names)}
-        for row, value in enumerate(values):
-            if str(value) not in numbers:
-                hint = _codes(str(value)) + did_you_mean(str(value), self.names)
+        for row, value in enumerate(map(str, values)):
+            if value not in numbers:
                 shown = ", ".join(self.names[:20]) + (", ..." if len(self.names) > 20 else "")
                 raise DataError(
-                    f"{table.where(row)}: the label {value!r} does not occur in {self.table.path.name}{hint}; the labels are "
-                    f"{shown}."
+                    f"{table.where(row)}: the label {value!r} does not occur in {Path(self._table.path).name}{_codes(value)}"
+                    f"{did_you_mean(value, self.names)}; the labels are {shown}."
                 )
         return [numbers[str(value)] for value in values]
 
+    def _kind(self, row: int, value: Any) -> str:
+        if value is None or _is_blank(value):
+            raise DataError(f"{self._table.where(row)}: the label column {self._column!r} is empty.")
+        if type(value) not in TYPES:
+            raise DataError(
+                f"{self._table.where(row)}: the label {value!r:.60} is a {type(value).__name__}; labels are all strings, all "
+                "integers, or all decimal numbers."
+            )
+        return TYPES[type(value)]
 
-def describe(task: Task, examples: Examples, place: Place | None = None) -> str:
+    def _are_decimal_numbers(self, kind: str) -> bool:
+        """Return whether the labels make a regression; False for classes.
+
+        Raises:
+            DataError: most are numbers and others are not, or most are integers and others are not.
+        """
+        if kind == "true or false":
+            return False
+        values, count = self._values, len(self._values)
+        others = [row for row, value in enumerate(values) if _finite(value) is None and not _is_integer(value)]
+        if others and (kind == "number" or 2 * len(others) < count):
+            fix = f"is not a number ({count - len(others)} others are); correct or remove the line"
+            raise self._contradiction(others, fix)
+        if others:
+            return False
+        usual, odd = _usual_and_odd(["an integer" if _is_integer(value) else "a decimal number" for value in values])
+        decimals = len(odd) if usual == "an integer" else count - len(odd)
+        all_whole = all(_is_integer(value) or float(value).is_integer() for value in values)
+        if odd and (decimals < MIN_DECIMAL_SHARE * count or all_whole):
+            fix = "write all as integers (classes) or all with a point (regression)"
+            raise self._contradiction(odd, f"is not {usual} ({count - len(odd)} others are); {fix}")
+        return decimals > 0
+
+    def _classes(self) -> tuple[str, ...]:
+        table, count = self._table, len(self._values)
+        counts = Counter(map(str, self._values))
+        if len(counts) < 2:
+            raise DataError(
+                f"{table.path}: every row has the label {next(iter(counts))!r} in column {self._column!r}; give two classes."
+            )
+        if len(counts) > MAX_CLASSES and 2 * len(counts) > count:
+            raise DataError(
+                f"{table.path}: column {self._column!r} has {len(counts)} different labels in {count} rows, too many for "
+                "classes. For a regression every label must be a decimal number (3.0, not 3)."
+            )
+        if all(ALMOST_NUMBER.fullmatch(name.strip()) for name in counts):
+            raise DataError(
+                f"{table.where(0)}: the label {self._values[0]!r:.60} is nearly a number, as all others are; write numbers "
+                "with a decimal point, without signs for thousands and percent."
+            )
+        self._refuse_alike(counts)
+        return tuple(sorted(counts, key=Decimal if all(map(INTEGER.fullmatch, counts)) else None))
+
+    def _refuse_alike(self, counts: Mapping[str, int]) -> None:
+        for form, difference in ((_looks, "space, case or Unicode form"), (_drawn, "letters that look alike")):
+            alike: dict[str, list[str]] = {}
+            for name in counts:
+                alike.setdefault(form(name), []).append(name)
+            if pair := next(((looks, names) for looks, names in alike.items() if len(names) > 1), None):
+                usual, odd = sorted(pair[1], key=lambda name: (-counts[name], name))[:2]
+                rows = [row for row, value in enumerate(self._values) if str(value) == odd]
+                how = "is the same integer as {}" if _is_integer(pair[0]) else f"differs from {{}} only by {difference}"
+                raise self._contradiction(rows, f"{how.format(repr(usual))}{_codes(odd, usual)}; use one spelling")
+
+    def _contradiction(self, rows: Sequence[int], reason: str) -> DataError:
+        """Return the error for labels that contradict the others."""
+        first, *rest = rows
+        more = ", ".join(str(self._table.lines[row]) for row in rest[: SHOWN_LINES - 1])
+        if len(rest) >= SHOWN_LINES:
+            more += f" and {len(rest) - SHOWN_LINES + 1} more"
+        also = f" (also {self._table.unit} {more})" if more else ""
+        return DataError(f"{self._table.where(first)}: the label {self._values[first]!r:.60}{also} {reason}.")
+
+
+def describe(task: Task, examples: Examples, table: Table | None = None) -> str:
     """Return in one line what a task was taken for, by its training examples.
 
     Args:
         task: its description.
         examples: the training examples.
-        place: the place of an example in its file, named for classes that occur once.
+        table: their file, whose lines are named for classes that occur once.
     """
     if task.kind == "generation":
         return (
             f"written answers, scored by {SCORINGS[task.scoring].part}" if task.scoring else "written answers, by loss"
         )
-    assert isinstance(examples, Rows)
-    labels = examples.labels
+    labels = examples.columns["label"]
     if task.label_names is None:
         return (
             f"regression, {min(labels):g} to {max(labels):g} ({pluralize(len(set(labels)), 'different value')} in "
@@ -123,87 +183,12 @@ def describe(task: Task, examples: Examples, place: Place | None = None) -> str:
     shown = [f"{name!r:.40} ({counts[i]})" for i, name in enumerate(names[:SHOWN_CLASSES])]
     more = [f"{len(names) - SHOWN_CLASSES} more"] if len(names) > SHOWN_CLASSES else []
     once = [i for i in range(len(names)) if counts[i] == 1]
-    odd = [f"{names[i]!r:.40}{f' ({place(labels.index(i))})' if place else ''}" for i in once[:SHOWN_LINES]]
+    places = [f" ({table.unit} {table.lines[labels.index(i)]})" if table else "" for i in once[:SHOWN_LINES]]
+    odd = [f"{names[i]!r:.40}{place}" for i, place in zip(once, places)]
     rest = [f"{len(once) - SHOWN_LINES} more"] if len(once) > SHOWN_LINES else []
     return f"classification, {len(names)} classes: {', '.join(shown + more)}" + (
         f"; only once: {', '.join(odd + rest)}" if once else ""
     )
-
-
-def _kind(table: Table, row: int, value: Any) -> str:
-    if type(value) not in TYPES:
-        raise DataError(
-            f"{table.where(row)}: the label {value!r:.60} is a {type(value).__name__}; labels are all strings, all integers, "
-            "or all decimal numbers."
-        )
-    return TYPES[type(value)]
-
-
-def _are_decimal_numbers(table: Table, values: Sequence[Any], kind: str) -> bool:
-    """Return whether the labels make a regression; False for classes.
-
-    Raises:
-        DataError: most are numbers and others are not, or most are integers and others are not.
-    """
-    if kind == "true or false":
-        return False
-    others = [row for row, value in enumerate(values) if _finite(value) is None and not _is_integer(value)]
-    if others and (kind == "number" or 2 * len(others) < len(values)):
-        raise _contradiction(
-            table,
-            values,
-            others,
-            f"is not a number ({len(values) - len(others)} others are); correct or remove the line",
-        )
-    if others:
-        return False
-    usual, odd = _usual_and_odd(["an integer" if _is_integer(value) else "a decimal number" for value in values])
-    decimals = len(odd) if usual == "an integer" else len(values) - len(odd)
-    if odd and (
-        decimals < MIN_DECIMAL_SHARE * len(values)
-        or all(_is_integer(value) or float(value).is_integer() for value in values)
-    ):
-        fix = "write all as integers (classes) or all with a point (regression)"
-        raise _contradiction(table, values, odd, f"is not {usual} ({len(values) - len(odd)} others are); {fix}")
-    return decimals > 0
-
-
-def _classes(table: Table, column: str, values: Sequence[Any]) -> tuple[str, ...]:
-    counts = Counter(map(str, values))
-    if len(counts) < 2:
-        raise DataError(
-            f"{table.path}: every row has the label {next(iter(counts))!r} in column {column!r}; give two classes."
-        )
-    if len(counts) > MAX_CLASSES and 2 * len(counts) > len(values):
-        raise DataError(
-            f"{table.path}: column {column!r} has {len(counts)} different labels in {len(values)} rows, too many for "
-            "classes. For a regression every label must be a decimal number (3.0, not 3)."
-        )
-    numbers = [name for name in counts if ALMOST_NUMBER.fullmatch(name.strip())]
-    if len(numbers) == len(counts):
-        row = next(row for row, value in enumerate(values) if str(value) in numbers)
-        raise DataError(
-            f"{table.where(row)}: the label {values[row]!r:.60} is nearly a number, as all others are; write numbers with a "
-            "decimal point, without signs for thousands and percent."
-        )
-    _refuse_alike(table, values, counts)
-    if all(INTEGER.fullmatch(name) for name in counts):
-        return tuple(sorted(counts, key=Decimal))
-    return tuple(sorted(counts))
-
-
-def _refuse_alike(table: Table, values: Sequence[Any], counts: Mapping[str, int]) -> None:
-    for form, difference in ((_looks, "space, case or Unicode form"), (_drawn, "letters that look alike")):
-        alike: dict[str, list[str]] = {}
-        for name in counts:
-            alike.setdefault(form(name), []).append(name)
-        if pair := next(((looks, names) for looks, names in alike.items() if len(names) > 1), None):
-            usual, odd = sorted(pair[1], key=lambda name: (-counts[name], name))[:2]
-            rows = [row for row, value in enumerate(values) if str(value) == odd]
-            how = "is the same integer as {}" if _is_integer(pair[0]) else f"differs from {{}} only by {difference}"
-            raise _contradiction(
-                table, values, rows, f"{how.format(repr(usual))}{_codes(odd, usual)}; use one spelling"
-            )
 
 
 def _codes(*names: str) -> str:
@@ -232,23 +217,6 @@ def _usual_and_odd(kinds: Sequence[str]) -> tuple[str, list[int]]:
     counts = Counter(kinds)
     usual = max(sorted(counts), key=lambda kind: counts[kind])
     return usual, [row for row, kind in enumerate(kinds) if kind != usual]
-
-
-def _contradiction(table: Table, values: Sequence[Any], rows: Sequence[int], reason: str) -> DataError:
-    """Return the error for labels that contradict the others."""
-    first, *rest = rows
-    more = ", ".join(str(table.lines[row]) for row in rest[: SHOWN_LINES - 1])
-    if len(rest) >= SHOWN_LINES:
-        more += f" and {len(rest) - SHOWN_LINES + 1} more"
-    also = f" (also {table.unit} {more})" if more else ""
-    return DataError(f"{table.where(first)}: the label {values[first]!r:.60}{also} {reason}.")
-
-
-def _number(table: Table, row: int, value: Any) -> float:
-    number = _finite(value)
-    if number is None:
-        raise DataError(f"{table.where(row)}: the label {value!r:.60} is not a number, which a regression needs.")
-    return number
 
 
 def _finite(value: Any) -> float | None:

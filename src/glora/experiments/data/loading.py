@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from array import array
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -91,7 +93,7 @@ def build_task_data(
 
 def _dataset(task: Task, examples: Examples) -> Dataset:
     types = {"label": Value("float32" if task.regression else "int64"), "prompt": MESSAGES}
-    columns = examples.columns()
+    columns = examples.columns
     return Dataset.from_dict(columns, features=Features({n: types.get(n, Value("string")) for n in columns}))
 
 
@@ -107,6 +109,10 @@ def _fingerprint(task: Task, splits: Mapping[str, Examples]) -> str:
     add(repr(task.label_names))
     for name, examples in splits.items():
         add(f"{name} {len(examples)}")
-        for text in examples.contents(task):
-            add(text)
+        for column, values in examples.columns.items():
+            if column == "label":  # scores as float32, as in the data set: the hub keeps 32 bits, a file three digits
+                add(repr(array("f", values).tolist() if task.regression else values))
+            else:
+                for value in values:
+                    add(value if isinstance(value, str) else json.dumps(value))
     return digest.hexdigest()

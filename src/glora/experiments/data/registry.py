@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from glora.experiments.data.custom_data import looks_like_custom_data, parse_custom_data
 from glora.experiments.data.generative import GENERATIVE
 from glora.experiments.data.glue import GLUE
+from glora.experiments.data.source import LoadHub, Source
 from glora.experiments.data.stdlib_docs import StdlibDocs
-from glora.experiments.data.task import DataError, Examples, Kind, LoadHub, Source, Task
+from glora.experiments.data.task import DataError, Examples, Kind, Task
 from glora.messages import did_you_mean, plain
 
 _ALL: tuple[Source, ...] = (StdlibDocs(), *GLUE, *GENERATIVE)

@@ -20,11 +20,12 @@ import re
 import sysconfig
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from glora.experiments.data.task import CLASSIFICATION_METRICS, DataError, DataNotFoundError, LoadHub, Rows, Task
+from glora.experiments.data.source import LoadHub, Source
+from glora.experiments.data.task import CLASSIFICATION_METRICS, DataError, DataNotFoundError, Examples, Task
 
 SHARES = {"train": 0.70, "validation": 0.15, "test": 0.15}
 """Share of the pairs in each split, as nearly as whole modules allow. No command reads `test`: it is kept for a last figure."""
@@ -144,10 +145,10 @@ def split_modules(sizes: dict[str, int], seed: int) -> dict[str, str]:
     return assignment
 
 
-def build_splits(library: Path, seed: int = 0) -> dict[str, Rows]:
-    """Make the data set from the library in this folder: split name -> rows in random order.
+def build_splits(library: Path, seed: int = 0) -> dict[str, Examples]:
+    """Make the data set from the library in this folder: split name -> examples in random order.
 
-    The same files and the same seed give the same rows.
+    The same files and the same seed give the same examples.
 
     Raises:
         DataNotFoundError: there is no source file, as in an interpreter that ships bytecode only.
@@ -177,11 +178,11 @@ def build_splits(library: Path, seed: int = 0) -> dict[str, Rows]:
             )
         rng.shuffle(rows)
         first, second, labels, modules = map(list, zip(*rows))
-        splits[split] = Rows(first, second, labels, groups=modules)
+        splits[split] = Examples.labelled([first, second], labels, modules)
     return splits
 
 
-class StdlibDocs:
+class StdlibDocs(Source):
     """The data set of the running Python with seed 0, as a registered task."""
 
     task = Task(
@@ -191,15 +192,7 @@ class StdlibDocs:
         label_names=("other", "own"),
     )
 
-    def find_files(self, data_dir: str) -> None:
-        """Reject a folder.
-
-        Raises:
-            DataError: always.
-        """
-        raise DataError(f"data_dir={data_dir!r} is not for {self.task.name}, read from Python's library; leave it out.")
-
-    def read(self, data_dir: str | None, load_hub: LoadHub, *, only_train: bool = False) -> Mapping[str, Rows]:
-        """Read `train` and, unless `only_train`, `validation`."""
+    def read(self, data_dir: str | Path | None, load_hub: LoadHub, *, only_train: bool = False) -> dict[str, Examples]:
+        """See `Source`."""
         splits = build_splits(Path(sysconfig.get_path("stdlib")))
         return {name: splits[name] for name in (("train",) if only_train else ("train", "validation"))}

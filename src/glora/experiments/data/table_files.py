@@ -19,31 +19,24 @@ from glora.experiments.structured_text import MalformedFileError, decode, parse_
 from glora.messages import did_you_mean
 from glora.paths import regular_file
 
-MISSING = object()
-"""The value of a row whose JSON object lacks a field that other rows have."""
-
 INTEGER = re.compile(r"[+-]?\d+")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of a data file.
+    """Columns of a data file, or of a split of the hub.
 
     Attributes:
-        path: the file.
-        columns: the columns' names.
-        rows: the values, in the order of the columns.
+        path: the file, or the hub's name of the split.
+        columns: name -> values; of CSV and TSV all are text. None where a JSON object lacks a field.
         lines: the number of each row: of the line where it ends; from 1 where `unit` is "row" or "entry".
-        typed: whether values have their own types (JSON, Parquet) or are all text (CSV, TSV).
         unit: the name of that number.
     """
 
-    path: Path
-    columns: tuple[str, ...]
-    rows: list[tuple[Any, ...]]
+    path: Path | str
+    columns: dict[str, list[Any]]
     lines: Sequence[int]
-    typed: bool
     unit: str = "line"
 
     def where(self, row: int) -> str:
@@ -54,22 +47,18 @@ class Table:
         """Return all values of one column.
 
         Raises:
-            DataError: there is no such column, or a row lacks it.
+            DataError: there is no such column.
         """
         if name not in self.columns:
             raise DataError(
                 f"{self.path}: there is no column {name!r}{did_you_mean(name, self.columns)}. "
                 f"The file has: {', '.join(self.columns)}."
             )
-        index = self.columns.index(name)
-        values = [row[index] for row in self.rows]
-        if MISSING in values:
-            raise DataError(f"{self.where(values.index(MISSING))}: there is no field {name!r}.")
-        return values
+        return self.columns[name]
 
-    def records(self) -> list[dict[str, Any]]:
-        """Return each row as column -> value, without the fields that it lacks."""
-        return [{n: value for n, value in zip(self.columns, row) if value is not MISSING} for row in self.rows]
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Yield each row as column -> value."""
+        return (dict(zip(self.columns, values)) for values in zip(*self.columns.values()))
 
 
 def read_table(
@@ -98,16 +87,19 @@ def read_table(
     if not path.exists():
         raise DataNotFoundError(f"there is no data file {str(path)!r}.")
     regular_file(path)
-    if suffix in FIELDS:
-        table = _read_separated(path, FIELDS[suffix](path), header, keep, short_rows_skipped)
-    else:
-        table = OBJECTS[suffix](path)
-    if not table.rows:
+    try:
+        if suffix in FIELDS:
+            table = _read_separated(path, FIELDS[suffix](path), header, keep, short_rows_skipped)
+        else:
+            table = OBJECTS[suffix](path)
+    except MalformedFileError as error:
+        raise DataError(str(error)) from error
+    if not table.lines:
         raise DataError(f"{path}: the file is empty: it has no row of data.")
     return table
 
 
-def _unique(names: tuple[str, ...], path: Path) -> tuple[str, ...]:
+def _unique(names: Sequence[str], path: Path) -> Sequence[str]:
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise DataError(f"{path}: two columns have the name {twice[0]!r}; rename one.")
@@ -121,17 +113,18 @@ def _read_separated(
     keep: Sequence[str] | None,
     short_rows_skipped: int,
 ) -> Table:
-    names = _unique(tuple(header or next(lines, (0, ()))[1]), path)
+    names = _unique(header or next(lines, (0, []))[1], path)
     if not any(names):
-        raise DataError(f"{path}: the file is empty.")
-    kept = tuple(keep or names)
-    absent = [name for name in kept if name not in names]
+        return Table(path, {}, ())
+    absent = [name for name in keep or () if name not in names]
     if absent:
         raise DataError(
-            f"{path}, line 1: expected the columns {', '.join(kept)}; found {', '.join(names)}. Missing: {', '.join(absent)}."
+            f"{path}, line 1: expected the columns {', '.join(keep or ())}; found {', '.join(names)}. "
+            f"Missing: {', '.join(absent)}."
         )
-    indices = [names.index(name) for name in kept]
-    rows, numbers = [], []
+    columns: dict[str, list[str]] = {name: [] for name in keep or names}
+    places = [(names.index(name), values) for name, values in columns.items()]
+    numbers = []
     for number, fields in lines:
         if len(fields) < len(names) and short_rows_skipped:
             short_rows_skipped -= 1
@@ -141,9 +134,10 @@ def _read_separated(
                 f"{path}, line {number}: expected {len(names)} fields ({', '.join(names)}), found {len(fields)}: "
                 f"{', '.join(repr(f[:30]) for f in fields[:6])}{', ...' if len(fields) > 6 else ''}."
             )
-        rows.append(tuple(fields[i] for i in indices))
+        for i, values in places:
+            values.append(fields[i])
         numbers.append(number)
-    return Table(path, kept, rows, numbers, typed=False)
+    return Table(path, columns, numbers)
 
 
 def _tsv_fields(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -152,61 +146,36 @@ def _tsv_fields(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _csv_fields(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Rows quoted as in RFC 4180; a quoted field may span lines, empty lines are skipped."""
-    reader = csv.reader(_csv_lines(path), strict=True)
-    try:
-        for fields in filter(None, reader):
-            yield reader.line_num, fields
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: malformed CSV: {error}.") from error
-
-
-def _csv_lines(path: Path) -> Iterator[str]:
-    r"""Yield the lines with their ends: `\n`, `\r\n` or `\r`."""
-    number = 0
+    r"""Rows quoted as in RFC 4180, ending with `\n`, `\r\n` or `\r`; a quoted field may span lines, empty lines are skipped."""
     with path.open("rb") as file:
-        for raw in file:
-            for line in raw.splitlines(keepends=True):
-                number += 1
-                yield _decoded(line, path, number)
-
-
-def _decoded(line: bytes, path: Path, number: int) -> str:
-    try:
-        return decode(line, path, number)
-    except MalformedFileError as error:
-        raise DataError(str(error)) from error
+        lines = (line for chunk in file for line in chunk.splitlines(keepends=True))
+        reader = csv.reader((decode(line, path, number) for number, line in enumerate(lines, start=1)), strict=True)
+        try:
+            for fields in filter(None, reader):
+                yield reader.line_num, fields
+        except csv.Error as error:
+            raise DataError(f"{path}, line {reader.line_num}: malformed CSV: {error}.") from error
 
 
 def _read_jsonl(path: Path) -> Table:
     """Read one JSON object a line."""
-    objects, numbers = [], []
-    for number, line in _text_lines(path):
-        value = _json(line, path, number)
+    objects = {number: parse_json(line, path, number) for number, line in _text_lines(path)}
+    for number, value in objects.items():
         if not isinstance(value, dict):
             raise DataError(
                 f"{path}, line {number}: expected one JSON object a line, such as "
-                f'{{"sentence": "...", "label": 1}}; found {line[:40]!r}.'
+                f'{{"sentence": "...", "label": 1}}; found {str(value)[:40]!r}.'
             )
-        objects.append(value)
-        numbers.append(number)
-    return _table_of_objects(path, objects, numbers, "line")
+    return _table_of_objects(path, list(objects.values()), list(objects), "line")
 
 
 def _read_json(path: Path) -> Table:
     """Read a list of objects, or one object."""
-    content = _json(_decoded(path.read_bytes(), path, 1), path)
+    content = parse_json(decode(path.read_bytes(), path), path)
     objects = content if isinstance(content, list) else [content]
     if not all(isinstance(row, dict) for row in objects):
         raise DataError(f"{path}: expected a list of objects, or one object.")
     return _table_of_objects(path, objects, range(1, len(objects) + 1), "entry")
-
-
-def _json(text: str, path: Path, line: int | None = None) -> Any:
-    try:
-        return parse_json(text, path, line)
-    except MalformedFileError as error:
-        raise DataError(str(error)) from error
 
 
 def _read_parquet(path: Path) -> Table:
@@ -218,10 +187,8 @@ def _read_parquet(path: Path) -> Table:
         columns = [column.to_pylist() for column in content.columns]
     except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError: texts that are not UTF-8
         raise DataError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}") from error
-    rows = list(zip(*columns))
-    return Table(
-        path, _unique(tuple(content.column_names), path), rows, range(1, len(rows) + 1), typed=True, unit="row"
-    )
+    names = _unique(content.column_names, path)
+    return Table(path, dict(zip(names, columns)), range(1, content.num_rows + 1), "row")
 
 
 CUSTOM_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -243,10 +210,10 @@ def column_names(path: Path) -> tuple[str, ...]:
             return tuple(pyarrow.parquet.read_schema(path).names)
         if suffix == ".jsonl":
             number, first = next(_text_lines(path))
-            content = _json(first, path, number)
+            content = parse_json(first, path, number)
             return tuple(content) if isinstance(content, dict) else ()
         if suffix == ".json":
-            return _read_json(path).columns
+            return tuple(_read_json(path).columns)
         return tuple(next(FIELDS[suffix](path))[1]) if suffix in FIELDS else ()
     except (OSError, ValueError, NotImplementedError, StopIteration):
         return ()
@@ -260,7 +227,7 @@ def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
     empty: list[tuple[int, str]] = []
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
-            line = _decoded(raw, path, number).rstrip("\r\n")
+            line = decode(raw, path, number).rstrip("\r\n")
             if number == 1 and "\r" in line:
                 raise DataError(
                     f"{path}, line 1: lines end with CR alone, as on old Macs; save the file with LF line ends."
@@ -274,6 +241,5 @@ def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _table_of_objects(path: Path, objects: Sequence[dict[str, Any]], numbers: Sequence[int], unit: str) -> Table:
-    names = tuple(dict.fromkeys(name for value in objects for name in value))
-    rows = [tuple(value.get(name, MISSING) for name in names) for value in objects]
-    return Table(path, names, rows, numbers, typed=True, unit=unit)
+    names = dict.fromkeys(name for value in objects for name in value)
+    return Table(path, {name: [value.get(name) for value in objects] for name in names}, numbers, unit)

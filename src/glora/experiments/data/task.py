@@ -1,16 +1,14 @@
-"""A task before it is loaded (`Task`) and after (`TaskData`), and its examples as readers return them (`Rows`)."""
+"""A task before it is loaded (`Task`) and after (`TaskData`), and its examples as readers return them (`Examples`)."""
 
 from __future__ import annotations
 
 import random
-from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from typing_extensions import Self
 
 CLASSIFICATION_METRICS = ("accuracy", "matthews_correlation")
 REGRESSION_METRICS = ("pearson", "spearman")
@@ -95,92 +93,43 @@ class TaskData(Task):
         return tuple(name for name in self.train.column_names if name.startswith("text_"))
 
 
-class Examples(Protocol):
-    """A split as a reader returns it."""
+@dataclass(frozen=True)
+class Examples:
+    """A split as its reader returns it.
 
-    def __len__(self) -> int: ...
+    Attributes:
+        columns: name -> plain Python values: `text_a`, `text_b` for pairs, and `label` (class numbers, or floats in
+            regression); or `prompt` (messages) and `answer`.
+        groups: the group of each example; a group belongs to one split. None if the task has no groups.
+    """
 
-    @property
-    def groups(self) -> Sequence[str] | None:
-        """The group of each example; a group belongs to one split. None if the task has no groups."""
-        ...
+    columns: dict[str, list[Any]]
+    groups: list[str] | None = None
 
-    def at(self, indices: Sequence[int]) -> Self:
+    @classmethod
+    def labelled(cls, texts: Sequence[list[str]], labels: list[Any], groups: list[str] | None = None) -> Examples:
+        """Return examples of one text or of two, with labels."""
+        return cls({**dict(zip(("text_a", "text_b"), texts)), "label": labels}, groups)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Examples]) -> Examples:
+        """Return the examples of several files, in their order."""
+        columns = {name: [value for part in parts for value in part.columns[name]] for name in parts[0].columns}
+        return cls(columns, [group for part in parts for group in part.groups or ()] or None)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def at(self, indices: Sequence[int]) -> Examples:
         """Return the examples at these positions, in this order."""
-        ...
-
-    def columns(self) -> dict[str, Sequence[Any]]:
-        """Return the columns of the data set."""
-        ...
-
-    def contents(self, task: Task) -> Iterator[str]:
-        """Yield everything that the fingerprint covers, as texts."""
-        ...
+        columns = {name: [values[i] for i in indices] for name, values in self.columns.items()}
+        return Examples(columns, None if self.groups is None else [self.groups[i] for i in indices])
 
 
-E = TypeVar("E", bound=Examples)
-LoadHub = Callable[[str, "str | None"], Mapping[str, Any]]
-"""Load a hub data set by its id and configuration: split -> rows."""
-
-
-class Source(Protocol):
-    """A registered task's origin: the files or the hub data set from which its splits are read."""
-
-    @property
-    def task(self) -> Task:
-        """Its description."""
-        ...
-
-    def find_files(self, data_dir: str) -> object:
-        """Find the task's files, or raise DataNotFoundError or DataError."""
-        ...
-
-    def read(self, data_dir: str | None, load_hub: LoadHub, *, only_train: bool) -> Mapping[str, Examples]:
-        """Return split -> examples, `train` first; from the hub if there is no data_dir."""
-        ...
-
-
-def limited(examples: E, limit: int | None) -> E:
+def limited(examples: Examples, limit: int | None) -> Examples:
     """Keep `limit` examples, the same in every run; a smaller limit keeps a subset of a larger one."""
     if limit is None or limit >= len(examples):
         return examples
     order = list(range(len(examples)))
     random.Random(LIMIT_SEED).shuffle(order)
     return examples.at(sorted(order[:limit]))
-
-
-@dataclass
-class Rows:
-    """Labelled examples as columns of plain Python values.
-
-    Attributes:
-        text_a: the first text.
-        text_b: the second text; None where a task has one text.
-        labels: class numbers, or floats in regression.
-        groups: the group of each example; see `Examples`.
-    """
-
-    text_a: list[str] = field(default_factory=list)
-    text_b: list[str] | None = None
-    labels: list[int] | list[float] = field(default_factory=list)
-    groups: list[str] | None = None
-
-    def __len__(self) -> int:
-        return len(self.text_a)
-
-    def at(self, indices: Sequence[int]) -> Rows:
-        """Return the rows at these positions, in this order."""
-        lists = (self.text_a, self.text_b, self.labels, self.groups)
-        return Rows(*(None if values is None else [values[i] for i in indices] for values in lists))  # type: ignore[arg-type]
-
-    def columns(self) -> dict[str, Sequence[Any]]:
-        """Return `text_a`, `text_b` where there is one, and `label`."""
-        second = {} if self.text_b is None else {"text_b": self.text_b}
-        return {"text_a": self.text_a, **second, "label": self.labels}
-
-    def contents(self, task: Task) -> Iterator[str]:
-        """Yield the texts, column by column, then the labels."""
-        yield from self.text_a
-        yield from self.text_b or []
-        # scores as float32, as in the data set: the hub keeps 32 bits, a file three digits
-        yield repr(self.labels if task.label_names is not None else array("f", self.labels).tolist())

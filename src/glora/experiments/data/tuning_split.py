@@ -5,6 +5,8 @@ fitted to it. The held-out part is the same for every seed, method and process:
 
 * Classes keep their shares, as nearly as whole examples allow.
 * A group of examples (a module of stdlib-docs; a prompt with several answers) is held out whole or not at all.
+
+scikit-learn's splitters do not accept a class with one example, and would draw others: scores of searches would change.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import random
 from collections.abc import Hashable, Sequence
 
-from glora.experiments.data.task import DataError, E, Rows
+from glora.experiments.data.task import DataError, Examples
 from glora.messages import pluralize
 
 TUNING_SPLIT = "tuning"
@@ -22,7 +24,7 @@ ORDER_SEED = 1
 """Seed of the order in which examples are held out; differs from `task.LIMIT_SEED`."""
 
 
-def hold_out(examples: E, share: float) -> tuple[E, E]:
+def hold_out(examples: Examples, share: float) -> tuple[Examples, Examples]:
     """Divide training examples into a part to train on and a part to judge by, each in the order of `examples`.
 
     Args:
@@ -33,7 +35,7 @@ def hold_out(examples: E, share: float) -> tuple[E, E]:
         DataError: one part would be empty.
     """
     groups = examples.groups
-    labels = examples.labels if isinstance(examples, Rows) else [0] * len(examples)
+    labels = examples.columns.get("label") or [0] * len(examples)
     held = set(_by_classes(labels, share) if groups is None else _by_groups(groups, share))
     if not 0 < len(held) < len(examples):
         parts = (examples, "training example") if groups is None else (set(groups), "group of examples")

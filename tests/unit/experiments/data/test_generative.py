@@ -8,7 +8,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from glora.experiments.data.conversations import Conversations, split_by_prompt
+from glora.experiments.data.conversations import conversations, split_by_prompt
 from glora.experiments.data.generative import MATH_SUBJECTS
 from glora.experiments.data.loading import load_task
 from glora.experiments.data.registry import SOURCES, resolve_task
@@ -62,18 +62,18 @@ def test_alpaca_and_dolly_hold_out_a_twentieth_by_what_is_asked(tmp_path: Path) 
 def test_what_is_held_out_depends_on_nothing_but_the_prompt() -> None:
     asked = [f"Say {i // 2}" for i in range(400)]  # each question twice, with another answer
     spelled = [f"  {text.upper()}" if i % 2 else text for i, text in enumerate(asked)]
-    examples = Conversations([[{"role": "user", "content": text}] for text in spelled], list(map(str, range(400))))
+    examples = conversations([[{"role": "user", "content": text}] for text in spelled], list(map(str, range(400))))
     rest, held_out = split_by_prompt(examples, 0.1)
     assert 20 < len(held_out) < 60
     assert len(rest) + len(held_out) == 400
-    questions = [{int(answer) // 2 for answer in side.answers} for side in (rest, held_out)]
+    questions = [{int(answer) // 2 for answer in side.columns["answer"]} for side in (rest, held_out)]
     assert not questions[0] & questions[1], "both answers to a question are on one side, however it is spelled"
     backwards = split_by_prompt(examples.at(list(reversed(range(400)))), 0.1)[1]
     fewer = split_by_prompt(examples.at(range(100)), 0.1)[1]
-    assert set(backwards.answers) == set(held_out.answers)
-    assert set(fewer.answers) == {answer for answer in held_out.answers if int(answer) < 100}
+    assert set(backwards.columns["answer"]) == set(held_out.columns["answer"])
+    assert set(fewer.columns["answer"]) == {answer for answer in held_out.columns["answer"] if int(answer) < 100}
     train, tuning = hold_out(examples, 0.2)
-    questions = [{int(answer) // 2 for answer in side.answers} for side in (train, tuning)]
+    questions = [{int(answer) // 2 for answer in side.columns["answer"]} for side in (train, tuning)]
     assert not questions[0] & questions[1], "nor does the tuning split divide a question"
     assert len(tuning) == 80
 
@@ -124,9 +124,9 @@ def test_files_are_found_as_people_have_them(tmp_path: Path) -> None:
 def test_the_hub_is_asked_for_every_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def load_dataset(source: str, config: str | None) -> dict[str, list[dict[str, str]]]:
+    def load_dataset(source: str, config: str | None) -> dict[str, datasets.Dataset]:
         asked.append((source, config))
-        return {"train": MATH, "test": MATH}
+        return dict.fromkeys(("train", "test"), datasets.Dataset.from_list(MATH))
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert len(load_task("MATH").train) == 21

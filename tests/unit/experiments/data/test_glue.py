@@ -13,12 +13,12 @@ import pytest
 from glora.experiments.data.glue import GLUE as TASKS
 from glora.experiments.data.glue import GlueTask
 from glora.experiments.data.loading import load_hub_dataset, load_task
-from glora.experiments.data.task import DataError, DataNotFoundError, Rows
+from glora.experiments.data.task import DataError, DataNotFoundError, Examples
 
 GLUE = {source.task.name: source for source in TASKS}
 
 
-def read_files(source: GlueTask, folder: Path | str) -> dict[str, Rows]:
+def read_files(source: GlueTask, folder: Path | str) -> dict[str, Examples]:
     return source.read(folder, load_hub_dataset)
 
 
@@ -28,25 +28,25 @@ def test_every_task_from_files(glue_folder: Path, name: str) -> None:
     evaluation = ("validation_matched", "validation_mismatched") if name == "mnli" else ("validation",)
     assert tuple(splits) == ("train", *evaluation)
     for rows in splits.values():
-        assert len(rows.text_a) == len(rows.labels) == (192 if rows is splits["train"] else 48)
-        assert (rows.text_b is None) == (name in {"cola", "sst2"})
+        assert len(rows) == len(rows.columns["label"]) == (192 if rows is splits["train"] else 48)
+        assert ("text_b" not in rows.columns) == (name in {"cola", "sst2"})
     # what the files are known to say: by its adverb a pair is entailed (`also`) or not
     if name not in {"cola", "sst2", "stsb", "mnli"}:
         names = GLUE[name].task.label_names
         assert names is not None
-        for text, label in zip(splits["train"].text_b or [], splits["train"].labels, strict=True):
+        for text, label in zip(splits["train"].columns["text_b"], splits["train"].columns["label"]):
             assert (" also " in text) == (names[label] in {"entailment", "equivalent", "duplicate"})
 
 
 def test_values_of_the_first_rows(glue_folder: Path) -> None:
-    rows = {name: read_files(GLUE[name], glue_folder)["train"] for name in GLUE}
-    assert rows["cola"].text_a[0] == "The black dog sleep in the river."
-    assert rows["cola"].labels[:3] == [0, 1, 1]
-    assert rows["sst2"].text_a[0] == "a dull film about a black dog "
-    assert rows["stsb"].labels[:2] == [5.0, 0.6]
-    assert rows["rte"].text_a[0] == 'The black dog sleeps in the river, "they say.'
-    assert rows["mnli"].text_b[0] == "The dog is also in the garden."
-    assert rows["mnli"].labels[:3] == [1, 0, 2]  # written neutral, entailment, contradiction
+    rows = {name: read_files(GLUE[name], glue_folder)["train"].columns for name in GLUE}
+    assert rows["cola"]["text_a"][0] == "The black dog sleep in the river."
+    assert rows["cola"]["label"][:3] == [0, 1, 1]
+    assert rows["sst2"]["text_a"][0] == "a dull film about a black dog "
+    assert rows["stsb"]["label"][:2] == [5.0, 0.6]
+    assert rows["rte"]["text_a"][0] == 'The black dog sleeps in the river, "they say.'
+    assert rows["mnli"]["text_b"][0] == "The dog is also in the garden."
+    assert rows["mnli"]["label"][:3] == [1, 0, 2]  # written neutral, entailment, contradiction
 
 
 @pytest.mark.parametrize("name", ["rte", "mnli"])
@@ -66,11 +66,11 @@ def as_hub_dataset(name: str, folder: Path) -> datasets.DatasetDict:
         label = datasets.ClassLabel(names=list(entry.task.label_names))
     splits = {}
     for split, rows in read_files(entry, folder).items():
-        columns = dict(zip(entry.hub_texts, (rows.text_a, rows.text_b), strict=False))
+        columns = dict(zip(entry.hub_texts, rows.columns.values()))
         features = {column: datasets.Value("string") for column in columns} | {"label": label}
         features["idx"] = datasets.Value("int32")
         splits[split] = datasets.Dataset.from_dict(
-            {**columns, "label": rows.labels, "idx": range(len(rows))}, features=datasets.Features(features)
+            {**columns, "label": rows.columns["label"], "idx": range(len(rows))}, features=datasets.Features(features)
         )
     splits["test"] = splits["train"].map(lambda row: {"label": -1}) if entry.task.label_names else splits["train"]
     return datasets.DatasetDict(splits)
@@ -171,7 +171,7 @@ def test_missing_files_are_listed(glue_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "MNLI/dev_mismatched.tsv").unlink()
     with pytest.raises(DataNotFoundError) as error:
         load_task("mnli", data_dir=str(tmp_path))
-    assert "needs the files train.tsv, dev_matched.tsv, dev_mismatched.tsv" in str(error.value)
+    assert "needs train.tsv and dev_matched.tsv and dev_mismatched.tsv" in str(error.value)
     assert f"{tmp_path}/MNLI (without dev_mismatched.tsv)" in str(error.value)
     assert f"{tmp_path}/mnli (no such folder)" in str(error.value)
     with pytest.raises(DataNotFoundError, match="data_dir: .*nowhere"):
@@ -182,7 +182,7 @@ def test_incomplete_lines_of_qqp_are_left_out(glue_folder: Path, tmp_path: Path)
     whole = read_files(GLUE["qqp"], glue_folder)["train"]
     folder = edited(glue_folder, tmp_path / "glue", "QQP/train.tsv", "\tThe dog is also", "\nThe dog is also")
     rows = read_files(GLUE["qqp"], folder)["train"]
-    assert rows.text_a == whole.text_a[1:]
+    assert rows.columns["text_a"] == whole.columns["text_a"][1:]
 
 
 @pytest.mark.parametrize(

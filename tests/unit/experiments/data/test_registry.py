@@ -85,7 +85,7 @@ def test_unknown_tasks_name_the_nearest(name: str, message: str) -> None:
 
 
 def test_resolving_reads_nothing_but_finds_missing_files(glue_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataNotFoundError, match="rte .*train.tsv, dev.tsv"):
+    with pytest.raises(DataNotFoundError, match="rte .*train.tsv and dev.tsv"):
         resolve_task("rte", str(tmp_path))
     (tmp_path / "train.tsv").write_text("not RTE")
     (tmp_path / "dev.tsv").write_text("not RTE")

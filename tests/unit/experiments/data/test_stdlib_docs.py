@@ -26,7 +26,7 @@ from glora.experiments.data.stdlib_docs import (
     signature_text,
     split_modules,
 )
-from glora.experiments.data.task import DataError, DataNotFoundError, Rows
+from glora.experiments.data.task import DataError, DataNotFoundError, Examples
 
 
 @pytest.mark.parametrize(
@@ -121,29 +121,29 @@ def test_split_modules_follows_the_shares_and_ignores_the_order_of_the_modules()
 
 
 @pytest.fixture(scope="module")
-def splits() -> dict[str, Rows]:
+def splits() -> dict[str, Examples]:
     return build_splits(Path(sysconfig.get_path("stdlib")))
 
 
-def test_the_running_pythons_library(splits: dict[str, Rows]) -> None:
+def test_the_running_pythons_library(splits: dict[str, Examples]) -> None:
     total = sum(len(rows) for rows in splits.values())
     assert total > 8000
     paragraphs = {}
     for split, rows in splits.items():
         assert len(rows) / total == pytest.approx(SHARES[split], abs=0.04)
-        assert sum(rows.labels) * 2 == len(rows)
-        paragraphs[split] = set(rows.text_b or [])
+        assert sum(rows.columns["label"]) * 2 == len(rows)
+        paragraphs[split] = set(rows.columns["text_b"])
         assert len(paragraphs[split]) * 2 == len(rows)
     assert not paragraphs["train"] & (paragraphs["validation"] | paragraphs["test"])
     assert not paragraphs["validation"] & paragraphs["test"]
     taropen = "def taropen(cls, name, mode, fileobj)"
-    rows = next(rows for rows in splits.values() if taropen in rows.text_a)
-    found = {rows.labels[i]: rows.text_b[i] for i, text in enumerate(rows.text_a) if text == taropen}
+    columns = next(rows.columns for rows in splits.values() if taropen in rows.columns["text_a"])
+    found = {label: second for first, second, label in zip(*columns.values()) if first == taropen}
     assert found[1] == "Open uncompressed tar archive name for reading or writing."
     assert found[0] != found[1]
 
 
-def test_same_python_same_data_in_another_process(splits: dict[str, Rows]) -> None:
+def test_same_python_same_data_in_another_process(splits: dict[str, Examples]) -> None:
     code = (
         "import hashlib, pathlib, sys, sysconfig; from glora.experiments.data.stdlib_docs import build_splits;"
         "splits = build_splits(pathlib.Path(sysconfig.get_path('stdlib')));"
@@ -164,7 +164,7 @@ def test_another_seed_is_another_split() -> None:
     library = Path(sysconfig.get_path("stdlib")) / "asyncio"  # its files are the top-level modules here
     one, again, other = build_splits(library, 1), build_splits(library, 1), build_splits(library, 2)
     assert one == again
-    assert set(one["train"].text_a) != set(other["train"].text_a)
+    assert one["train"].columns["text_a"] != other["train"].columns["text_a"]
 
 
 def test_without_source_files(tmp_path: Path) -> None:

@@ -12,28 +12,30 @@ from glora.experiments.data import custom_data, glue
 from glora.experiments.data.loading import load_hub_dataset, load_task
 from glora.experiments.data.stdlib_docs import StdlibDocs
 from glora.experiments.data.table_files import read_table
-from glora.experiments.data.task import DataError, Rows
+from glora.experiments.data.task import DataError, Examples
 from glora.experiments.data.tuning_split import hold_out
 from glora.experiments.plan import TaskLoader
 
 
-def rows(labels: list, groups: list[str] | None = None) -> Rows:
-    return Rows([f"text {i}" for i in range(len(labels))], None, labels, groups)
+def rows(labels: list, groups: list[str] | None = None) -> Examples:
+    return Examples.labelled([[f"text {i}" for i in range(len(labels))]], labels, groups)
 
 
 def test_every_example_is_in_one_part_and_classes_keep_their_shares() -> None:
     every = rows([0] * 70 + [1] * 25 + [2] * 5)
     train, tuning = hold_out(every, 0.2)
-    assert sorted(train.text_a + tuning.text_a) == sorted(every.text_a)
-    assert Counter(tuning.labels) == {0: 14, 1: 5, 2: 1}
-    assert train.text_a == [text for text in every.text_a if text in set(train.text_a)], "in their order"
-    assert len({int(text.split()[1]) // 10 for text in tuning.text_a}) > 6, (
+    assert sorted(train.columns["text_a"] + tuning.columns["text_a"]) == sorted(every.columns["text_a"])
+    assert Counter(tuning.columns["label"]) == {0: 14, 1: 5, 2: 1}
+    assert train.columns["text_a"] == [
+        text for text in every.columns["text_a"] if text in set(train.columns["text_a"])
+    ], "in their order"
+    assert len({int(text.split()[1]) // 10 for text in tuning.columns["text_a"]}) > 6, (
         "drawn from all over, and not the first ones"
     )
 
 
 def test_the_same_examples_are_held_out_every_time() -> None:
-    first, second = (hold_out(rows([i % 2 for i in range(50)]), 0.2)[1].text_a for _ in range(2))
+    first, second = (hold_out(rows([i % 2 for i in range(50)]), 0.2)[1].columns["text_a"] for _ in range(2))
     assert first == second
 
 
@@ -58,7 +60,7 @@ def test_a_part_that_would_be_empty_is_refused(count: int, groups: list[str] | N
 def test_modules_of_the_standard_library_are_in_one_part_only() -> None:
     data = load_task("stdlib-docs", held_out=0.2)
     whole = StdlibDocs().read(None, load_hub_dataset, only_train=True)["train"]
-    module = dict(zip(whole.text_b or (), whole.groups or ()))  # a docstring occurs in one module only
+    module = dict(zip(whole.columns["text_b"], whole.groups))  # a docstring occurs in one module only
     parts = [{module[text] for text in split["text_b"]} for split in (data.train, data.evaluation["tuning"])]
     assert not parts[0] & parts[1]
     assert len(data.train) + len(data.evaluation["tuning"]) == len(whole)

@@ -9,13 +9,13 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from glora.experiments.data.loading import build_task_data
-from glora.experiments.data.task import Rows, Task, TaskData
+from glora.experiments.data.task import Examples, Task, TaskData
 from glora.experiments.models.tokenization import tokenize
 
-PAIR = Rows(["a red fox", "a dog"], ["in the barn", "in the garden near the red barn"], [1, 0])
+PAIR = Examples.labelled([["a red fox", "a dog"], ["in the barn", "in the garden near the red barn"]], [1, 0])
 
 
-def data(rows: Rows, label_names: tuple[str, ...] | None = ("no", "yes")) -> TaskData:
+def data(rows: Examples, label_names: tuple[str, ...] | None = ("no", "yes")) -> TaskData:
     return build_task_data(Task("t", "", ("accuracy",), label_names), rows, {"validation": rows})
 
 
@@ -30,12 +30,12 @@ def test_pairs_become_what_the_tokenizer_makes_of_them(tokenizer: PreTrainedToke
         assert sorted(split.column_names) == ["attention_mask", "input_ids", "labels", "token_type_ids"]
         assert split["labels"][:] == [1, 0]
         for i in (0, 1):
-            expected = tokenizer(PAIR.text_a[i], (PAIR.text_b or [])[i])
+            expected = tokenizer(PAIR.columns["text_a"][i], PAIR.columns["text_b"][i])
             assert {name: split[i][name] for name in expected} == dict(expected)
 
 
 def test_single_texts_and_float_labels(tokenizer: PreTrainedTokenizerBase) -> None:
-    tokens = tokenize(data(Rows(["a red fox", "a dog"], None, [0.5, 3.0]), None), tokenizer, 32)
+    tokens = tokenize(data(Examples.labelled([["a red fox", "a dog"]], [0.5, 3.0]), None), tokenizer, 32)
     assert tokens.train[1]["input_ids"] == tokenizer("a dog")["input_ids"]
     assert tokens.train["labels"][:] == [0.5, 3.0]
 
