@@ -131,14 +131,7 @@ def compress_adapter(
 
 
 class CompressibleAdapter:
-    """An adapter whose spectra are computed once, to be cut to several sizes.
-
-    Args:
-        model_or_folder, adapter_name: See `compress_adapter`.
-
-    Attributes:
-        saved: The adapter in the form of its files.
-    """
+    """An adapter whose spectra are computed once, to be cut to several sizes."""
 
     def __init__(self, model_or_folder: nn.Module | str | Path, adapter_name: str = "default") -> None:
         self.saved = load_adapter(model_or_folder, adapter_name)

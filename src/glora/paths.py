@@ -30,11 +30,7 @@ def regular_file(path: str | os.PathLike[str]) -> Path:
 
 
 def named_folder(path: str | os.PathLike[str], what: str = "the output folder") -> Path:
-    """Return the path of a folder; an empty name, which pathlib takes for the present folder, is an error.
-
-    Raises:
-        ValueError: the name is empty.
-    """
+    """Return the path of a folder; an empty name, which pathlib takes for the present folder, is an error."""
     if not os.fspath(path).strip():
         raise ValueError(f"{what} has an empty name; name a folder, or write '.' for this one")
     return Path(path)

@@ -75,11 +75,7 @@ class RankLogCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
             reporter.on_log(args, state, control, logs=dict(values), **kwargs)
 
     def check(self) -> None:
-        """Check that ranks are allocated in this training. A subclass with other values may override it.
-
-        Raises:
-            ValueError: there is no RankAllocationCallback.
-        """
+        """Check that ranks are allocated in this training. A subclass with other values may override it."""
         if self._allocation() is None:
             raise ValueError(
                 "RankLogCallback found no RankAllocationCallback; make its Trainer with "
@@ -105,13 +101,7 @@ class RankLogCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
 
 
 def rank_log(ranks: Mapping[str, int], parameters: int, norms: Mapping[str, float]) -> dict[str, float]:
-    """Return norms and ranks by the names under which they are logged; nothing without ranks.
-
-    Args:
-        ranks: r_k by module name.
-        parameters: Parameters of the adapter.
-        norms: g_k by module name, during a warm-up.
-    """
+    """Return norms and ranks by the names under which they are logged; nothing without ranks."""
     if not ranks:
         return {}
     return {

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from numbers import Integral
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
-from glora.allocation.shares import allocate_ranks
-from glora.config import Budget
+from glora.allocation.bounds import allocate_within_bounds
+from glora.allocation.budget import check_budget, total_rank_of
+from glora.config import Budget, RankAllocationConfig, is_int
 from glora.lora.adapter import RankedAdapter
 from glora.lora.discovery import adapted_model, base_model, peft_configs
 from glora.lora.peft_config import exact_pattern, excluding
@@ -69,24 +69,18 @@ def suggest_ranks(
             layer_replication; a loss that is missing or not finite; a number out of range; bounds that cannot be met.
         TypeError: config is not a LoraConfig.
     """
-    min_rank, seed = _integer("min_rank", min_rank, 1), _integer("seed", seed, 0)
-    total_rank = None if total_rank is None else _integer("total_rank", total_rank, 1)
-    max_rank = None if max_rank is None else _integer("max_rank", max_rank, min_rank)
-    if budget not in get_args(Budget):
-        raise ValueError(f"budget={budget!r} must be one of {', '.join(get_args(Budget))}")
-    with _restored(model), _adapter_of(model, config, seed) as adapter:
+    bounds = dict(total_rank=total_rank, budget=budget, min_rank=min_rank, max_rank=max_rank)
+    allocation = RankAllocationConfig(**bounds, seed=seed)  # type: ignore[arg-type]
+    if not is_int(allocation.min_rank, 1):
+        raise ValueError(f"min_rank={min_rank!r} must be an int ≥ 1; to leave a matrix out, use exclude_modules")
+    with _restored(model), _adapter_of(model, config, allocation.seed) as adapter:
+        check_budget(allocation, adapter)
         norms = _mean_norms(model, adapter, batches, loss or _loss_of_model)
         if not any(norms.values()):
             raise ValueError("no gradient reached any matrix; check that the loss depends on the adapted layers")
-        ranks = allocate_ranks(
-            norms,
-            sum(adapter.ranks.values()) if total_rank is None else total_rank,
-            min_rank=min_rank,
-            max_rank={
-                n: min(m.shape if max_rank is None else (*m.shape, max_rank)) for n, m in adapter.matrices.items()
-            },
-            costs={name: m.cost for name, m in adapter.matrices.items()} if budget == "parameters" else None,
-        )
+        total = total_rank_of(allocation, adapter)
+        assert total is not None  # there is no energy
+        ranks = allocate_within_bounds(adapter, allocation, total, norms)
         alphas = {name: adapter.matrices[name].alpha_at(rank) for name, rank in ranks.items()}
     return {
         "rank_pattern": {exact_pattern(name): rank for name, rank in ranks.items()},
@@ -132,14 +126,6 @@ def _loss_of_model(model: nn.Module, batch: Any) -> torch.Tensor:
             "loss=lambda model, batch: ..."
         )
     return cast(torch.Tensor, loss)
-
-
-def _integer(name: str, value: Any, least: int) -> int:
-    """Return a setting as an int, NumPy's integers included."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        hint = "; to leave a matrix out, use LoraConfig(exclude_modules=...)" if name.endswith("_rank") else ""
-        raise ValueError(f"{name}={value!r} must be an int of at least {least}{hint}")
-    return int(value)
 
 
 @contextmanager

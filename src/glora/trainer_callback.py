@@ -263,9 +263,6 @@ def _saved_state(state: TrainerState, name: str) -> dict[str, Any] | None:
     """Return the allocator's state in the checkpoint that Trainer resumes from, if there is one.
 
     Trainer itself restores callbacks only with restore_callback_states_from_checkpoint=True, and then into a new object.
-
-    Raises:
-        ValueError: the state is damaged, or the checkpoint has the state of a callback of another class.
     """
     check_trainer_state(state)
     if state.global_step == 0:

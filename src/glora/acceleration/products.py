@@ -25,9 +25,6 @@ def product(x: torch.Tensor, W: torch.Tensor, b: torch.Tensor | None = None) -> 
         x: Shape (..., d_in).
         W: Shape (d_out, d_in).
         b: Shape (d_out,), or None.
-
-    Returns:
-        Shape (..., d_out).
     """
     if _use_onednn(x, W):
         y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, W, b, "none", [], "")

@@ -25,9 +25,6 @@ def allocate_within_bounds(
         config: Its `budget`, `min_rank` and `max_rank` are used.
         total_rank: R_total.
         scores: s_k, or anything in proportion to it, of each matrix that has an adapter.
-
-    Raises:
-        ValueError: a bound names no matrix, or the bounds, the kinds of layers, the shapes and the budget do not go together.
     """
     low, high = _bounds(adapter, config)
     room = sum(min(matrix.shape) for matrix in adapter.present)
@@ -62,9 +59,6 @@ def cut_within_bounds(
         spectra: The singular values of each matrix that has an adapter.
         total_rank: The budget in ranks; it may be a fraction. Give this or `energy`.
         energy: Share of Σ σ² to keep.
-
-    Raises:
-        ValueError: as `allocate_within_bounds`, or a min_rank is above the rank that a matrix has.
     """
     low, high = _bounds(adapter, config)
     if crossed := next((name for name in low if low[name] > high[name]), None):

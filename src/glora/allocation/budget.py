@@ -36,11 +36,7 @@ def budget_of_cut(config: RankAllocationConfig, adapter: RankedAdapter, cut: int
 
 
 def check_budget(config: RankAllocationConfig, adapter: RankedAdapter) -> None:
-    """Refuse a budget that the bounds do not allow, before the warm-up.
-
-    Raises:
-        ValueError: they do not.
-    """
+    """Refuse a budget that the bounds do not allow, before the warm-up."""
     total_rank, matrices = total_rank_of(config, adapter), len(adapter.matrices)
     if not config.cuts:
         assert total_rank is not None
@@ -56,11 +52,7 @@ def check_budget(config: RankAllocationConfig, adapter: RankedAdapter) -> None:
 
 
 def check_start(config: RankAllocationConfig, adapter: RankedAdapter) -> None:
-    """Check, where training begins, that a cut would leave less than the adapter has.
-
-    Raises:
-        ValueError: it would not.
-    """
+    """Check, where training begins, that a cut would leave less than the adapter has."""
     total_rank = total_rank_of(config, adapter)
     if config.cuts and total_rank is not None and total_rank >= (size := _size(config, adapter, adapter.ranks)):
         rank, start = max(adapter.ranks.values()), 4 * math.ceil(total_rank / len(adapter.matrices))

@@ -53,13 +53,8 @@ def cut_spectra(
         The cut. Directions with σ = 0 hold nothing and are kept only where `min_ranks` asks for them.
 
     Raises:
-        ValueError: both or none of `budget` and `energy` are given, a singular value is not finite, or the budget does not pay
-            for `min_ranks`.
+        ValueError: a singular value is not finite, or the budget does not pay for `min_ranks`.
     """
-    if (budget is None) == (energy is None):
-        raise ValueError(f"budget={budget!r} and energy={energy!r}: give one of them")
-    if energy is not None and not 0 < energy <= 1:
-        raise ValueError(f"energy={energy!r} must be above 0 and at most 1, such as 0.95")
     for name, values in spectra.items():
         if not all(math.isfinite(value) for value in values):
             raise ValueError(f"the singular values of {name!r} hold inf or NaN; resume from an earlier checkpoint")
@@ -95,19 +90,7 @@ def cut_uniformly(
     min_ranks: Mapping[str, int],
     max_ranks: Mapping[str, int],
 ) -> Cut:
-    """Give every matrix one rank, within its bounds: the largest in the budget, or the smallest that keeps the energy.
-
-    Args:
-        spectra: Singular values of each matrix's update, by name, in descending order.
-        budget: Σ r_k·c_k may not exceed it.
-        energy: Share of Σ σ² to keep. Give this or `budget`.
-        costs: Parameters of one direction of each matrix.
-        min_ranks: Directions that each matrix keeps in any case, by name.
-        max_ranks: Most directions that a matrix keeps, by name.
-
-    Raises:
-        ValueError: the budget does not pay for `min_ranks`.
-    """
+    """Give every matrix one rank, within its bounds: the largest in the budget, or the smallest that keeps the energy."""
     best = None
     for rank in range(max(max_ranks.values()) + 1):
         ranks = {name: max(min_ranks[name], min(rank, max_ranks[name])) for name in spectra}

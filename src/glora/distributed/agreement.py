@@ -135,11 +135,7 @@ class Processes:
         self._checksums[name] = torch.stack([checksum(t).to(self._device) for t in tensors]).sum()
 
     def check_shared(self, ranks: Mapping[str, int]) -> None:
-        """Compare the ranks, and everything that was shared since the last call.
-
-        Raises:
-            RuntimeError: processes differ.
-        """
+        """Compare the ranks, and everything that was shared since the last call."""
         checksums, self._checksums = self._checksums, {}
         if self.size == 1:
             return
@@ -153,11 +149,7 @@ class Processes:
             )
 
     def all_agree(self, flags: torch.Tensor) -> torch.Tensor:
-        """Return whether each flag holds in every process, where each process holds a part of the factors.
-
-        Args:
-            flags: bool, shape (n,).
-        """
+        """Return whether each flag holds in every process, where each process holds a part of the factors."""
         if not self.sharded:
             return flags
         counts = flags.to(self._device_for_collectives(self._device), torch.int32)
@@ -173,11 +165,7 @@ class Processes:
         return total.to(tensor.device)
 
     def check_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Compare the norms of the gradients that the optimizer is about to use. Waits for the device.
-
-        Raises:
-            RuntimeError: they differ, so that each process would train its own model.
-        """
+        """Compare the norms of the gradients that the optimizer is about to use. Waits for the device."""
         if self.size == 1 or self.sharded or self._joining:
             return
         zero = torch.zeros((), device=self._device)
@@ -199,11 +187,7 @@ class Processes:
             )
 
     def check_wrapper_is_known(self) -> None:
-        """Refuse to change ranks before it is known whose reducer has to follow them.
-
-        Raises:
-            ValueError: there are several processes, and no wrapper is known.
-        """
+        """Refuse to change ranks before it is known whose reducer has to follow them."""
         if self.size > 1 and not self.sharded and self.wrapper is None:
             raise ValueError(
                 f"a state with other ranks cannot be loaded in {self.size} processes before DistributedDataParallel is "
@@ -215,9 +199,6 @@ class Processes:
 
         Such a process waits in an all-reduce that counts those which have not. This call makes the same all-reduce; the
         process would mistake any other collective for it.
-
-        Raises:
-            RuntimeError: one has.
         """
         if self.wrapper is None or not self._joining:
             return

@@ -30,10 +30,6 @@ _USED = ("__setstate__", "_get_active_ddp_module", "_join_config", "_comm_hooks"
 class Replicated(Layout):
     """A model in DistributedDataParallel, whose reducer follows the ranks.
 
-    Args:
-        wrapper: The wrapper.
-        adapter: The adapter whose ranks it follows.
-
     Raises:
         ValueError: a setting of the wrapper keeps state in the parameters, whose shapes change; or this version of PyTorch
             keeps its reducer in an unknown way.

@@ -56,15 +56,8 @@ _MADE_OF = (
 class Sharded(Layout):
     """A model under `fully_shard`.
 
-    Args:
-        model: The model that `fully_shard` was called on.
-        parameters: The factors of the adapter.
-
     Attributes:
         group: The processes that the factors are sharded over.
-
-    Raises:
-        ValueError: the model is sharded in a way that glora does not support.
     """
 
     one_by_one = True

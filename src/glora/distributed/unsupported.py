@@ -10,11 +10,7 @@ if torch.distributed.is_available():
 
 
 def refuse_engines(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
-    """Refuse engines that cannot work with rank allocation.
-
-    Raises:
-        ValueError: DeepSpeed, or FullyShardedDataParallel (FSDP1).
-    """
+    """Refuse engines that cannot work with rank allocation."""
     engines = (model, optimizer, getattr(optimizer, "optimizer", None))
     kinds = [kind for engine in engines for kind in type(engine).__mro__]
     if any(kind.__module__.startswith("deepspeed.") or kind.__name__.startswith("DeepSpeed") for kind in kinds):

@@ -14,12 +14,7 @@ from glora.lora.peft_config import SAME_CONFIG, check_scalings
 
 
 def check_same_adapter(state: Mapping[str, Any], adapter: RankedAdapter) -> None:
-    """Compare the adapter with that of an allocator's saved state. Call it before the ranks follow the state.
-
-    Raises:
-        ValueError: the scalings differ, or the ranks that the adapter was made with are neither those that the saved run began
-            with nor those that it had reached.
-    """
+    """Compare the adapter with that of an allocator's saved state. Call it before the ranks follow the state."""
     began = adapter.initial_ranks
     if began not in (state["initial_ranks"], state["ranks"]):
         name = next(name for name, rank in began.items() if rank != state["initial_ranks"].get(name))
@@ -34,9 +29,6 @@ def check_loaded_adapter(adapter: RankedAdapter) -> None:
     """Check that a checkpoint that has no state of an allocator, of plain LoRA, has the ranks and scalings of the model.
 
     The ranks have followed the weights by now; the scalings are those of the configuration beside the weights.
-
-    Raises:
-        ValueError: the weights had other ranks, or were trained with other scalings.
     """
     for name, rank in adapter.ranks.items():
         if rank != (began := adapter.initial_ranks[name]):

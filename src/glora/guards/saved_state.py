@@ -17,11 +17,7 @@ MAX_NORM = 3.4e38
 
 
 def check_saved_state(state: object) -> None:
-    """Check what `RankAllocator.load_state_dict` is given.
-
-    Raises:
-        ValueError: the state is of another version, a field is missing, or values are damaged or contradict each other.
-    """
+    """Check what `RankAllocator.load_state_dict` is given."""
     if not isinstance(state, Mapping):
         raise _error([f"it is a {type(state).__name__}, not a dictionary"])
     if state.get("version") != STATE_VERSION:
@@ -37,11 +33,7 @@ def check_saved_state(state: object) -> None:
 
 
 def check_trainer_state(state: Any) -> None:
-    """Check what a Trainer's state says of its steps and callbacks.
-
-    Raises:
-        ValueError: global_step is not a number of steps, or stateful_callbacks is not a dictionary.
-    """
+    """Check what a Trainer's state says of its steps and callbacks."""
     if not _is_count(state.global_step):
         raise ValueError(
             f"trainer_state.json has global_step={state.global_step!r:.40}, not a number of steps; resume from "

@@ -14,12 +14,7 @@ from glora.messages import pluralize
 
 
 def check_setup(adapter: RankedAdapter, optimizer: torch.optim.Optimizer, config: RankAllocationConfig) -> None:
-    """Check that the optimizer trains the adapter, and that the configuration goes with it.
-
-    Raises:
-        ValueError: a matrix is frozen or unknown to the optimizer, the optimizer's state cannot follow a matrix to another
-            rank, or a setting does not go with the adapter.
-    """
+    """Check that the optimizer trains the adapter, and that the configuration goes with it."""
     if config.signal == "delta_exact" and not config.cuts and any(map(is_sharded, adapter.factors)):
         raise ValueError(
             'signal="delta_exact" needs whole factors and gradients, and fully_shard spreads them over the processes; use '
@@ -36,11 +31,7 @@ def check_setup(adapter: RankedAdapter, optimizer: torch.optim.Optimizer, config
 
 
 def check_held(adapter: RankedAdapter, optimizer: torch.optim.Optimizer) -> None:
-    """Check that the optimizer holds every trained factor: the state of another optimizer cannot follow the ranks.
-
-    Raises:
-        ValueError: it does not hold one.
-    """
+    """Check that the optimizer holds every trained factor: the state of another optimizer cannot follow the ranks."""
     held = held_by(optimizer)
     trained = [(m.name, f"lora_{k}", p) for m in adapter.present for k, p in zip("AB", m.factors) if p.requires_grad]
     if unknown := [(name, factor) for name, factor, parameter in trained if parameter not in held]:
@@ -54,11 +45,7 @@ def check_held(adapter: RankedAdapter, optimizer: torch.optim.Optimizer) -> None
 
 
 def check_active(adapter: RankedAdapter) -> None:
-    """Check that the adapter is active, and so trained.
-
-    Raises:
-        RuntimeError: it is not, or was deleted.
-    """
+    """Check that the adapter is active, and so trained."""
     if any(matrix.deleted for matrix in adapter.matrices.values()):
         raise RuntimeError(
             f"adapter {adapter.name!r} was deleted from the model; detach this allocator, and give another RankAllocator the "
@@ -74,11 +61,7 @@ def check_active(adapter: RankedAdapter) -> None:
 
 
 def check_same_matrices(names: Iterable[str], adapter: RankedAdapter) -> None:
-    """Reject a saved state of other matrices than this adapter's.
-
-    Raises:
-        ValueError: the names differ.
-    """
+    """Reject a saved state of other matrices than this adapter's."""
     if odd := sorted(set(names) ^ set(adapter.matrices)):
         raise ValueError(
             f"the allocator's state is of another model or other target_modules, by {pluralize(len(odd), 'name')}, e.g. "

@@ -25,13 +25,7 @@ logger = get_logger()
 
 
 class FirstStep:
-    """Check the optimizer's next step, once: its gradients, before it is made, and its state afterwards.
-
-    Args:
-        optimizer: The optimizer, without accelerate's wrapper.
-        adapter: The adapter that it trains.
-        processes: The processes that train it together.
-    """
+    """Check the optimizer's next step, once: its gradients, before it is made, and its state afterwards."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, adapter: RankedAdapter, processes: Processes) -> None:
         self._optimizer, self._adapter, self._processes = optimizer, adapter, processes
@@ -51,11 +45,7 @@ class FirstStep:
             self._size = self._gradient_size()
 
     def after_step(self) -> None:
-        """Check the state that the optimizer has made, and stop watching.
-
-        Raises:
-            ValueError: the state cannot follow a parameter to another shape.
-        """
+        """Check the state that the optimizer has made, and stop watching."""
         if self._hook is not None:
             self.detach()
             check_optimizer(self._optimizer)
@@ -94,10 +84,6 @@ class OtherOptimizer:
     """Notice an optimizer that was made in place of the one given: it moves the weights, and no step is ever counted.
 
     PyTorch counts the writes into a tensor (`_version`), so that nobody waits for the device.
-
-    Args:
-        optimizer: The optimizer that was given.
-        adapter: The adapter that it trains.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, adapter: RankedAdapter) -> None:
@@ -118,9 +104,6 @@ class OtherOptimizer:
         Args:
             norms: The norms of that read. With inf or NaN among them a gradient scaler skipped the step, and something else,
                 such as an average of the weights, moved them.
-
-        Raises:
-            RuntimeError: they have.
         """
         moved = bool(self._read) and all(factor._version > version for factor, version in self._read)
         if moved and norms is not None and bool(norms.isfinite().all()):
@@ -138,10 +121,6 @@ class WarmUp:
     Args:
         optimizer: The optimizer; of several processes, only the first reports.
         config: The configuration, whose `warmup_steps` is an int.
-
-    Attributes:
-        steps: T_warmup.
-        steps_made: Steps made so far.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, config: RankAllocationConfig) -> None:
@@ -163,12 +142,7 @@ class WarmUp:
 
 
 def describe_unfinished(config: RankAllocationConfig, steps: int) -> str:
-    """Return what a training that ended after these steps has not reached; nothing if it was long enough.
-
-    Args:
-        config: The configuration, whose `warmup_steps` is an int.
-        steps: Optimizer steps made.
-    """
+    """Return what a training that ended after these steps has not reached; nothing if it was long enough."""
     warmup = config.warmup_steps
     assert isinstance(warmup, int)
     if steps < warmup:

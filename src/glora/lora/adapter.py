@@ -49,12 +49,9 @@ class Layout:
     """A model in one process: nothing has to follow when its ranks change.
 
     glora.distributed has the layouts of DistributedDataParallel and FSDP2.
-
-    Attributes:
-        one_by_one: Change one matrix after another, because all of them whole at once would take too much memory.
     """
 
-    one_by_one = False
+    one_by_one = False  # all matrices whole at once may take too much memory
 
     @contextmanager
     def resizing(self, returning: Sequence[str]) -> Iterator[Gather]:

@@ -125,9 +125,6 @@ def adapted_model(model: nn.Module) -> nn.Module:
     """Return the model that PEFT has adapted: this one, or the only module within it that has adapters.
 
     The module may be an encoder beside your own head, for example.
-
-    Raises:
-        ValueError: several modules have adapters of their own.
     """
     while hasattr(model, "_orig_mod") or isinstance(model, DataParallel | DistributedDataParallel):
         model = cast(nn.Module, model._orig_mod if hasattr(model, "_orig_mod") else model.module)

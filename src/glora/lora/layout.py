@@ -65,11 +65,7 @@ def norms_of_whole(norms: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
 
 
 def sharded_dimension(factor: torch.Tensor) -> int:
-    """Return the dimension of the device mesh along which a factor is sharded.
-
-    Raises:
-        ValueError: there are several, or none, as with tensor parallelism.
-    """
+    """Return the dimension of the device mesh along which a factor is sharded."""
     placements = cast(DTensor, factor).placements
     along = [i for i, placement in enumerate(placements) if placement.is_shard()]
     if len(along) != 1 or any(not p.is_shard() and not p.is_replicate() for p in placements):

@@ -310,13 +310,7 @@ class LoraMatrix:
 
 @dataclass
 class Resized:
-    """A matrix at another rank: all tensors are made, and the model is as it was until `commit`.
-
-    Attributes:
-        matrix, rank, optimizer: As asked.
-        A, B: The factors.
-        state_of_A, state_of_B: The optimizer's state of them; empty where it has none.
-    """
+    """A matrix at another rank: all tensors are made, and the model is as it was until `commit`."""
 
     matrix: LoraMatrix
     rank: int

@@ -43,11 +43,7 @@ def describe_ranks(
 
 
 def check_scalings(scalings: Mapping[str, float], saved: Mapping[str, float]) -> None:
-    """Compare the scaling of each matrix with the one that saved weights were trained with.
-
-    Raises:
-        ValueError: a scaling differs, so the weights compute another function in this model.
-    """
+    """Compare the scaling of each matrix with the one that saved weights were trained with."""
     for name, scaling in scalings.items():
         if not math.isclose(scaling, saved.get(name, scaling), rel_tol=1e-6):
             raise ValueError(f"{name} has scaling {scaling:g}, and the checkpoint {saved[name]:g}; {SAME_CONFIG}")

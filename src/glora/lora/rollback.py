@@ -19,13 +19,7 @@ from glora.lora.optimizer_state import set_state, unwrap_optimizer
 def undone_if_it_fails(
     matrices: Iterable[LoraMatrix], optimizer: torch.optim.Optimizer | None, root: nn.Module | None = None
 ) -> Iterator[None]:
-    """Make the matrices as they are now again if the block raises.
-
-    Args:
-        matrices: The matrices that the block changes.
-        optimizer: The optimizer that holds their state.
-        root: The model that their names are relative to, if the block changes its modules.
-    """
+    """Make the matrices as they are now again if the block raises."""
     undo = [step for matrix in matrices for step in _undo(matrix, optimizer, root)]
     try:
         yield

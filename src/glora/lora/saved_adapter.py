@@ -85,13 +85,7 @@ class SavedMatrix:
 
 @dataclass
 class SavedAdapter:
-    """An adapter's files.
-
-    Attributes:
-        config: The configuration.
-        matrices: The matrices by name.
-        others: The weights beside the factors, by their keys in the file.
-    """
+    """An adapter's files."""
 
     config: LoraConfig
     matrices: dict[str, SavedMatrix]
@@ -121,12 +115,7 @@ class SavedAdapter:
 
 
 def load_adapter(model: nn.Module | str | Path, adapter_name: str = "default") -> SavedAdapter:
-    """Return an adapter of a model, or of a folder or the hub, as files hold it.
-
-    Raises:
-        TypeError: the model is neither a model nor a folder.
-        ValueError: see `read_adapter`; or the model has no such LoRA adapter.
-    """
+    """Return an adapter of a model, or of a folder or the hub, as files hold it."""
     if isinstance(model, str | os.PathLike):
         named_folder(model, "the adapter's folder")
         return read_adapter(model)
@@ -158,16 +147,7 @@ def check_output(directory: str | Path, source: object, overwrite: bool) -> Path
 
 
 def check_product(config: LoraConfig, adapter: object, done: str) -> None:
-    """Reject an adapter whose function depends on more than B·A.
-
-    Args:
-        config: The adapter's configuration.
-        adapter: The adapter, for the message.
-        done: A participle for the message, such as "padded".
-
-    Raises:
-        ValueError: its initialization changed the base weights, or it uses a variant that is more than B·A.
-    """
+    """Reject an adapter whose function depends on more than B·A."""
     if how := initialization_from_base(config):
         raise ValueError(
             f"{adapter} began with init_lora_weights={how!r}, which changed the base weights, so it cannot be {done}; "

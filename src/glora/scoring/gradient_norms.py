@@ -96,11 +96,6 @@ class NormAverage:
 
     It stays on the device, and waits for the device only when its values are read.
 
-    Args:
-        names: The matrices, in the order in which norms are added.
-        beta: β.
-        device: Where the norms are.
-
     Attributes:
         names: The matrices.
         steps: Steps added so far, those that were left out included.

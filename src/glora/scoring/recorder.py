@@ -70,11 +70,7 @@ class NormRecorder:
         return self._norms is not None
 
     def read(self) -> None:
-        """Read the norms of the gradients as they are now; only the last call before the optimizer's step counts.
-
-        Raises:
-            RuntimeError: there are no gradients.
-        """
+        """Read the norms of the gradients as they are now; only the last call before the optimizer's step counts."""
         if self._norms is None:
             return
         if self.pending is not None:
@@ -87,11 +83,7 @@ class NormRecorder:
         self.pending = self._norms.read(self.ratios.ratios if self.ratios is not None else None)
 
     def take(self) -> None:
-        """Add the norms of the last `read` to the average: the optimizer has made the step.
-
-        Raises:
-            RuntimeError: the norms were not read.
-        """
+        """Add the norms of the last `read` to the average: the optimizer has made the step."""
         if self.pending is None:
             raise RuntimeError(
                 "optimizer.step() ran without allocator.step() before it, so the ranks would never be allocated; call "

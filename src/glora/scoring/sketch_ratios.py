@@ -161,12 +161,7 @@ class SketchRatios:
 
 
 class _Watch(FactorWatch):
-    """The products of one matrix.
-
-    Attributes:
-        matrix: The matrix.
-        product: As `SketchRatios.products`.
-    """
+    """The products of one matrix."""
 
     def __init__(self, matrix: LoraMatrix) -> None:
         self.matrix = matrix
@@ -251,9 +246,6 @@ def refuse_compiled(model: nn.Module, *, will_be: bool = False) -> None:
     Args:
         model: The model as it is trained.
         will_be: The model is going to be compiled.
-
-    Raises:
-        ValueError: the model, or a part of it, is compiled.
     """
     if will_be or any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in model.modules()):
         raise ValueError(
