@@ -145,44 +145,6 @@ def test_rank_zero_takes_the_layer_out() -> None:
     train(model, optimizer, allocator, 2)
 
 
-def test_budget_in_parameters() -> None:
-    for budget, expected in (("rank", "sum of ranks"), ("parameters", "parameters")):
-        model = lora()
-        optimizer = sgd(model)
-        allocator = RankAllocator(model, optimizer, config(warmup_steps=1, budget=budget))
-        before = allocator.parameters
-        train(model, optimizer, allocator, 1)
-        if expected == "parameters":
-            assert before - (6 + 12) < allocator.parameters <= before
-        else:
-            assert sum(allocator.ranks.values()) == 8
-
-
-def test_state_survives_json_and_goes_on_as_if_uninterrupted() -> None:
-    model, twin = lora(), lora()
-    optimizer, twin_optimizer = sgd(model), sgd(twin)
-    allocator = RankAllocator(model, optimizer, config(warmup_steps=4))
-    train(model, optimizer, allocator, 2)
-    state = json.loads(json.dumps(allocator.state_dict()))
-    twin_allocator = RankAllocator(twin, twin_optimizer, config(warmup_steps=4))
-    twin_allocator.load_state_dict(state)
-    twin.load_state_dict(model.state_dict())
-    for x, o, a in ((model, optimizer, allocator), (twin, twin_optimizer, twin_allocator)):
-        train(x, o, a, 3)
-    assert twin_allocator.norms == allocator.norms
-    assert twin_allocator.ranks == allocator.ranks
-    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), twin.parameters()))
-
-    late = lora()
-    late_allocator = RankAllocator(late, sgd(late), config(warmup_steps=4))
-    late_allocator.load_state_dict(json.loads(json.dumps(allocator.state_dict())))
-    late.load_state_dict(model.state_dict())
-    assert late_allocator.allocated
-    assert late_allocator.reallocation == allocator.reallocation
-    x = torch.randn(3, 6)
-    assert torch.equal(late(x), model(x))
-
-
 def test_state_of_something_else_is_refused() -> None:
     model = lora()
     allocator = RankAllocator(model, sgd(model), config())
@@ -254,18 +216,6 @@ def test_two_active_adapters_need_a_name() -> None:
     allocator = RankAllocator(model, sgd(model), config(adapter_name="second"))
     assert allocator.ranks == {"first": 2}
     assert isinstance(model.base_model.model.first, LoraLayer)
-
-
-def test_no_more_reallocations_than_asked_for() -> None:
-    model = lora()
-    optimizer = sgd(model)
-    fields = dict(warmup_steps=2, reallocate_every=2, max_reallocations=2, min_rank=1)
-    allocator = RankAllocator(model, optimizer, config(**fields))
-    train(model, optimizer, allocator, 4)
-    assert allocator.reallocation.step == 4
-    assert not allocator.recording, "nothing is read after the last"
-    train(model, optimizer, allocator, 4)
-    assert allocator.reallocation.step == 4
 
 
 def test_a_cut_that_ctrl_c_comes_out_of_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,14 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import AdaLoraConfig, IA3Config, LoHaConfig, LoraConfig, PeftConfig, PeftModel, get_peft_model
-from peft.tuners.lora import BdLoraConfig
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from glora import RankAllocationConfig, RankAllocator, compress_adapter
 from glora.compress import CompressibleAdapter
-from integration.adapters.layer_kinds import Mixture, seeded
 from unit.test_export import base, lora, outputs, trained
 
 
@@ -206,42 +204,6 @@ def test_an_adapter_that_has_learned_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"init_lora_weights": "pissa"}, "'pissa'.*path_initial_model_for_weight_conversion"),
-        ({"init_lora_weights": "olora"}, "'olora'"),
-        ({"use_bdlora": BdLoraConfig(target_modules_bd_a=["0"], nblocks=2)}, "use_bdlora.*merge"),
-    ],
-    ids=["pissa", "olora", "bdlora"],
-)
-def test_what_is_more_than_a_product_is_refused(fields: dict[str, Any], message: str, tmp_path: Path) -> None:
-    model = lora()
-    for name, value in fields.items():
-        setattr(model.peft_config["default"], name, value)
-    model.save_pretrained(tmp_path / "saved")
-    for adapter, output in ((model, None), (model, tmp_path / "a"), (tmp_path / "saved", tmp_path / "b")):
-        with pytest.raises(ValueError, match=message):
-            compress_adapter(adapter, parameters=0.5, output=output)
-
-
-@pytest.mark.parametrize(
-    ("config", "name"),
-    [
-        (LoHaConfig(r=2, target_modules=["0"]), "LOHA"),
-        (AdaLoraConfig(total_step=10, target_modules=["0"]), "ADALORA"),
-        (IA3Config(target_modules=["0"], feedforward_modules=[]), "IA3"),
-    ],
-    ids=["LoHa", "AdaLoRA", "IA3"],
-)
-def test_other_methods_are_refused_by_name(config: PeftConfig, name: str, tmp_path: Path) -> None:
-    model = get_peft_model(base(), config)
-    model.save_pretrained(tmp_path / "saved")
-    for adapter, output in ((model, None), (model, tmp_path / "a"), (tmp_path / "saved", tmp_path / "b")):
-        with pytest.raises(ValueError, match=name):
-            compress_adapter(adapter, parameters=0.5, output=output)
-
-
-@pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: nn.Sequential(nn.Conv2d(8, 8, 3, groups=2)), "groups=2|grouped convolution"),
@@ -255,13 +217,6 @@ def test_layers_that_cannot_be_cut(make: Callable[[], nn.Module], message: str, 
     for adapter, output in ((model, None), (tmp_path / "saved", tmp_path / "out")):
         with pytest.raises(ValueError, match=message):
             compress_adapter(adapter, parameters=0.5, output=output)
-
-
-def test_experts_need_the_model(tmp_path: Path) -> None:
-    config = LoraConfig(r=2, target_modules=[], target_parameters=["experts.up_proj"])
-    get_peft_model(seeded(lambda: Mixture(False))(), config).save_pretrained(tmp_path / "experts")
-    with pytest.raises(ValueError, match="experts.up_proj.*give the model"):
-        compress_adapter(tmp_path / "experts", parameters=0.5, output=tmp_path / "out")
 
 
 def test_tied_matrices_are_refused(tmp_path: Path) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import AdaLoraConfig, IA3Config, LoHaConfig, LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora import BdLoraConfig
 from safetensors.torch import load_file
 from torch import nn
 
-from glora import export_uniform
+from glora import compress_adapter, export_uniform
 
 
 def base() -> nn.Module:
@@ -56,22 +58,49 @@ def test_an_initialization_that_changed_the_base_is_refused_until_it_is_converte
     torch.testing.assert_close(outputs(loaded), outputs(model), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("fields", [{"init_lora_weights": name} for name in ("corda", "loftq", "lora_ga")], ids=str)
-def test_every_such_initialization_is_known(tmp_path: Path, fields: dict) -> None:
-    model = lora()
-    for name, value in fields.items():
-        setattr(model.peft_config["default"], name, value)
-    with pytest.raises(ValueError, match=fields["init_lora_weights"]):
-        export_uniform(model, tmp_path / "padded")
+def configured(**fields: Any) -> Callable[[], nn.Module]:
+    """A model whose configuration says so, where PEFT would need other packages or data."""
+
+    def make() -> nn.Module:
+        model = lora()
+        for name, value in fields.items():
+            setattr(model.peft_config["default"], name, value)
+        return model
+
+    return make
 
 
-def test_a_variant_that_is_more_than_a_product_is_refused(tmp_path: Path) -> None:
-    model = lora()
-    model.peft_config["default"].use_bdlora = BdLoraConfig(target_modules_bd_a=["0"], nblocks=2)
+def of(config: PeftConfig) -> Callable[[], nn.Module]:
+    return lambda: get_peft_model(base(), config)
+
+
+CONVERT = "path_initial_model_for_weight_conversion"
+REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    **{
+        how: (configured(init_lora_weights=how), f"'{how}'.*{CONVERT}")
+        for how in ("pissa", "olora", "corda", "lora_ga")
+    },
+    "loftq": (configured(init_lora_weights="loftq", loftq_config={"loftq_bits": 4}), f"'loftq'.*{CONVERT}"),
+    "BD-LoRA": (configured(use_bdlora=BdLoraConfig(target_modules_bd_a=["0"], nblocks=2)), "use_bdlora.*merge"),
+    "LoHa": (of(LoHaConfig(r=2, target_modules=["0"])), "LOHA"),
+    "AdaLoRA": (of(AdaLoraConfig(total_step=10, target_modules=["0"])), "ADALORA"),
+    "IA3": (of(IA3Config(target_modules=["0"], feedforward_modules=[])), "IA3"),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_is_more_than_a_product_is_refused(make: Callable[[], nn.Module], message: str, tmp_path: Path) -> None:
+    """By the export and by the cut, from the model and from its folder."""
+    model = make()
     model.save_pretrained(tmp_path / "saved")
     for adapter in (model, tmp_path / "saved"):
-        with pytest.raises(ValueError, match="use_bdlora.*merge"):
-            export_uniform(adapter, tmp_path / "padded")
+        with pytest.raises(ValueError, match=message):
+            export_uniform(adapter, tmp_path / "out")
+        with pytest.raises(ValueError, match=message):
+            compress_adapter(adapter, parameters=0.5, output=tmp_path / "out")
+    with pytest.raises(ValueError, match=message):
+        compress_adapter(model, parameters=0.5)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("fields", [{}, {"use_rslora": True}, {"init_lora_weights": "orthogonal"}], ids=str)

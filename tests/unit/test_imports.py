@@ -8,8 +8,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 import glora
 
 PACKAGE = Path(glora.__file__).parent
@@ -74,7 +72,8 @@ def imports(name: str) -> Iterator[tuple[str, bool]]:
                 yield (whole if whole in FILES else node.module or "", id(node) in inside)
 
 
-GRAPH = {name: {other for other, _ in imports(name) if other in FILES and other != name} for name in FILES}
+IMPORTS = {name: list(imports(name)) for name in FILES}
+GRAPH = {name: {other for other, _ in found if other in FILES and other != name} for name, found in IMPORTS.items()}
 
 
 def circle(graph: dict[str, set[str]]) -> list[str]:
@@ -129,27 +128,28 @@ def test_rooms_import_from_below() -> None:
     assert not above
 
 
-@pytest.mark.parametrize("name", CORE)
-def test_the_core_imports_little(name: str) -> None:
-    assert {module.split(".")[0] for module, _ in imports(name)} <= ALLOWED_IN_CORE
-    assert not [module for module, _ in imports(name) if module.startswith(("glora.experiments", "glora.cli"))]
+def test_the_core_imports_little() -> None:
+    for name in CORE:
+        imported = {module for module, _ in IMPORTS[name]}
+        assert {module.split(".")[0] for module in imported} <= ALLOWED_IN_CORE, name
+        assert not any(module.startswith(("glora.experiments", "glora.cli")) for module in imported), name
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if not name.startswith("glora.cli")])
-def test_imports_are_at_the_top_of_a_file(name: str) -> None:
-    hidden = {module for module, inside in imports(name) if inside and module.split(".")[0] not in OPTIONAL}
-    assert hidden <= NEEDS_OPTIONAL
+def test_imports_are_at_the_top_of_a_file() -> None:
+    for name in (name for name in FILES if not name.startswith("glora.cli")):
+        hidden = {module for module, inside in IMPORTS[name] if inside and module.split(".")[0] not in OPTIONAL}
+        assert hidden <= NEEDS_OPTIONAL, name
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(PACKAGE.parent)))
-def test_a_folder_has_one_idea_and_few_files(folder: Path) -> None:
-    assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8")))
-    assert sum(path.is_file() for path in folder.iterdir()) <= MAX_FILES
+def test_a_folder_has_one_idea_and_few_files() -> None:
+    for folder in FOLDERS:
+        assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))), folder
+        assert sum(path.is_file() for path in folder.iterdir()) <= MAX_FILES, folder
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_a_file_fits_in_the_head(name: str) -> None:
-    assert len(FILES[name].read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+def test_a_file_fits_in_the_head() -> None:
+    for name, path in FILES.items():
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES, name
 
 
 def test_a_folder_of_tests_has_few_files() -> None:

@@ -32,15 +32,6 @@ from integration.training.loop_case import (
 )
 
 
-def test_accumulated_micro_batches_are_the_large_batch() -> None:
-    model, optimizer, allocator = started()
-    for step in range(STEPS):
-        for part in batch_of(step).split(2):
-            (loss_of(model, part) / 4).backward()
-        update(optimizer, allocator)
-    same_training((model, allocator), plain_run(), rtol=1e-3)
-
-
 @pytest.fixture
 def _fresh_accelerate() -> Iterator[None]:
     """Its state is one for the whole process."""
@@ -171,7 +162,7 @@ class Block(nn.Module):
         return x + torch.tanh(self.linear(x))
 
 
-@pytest.mark.parametrize(("limit", "complete"), [(8, False), (16, True)])
+@pytest.mark.parametrize(("limit", "complete"), [(4, False), (8, True)])
 def test_blocks_that_are_compiled_one_by_one_need_a_higher_limit(
     limit: int, complete: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -180,12 +171,12 @@ def test_blocks_that_are_compiled_one_by_one_need_a_higher_limit(
     graphs = torch._dynamo.utils.counters["stats"]
     graphs.clear()
     torch.manual_seed(0)
-    model = get_peft_model(nn.Sequential(*(Block() for _ in range(12))), LoraConfig(r=4, target_modules=["linear"]))
+    model = get_peft_model(nn.Sequential(*(Block() for _ in range(6))), LoraConfig(r=4, target_modules=["linear"]))
     for block in model.base_model.model:
         block.compile(backend="eager")
     optimizer = adamw(model)
-    ranks = {f"{i}.linear": i + 1 for i in range(12)}
-    fields = dict(min_rank=ranks, max_rank=ranks, total_rank=78, signal="lora_b")
+    ranks = {f"{i}.linear": i + 1 for i in range(6)}
+    fields = dict(min_rank=ranks, max_rank=ranks, total_rank=21, signal="lora_b")
     allocator = allocator_for(model, optimizer, warmup_steps=2, **fields)
     counts = []
     with torch._dynamo.config.patch(recompile_limit=limit):
@@ -195,7 +186,7 @@ def test_blocks_that_are_compiled_one_by_one_need_a_higher_limit(
             counts.append(graphs["unique_graphs"])
     assert allocator.ranks == ranks
     assert counts[1] == 2, "the first block's input needs no gradient"
-    assert counts[2:] == [2 + 11, 2 + 11] if complete else [limit, limit]  # one with rank 4 is there already
+    assert counts[2:] == [2 + 5, 2 + 5] if complete else [limit, limit]  # one with rank 4 is there already
     assert ("hit config.recompile_limit" in caplog.text) is not complete
 
 

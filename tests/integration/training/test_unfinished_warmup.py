@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import re
-import subprocess
-import sys
+from typing import Any
 
-SHORT_LOOP = """
-import gc, torch
+import torch
 from peft import LoraConfig, get_peft_model
-from glora import RankAllocationConfig, RankAllocator
 
-def train(steps, state=None, detach=False, keep=False, **fields):
+from glora import RankAllocator
+from new_process import run_program
+
+CUT = dict(rule="spectrum", average_rank=1)
+LOOPS: list[tuple[dict[str, Any], list[int]]] = [  # arguments of `train`, and the steps that are reported
+    (dict(steps=0), []),
+    (dict(steps=3), [3]),
+    (dict(steps=5), []),
+    (dict(steps=3, detach=True), []),
+    (dict(steps=0, after=2), [2]),
+    (dict(steps=0, after=5), []),
+    (dict(steps=3, **CUT), [3]),
+    (dict(steps=4, **CUT), []),
+    (dict(steps=3, keep=True), [3]),
+]
+SEVERAL_CUTS = {
+    3: "after 3 of 4 warm-up steps.*LoRA of the rank that it started with",
+    6: "after 6 steps, before the last of 3 cuts at step 8: the adapter is larger than its budget",
+    8: "",
+}
+KEPT: list[torch.optim.Optimizer] = []  # to the end of the process
+
+
+def train(
+    steps: int, *, after: int | None = None, detach: bool = False, keep: bool = False, **fields: Any
+) -> dict[str, Any]:
+    state = None if after is None else train(after, detach=True)
     model = get_peft_model(torch.nn.Sequential(torch.nn.Linear(6, 6)), LoraConfig(r=4, target_modules=["0"]))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
-    allocator = RankAllocator(model, optimizer, RankAllocationConfig(warmup_steps=4, **fields))
+    allocator = RankAllocator(model, optimizer, dict(warmup_steps=4, **fields))
     if state is not None:
         allocator.load_state_dict(state)
     for _ in range(steps):
@@ -24,42 +49,33 @@ def train(steps, state=None, detach=False, keep=False, **fields):
         optimizer.zero_grad()
     if detach:
         allocator.detach()
-    return optimizer if keep else allocator.state_dict()
+    KEPT.extend([optimizer] * keep)
+    return allocator.state_dict()
 
-"""
-LAST = "after 6 steps, before the last of 3 cuts at step 8: the adapter is larger than its budget"
+
+def train_all() -> None:
+    for arguments, _ in LOOPS:
+        train(**arguments)
+        gc.collect()
+    atexit._run_exitfuncs()  # which a forked process leaves out
+
+
+def train_with_several_cuts() -> None:
+    for steps in SEVERAL_CUTS:
+        train(steps, keep=True, **CUT, reallocate_every=2, max_reallocations=3)
+    atexit._run_exitfuncs()
 
 
 def test_a_loop_that_ends_within_its_warmup_is_reported() -> None:
-    loops = {  # and the steps that are reported
-        "train(0)": [],
-        "train(3)": [3],
-        "train(5)": [],
-        "train(3, detach=True)": [],
-        "train(0, state=train(2, detach=True))": [2],
-        "train(0, state=train(5))": [],
-        "train(3, rule='spectrum', average_rank=1)": [3],
-        "train(4, rule='spectrum', average_rank=1)": [],
-        "optimizer = train(3, keep=True)": [3],  # at the end of the process
-    }
-    program = SHORT_LOOP + "\n".join(f"{loop}; gc.collect()" for loop in loops)
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    reported = [line for line in run.stderr.splitlines() if "warm-up" in line]
+    reported = [line for line in run_program(train_all).stderr.splitlines() if "warm-up" in line]
     steps = [int(line.split(" of 4 warm-up steps")[0].split()[-1]) for line in reported]
-    assert steps == [step for expected in loops.values() for step in expected]
+    assert steps == [step for _, expected in LOOPS for step in expected]
     assert all("plain LoRA" in line and "; lower warmup_steps=4" in line for line in reported)
 
 
 def test_a_loop_that_ends_before_its_last_cut_is_reported() -> None:
-    """At the end of the process, too; with one process for each, because only what is alive then is reported."""
-    for steps, expected in (
-        (3, "after 3 of 4 warm-up steps.*LoRA of the rank that it started with"),
-        (6, LAST),
-        (8, ""),
-    ):
-        loop = f"train({steps}, keep=True, rule='spectrum', average_rank=1, reallocate_every=2, max_reallocations=3)"
-        program = f"{SHORT_LOOP}optimizer = {loop}"
-        run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-        reported = [line for line in run.stderr.splitlines() if "training ended" in line]
-        assert len(reported) == bool(expected)
-        assert all(re.search(expected, line) and "lower warmup_steps=4, train for longer" in line for line in reported)
+    """At the end of the process; the last first."""
+    lines = run_program(train_with_several_cuts).stderr.splitlines()
+    reported = [line for line in lines if "training ended" in line]
+    for line, expected in zip(reported, filter(None, reversed(SEVERAL_CUTS.values())), strict=True):
+        assert re.search(f"{expected}.*lower warmup_steps=4, train for longer", line)

@@ -88,17 +88,6 @@ def test_wider_is_meant_in_parameters_under_their_budget() -> None:
         check_start(config(**fields, budget="parameters"), adapter)
 
 
-def test_an_adapter_that_was_cut_goes_on_from_its_state() -> None:
-    model = lora()
-    optimizer = sgd(model)
-    allocator = RankAllocator(model, optimizer, config(rule="spectrum", average_rank=2))
-    train(model, optimizer, allocator, 3)
-    again = RankAllocator(model, optimizer, config(rule="spectrum", average_rank=2))
-    again.load_state_dict(allocator.state_dict())
-    train(model, optimizer, again, 1)
-    assert again.ranks == allocator.ranks
-
-
 def test_singular_values_that_overflow_keep_the_ranks(caplog: pytest.LogCaptureFixture) -> None:
     model = lora()
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-30)
