@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from variants import Variant, never_waiting
 
-from glora.experiments.methods.applied.adalora import INITIAL_BUDGET
+from glora.experiments.methods.adalora import INITIAL_BUDGET
 
 SETTLING = 3  # rounds that are made and not counted
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}

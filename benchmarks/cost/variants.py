@@ -15,8 +15,8 @@ from peft import AdaLoraConfig, LoraConfig, get_peft_model
 from torch import nn
 
 from glora import RankAllocationConfig, RankAllocator, accelerate_lora
-from glora.experiments.methods.adalora import AdaLoraSchedule
-from glora.experiments.methods.applied.adalora import INITIAL_BUDGET, ORTHOGONALITY_WEIGHT
+from glora.experiments.methods.adalora import INITIAL_BUDGET, ORTHOGONALITY_WEIGHT
+from glora.experiments.methods.limits import AdaLoraSchedule
 from glora.lora.adapter import RankedAdapter
 
 WARMUP = 4  # steps before a reallocation

@@ -23,9 +23,9 @@ from typing import Any
 from glora import allocate_ranks
 from glora.experiments.config import RunConfig
 from glora.experiments.methods.adapted_model import AdaptedModel
-from glora.experiments.methods.applied.uniform_lora import uniform_lora
 from glora.experiments.methods.base import Method, MethodContext
 from glora.experiments.methods.registry import METHODS
+from glora.experiments.methods.uniform_lora import uniform_lora
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.records.store import finished_records, keep_record
 from glora.experiments.report.statistics import estimate

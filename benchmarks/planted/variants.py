@@ -17,7 +17,7 @@ from benchmarks.planted.task import PlantedTask, Setting, lora_of
 from glora import RankAllocationConfig, RankAllocator
 from glora.allocation.bounds import allocate_within_bounds
 from glora.allocation.cut import cut_spectra
-from glora.experiments.methods.applied.glora import ShuffledRankAllocator
+from glora.experiments.methods.glora import ShuffledRankAllocator
 from glora.lora.matrix import LoraMatrix
 from glora.scoring.spectrum import Spectra, spectra
 

@@ -20,8 +20,8 @@ from peft import AdaLoraConfig
 from torch import nn
 
 from glora import RankAllocator
-from glora.experiments.methods.adalora import AdaLoraSchedule
-from glora.experiments.methods.applied.adalora import ORTHOGONALITY_WEIGHT
+from glora.experiments.methods.adalora import ORTHOGONALITY_WEIGHT
+from glora.experiments.methods.limits import AdaLoraSchedule
 from glora.lora.low_rank import singular_values
 from glora.lora.matrix import LoraMatrix
 from glora.scoring.spectrum import Spectra

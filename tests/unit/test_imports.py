@@ -42,7 +42,6 @@ LEVELS = [
     "glora.experiments.report",
     "glora.experiments.search",
     "glora.experiments.training",
-    "glora.experiments.methods.applied",
     "glora.experiments.methods",
     "glora.experiments.models",
     "glora.experiments.data",

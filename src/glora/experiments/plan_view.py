@@ -14,7 +14,7 @@ from glora.experiments.config import ALLOCATION_SETTINGS, RunConfig
 from glora.experiments.data.registry import TASKS, reads_data_dir
 from glora.experiments.estimate import Estimate, ExpectedRun
 from glora.experiments.experiment import PROPOSED, REFERENCE, ResolvedExperiment
-from glora.experiments.methods.glora import start_rank
+from glora.experiments.methods.limits import start_rank
 from glora.experiments.methods.registry import find_method
 from glora.experiments.models.registry import MODELS
 from glora.experiments.number_format import distinct_names

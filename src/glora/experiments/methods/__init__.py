@@ -1,5 +1,5 @@
 """Methods: LoRA, AdaLoRA, GLoRA and the others, each applied to a model through one interface (`base`).
 
-The entries (`registry`) import nothing heavy; `applied` holds the implementations. All of `experiments` may import the entries
-and `AdaptedModel`; methods import neither data, models nor training.
+`registry`, `entries` and `limits` import nothing heavy; an implementation is imported when its method is applied. To add one,
+write its function and list its entry. Methods import neither data, models nor training.
 """

@@ -1,101 +1,102 @@
-"""GLoRA, and its control: the same ranks dealt out at random."""
+"""GLoRA in an experiment, and its control: the same ranks dealt out at random.
+
+The control answers whether it matters which matrix gets which rank. It trains with the ranks that GLoRA would give, but
+shuffled among matrices of the same shape, so that budget, parameters, cost and the moment of reallocation are GLoRA's.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+import dataclasses
+import random
+from collections import defaultdict
+from typing import Any
 
-from glora.allocation.shares import allocate_ranks
-from glora.config import RankAllocationConfig
-from glora.experiments.config import ALLOCATION_SETTINGS, RunConfig
-from glora.experiments.methods.base import BOTH, Method, Schedule
-from glora.messages import pluralize
-
-_APPLIED = "glora.experiments.methods.applied.glora:"
-
-
-def average_rank(allocation: RankAllocationConfig, matrices: int, *, default: int) -> float:
-    """Return r̄, the average rank that an allocation gives; the default where it is not said."""
-    if allocation.total_rank is not None:
-        return allocation.total_rank / matrices
-    return allocation.average_rank or default
+from glora.allocator import RankAllocator
+from glora.experiments.methods.adapted_model import AdaptedModel
+from glora.experiments.methods.base import MethodContext
+from glora.experiments.methods.limits import average_rank, start_rank
+from glora.experiments.methods.uniform_lora import uniform_lora
+from glora.scoring.spectrum import Spectra
+from glora.trainer_callback import RankAllocationCallback
 
 
-def start_rank(average: float, factor: float) -> int:
-    """Return the rank at which an adapter starts that will be cut, at least one above the average."""
-    return max(math.ceil(factor * average), math.floor(average) + 1)
+class ShuffledRankAllocator(RankAllocator):
+    """Allocates as its base class does, then deals the ranks out at random among matrices of the same shape."""
+
+    def allocate(self, learned: Spectra | None = None) -> dict[str, int]:
+        """Return the base class's ranks, shuffled by the configuration's seed."""
+        return shuffle_ranks(super().allocate(learned), self.shapes, self.config.seed)
 
 
-def unsupported_bounds(config: RunConfig) -> list[str]:
-    """Return bounds on the ranks that no model could meet."""
-    low, high, allocation = config.setting("min_rank"), config.setting("max_rank"), config.allocation
-    if high is not None and low > high:
-        return [f"min_rank={low} is above max_rank={high}; lower min_rank or raise max_rank"]
-    if allocation.total_rank is not None or allocation.energy is not None:
-        return []  # whether it fits the bounds depends on the number of matrices, or on what is learned
-    average = average_rank(allocation, 1, default=config.rank)
-    if low > average:
-        return [f"min_rank={low} is more than the budget, rank={average:g} on average; lower it or give a total_rank"]
-    if high is not None and high < average:
-        return [f"max_rank={high} cannot spend the budget, rank={average:g} on average; raise it or give a total_rank"]
-    return []
+class ShuffledRankAllocationCallback(RankAllocationCallback):
+    """The callback of the control."""
+
+    allocator_class = ShuffledRankAllocator
 
 
-def unsupported_budget(config: RunConfig, limits: Mapping[str, int]) -> list[str]:
-    """Return an error if the matrices cannot hold the budget between their bounds."""
-    allocation, high = config.allocation, config.setting("max_rank")
-    if allocation.energy is not None:
-        return []
-    total = round(average_rank(allocation, len(limits), default=config.rank) * len(limits)) or 1
-    if allocation.rule == "uniform" and total % len(limits):
-        return [f"total_rank={total} is not a multiple of the {len(limits)} matrices, which rule=uniform needs"]
-    bounds = {name: limit if high is None else min(limit, high) for name, limit in limits.items()}
-    try:
-        allocate_ranks(dict.fromkeys(limits, 1.0), total, min_rank=config.setting("min_rank"), max_rank=bounds)
-    except ValueError as error:
-        return [str(error)]
-    return []
+class AllocatedModel(AdaptedModel):
+    """A model whose ranks are allocated after the warm-up."""
+
+    def __init__(self, model: Any, callback: RankAllocationCallback) -> None:
+        super().__init__(model, [callback])
+        self._callback = callback
+
+    def averaged_norms(self) -> dict[str, float] | None:
+        """Module name -> g_k; reading it waits for the device."""
+        return (self._callback.allocator and self._callback.allocator.norms) or None
+
+    @property
+    def warmup_steps(self) -> int:
+        """T_warmup in steps; known once training has begun."""
+        allocator = self._callback.allocator
+        return int(allocator.config.warmup_steps or 0) if allocator else 0
+
+    @property
+    def reallocated_at(self) -> int | None:
+        """The last step of the warm-up, once the ranks have changed."""
+        reallocation = self._callback.allocator.reallocation if self._callback.allocator else None
+        return reallocation.step if reallocation else None
 
 
-def unsupported_warmup(config: RunConfig, schedule: Schedule) -> list[str]:
-    """Return an error if the warm-up is not shorter than the training."""
-    warmup, allocation = schedule.warmup_steps(config.allocation), config.allocation
-    if (last := allocation.last_cut(warmup)) >= schedule.total_steps > warmup:
-        return [
-            f"the last of {allocation.max_reallocations} cuts would come after {pluralize(last, 'step')}, and training has "
-            f"{schedule.total_steps:,}; lower reallocate_every={allocation.reallocate_every}, or max_reallocations"
-        ]
-    if warmup < schedule.total_steps:
-        return []
-    return [
-        f"a warm-up of {pluralize(warmup, 'step')} is not shorter than the training of "
-        f"{pluralize(schedule.total_steps, 'step')}: ranks are never allocated; use more epochs, or a smaller warmup_steps "
-        "(steps, or a share such as 0.3)"
-    ]
+def apply_glora(to: MethodContext) -> AllocatedModel:
+    """Have the ranks of a LoRA model allocated."""
+    return _allocated(to, RankAllocationCallback)
 
 
-METHODS = tuple(
-    Method(
-        name,
-        summary,
-        meets=BOTH,
-        implementation=_APPLIED + function,
-        adapts_experts=True,
-        settings=ALLOCATION_SETTINGS,
-        check_settings=unsupported_bounds,
-        check_matrices=unsupported_budget,
-        check_schedule=unsupported_warmup,
-    )
-    for name, summary, function in (
-        (
-            "glora",
-            "Gives each matrix its rank after the warm-up: by gradient norm, or rule=spectrum by what was learned.",
-            "apply_glora",
-        ),
-        (
-            "shuffled",
-            "Control: GLoRA's ranks, dealt out at random among matrices of the same shape.",
-            "apply_shuffled",
-        ),
-    )
-)
+def apply_shuffled(to: MethodContext) -> AllocatedModel:
+    """Have the ranks of a LoRA model allocated, and shuffled."""
+    return _allocated(to, ShuffledRankAllocationCallback)
+
+
+def _allocated(to: MethodContext, callback: type[RankAllocationCallback]) -> AllocatedModel:
+    """Before a cut the adapter starts at `start_factor` times the average rank that the cut leaves."""
+    allocation, start = dataclasses.replace(to.config.allocation, seed=to.config.seed), to.config.rank
+    if allocation.cuts:
+        average = average_rank(allocation, to.matrices, default=to.config.rank)
+        start = start_rank(average, to.config.start_factor)
+        if allocation.energy is None:
+            allocation = dataclasses.replace(allocation, average_rank=average, total_rank=None)
+    return AllocatedModel(uniform_lora(to, start), callback(allocation))
+
+
+def shuffle_ranks(ranks: dict[str, int], shapes: dict[str, tuple[int, int]], seed: int) -> dict[str, int]:
+    """Deal ranks out at random among matrices of the same shape, whose ranks cost the same.
+
+    Args:
+        ranks: module name -> rank.
+        shapes: module name -> (d_out, d_in).
+        seed: of the shuffle; the same ranks and seed give the same result in any order of the names.
+
+    Returns:
+        Module name -> rank, in the order of `ranks`; for each shape the same ranks as before.
+    """
+    random_order = random.Random(seed)
+    alike = defaultdict(list)
+    for name in sorted(ranks):
+        alike[shapes[name]].append(name)
+    dealt: dict[str, int] = {}
+    for shape in sorted(alike):
+        values = [ranks[name] for name in alike[shape]]
+        random_order.shuffle(values)
+        dealt |= zip(alike[shape], values)
+    return {name: dealt[name] for name in ranks}

@@ -1,8 +1,7 @@
 """The methods that can be compared, and their variants.
 
 `glora:budget=parameters:keep=svd` is GLoRA with these two settings in place of those that all methods share. So variants of
-one method can be compared side by side, and each be tuned by itself. To add a method, write a file with its entry and list it
-here.
+one method can be compared side by side, and each be tuned by itself.
 """
 
 from __future__ import annotations
@@ -12,15 +11,11 @@ from typing import Any
 
 from glora.experiments.config import SETTINGS, RunConfig
 from glora.experiments.errors import errors_of
-from glora.experiments.methods import adalora, data_initialisation, full_finetuning, glora, uniform_lora
 from glora.experiments.methods.base import Method
+from glora.experiments.methods.entries import ENTRIES
 from glora.messages import did_you_mean
 
-METHODS: dict[str, Method] = {
-    method.name: method
-    for family in (uniform_lora, data_initialisation, adalora, glora, full_finetuning)
-    for method in family.METHODS
-}
+METHODS: dict[str, Method] = {method.name: method for method in ENTRIES}
 
 SEPARATOR = ":"
 

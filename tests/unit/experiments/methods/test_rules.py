@@ -8,7 +8,7 @@ import pytest
 
 from glora.experiments.config import RunConfig
 from glora.experiments.methods.base import unread_settings
-from glora.experiments.methods.glora import average_rank, start_rank
+from glora.experiments.methods.limits import average_rank, start_rank
 from glora.experiments.methods.registry import find_method
 from glora.experiments.search.ranges import parse_range
 from glora.experiments.search.space import searched_by

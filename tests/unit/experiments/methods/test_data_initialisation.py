@@ -14,10 +14,10 @@ from peft import EvaConfig
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from glora.experiments.config import RunConfig
+from glora.experiments.methods import data_initialisation
 from glora.experiments.methods.adapted_model import adapted_layers
-from glora.experiments.methods.applied import data_initialisation
-from glora.experiments.methods.applied.data_initialisation import NotSettledError, apply_eva
 from glora.experiments.methods.base import MethodContext, Schedule
+from glora.experiments.methods.data_initialisation import NotSettledError, apply_eva
 from glora.experiments.models.modules import find_target_modules
 from glora.experiments.training.training_arguments import training_batches
 from unit.experiments.methods import method_case

@@ -10,8 +10,8 @@ import torch
 from transformers import TrainingArguments
 
 from glora.experiments.methods.adapted_model import AdaptedModel, adapted_layers
-from glora.experiments.methods.applied.uniform_lora import even_ranks
 from glora.experiments.methods.registry import METHODS
+from glora.experiments.methods.uniform_lora import even_ranks
 from unit.experiments.methods.method_case import adapt, adapter_parameters, batch, classifier, logits
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from glora.experiments.methods.adapted_model import adapted_layers
-from glora.experiments.methods.applied.glora import shuffle_ranks
+from glora.experiments.methods.glora import shuffle_ranks
 from glora.experiments.methods.registry import METHODS
 from glora.experiments.models.loading import load_classifier
 from glora.experiments.models.modules import find_head_modules, find_target_modules
