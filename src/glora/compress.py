@@ -23,7 +23,7 @@ from peft import LoraConfig
 from torch import nn
 
 from glora.allocation.cut import cut_spectra, cut_uniformly
-from glora.config import is_int, is_number, plain_number
+from glora.config import SettingError, is_int, is_number, plain_number
 from glora.lora.adapter import RankedAdapter
 from glora.lora.discovery import adapted_model, peft_configs
 from glora.lora.layout import is_sharded
@@ -220,7 +220,8 @@ def _cut(
     rule = cut_uniformly if uniform else cut_spectra
     cut = rule(spectra, costs=costs, min_ranks=low, max_ranks=high, **size)
     if not any(cut.ranks.values()):
-        raise ValueError(f"{_given(average_rank, parameters, energy)} pays for no direction of any matrix; raise it")
+        named, values = _given(average_rank, parameters, energy)
+        raise SettingError(f"{named} pays for no direction of any matrix; raise it", **values)
     used, held = (sum(ranks[name] * matrix.cost for name, matrix in matrices.items()) for ranks in (cut.ranks, before))
     whole, most = (sum(ranks[name] * cost for name, cost in costs.items()) for ranks in (before, high))
     unspent = max(0.0, min(size.get("budget", 0), whole) - most)
@@ -236,40 +237,42 @@ def _size(
     ranks: Mapping[str, int],
 ) -> dict[str, float]:
     """Return the budget, or the energy, that a cut may use."""
-    if sum(value is not None for value in (average_rank, parameters, energy)) != 1:
-        raise ValueError(
-            f"{_given(average_rank, parameters, energy) or 'no size'} given; give one of average_rank, parameters, energy"
-        )
+    named, values = _given(average_rank, parameters, energy)
+    if len(values) != 1:
+        raise SettingError(f"{named or 'no size'} given; give one of average_rank, parameters, energy", **values)
     if budget not in ("rank", "parameters"):
         raise ValueError(f"budget={budget!r} must be one of rank, parameters")
     if average_rank is not None:
         if not is_number(average_rank, 0):
-            raise ValueError(f"average_rank={average_rank!r} must be a number above 0, such as 4")
+            raise SettingError("{average_rank} must be a number above 0, such as 4", **values)
         asked, has = average_rank * sum(costs.values()), sum(costs[name] * rank for name, rank in ranks.items())
         if asked >= has:
             mean = has / sum(costs.values())
-            raise ValueError(
-                f"average_rank={average_rank:g} is not below the adapter's own, {mean:.4g}; give for example {mean / 4:.2g}"
+            raise SettingError(
+                f"{{average_rank}} is not below the adapter's own, {mean:.4g}; give for example {mean / 4:.2g}",
+                **values,
             )
         return {"budget": asked}
     if energy is not None:
         if not is_number(energy, 0) or energy > 1:
-            raise ValueError(f"energy={energy!r} must be above 0 and at most 1, such as 0.95")
+            raise SettingError("{energy} must be above 0 and at most 1, such as 0.95", **values)
         return {"energy": energy} if energy < 1 else {"budget": math.inf}
     if budget == "rank":
-        raise ValueError(f"parameters={parameters!r} does not go with budget='rank'; give average_rank")
+        raise SettingError("{parameters} does not go with {budget}; give {average_rank}", budget=budget, **values)
     if isinstance(parameters, int) and is_int(parameters, 1):
         return {"budget": parameters}
     if isinstance(parameters, float) and 0 < parameters <= 1:
         return {"budget": parameters * sum(costs[name] * rank for name, rank in ranks.items())}
-    raise ValueError(
-        f"parameters={parameters!r} must be a share such as 0.25, at most 1.0, or a number of parameters, an int"
+    raise SettingError(
+        "{parameters} must be a share such as 0.25, at most 1.0, or a number of parameters, an int", **values
     )
 
 
-def _given(*sizes: float | None) -> str:
+def _given(*sizes: float | None) -> tuple[str, dict[str, float]]:
+    """Return the sizes that are given, as `SettingError` names them, and their values."""
     names = ("average_rank", "parameters", "energy")
-    return " and ".join(f"{name}={value!r}" for name, value in zip(names, sizes) if value is not None)
+    values = {name: value for name, value in zip(names, sizes) if value is not None}
+    return " and ".join(f"{{{name}}}" for name in values), values
 
 
 def _bounds(
@@ -278,8 +281,10 @@ def _bounds(
     """Return the smallest and the largest rank of each matrix."""
     min_rank, max_rank = plain_number(min_rank), plain_number(max_rank)
     if not is_int(min_rank, 0) or not (max_rank is None or is_int(max_rank, max(min_rank, 1))):
-        raise ValueError(
-            f"min_rank={min_rank!r} and max_rank={max_rank!r}: ints, the first at least 0, the second no less and above 0"
+        raise SettingError(
+            "{min_rank} and {max_rank}: ints, the first at least 0, the second no less and above 0",
+            min_rank=min_rank,
+            max_rank=max_rank,
         )
     high = {name: matrix.rank if max_rank is None else min(max_rank, matrix.rank) for name, matrix in matrices.items()}
     low = {name: min(max(min_rank, m.min_supported_rank[0]), high[name]) for name, m in matrices.items()}

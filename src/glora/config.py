@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+import string
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
@@ -41,6 +42,27 @@ class ConfigurationError(ValueError):
         super().__init__(f"{where}: {count}{lines}" if where else f"{count}{lines}")
 
 
+class SettingError(ValueError):
+    """An error about settings, which a command can call by the names of its options.
+
+    Args:
+        text: The error, with `{name}` in place of each setting.
+        values: Settings that are written with their values.
+
+    Attributes:
+        values: The same.
+    """
+
+    def __init__(self, text: str, **values: Any) -> None:
+        self._text, self.values = text, values
+        super().__init__(self.named(lambda name: f"{name}={values[name]!r}" if name in values else name))
+
+    def named(self, name_of: Callable[[str], str]) -> str:
+        """Return the text with another name, or name and value, for each setting."""
+        names = {name for _, name, _, _ in string.Formatter().parse(self._text) if name}
+        return self._text.format_map({name: name_of(name) for name in names})
+
+
 @dataclass(frozen=True)
 class RankAllocationConfig:
     """Settings by which a warm-up becomes ranks. The defaults are the method as proposed.
@@ -52,7 +74,7 @@ class RankAllocationConfig:
         total_rank: R_total, the sum of all ranks after reallocation. Default: the sum before, n·r for n matrices of
             rank r. Give at most one of total_rank, average_rank and energy.
         average_rank: r̄ = R_total/n, which may be a fraction: 0.5 leaves about every second matrix without an adapter.
-        energy: Share of Σ σ² to keep, above 0 and at most 1, in place of a budget; with rule="spectrum" or "uniform".
+        energy: Share of Σ σ² that a cut keeps, above 0 and at most 1, in place of a budget.
         warmup_steps: T_warmup, the optimizer steps before the first reallocation: an int is steps, a float below 1 a share of
             all steps, rounded up. Default: one epoch (of a training of one epoch, a tenth), with rule="spectrum" or "uniform" a
             quarter of all steps; your own training loop needs an int.

@@ -14,6 +14,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from glora.config import SettingError
+
 Spectra = Mapping[str, Sequence[float]]
 
 
@@ -106,10 +108,10 @@ def cut_uniformly(
     return best
 
 
-def _short(missing: float) -> ValueError:
-    return ValueError(
-        f"the budget is {missing:,g} short of min_rank in every matrix (at least 1 with DoRA, lora_bias and experts); lower "
-        "min_rank, or ask for a larger average_rank"
+def _short(missing: float) -> SettingError:
+    return SettingError(
+        f"the budget is {missing:,g} short of {{min_rank}} in every matrix (at least 1 with DoRA, lora_bias and experts); "
+        "lower {min_rank}, or ask for a larger {average_rank}"
     )
 
 

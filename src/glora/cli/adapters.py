@@ -31,7 +31,6 @@ def ranks(
     *,
     settings: RanksSettings = None,
     batches: Annotated[int, Parameter(help="Batches of training data to read; 8 to 32 are enough.")] = 8,
-    min_rank: Annotated[int, Parameter(help="No matrix gets less; at least 1.")] = 1,
     seed: Annotated[int, Parameter(help="Seeds the random sketch.")] = 0,
     form: Annotated[
         Literal["json", "yaml", "python"], Parameter(name="--format", help="yaml has axolotl's keys.")
@@ -46,10 +45,13 @@ def ranks(
         from glora.experiments.calibration import suggest
         from glora.experiments.plan import check_settings
 
-        if min_rank < 1:
-            raise UsageError(f"min_rank={min_rank} must be at least 1: a rank_pattern cannot leave a matrix out")
+        asked = {"min_rank": 1, "seed": seed} | given(settings)
+        if asked["min_rank"] < 1:
+            raise UsageError(
+                f"min_rank={asked['min_rank']} must be at least 1: a rank_pattern cannot leave a matrix out"
+            )
         with log_messages_on(console, verbose):
-            suggested = suggest(check_settings(given(settings) | {"min_rank": min_rank, "seed": seed}), batches)
+            suggested = suggest(check_settings(asked), batches)
     if suggested.batches < batches:
         console.print(f"The training data has only {pluralize(suggested.batches, 'batch')}, not {batches:,}.")
     print(suggested.text(form))

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import functools
-import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from glora.cli.application import app
 from glora.cli.console import open_console
-from glora.cli.options import Debug, EvaluationSettings, UsageError, Verbosity, given
+from glora.cli.options import CutSettings, Debug, EvaluationSettings, UsageError, Verbosity, given, option_of
+from glora.config import SettingError
 
 if TYPE_CHECKING:
     from glora.compress import CompressibleAdapter, Compression
     from glora.experiments.compression.evaluation import TaskEvaluation
     from glora.experiments.terminal import Terminal
+
+
+SIZES = {"parameters", "average_rank", "energy"}
+"""Arguments of `compress_adapter`, of which one is given."""
 
 
 @app.command(help_epilogue="Example: glora compress my-adapter --keep 25% --output smaller")
@@ -30,20 +34,14 @@ def compress(
     keep: Annotated[
         str | None, Parameter(help="Share of the parameters to keep, 25%, or their number, 100000.")
     ] = None,
-    average_rank: Annotated[float | None, Parameter(help="Mean rank over all matrices.")] = None,
-    energy: Annotated[float | None, Parameter(help="Share of the energy Σσ² of the update to keep, 0.99.")] = None,
     tolerance: Annotated[
         float | None,
         Parameter(
             help="With --task: the smallest adapter that loses at most this many points of its metric, such as 0.5."
         ),
     ] = None,
+    size: CutSettings = None,
     uniform: Annotated[bool, Parameter(help="Cut every matrix to the same rank.")] = False,
-    min_rank: Annotated[int, Parameter(help="No matrix keeps less.")] = 0,
-    max_rank: Annotated[int | None, Parameter(help="No matrix keeps more.")] = None,
-    budget: Annotated[
-        Literal["parameters", "rank"], Parameter(help="What a direction costs: d_in + d_out parameters, or 1.")
-    ] = "parameters",
     plan: Annotated[bool, Parameter(help="Show the energy that each size keeps, and stop.")] = False,
     picture: Annotated[Path | None, Parameter(help="Draw the energy against the size into this PNG.")] = None,
     overwrite: Annotated[bool, Parameter(help="Replace an adapter that the output folder already holds.")] = False,
@@ -56,56 +54,48 @@ def compress(
     Give one of --keep, --average-rank, --energy and --tolerance. With --task, the adapter is evaluated before and after on
     the task's evaluation split; --model is then the base model, by default the one that the adapter names.
     """
-    sizes = {"--keep": keep, "--average-rank": average_rank, "--energy": energy, "--tolerance": tolerance}
-    chosen = [option for option, value in sizes.items() if value is not None]
-    evaluated = given(settings)
-    if not plan and (len(chosen) != 1 or output is None):
-        lacking = "--output" if len(chosen) == 1 else "exactly one of " + ", ".join(sizes)
-        raise UsageError(f"give {lacking}; or --plan, to see the energy that each size keeps")
+    evaluated, asked = given(settings), given(size) | {"uniform": uniform}
+    if keep is not None:
+        asked["parameters"] = _parameters(keep)
+    if not plan:
+        _check_request(asked, tolerance, output)
     if tolerance is not None and (plan or "task" not in evaluated):
         raise UsageError("--tolerance needs --task, without --plan: it counts points of the task's metric")
-    size = {"average_rank": average_rank, "parameters": None if keep is None else _parameters(keep), "energy": energy}
-    bounds: dict[str, Any] = {"budget": budget, "min_rank": min_rank, "max_rank": max_rank}
 
     from glora.cli.library_messages import log_messages_on
 
     console = open_console()
-    with log_messages_on(console, verbose):
+    with log_messages_on(console, verbose), _errors_by_option(keep):
         from glora.compress import CompressibleAdapter
-        from glora.experiments.compression.view import plan_table, ranks_table, save_picture, written_text
+        from glora.experiments.compression.view import plan_table
         from glora.lora.saved_adapter import check_output
 
         directory = None if plan or output is None else check_output(output, adapter, overwrite)
         with console.status("Reading the adapter ..."):
             read = CompressibleAdapter(adapter)
-        asked = None
-        if plan and chosen:
-            with _errors_by_option(keep):
-                asked = read.cut(**size, **bounds, uniform=uniform)
-        cut = functools.partial(read.cut_to_share, **bounds, uniform=uniform)
+        made = read.cut(**asked) if SIZES & asked.keys() else None
+        cut = functools.partial(read.cut_to_share, **{name: v for name, v in asked.items() if name not in SIZES})
         if picture is not None:
-            ways = {"global cut": False, "same rank everywhere": True}
-            lines = {name: functools.partial(cut, uniform=way) for name, way in ways.items()}
-            save_picture(picture, lines, Path(adapter).name)
-            console.print(f"The picture: {picture}", soft_wrap=True)
+            _draw(console, picture, cut, Path(adapter).name)
         if directory is None:
-            with _errors_by_option(keep):
-                console.print(plan_table(cut, read, asked))
+            console.print(plan_table(cut, read, made))
             return
-        with _errors_by_option(keep):
-            made = None if tolerance is not None else read.cut(**size, **bounds, uniform=uniform)
         task = _evaluation(console, evaluated, read.saved.config.base_model_name_or_path)
         before = _score(console, task, "before", adapter)
-        if made is None:
-            assert task is not None
-            assert before is not None
-            assert tolerance is not None
-            with _errors_by_option(keep):
-                made = _smallest(console, task, read, cut, before, tolerance)
-        written = read.write(made, directory)
-        console.print(ranks_table(made, {name: matrix.cost for name, matrix in read.saved.matrices.items()}))
-        console.print(written_text(read, written), soft_wrap=True)
+        if task is not None and before is not None and tolerance is not None:
+            made = _smallest(console, task, read, cut, before, tolerance)
+        assert made is not None  # _check_request: there is a size or a tolerance
+        _write(console, read, made, directory)
         _score(console, task, "after", directory, before)
+
+
+def _check_request(asked: Collection[str], tolerance: float | None, output: Path | None) -> None:
+    """Refuse a request without a place for the adapter, or without exactly one size."""
+    options = {"parameters": "--keep", "average_rank": "--average-rank", "energy": "--energy"}
+    chosen = [name for name in options if name in asked] + ([] if tolerance is None else ["tolerance"])
+    if len(chosen) != 1 or output is None:
+        lacking = "--output" if len(chosen) == 1 else f"exactly one of {', '.join(options.values())}, --tolerance"
+        raise UsageError(f"give {lacking}; or --plan, to see the energy that each size keeps")
 
 
 @contextmanager
@@ -113,15 +103,10 @@ def _errors_by_option(keep: str | None) -> Iterator[None]:
     """Let errors name the options that the user gave, and not the arguments of `compress_adapter`."""
     try:
         yield
-    except ValueError as error:
-        message = re.sub(r"\bparameters=\S+", f"--keep {keep}", str(error)) if keep else str(error)
-        names = r"\b(average_rank|energy|min_rank|max_rank|budget)\b"
-        message = re.sub(names + "=", lambda match: f"{_option(match[1])} ", message)
-        raise UsageError(re.sub(r"(?<!-)" + names, lambda match: _option(match[1]), message)) from error
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+    except SettingError as error:
+        options = {"parameters": f"--keep {keep}"}
+        options |= {n: f"{option_of(n)} {value}" for n, value in error.values.items() if n not in options}
+        raise UsageError(error.named(lambda name: options.get(name, option_of(name)))) from error
 
 
 def _parameters(text: str) -> float:
@@ -142,6 +127,22 @@ def _parameters(text: str) -> float:
     if 1 <= number <= 100:
         raise UsageError(f"--keep {text}: write {number:g}% or {number / 100:g} for a share of the parameters")
     return int(written) if written.isdecimal() else number
+
+
+def _draw(console: Terminal, path: Path, cut: Any, title: str) -> None:
+    from glora.experiments.compression.view import save_picture
+
+    ways = {"global cut": False, "same rank everywhere": True}
+    save_picture(path, {name: functools.partial(cut, uniform=way) for name, way in ways.items()}, title)
+    console.print(f"The picture: {path}", soft_wrap=True)
+
+
+def _write(console: Terminal, adapter: CompressibleAdapter, made: Compression, directory: Path) -> None:
+    from glora.experiments.compression.view import ranks_table, written_text
+
+    written = adapter.write(made, directory)
+    console.print(ranks_table(made, {name: matrix.cost for name, matrix in adapter.saved.matrices.items()}))
+    console.print(written_text(adapter, written), soft_wrap=True)
 
 
 def _evaluation(console: Terminal, settings: dict[str, Any], base: str | None) -> TaskEvaluation | None:

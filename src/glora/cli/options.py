@@ -33,8 +33,8 @@ REPEATED = {"method", "seed"}
 """Settings that a comparison has several of, by `--methods` and `--seeds`."""
 
 
-def _option(setting: Setting, group: Group | None) -> tuple[str, Any, None]:
-    """The field of a command's settings; it is None unless the user gives the option."""
+def _option(setting: Setting, group: Group | None, default: Any) -> tuple[str, Any, None]:
+    """The field of a command's settings; it is None unless the user gives the option, and `default` is only shown."""
     types = get_args(setting.type) or (setting.type,)
     kind: Any = setting.type
     if float in types:
@@ -46,14 +46,18 @@ def _option(setting: Setting, group: Group | None) -> tuple[str, Any, None]:
         help=setting.description,
         group=group or _GROUPS[setting.group],
         negative="--no-" + setting.name.replace("_", "-") if bool in types else "",
-        show_default=False if setting.default is None else lambda _none: str(setting.default),
+        show_default=False if default is None else lambda _none: str(default),
     )
     return setting.name, Annotated[kind | None, parameter], None
 
 
-def settings_type(names: Sequence[str], group: Group | None = None) -> Any:
-    """Return the type of a command's parameter that takes these settings as options, by default in their own groups."""
-    settings = make_dataclass("Settings", [_option(SETTINGS[name], group) for name in names])
+def settings_type(names: Sequence[str], group: Group | None = None, **defaults: Any) -> Any:
+    """Return the type of a command's parameter that takes these settings as options, by default in their own groups.
+
+    `defaults` are those of what the command calls, where they are not those of a run.
+    """
+    known = {name: SETTINGS[name].default for name in names} | defaults
+    settings = make_dataclass("Settings", [_option(SETTINGS[name], group, known[name]) for name in names])
     settings.__module__ = __name__  # cyclopts expands no type of the standard library, which this would seem to be
     return Annotated[settings | None, Parameter(name="*")]
 
@@ -82,14 +86,25 @@ RanksSettings = settings_type(
             "lora_alpha",
             "target_modules",
         ),
-        *("total_rank", "budget", "max_rank"),
-    ]
+        *("total_rank", "budget", "min_rank", "max_rank"),
+    ],
+    min_rank=1,
+)
+
+CutSettings = settings_type(
+    ["average_rank", "energy", "budget", "min_rank", "max_rank"], Group("Size", sort_key=1), budget="parameters"
 )
 
 EvaluationSettings = settings_type(
     ["task", "data_dir", "model", "trust_remote_code", "eval_limit", "batch_size", "max_length", "max_new_tokens"],
     Group("Evaluation, if --task is given", sort_key=2),
 )
+
+
+def option_of(setting: str) -> str:
+    """Return the option of a setting that has no other name."""
+    return "--" + setting.replace("_", "-")
+
 
 Output = Parameter(name=("--output", "-o"), help="Folder for the records and the report.")
 Plan = Annotated[bool, Parameter(help="Show the plan and stop.")]

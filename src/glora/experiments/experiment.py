@@ -28,7 +28,7 @@ from glora.experiments.name_resolution import (
     resolve_metric_name,
     resolve_model_name,
 )
-from glora.experiments.plan import InvalidComparisonError, Plan, TaskLoader, check_settings, plan_comparison
+from glora.experiments.plan import Plan, TaskLoader, check_settings, plan_comparison
 from glora.experiments.records.store import read_records
 from glora.experiments.search.ranges import SearchRange, find_range
 
@@ -229,29 +229,22 @@ def _ranges(source: Experiment, errors: list[str]) -> tuple[SearchRange, ...]:
 def _pairs(
     source: Experiment, models: Sequence[str], tasks: Sequence[str], methods: Sequence[str], errors: list[str]
 ) -> tuple[Pair, ...]:
-    """Every model with every data set; settings are checked even if no pair is valid."""
+    """Every model with every data set. Settings are checked by themselves first, so that their errors name their place."""
     misplaced = [name for name in source.settings if name in NOT_SETTINGS]
     errors += [f"settings.{name}: {NOT_SETTINGS[name]}" for name in misplaced]
     settings = {name: value for name, value in source.settings.items() if name not in misplaced}
+    if collect(functools.partial(RunConfig.model_validate, settings), errors, field="settings") is None:
+        settings = {}
     pairs, found = [], [find_method(name) for name in methods]
     for model in models or [DEFAULT_MODEL]:
         for task in tasks or [DEFAULT_TASK]:
             data_dir = source.data_dir if reads_data_dir(task) else None
             given = {**settings, "model": model, "task": task, "data_dir": data_dir}
-            try:
-                base = check_settings(given, found)
-            except InvalidComparisonError as error:
-                errors += [_placed(message, settings) for message in error.errors]
+            base = collect(functools.partial(check_settings, given, found), errors)
+            if base is None:
                 continue
-            errors += [
-                f"settings: {method.name}: {message}" for method in found for message in method.setting_errors(base)
-            ]
-            errors += [f"settings.{message}" for message in unread_settings(base, found)]
+            unfit = [f"{method.name}: {error}" for method in found for error in method.setting_errors(base)]
+            errors += [f"settings: {error}" for error in [*unfit, *unread_settings(base, found)]]
             configs = tuple(method.normalise(base, seed) for seed in source.seeds for method in found)
             pairs.append(Pair(model, base.task, given, configs))
     return tuple(pairs)
-
-
-def _placed(message: str, settings: Mapping[str, Any]) -> str:
-    """An error of a setting, with the field of the file that holds the setting."""
-    return f"settings.{message}" if message.replace(":", "=").partition("=")[0] in settings else message

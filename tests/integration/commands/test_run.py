@@ -154,7 +154,7 @@ def test_what_is_wrong_with_a_file_is_one_message(refused: Callable[..., str], t
 def test_options_that_make_no_sense_are_refused(refused: Callable[..., str], file: Path) -> None:
     assert "--set epochs: write NAME=VALUE" in refused(file, "--set", "epochs")
     assert "--model =x: write NAME=VALUE" in refused(file, "--model", "=x")
-    assert "settings.epoch: there is no such setting; did you mean 'epochs'" in refused(file, "--set", "epoch=1")
+    assert "settings: epoch: there is no such setting; did you mean 'epochs'" in refused(file, "--set", "epoch=1")
     assert "model_overrides: 'bert' is not in models_to_use" in refused(file, "--model", "bert=x/y")
     assert "seeds='one'" in refused(file, "--seeds", "one")
     assert "seeds is empty" in refused(file, "--seeds", "")

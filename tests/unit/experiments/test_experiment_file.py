@@ -201,9 +201,9 @@ def test_an_override_may_stand_for_a_model_that_nobody_knows(file: Callable[...,
         ({"models_to_use": ["roberta-base"]}, "model='roberta-base' is an encoder: it gives labels and writes no text"),
         (
             {"datasets_to_use": ["GLUE RTE"], "settings": {"max_new_tokens": 5}},
-            "settings.max_new_tokens=5 is for written answers",
+            "max_new_tokens=5 is for written answers",
         ),
-        ({"settings": {"temperature": 0}}, "settings.temperature=0: input should be greater than 0"),
+        ({"settings": {"temperature": 0}}, "settings: temperature=0: input should be greater than 0"),
     ],
 )
 def test_what_a_generative_task_contradicts_is_refused(file: Callable[..., Path], fields: dict, error: str) -> None:
@@ -267,8 +267,8 @@ def test_everything_wrong_is_said_at_once(file: Callable[..., Path]) -> None:
         "hyperparameters_to_search: 'momentumm' ",
         "hyperparameters_to_search: beta is given more than once",
         "seeds: 0 is given more than once",
-        "settings.epoch: there is no such setting; did you mean 'epochs'",
-        "settings.rank=0: input should be greater than or equal to 1",
+        "settings: epoch: there is no such setting; did you mean 'epochs'",
+        "settings: rank=0: input should be greater than or equal to 1",
         "settings.seed: write it into seeds",
         "settings.held_out: it is an option of a search, `glora search --held-out`",
         "model_overrides: 'bert' is not in models_to_use",
@@ -290,7 +290,7 @@ def test_errors_of_searches_are_said_together(file: Callable[..., Path]) -> None
 
 def test_errors_of_settings_are_said_once_for_all_pairs(file: Callable[..., Path]) -> None:
     found = errors(file(models_to_use=["roberta-base", "bert-base-uncased"], settings={"epochs": 0, "min_rank": 9}))
-    assert found == ("settings.epochs=0: input should be greater than 0",)
+    assert found == ("settings: epochs=0: input should be greater than 0",)
     found = errors(file(models_to_use=["roberta-base", "bert-base-uncased"], settings={"min_rank": 9}))
     assert len(found) == 1
     assert found[0].startswith("settings: glora: min_rank=9")
