@@ -55,12 +55,11 @@ def compress(
     the task's evaluation split; --model is then the base model, by default the one that the adapter names.
     """
     evaluated, asked = given(settings), given(size) | {"uniform": uniform}
-    if keep is not None:
-        asked["parameters"] = _parameters(keep)
-    if not plan:
-        _check_request(asked, tolerance, output)
+    asked |= {} if keep is None else {"parameters": _parameters(keep)}
     if tolerance is not None and (plan or "task" not in evaluated):
         raise UsageError("--tolerance needs --task, without --plan: it counts points of the task's metric")
+    if not plan:
+        _check_size(asked, tolerance, output)
 
     from glora.cli.library_messages import log_messages_on
 
@@ -74,7 +73,7 @@ def compress(
         with console.status("Reading the adapter ..."):
             read = CompressibleAdapter(adapter)
         made = read.cut(**asked) if SIZES & asked.keys() else None
-        cut = functools.partial(read.cut_to_share, **{name: v for name, v in asked.items() if name not in SIZES})
+        cut = functools.partial(read.cut_to_share, **{n: v for n, v in asked.items() if n not in SIZES})
         if picture is not None:
             _draw(console, picture, cut, Path(adapter).name)
         if directory is None:
@@ -84,12 +83,12 @@ def compress(
         before = _score(console, task, "before", adapter)
         if task is not None and before is not None and tolerance is not None:
             made = _smallest(console, task, read, cut, before, tolerance)
-        assert made is not None  # _check_request: there is a size or a tolerance
+        assert made is not None  # _check_size: there is a size or a tolerance
         _write(console, read, made, directory)
         _score(console, task, "after", directory, before)
 
 
-def _check_request(asked: Collection[str], tolerance: float | None, output: Path | None) -> None:
+def _check_size(asked: Collection[str], tolerance: float | None, output: Path | None) -> None:
     """Refuse a request without a place for the adapter, or without exactly one size."""
     options = {"parameters": "--keep", "average_rank": "--average-rank", "energy": "--energy"}
     chosen = [name for name in options if name in asked] + ([] if tolerance is None else ["tolerance"])

@@ -6,7 +6,7 @@ Every setting has one option, under one name in every command that takes it. Its
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, make_dataclass
+from dataclasses import dataclass, fields, make_dataclass
 from typing import Annotated, Any, Literal, get_args
 
 from cyclopts import Group, Parameter
@@ -120,23 +120,35 @@ Seeds = Annotated[
     Parameter(group=_GROUPS["comparison"], help=f"Seeds, with commas. Default: {','.join(map(str, DEFAULT_SEEDS))}."),
 ]
 Preset = Annotated[str | None, Parameter(group=_GROUPS["comparison"], help="Start from a preset: demo.")]
-Storage = Annotated[
-    str | None,
-    Parameter(
-        group=_SHARING,
-        help="Database by which processes share the work, such as postgresql://user:password@host/database. "
-        "Default: none; for a search, SQLite in the output folder.",
-    ),
-]
-Study = Annotated[str | None, Parameter(group=_SHARING, help="Name in the database. Default: the output folder's.")]
-Claim = Annotated[
-    Literal["seeds", "runs"] | None,
-    Parameter(
-        group=_SHARING,
-        help="What a process takes at a time: a seed with all methods, whose times can be compared, or one run. "
-        "Default: seeds.",
-    ),
-]
+
+
+@dataclass(frozen=True)
+class SharingOptions:
+    """With whom a command shares its work."""
+
+    storage: Annotated[
+        str | None,
+        Parameter(
+            group=_SHARING,
+            help="Database by which processes share the work, such as postgresql://user:password@host/database. "
+            "Default: none; for a search, SQLite in the output folder.",
+        ),
+    ] = None
+    study: Annotated[
+        str | None, Parameter(group=_SHARING, help="Name in the database. Default: the output folder's.")
+    ] = None
+    claim: Annotated[
+        Literal["seeds", "runs"] | None,
+        Parameter(
+            group=_SHARING,
+            help="What a process takes at a time: a seed with all methods, whose times can be compared, or one run. "
+            "Default: seeds.",
+        ),
+    ] = None
+
+
+NOT_SHARED = SharingOptions()
+Shared = Annotated[SharingOptions, Parameter(name="*")]
 Verbosity = Annotated[
     int,
     Parameter(

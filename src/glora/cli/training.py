@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from glora.cli.application import app
 from glora.cli.console import open_console, print_error, running
 from glora.cli.options import (
-    Claim,
+    NOT_SHARED,
     ComparisonSettings,
     Debug,
     Methods,
@@ -21,8 +21,8 @@ from glora.cli.options import (
     Plan,
     Preset,
     Seeds,
-    Storage,
-    Study,
+    Shared,
+    SharingOptions,
     UsageError,
     Verbosity,
     assignments_of,
@@ -33,7 +33,9 @@ from glora.cli.options import (
 from glora.experiments.config import SearchOptions
 
 if TYPE_CHECKING:
+    from glora.experiments.experiment import ResolvedExperiment
     from glora.experiments.plan import Plan as ComparisonPlan
+    from glora.experiments.search.plan import SearchPlan
     from glora.experiments.search.sharing import Sharing
     from glora.experiments.terminal import Terminal
 
@@ -50,9 +52,7 @@ def compare(
     methods: Methods = None,
     seeds: Seeds = None,
     settings: ComparisonSettings = None,
-    storage: Storage = None,
-    study: Study = None,
-    claim: Claim = None,
+    shared: Shared = NOT_SHARED,
     plan: Plan = False,
     verbose: Verbosity = 0,
     debug: Debug = False,
@@ -67,7 +67,7 @@ def compare(
     console = open_console()
     start = find_preset(preset) if preset else None
     with running(console, output, verbose):
-        sharing = _shared(storage, study, claim, output)
+        sharing = _sharing(shared, output)
         with console.status("Reading the task's data ..."):
             from glora.experiments.config import DEFAULT_METHODS, DEFAULT_SEEDS
             from glora.experiments.plan import plan_comparison
@@ -101,9 +101,7 @@ def run(
         Parameter(name="--model", help="Load a model of the file from a folder, NAME=FOLDER. Repeatable."),
     ] = None,
     data_dir: Annotated[str | None, Parameter(help="Folder with the data sets' own files.")] = None,
-    storage: Storage = None,
-    study: Study = None,
-    claim: Claim = None,
+    shared: Shared = NOT_SHARED,
     plan: Plan = False,
     schema: Annotated[bool, Parameter(help="Print the file's JSON schema and stop.")] = False,
     verbose: Verbosity = 0,
@@ -131,17 +129,11 @@ def run(
     folder = output or Path("results") / experiment.stem
     console = open_console()
     with running(console, folder, verbose):
-        from glora.experiments.data.custom_data import parse_custom_data
-        from glora.experiments.data.registry import TASKS
-        from glora.experiments.estimate import estimate
         from glora.experiments.experiment import load_experiment, plan_experiment
-        from glora.experiments.plan_view import describe_experiment
 
-        sharing = _shared(storage, study, claim, folder)
+        sharing = _sharing(shared, folder)
         resolved = load_experiment(experiment, {n: value for n, value in fields.items() if value not in (None, {})})
-        custom = [name for name in resolved.datasets.values() if plan and name not in TASKS]
-        readings = {name: parse_custom_data(name).read(name)[0].reading for name in custom}
-        console.print(describe_experiment(resolved, estimate(resolved, folder), folder, readings))
+        _show_experiment(console, resolved, folder, read_data=plan)
         if plan and sharing is None:
             return
         with console.status("Reading the data ..."):
@@ -180,8 +172,7 @@ def search(
     methods: Methods = None,
     seeds: Seeds = None,
     settings: ComparisonSettings = None,
-    storage: Storage = None,
-    study: Study = None,
+    shared: Shared = NOT_SHARED,
     plan: Plan = False,
     verbose: Verbosity = 0,
     debug: Debug = False,
@@ -196,39 +187,44 @@ def search(
     console = open_console()
     with running(console, output, verbose, kept="trials and runs"):
         from glora.experiments.search.plan import plan_search
-        from glora.experiments.search.record import search_name, write_search_record
-        from glora.experiments.search.sharing import Sharing
+        from glora.experiments.search.record import search_name
+        from glora.experiments.search.sharing import CLAIMS, Sharing
         from glora.experiments.search.storage import check_storage, open_storage, sqlite_url
-        from glora.experiments.search.trials import SearchFailedError, plan_tuned_runs, run_trials, search_record
-        from glora.experiments.search.view import describe_outcomes, describe_search
-        from glora.experiments.training.progress import open_progress
+        from glora.experiments.search.view import describe_search
 
         request = _search_request(
             experiment, given(settings), names_of(methods), seeds_of(seeds), assignments_of("--range", ranges)
         )
-        shown = check_storage(storage) if storage else sqlite_url(output)
-        opened = open_storage(storage) if storage and not plan else None
-        name = search_name(output, study)
-        options = SearchOptions(trials=trials, held_out=held_out, seed=search_seed)
+        url = shared.storage or sqlite_url(output)
+        shown = check_storage(url)
+        opened = open_storage(url) if shared.storage and not plan else None
+        name, options = search_name(output, shared.study), SearchOptions(trials, held_out, search_seed)
         with console.status("Reading the data ..."):
             planned = plan_search(output, name, options=options, **request)
         console.print(describe_search(planned, shown))
-        if plan:
-            return
-        if opened is None:
+        if not plan:
             output.mkdir(parents=True, exist_ok=True)
-            opened = open_storage(shown)
-        try:
-            with open_progress(console) as progress:
-                outcomes = run_trials(planned, opened, progress)
-        except SearchFailedError as error:
-            print_error(error)
-            sys.exit(1)
-        console.print(describe_outcomes(outcomes))
-        write_search_record(output, search_record(planned, outcomes))
-        plans = plan_tuned_runs(planned, outcomes)
-        failed = _make(console, plans, Sharing(opened, name))
-        _finish(console, failed, sum(len(each.runs) for each in plans), output)
+            _search(console, planned, Sharing(opened or open_storage(url), name, shared.claim or CLAIMS[0]))
+
+
+def _search(console: Terminal, planned: SearchPlan, sharing: Sharing) -> None:
+    """Make the trials of a search, and the runs with the best settings."""
+    from glora.experiments.search.record import write_search_record
+    from glora.experiments.search.trials import SearchFailedError, plan_tuned_runs, run_trials, search_record
+    from glora.experiments.search.view import describe_outcomes
+    from glora.experiments.training.progress import open_progress
+
+    try:
+        with open_progress(console) as progress:
+            outcomes = run_trials(planned, sharing.storage, progress)
+    except SearchFailedError as error:
+        print_error(error)
+        sys.exit(1)
+    console.print(describe_outcomes(outcomes))
+    write_search_record(planned.output, search_record(planned, outcomes))
+    plans = plan_tuned_runs(planned, outcomes)
+    failed = _make(console, plans, sharing)
+    _finish(console, failed, sum(len(each.runs) for each in plans), planned.output)
 
 
 def _search_request(
@@ -260,13 +256,25 @@ def _search_request(
     return search_request_of_file(path, {n: v for n, v in fields.items() if v not in (None, {})}, ranges=ranges)
 
 
-def _shared(url: str | None, study: str | None, claim: str | None, output: Path) -> Sharing | None:
+def _sharing(options: SharingOptions, output: Path) -> Sharing | None:
     """With whom runs are shared, if they are."""
-    if url is None and study is None and claim is None:
+    if options == NOT_SHARED:
         return None
     from glora.experiments.search.sharing import open_sharing
 
-    return open_sharing(url, study, claim, output)
+    return open_sharing(options.storage, options.study, options.claim, output)
+
+
+def _show_experiment(console: Terminal, experiment: ResolvedExperiment, output: Path, *, read_data: bool) -> None:
+    """Show what a file means; with what custom data were taken for, where they are read only for that."""
+    from glora.experiments.data.custom_data import parse_custom_data
+    from glora.experiments.data.registry import TASKS
+    from glora.experiments.estimate import estimate
+    from glora.experiments.plan_view import describe_experiment
+
+    custom = [name for name in experiment.datasets.values() if read_data and name not in TASKS]
+    readings = {name: parse_custom_data(name).read(name)[0].reading for name in custom}
+    console.print(describe_experiment(experiment, estimate(experiment, output), output, readings))
 
 
 def _show_plans(console: Terminal, plans: Sequence[ComparisonPlan], sharing: Sharing | None) -> None:

@@ -246,12 +246,8 @@ def plan_search(
     """
     errors = _option_errors(options)
     found, load, digests = [], TaskLoader(), FileDigests()
-    for settings in pairs:
-        pair = (
-            None
-            if _option_errors(options)
-            else _pair(output, settings, methods, seeds, options, ranges, load, digests, errors)
-        )
+    for settings in () if errors else pairs:
+        pair = _pair(output, settings, methods, seeds, options, ranges, load, digests, errors)
         found += [pair] if pair else []
     errors += [] if errors else _unsearched(ranges, found)
     if errors:
@@ -282,19 +278,18 @@ def _pair(
     errors: list[str],
 ) -> PairSearch | None:
     """The studies of a model and a data set, or None and its errors."""
-    try:
+
+    def made() -> tuple[RunConfig, tuple[MethodSearch, ...]]:
         base, found = check_comparison(output, methods=methods, seeds=seeds, settings=settings)
         trial = base.model_copy(update={"held_out": options.held_out, "seed": (max(seeds) + 1) % 2**32})
         task = load(trial)
         defaults = () if ranges else default_ranges(count_target_matrices(trial, task), base.rank)
         wanted = [*ranges, *(found for found in defaults if found.setting not in settings)]
-        studies = tuple(_study(method, trial, task, wanted, options, digests) for method in found)
-    except InvalidComparisonError as error:
-        errors += error.errors
+        return trial, tuple(_study(method, trial, task, wanted, options, digests) for method in found)
+
+    if (both := collect(made, errors)) is None:
         return None
-    except (ValueError, OSError) as error:
-        errors.append(str(error))
-        return None
+    trial, studies = both
     errors += [f for study in studies for f in range_errors(study.method, trial, study.ranges, study.examples["train"])]
     return PairSearch(settings, studies)
 

@@ -1,21 +1,20 @@
 """Runs that workers share: who claims what, the records in the database, and making the runs.
 
 A worker claims a whole seed (a run of each method, whose times can then be compared) or a single run. There is a study for each
-model, data set and seed, so that workers with different seeds share those that they have in common. The records of a plan are a
-study too. Every worker ends with the same records: of two finished ones of a run the first in the database counts.
+model, data set and seed, so that workers with different seeds share those that they have in common. It holds the records too,
+each as a trial. Every worker ends with the same records: of two finished ones of a run the first in the database counts.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna import Trial
+from optuna import Study, Trial
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from glora.experiments.models.weights import FileDigests, weights_fingerprint
@@ -28,10 +27,9 @@ from glora.experiments.search.plan import WEIGHTS
 from glora.experiments.search.storage import SharedStorage, StorageError, open_storage
 from glora.experiments.search.study import (
     PROGRESS,
-    Item,
     Job,
     TrialFailedError,
-    find_items,
+    find_study,
     item_of,
     open_study,
     read_items,
@@ -45,7 +43,9 @@ from glora.messages import get_logger, pluralize
 CLAIMS = ("seeds", "runs")
 """Units that a worker can claim."""
 
-PART = 5_000
+STATES = ("finished", "being made", "failed", "waiting")
+
+PART, FIRST_PART = 5_000, "part 0"
 """Characters of a record in one user attribute of its trial: "part 0", "part 1", ... MySQL's TEXT holds 65,535 bytes, and the
 JSON of a character takes up to 12."""
 
@@ -96,26 +96,20 @@ def make_shared_runs(
         RecordKeptElsewhereError: a record could not be written to the output folder.
         KeyboardInterrupt: Ctrl-C; finished runs are kept, and others can take the one that was being made.
     """
-    shared = _shared_plans(sharing, plans)
+    shared = _shared_seeds(sharing, plans)
 
     def gather() -> int:
         return sum(each.gather() for each in shared)
 
     with sharing.storage.errors_reported():
+        here = {plan.output: finished_records(plan.output) for plan in plans}
         for each in shared:
-            each.open()
+            each.open(here[each.plan.output])
         to_make = [run for each in shared for run in each.left()]
         progress.begin(len(to_make), sum(run.schedule.total_steps for run in to_make))
-        seeds = dict.fromkeys(seed for each in shared for seed in each.items)
-        jobs = [
-            each.job(seed, progress, make_run or runs_of(each.plan.output), gather)
-            for seed in seeds  # seed by seed, all models and data sets alike
-            for each in shared
-            if seed in each.items
-        ]
         try:
             work(
-                jobs,
+                [each.job(progress, make_run or runs_of(each.plan.output), gather) for each in shared],
                 waiting=lambda _: progress.waiting(f"other processes are making {pluralize(gather(), 'run')}"),
                 look_after=look_after,
             )
@@ -139,19 +133,28 @@ def look(sharing: Sharing, plans: Sequence[Plan]) -> tuple[dict[str, int], ...]:
         StudyMismatchError: as in `make_shared_runs`.
     """
     with sharing.storage.errors_reported():
-        return tuple(each.look() for each in _shared_plans(sharing, plans))
+        looks = [(each.plan, each.look()) for each in _shared_seeds(sharing, plans)]
+    return tuple({state: sum(found[state] for p, found in looks if p is plan) for state in STATES} for plan in plans)
 
 
-def _shared_plans(sharing: Sharing, plans: Sequence[Plan]) -> list[_SharedPlan]:
-    """Name each plan in the database; with folders of a model or data set only where its name alone is ambiguous.
+def _shared_seeds(sharing: Sharing, plans: Sequence[Plan]) -> list[_SharedSeed]:
+    """Name each plan's seeds in the database; with folders of a model or data set only where its name alone is ambiguous.
 
     A model or data set in different folders has different keys, so it cannot be shared; the study's configuration says so.
     """
-    configs = [plan.runs[0].config for plan in plans]
-    tasks, models = (distinct_names(config.setting(name) for config in configs) for name in ("task", "model"))
-    names = [f"{sharing.name} / {tasks[config.task]} / {models[config.model]} / runs" for config in configs]
+    firsts = [plan.runs[0].config for plan in plans]
+    tasks, models = (distinct_names(config.setting(name) for config in firsts) for name in ("task", "model"))
+    names = [f"{sharing.name} / {tasks[config.task]} / {models[config.model]} / runs" for config in firsts]
     digests = FileDigests()
-    return [_SharedPlan(sharing, plan, name, digests) for plan, name in zip(plans, names)]
+    study_configs = [_study_config(plan, sharing.claim, digests) for plan in plans]
+    return [
+        _SharedSeed(sharing, plan, runs, f"{name} / seed {seed}", study_config)
+        for seed in dict.fromkeys(
+            run.config.seed for plan in plans for run in plan.runs
+        )  # all models and data sets alike
+        for plan, name, study_config in zip(plans, names, study_configs)
+        if (runs := [run for run in plan.runs if run.config.seed == seed])
+    ]
 
 
 def _study_config(plan: Plan, claim: str, digests: FileDigests) -> dict[str, Any]:
@@ -169,52 +172,40 @@ def _study_config(plan: Plan, claim: str, digests: FileDigests) -> dict[str, Any
     return {**shared, WEIGHTS: weights_fingerprint(first.model, digests)}
 
 
-class _SharedPlan:
-    """A plan in the database: a study for each seed, and its records.
+class _SharedSeed:
+    """The runs of a plan with one seed in the database: a study with what is claimed, and with the records.
 
     Attributes:
-        items: seed -> name of what is claimed -> its runs.
-        studies: seed -> study, once it is opened.
+        items: name of what is claimed -> its runs.
     """
 
-    def __init__(self, sharing: Sharing, plan: Plan, name: str, digests: FileDigests) -> None:
-        self.plan, self._storage, self._name = plan, sharing.storage, name
-        self._records_name = f"{name} / records"
-        self._config = _study_config(plan, sharing.claim, digests)
-        self._keys = {run.config.key for run in plan.runs}
+    def __init__(
+        self, sharing: Sharing, plan: Plan, runs: Sequence[PlannedRun], name: str, study_config: Mapping[str, Any]
+    ) -> None:
+        self.plan, self._runs = plan, {run.config.key: run for run in runs}
+        self._storage, self._name, self._config = sharing.storage, name, study_config
+        self._study: Study | None = None
         self._records: dict[str, RunRecord] = {}
         self._read: set[int] = set()
-        self._record_study: optuna.Study | None = None
-        self.studies: dict[int, optuna.Study] = {}
-        self.items: dict[int, dict[str, list[PlannedRun]]] = {}
-        for run in plan.runs:
-            seed, method = run.config.seed, run.config.method
-            item = f"seed {seed}" if sharing.claim == "seeds" else f"seed {seed}, {method}"
-            self.items.setdefault(seed, {}).setdefault(item, []).append(run)
+        self.items: dict[str, list[PlannedRun]] = {}
+        for run in runs:
+            item = f"seed {run.config.seed}" + ("" if sharing.claim == "seeds" else f", {run.config.method}")
+            self.items.setdefault(item, []).append(run)
 
-    def open(self) -> None:
-        """Create or open the studies; hand in finished records of the output folder; retry what failed."""
-        for seed, items in self.items.items():
-            fixed: dict[str, dict[str, Any]] = {item: {} for item in items}
-            self.studies[seed] = open_study(self._storage, f"{self._name} / seed {seed}", fixed, self._config)
-        self._record_study = optuna.create_study(
-            storage=self._storage, study_name=self._records_name, load_if_exists=True
-        )
-        here = finished_records(self.plan.output)
+    def open(self, here: Mapping[str, RunRecord]) -> None:
+        """Create or open the study; hand in finished records of the output folder; retry what failed."""
+        self._study = open_study(self._storage, self._name, {item: {} for item in self.items}, self._config)
         self._here = {key: record.model_dump_json() for key, record in here.items()}
-        for key in self._keys & here.keys() - self._finished():
+        for key in self._runs.keys() & here.keys() - self._finished():
             self._add(here[key].model_copy(update={"key": key}))
-        for study in self.studies.values():
-            retry_failed(study)
+        retry_failed(self._study)
 
-    def job(
-        self, seed: int, progress: RunProgress, make_run: Callable[..., RunRecord], gather: Callable[[], int]
-    ) -> Job:
-        """Return the work on a seed: to make the runs of an item that are not finished."""
+    def job(self, progress: RunProgress, make_run: Callable[..., RunRecord], gather: Callable[[], int]) -> Job:
+        """Return the work on the study: to make the runs of an item that are not finished."""
 
         def make(trial: Trial) -> float:
             errors = []
-            for run in self.items[seed][item_of(trial)]:
+            for run in self.items[item_of(trial)]:
                 progress.left(gather())
                 if run.config.key in self._finished():
                     continue
@@ -228,44 +219,38 @@ class _SharedPlan:
                 raise TrialFailedError(errors[0])
             return 0.0
 
-        return Job(self.studies[seed], {item: {} for item in self.items[seed]}, make)
+        assert self._study is not None
+        return Job(self._study, {item: {} for item in self.items}, make)
 
     def left(self) -> list[PlannedRun]:
         """Return the unfinished runs of items that are open."""
-        finished = self._finished()
-        return [
-            run
-            for seed, study in self.studies.items()
-            for name, item in read_items(study).items()
-            if item.state in ("open", "lost")
-            for run in self.items[seed].get(name, ())
-            if run.config.key not in finished
-        ]
+        assert self._study is not None
+        finished, items = self._finished(), read_items(self._study)
+        open_items = [name for name in self.items if name in items and items[name].state in ("open", "lost")]
+        return [run for name in open_items for run in self.items[name] if run.config.key not in finished]
 
     def gather(self) -> int:
         """Write the records of the database to the output folder; return how many runs are left."""
         for key, record in self.records().items():
             text = record.model_dump_json()  # NaN does not equal itself
-            if key in self._keys and self._here.get(key) != text:
+            if key in self._runs and self._here.get(key) != text:
                 keep_record(self.plan.output, record)
                 self._here[key] = text
         return len(self.left())
 
     def look(self) -> dict[str, int]:
         """Count runs by state."""
-        with contextlib.suppress(KeyError):
-            self._record_study = optuna.load_study(storage=self._storage, study_name=self._records_name)
-        counts = dict.fromkeys(("finished", "being made", "failed", "waiting"), 0)
-        finished = self._finished() | {run.config.key for run in self.plan.runs if run.finished}
-        for seed, items in self.items.items():
-            found = find_items(self._storage, f"{self._name} / seed {seed}", self._config)
-            for name, runs in items.items():
-                left = sum(run.config.key not in finished for run in runs)
-                counts["finished"] += len(runs) - left
-                trials = found.get(name, Item(name, ())).trials
-                making = int(left > 0 and any(trial.state == TrialState.RUNNING for trial in trials))
-                counts["being made"] += making
-                counts["failed" if trials and found[name].state == "failed" else "waiting"] += left - making
+        self._study = find_study(self._storage, self._name, self._config)
+        counts = dict.fromkeys(STATES, 0)
+        finished = self._finished() | {key for key, run in self._runs.items() if run.finished}
+        found = read_items(self._study) if self._study else {}
+        for name, runs in self.items.items():
+            left = sum(run.config.key not in finished for run in runs)
+            trials = found[name].trials if name in found else ()
+            making = int(left > 0 and any(trial.state == TrialState.RUNNING for trial in trials))
+            counts["finished"] += len(runs) - left
+            counts["being made"] += making
+            counts["failed" if trials and found[name].state == "failed" else "waiting"] += left - making
         return counts
 
     def _finished(self) -> set[str]:
@@ -273,23 +258,25 @@ class _SharedPlan:
 
     def records(self) -> dict[str, RunRecord]:
         """Return the records in the database by key: the first finished one, else the last that failed."""
-        for trial in self._record_study.get_trials(deepcopy=False) if self._record_study else ():
-            record = None if trial.number in self._read else _unpack(trial)
+        for trial in self._study.get_trials(deepcopy=False) if self._study else ():
+            if trial.number in self._read or FIRST_PART not in trial.user_attrs:
+                continue
             self._read.add(trial.number)
+            record = _unpack(trial)
             if record and (record.key not in self._records or self._records[record.key].status == "failed"):
                 self._records[record.key] = record
         return self._records
 
     def _add(self, record: RunRecord) -> None:
         """Keep a record for all workers. Optuna writes a finished trial with all its attributes in one transaction."""
-        assert self._record_study is not None
+        assert self._study is not None
         text = record.model_dump_json()
         parts = {f"part {i}": text[i * PART : (i + 1) * PART] for i in range(-(-len(text) // PART))}
         value = record.final.get(record.primary_metric or "", 0.0)  # for Optuna's own tools
         outcome: dict[str, Any] = {"value": value if math.isfinite(value) else 0.0}
         if record.status == "failed":
             outcome = {"state": TrialState.FAIL}
-        self._record_study.add_trial(create_trial(**outcome, user_attrs=parts))
+        self._study.add_trial(create_trial(**outcome, user_attrs=parts))
 
 
 def _unpack(trial: FrozenTrial) -> RunRecord | None:

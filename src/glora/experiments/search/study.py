@@ -118,8 +118,8 @@ def open_study(
     return study
 
 
-def find_items(storage: SharedStorage, name: str, study_config: Mapping[str, Any]) -> dict[str, Item]:
-    """Return the items of the study that `open_study` would open, none if there is no study; add nothing.
+def find_study(storage: SharedStorage, name: str, study_config: Mapping[str, Any]) -> Study | None:
+    """Return the study that `open_study` would open, None if there is none; add nothing.
 
     Raises:
         StudyMismatchError: the study has another configuration.
@@ -127,10 +127,10 @@ def find_items(storage: SharedStorage, name: str, study_config: Mapping[str, Any
     try:
         study = optuna.load_study(storage=storage, study_name=name)
     except KeyError:
-        return {}
+        return None
     _check_config(study, study_config)
     fail_stale_trials(study)
-    return read_items(study)
+    return study
 
 
 def read_items(study: Study) -> dict[str, Item]:

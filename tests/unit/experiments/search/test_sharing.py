@@ -300,8 +300,9 @@ def test_of_two_finished_records_the_first_counts_for_every_worker(plan, storage
 
 @pytest.mark.parametrize("case", ["another key", "a path", "cut off", "not a record", "no text"])
 def test_a_record_that_cannot_be_trusted_is_ignored_and_its_run_is_made(
-    plan, storage, case: str, caplog: pytest.LogCaptureFixture
+    plan, storage, case: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(study_module, "FILLING_SECONDS", 0)
     planned = plan(seeds=(0,), methods=("lora", "glora"))
     lora, glora = (run.config for run in planned.runs)
     record = made_record(lora, 0.99)
@@ -309,7 +310,7 @@ def test_a_record_that_cannot_be_trusted_is_ignored_and_its_run_is_made(
         record = record.model_copy(update={"key": glora.key if case == "another key" else "../../x"})
     text = record.model_dump_json()
     part = {"cut off": text[:100], "not a record": "{}", "no text": 3}.get(case, text)
-    name = f"a comparison / rte / {short_name(lora.model)} / runs / records"
+    name = f"a comparison / rte / {short_name(lora.model)} / runs / seed 0"
     study = optuna.create_study(storage=storage, study_name=name)
     study.add_trial(create_trial(value=0.99, user_attrs={"part 0": part}))
     runs = FakeRuns(lambda _: 0.5)
