@@ -25,7 +25,8 @@ from glora.experiments.data.stdlib_docs import StdlibDocs, build_splits
 from glora.experiments.data.task import LOSS_METRICS, TaskData, limited
 from glora.experiments.models.loading import load_classifier
 from glora.experiments.models.tokenization import TokenizedTask
-from glora.experiments.training.task_kinds import Classification, find_kind
+from glora.experiments.training.classification import Classification
+from glora.experiments.training.task_kinds import find_kind
 from glora.experiments.training.timed_trainer import TimedTrainer
 from glora.experiments.training.training_arguments import training_arguments
 

@@ -22,7 +22,7 @@ from benchmarks.study.training import Bench, decode, encode
 from scipy import stats
 
 from glora.experiments.data.loading import load_task
-from glora.experiments.training.task_kinds import Classification
+from glora.experiments.training.classification import Classification
 
 TASK = "sst2"
 MIDDLE = TASKS[TASK].learning_rate

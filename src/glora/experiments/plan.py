@@ -23,9 +23,10 @@ from glora.experiments.data.task import Kind, TaskData
 from glora.experiments.errors import collect, repeated, too_many
 from glora.experiments.methods.base import Method, Schedule, unread_settings
 from glora.experiments.methods.registry import find_method
+from glora.experiments.models.loading import build_skeleton
 from glora.experiments.models.model_fit import comes_from_hub, length_errors, unsupported_settings
+from glora.experiments.models.modules import largest_ranks
 from glora.experiments.models.registry import resolve_model
-from glora.experiments.models.skeleton import build_skeleton, largest_ranks
 from glora.experiments.models.weights import FileDigests, weights_fingerprint
 from glora.experiments.publishing import published_name
 from glora.experiments.records.schema import RunRecord

@@ -311,7 +311,7 @@ def test_runs_that_were_not_made_for_want_of_a_model_are_counted(call, source, t
     def load_classifier(*_: object, **__: object) -> None:
         raise ModelNotFoundError("cannot load the model: the disk is full")
 
-    monkeypatch.setattr("glora.experiments.training.task_kinds.load_classifier", load_classifier)
+    monkeypatch.setattr("glora.experiments.training.classification.load_classifier", load_classifier)
     result = call("compare", *source, "-o", tmp_path, "--methods", "lora,glora", "--seeds", "0,1")
     assert result.code == 1
     assert "lora, seed 0 failed: ModelNotFoundError: cannot load the model: the disk is full" in result.out

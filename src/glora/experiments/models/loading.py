@@ -1,4 +1,4 @@
-"""Load a model and its tokenizer: with a classification head, or to write answers. Weights are on the CPU."""
+"""Load a model and its tokenizer: with a classification head, or to write answers. Weights are on the CPU, or left out."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from glora.experiments.config import RunConfig
+from glora.experiments.data.task import Kind
 from glora.experiments.models.model_fit import UNLIMITED, positions, why_it_writes_no_text
-from glora.experiments.models.registry import ModelNotFoundError, resolve_model, why_not_loaded
+from glora.experiments.models.registry import ModelNotFoundError, loading
 from glora.experiments.models.weights import check_embedded_weights, check_model_files
 from glora.messages import pluralize
 
@@ -59,29 +61,25 @@ def load_classifier(
         raise ValueError(
             f"num_labels={num_labels} does not match {pluralize(len(label_names), 'name')}: {label_names}."
         )
-    source = resolve_model(name)
-    check_embedded_weights(name)
-    check_model_files(source)
     labels: dict[str, Any] = {"num_labels": num_labels}
     if label_names is not None:
         labels = {
             "id2label": dict(enumerate(label_names)),
             "label2id": {label: i for i, label in enumerate(label_names)},
         }
-    try:
-        with _quiet_loading(), torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)  # devices' generators are not touched
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
-            model = AutoModelForSequenceClassification.from_pretrained(
-                source,
-                trust_remote_code=trust_remote_code,
-                dtype=torch.float32,
-                problem_type="regression" if regression else "single_label_classification",
-                ignore_mismatched_sizes=True,
-                **labels,
-            )
-    except Exception as error:  # a broken file of weights is not an OSError
-        raise ModelNotFoundError(why_not_loaded(name, source, error)) from error
+    with loading(name, "sequence-classification model") as source, _quiet(), torch.random.fork_rng(devices=[]):
+        check_embedded_weights(name)
+        check_model_files(source)
+        torch.default_generator.manual_seed(seed)  # devices' generators are not touched
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            source,
+            trust_remote_code=trust_remote_code,
+            dtype=torch.float32,
+            problem_type="regression" if regression else "single_label_classification",
+            ignore_mismatched_sizes=True,
+            **labels,
+        )
     _complete_tokenizer(model, tokenizer)
     return model, tokenizer
 
@@ -101,26 +99,27 @@ def load_causal_lm(
     Raises:
         ModelNotFoundError: see `resolve_model`; transformers cannot load it, it is an encoder, or the checkpoint lacks weights.
     """
-    source = resolve_model(name)
-    check_model_files(source)
-    try:
-        with _quiet_loading():
-            config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
-            reason = why_it_writes_no_text(config.to_dict())
-            if reason is None:
-                tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
-                model, found = AutoModelForCausalLM.from_pretrained(
-                    source,
-                    dtype=dtype,
-                    output_loading_info=True,
-                    trust_remote_code=trust_remote_code,
-                    **_dequantized(config),
-                )
-                reason = _missing_weights(found)
-    except Exception as error:  # a broken file of weights is not an OSError
-        raise ModelNotFoundError(why_not_loaded(name, source, error, "causal language model")) from error
-    if reason is not None:
-        raise ModelNotFoundError(f"the model {name!r} {reason}.")
+    with loading(name, "causal language model") as source, _quiet():
+        check_model_files(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        if reason := why_it_writes_no_text(config.to_dict()):
+            raise ModelNotFoundError(f"the model {name!r} {reason}.")
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=dtype,
+            output_loading_info=True,
+            trust_remote_code=trust_remote_code,
+            **_dequantized(config),
+        )
+    if missing := sorted(
+        found["missing_keys"]
+    ):  # transformers draws them at random, such as a backbone's output embedding
+        more = f" and {pluralize(len(missing) - 1, 'other')}" if len(missing) > 1 else ""
+        raise ModelNotFoundError(
+            f"the model {name!r} has no weights for {missing[0]}{more}, and would write at random; give a whole causal "
+            "language model."
+        )
     if model.base_model is model and hasattr(model, "model"):
         # Llama 4's class names another backbone than it has, and TRL runs the backbone by that name
         model.base_model_prefix = "model"
@@ -128,13 +127,17 @@ def load_causal_lm(
     return model, tokenizer
 
 
-def _missing_weights(found: dict[str, Any]) -> str | None:
-    """Report weights that transformers would draw at random, such as the output embedding of a backbone saved alone."""
-    missing = sorted(found["missing_keys"])
-    if not missing:
-        return None
-    more = f" and {pluralize(len(missing) - 1, 'other')}" if len(missing) > 1 else ""
-    return f"has no weights for {missing[0]}{more}, and would write at random; give a whole causal language model"
+def build_skeleton(config: RunConfig, kind: Kind) -> PreTrainedModel:
+    """Return the model without weights, with the head of a kind of task. For a model of the hub, fetch config.json.
+
+    Raises:
+        ModelNotFoundError: there is no such model, or it is not of this kind.
+    """
+    auto = AutoModelForCausalLM if kind == "generation" else AutoModelForSequenceClassification
+    with loading(config.model) as source, torch.device("meta"):
+        made_of = AutoConfig.from_pretrained(source, trust_remote_code=config.trust_remote_code)
+        model: PreTrainedModel = auto.from_config(made_of, trust_remote_code=config.trust_remote_code)
+    return model
 
 
 def _dequantized(config: Any) -> dict[str, Any]:
@@ -157,7 +160,7 @@ def _complete_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
 
 
 @contextlib.contextmanager
-def _quiet_loading() -> Iterator[None]:
+def _quiet() -> Iterator[None]:
     """Hide the progress bar and the report on new weights: a new head is wanted here."""
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -17,12 +17,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from glora.experiments.config import RunConfig
 from glora.experiments.data.task import Kind
-from glora.experiments.models.registry import (
-    ModelNotFoundError,
-    find_entry,
-    resolve_model,
-    why_not_loaded,
-)
+from glora.experiments.models.registry import find_entry, loading, resolve_model
 from glora.experiments.models.weights import check_model_files, has_weights
 from glora.messages import pluralize
 
@@ -76,11 +71,8 @@ def length_errors(config: RunConfig) -> list[str]:
     Raises:
         ModelNotFoundError: its configuration is not available, so neither is the model.
     """
-    source = resolve_model(config.model)
-    try:
+    with loading(config.model) as source:
         limit = longest_input(source, trust_remote_code=config.trust_remote_code)
-    except Exception as error:
-        raise ModelNotFoundError(why_not_loaded(config.model, source, error, "model")) from error
     if limit is None or config.max_length <= limit:
         return []
     return [

@@ -54,6 +54,13 @@ def _ends_with(name: str, suffix: str) -> bool:
     return name == suffix or name.endswith(f".{suffix}")
 
 
+def largest_ranks(model: torch.nn.Module, names: Sequence[str]) -> dict[str, int]:
+    """Return min(d_in, d_out) of each matrix, or of each expert in a stack: a larger rank cannot be used."""
+    parameters = dict(model.named_parameters())
+    matrices = {name: parameters.get(f"{name}.weight", parameters.get(name)) for name in names}
+    return {name: min(matrix.shape[-2:]) for name, matrix in matrices.items() if matrix is not None}
+
+
 def find_head_modules(model: torch.nn.Module) -> list[str]:
     """Name the modules after the last hidden states, for `LoraConfig(modules_to_save=...)`.
 

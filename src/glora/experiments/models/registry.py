@@ -5,9 +5,11 @@ Any sequence-classification model and any causal language model of transformers 
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import pkgutil
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -183,15 +185,27 @@ def _looks_like_path(name: str) -> bool:
     )
 
 
-def why_not_loaded(name: str, source: str, error: Exception, what: str = "sequence-classification model") -> str:
-    """Return the message for a model that transformers could not load, with the fix.
+@contextlib.contextmanager
+def loading(name: str, what: str = "model") -> Iterator[str]:
+    """Yield the folder or hub id that transformers loads; any of its errors becomes one that names the fix.
 
     Args:
         name: as the user wrote it.
-        source: folder or hub id.
-        error: raised by transformers.
-        what: the kind of model.
+        what: the kind of model, for the message.
+
+    Raises:
+        ModelNotFoundError: see `resolve_model`; or transformers cannot load it.
     """
+    source = resolve_model(name)
+    try:
+        yield source
+    except ModelNotFoundError:
+        raise
+    except Exception as error:  # a broken file of weights is not an OSError
+        raise ModelNotFoundError(_why_not_loaded(name, source, error, what)) from error
+
+
+def _why_not_loaded(name: str, source: str, error: Exception, what: str) -> str:
     if "trust_remote_code" in str(error):  # transformers has no class of its own for it
         return (
             f"the model {name!r} needs Python code that comes with it; read it in {source}, then set trust_remote_code to "

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from datasets import Dataset
+from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from glora.experiments.config import DEFAULT_MAX_NEW_TOKENS, RunConfig
@@ -140,10 +142,9 @@ def generate_answers(
 
 def left_padded(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> dict[str, torch.Tensor]:
     """Return prompts as one batch, with the mask that hides the padding before them."""
-    longest = max(map(len, prompts))
-    ids = [[pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-    mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    return {"input_ids": torch.tensor(ids, device=device), "attention_mask": torch.tensor(mask, device=device)}
+    ids = [torch.tensor(prompt, device=device) for prompt in prompts]
+    pad = functools.partial(pad_sequence, batch_first=True, padding_side="left")
+    return {"input_ids": pad(ids, padding_value=pad_id), "attention_mask": pad([torch.ones_like(i) for i in ids])}
 
 
 def _cut_off(tokens: list[int], stop_ids: Sequence[int]) -> list[int]:

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+from typing_extensions import override
 
 from glora.experiments.config import RunConfig
 from glora.experiments.data.task import TaskData
@@ -29,7 +30,8 @@ from glora.experiments.methods.adapted_model import AdaptedModel
 from glora.experiments.models.chat_format import IGNORED, ChatFormat, Encoded
 from glora.experiments.models.loading import load_causal_lm
 from glora.experiments.models.modules import choose_modules, find_expert_parameters, find_linear_layers
-from glora.experiments.models.tokenization import TokenizedTask
+from glora.experiments.models.tokenization import TokenizedTask, check_length
+from glora.experiments.training.classification import Classification
 from glora.experiments.training.generation import AnswerEvaluation
 from glora.experiments.training.timed_trainer import RunRecorder, TimedTrainer
 from glora.experiments.training.training_arguments import training_arguments
@@ -40,25 +42,22 @@ ANSWERS_KEPT = 5
 """Number of written answers in a record."""
 
 
-class Generation:
-    """Learn a written answer; see `TaskKind`."""
+class Generation(Classification):
+    """Learn a written answer: a causal language model, whose pretrained head is not trained."""
 
     adapter_task_type = "CAUSAL_LM"
 
+    @override
     def load_model(self, config: RunConfig, task: TaskData) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """Load a causal language model; nothing in it is random."""
         dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
         return load_causal_lm(config.model, dtype=dtype, trust_remote_code=config.trust_remote_code)
 
+    @override
     def tokenize(
         self, config: RunConfig, task: TaskData, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     ) -> TokenizedTask:
         """Columns `input_ids` and `labels`; in evaluation splits also `prompt_ids`, `asked` and `answer`."""
-        limit = tokenizer.model_max_length
-        if config.max_length > limit:
-            raise ValueError(
-                f"max_length={config.max_length} is more than this model reads; lower it to {limit} or less."
-            )
+        check_length(tokenizer, config.max_length)
         chat = ChatFormat(tokenizer, model)
         return TokenizedTask(
             train=_encoded(chat, task.train, "training", config.max_length, to_evaluate=False),
@@ -68,17 +67,18 @@ class Generation:
             },
         )
 
+    @override
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
         """Pad as TRL does: on the right, and labels with -100."""
         pad = DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id)
         return lambda rows: pad([{name: row[name] for name in ("input_ids", "labels")} for row in rows])
 
+    @override
     def target_modules(self, model: PreTrainedModel, wanted: Sequence[str] | None) -> list[str]:
-        """Linear layers of the decoder."""
         return self._chosen(model, wanted)[0]
 
+    @override
     def target_parameters(self, model: PreTrainedModel, wanted: Sequence[str] | None) -> list[str]:
-        """Stacked experts of the decoder."""
         return self._chosen(model, wanted)[1]
 
     @staticmethod
@@ -88,10 +88,11 @@ class Generation:
         chosen = set(choose_modules([*linear, *experts], wanted, what=what))
         return [name for name in linear if name in chosen], [name for name in experts if name in chosen]
 
+    @override
     def head_modules(self, model: PreTrainedModel) -> list[str]:
-        """None: a causal model keeps its pretrained head."""
         return []
 
+    @override
     def trainer(
         self,
         config: RunConfig,
@@ -102,7 +103,6 @@ class Generation:
         recorder: RunRecorder,
         folder: Path,
     ) -> TimedSFTTrainer:
-        """TRL's trainer, on tokens that are ready."""
         return TimedSFTTrainer(
             model=adapted.model,
             args=training_arguments(

@@ -19,7 +19,7 @@ from glora.experiments.data.task import TaskData
 from glora.experiments.methods.adapted_model import AdaptedModel
 from glora.experiments.methods.base import MethodContext, Schedule
 from glora.experiments.methods.registry import find_method
-from glora.experiments.models.skeleton import build_skeleton
+from glora.experiments.models.loading import build_skeleton
 from glora.experiments.models.tokenization import TokenizedTask
 from glora.experiments.models.weights import FileDigests, weights_fingerprint
 from glora.experiments.records.failures import describe_failure

@@ -20,9 +20,9 @@ from glora.experiments.models.weights import weights_fingerprint
 from glora.experiments.records.interrupts import record_before_interrupts
 from glora.experiments.records.schema import EpochMetrics
 from glora.experiments.training import run as train
+from glora.experiments.training.classification import Classification
 from glora.experiments.training.measurement import PeakMemory, TrainingClock
 from glora.experiments.training.progress import RunProgress
-from glora.experiments.training.task_kinds import Classification
 from glora.experiments.training.timed_trainer import RunRecorder
 from one_run import run
 from unit.experiments.training.run_case import of, ok
