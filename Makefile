@@ -37,9 +37,9 @@ lint: $(READY)   ## ruff: style and formatting
 types: $(READY)  ## mypy, strict for the core
 	@$(BIN)/mypy
 
-bench: $(READY)  ## measure what a step costs, and make the tables of docs/cost.md (13 minutes)
-	@$(BIN)/python benchmarks/cost/measure.py
-	@$(BIN)/python benchmarks/cost/table.py
+bench: $(READY)  ## measure what a step costs, and make the tables (an hour); SINCE=YYYY-MM-DD goes on with a run of that day
+	@$(BIN)/python -m benchmarks.cost.measure $(if $(SINCE),--since $(SINCE))
+	@$(BIN)/python -m benchmarks.cost.table
 
 docs: $(READY)   ## build the site into build/site; a link that leads nowhere is an error
 	@rm -rf build/pages && mkdir -p build/pages

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from benchmarks.cost.steps import synchronize
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from glora import RankAllocationConfig, RankAllocator
+from glora import RankAllocationConfig, RankAllocator, compress_adapter
 
 # (matrices, d, r)
 CASES = [
@@ -24,8 +25,10 @@ STEPS = 5
 
 def grow(matrices: int, d: int, rank: int, device: torch.device, now: Callable[[], float]) -> dict[str, Any]:
     """Gradients are drawn and not computed: what is measured begins where the backward pass ends."""
-    reading, reallocation = _train(matrices, d, rank, device, now, {})
-    _, cut = _train(matrices, d, rank, device, now, {"rule": "spectrum", "average_rank": rank / 4})
+    reading, reallocation, _ = _train(matrices, d, rank, device, now, warmup_steps=STEPS)
+    _, cut, _ = _train(matrices, d, rank, device, now, warmup_steps=STEPS, rule="spectrum", average_rank=rank / 4)
+    _, _, trained = _train(matrices, d, rank, device, now, warmup_steps=STEPS + 1)
+    compression = _seconds(lambda: compress_adapter(trained, average_rank=rank / 4), device, now)
     return {
         "matrices": matrices,
         "d": d,
@@ -33,13 +36,14 @@ def grow(matrices: int, d: int, rank: int, device: torch.device, now: Callable[[
         "recording_seconds": round(statistics.median(reading), 7),
         "reallocation_seconds": round(reallocation, 6),
         "cut_seconds": round(cut, 6),
+        "compress_seconds": round(compression, 6),
     }
 
 
 def _train(
-    matrices: int, d: int, rank: int, device: torch.device, now: Callable[[], float], fields: dict[str, Any]
-) -> tuple[list[float], float]:
-    """Seconds of each allocator.step(), and of the reallocation."""
+    matrices: int, d: int, rank: int, device: torch.device, now: Callable[[], float], **fields: Any
+) -> tuple[list[float], float, nn.Module]:
+    """Seconds of each allocator.step() and of the reallocation, and the model."""
     torch.manual_seed(0)
     weight = nn.Parameter(torch.randn(d, d), requires_grad=False)
     base = nn.ModuleList(nn.Linear(1, 1, bias=False) for _ in range(matrices))
@@ -48,22 +52,27 @@ def _train(
     model = get_peft_model(base, LoraConfig(r=rank, target_modules=r"\d+")).to(device)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
-    allocator = RankAllocator(model, optimizer, RankAllocationConfig(warmup_steps=STEPS, **fields))
+    allocator = RankAllocator(model, optimizer, RankAllocationConfig(**fields))
     reading, reallocate = [], allocator._reallocate
     reallocation = 0.0
 
     def timed() -> None:
         nonlocal reallocation
-        start = now()
-        reallocate()
-        reallocation = now() - start
+        reallocation = _seconds(reallocate, device, now)
 
     allocator._reallocate = timed
     for _ in range(STEPS):
         for parameter in trained:
             parameter.grad = torch.randn_like(parameter) * torch.rand((), device=device)
-        start = now()
-        allocator.step()
-        reading.append(now() - start)
+        reading.append(_seconds(allocator.step, device, now))
         optimizer.step()
-    return reading, reallocation
+    allocator.detach()
+    return reading, reallocation, model
+
+
+def _seconds(work: Callable[[], Any], device: torch.device, now: Callable[[], float]) -> float:
+    synchronize(device)
+    start = now()
+    work()
+    synchronize(device)
+    return now() - start

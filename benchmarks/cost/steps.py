@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import random
+import signal
 import time
 from collections import defaultdict
 from typing import Any
 
 import torch
-from variants import Variant, never_waiting
+from benchmarks.cost.variants import Variant, no_waiting
 
 from glora.experiments.methods.adalora import INITIAL_BUDGET
 
 SETTLING = 3  # rounds that are made and not counted
+STEPS_A_ROUND = {"cpu": 1, "cuda": 5}
+"""A GPU works through a queue: with a wait after each step, the time to fill it would count in full."""
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -25,7 +28,7 @@ def interleave(
     variants: dict[str, Variant], batch: dict[str, Any], rounds: int, device: torch.device, clock: str
 ) -> dict[str, list[float]]:
     """Seconds of each variant's step in each round."""
-    now = CLOCKS[clock]
+    now, steps = CLOCKS[clock], STEPS_A_ROUND[device.type]
     order, shuffle = list(variants), random.Random(0).shuffle
     seconds: dict[str, list[float]] = defaultdict(list)
     for number in range(-SETTLING, rounds):
@@ -33,15 +36,46 @@ def interleave(
         for name in order:
             synchronize(device)
             start = now()
-            if number < 0:  # the first step may wait: it looks at the optimizer
+            for _ in range(steps):
                 variants[name].step(batch)
-            else:
-                with never_waiting():
-                    variants[name].step(batch)
             synchronize(device)
             if number >= 0:
-                seconds[name].append(now() - start)
+                seconds[name].append((now() - start) / steps)
     return seconds
+
+
+def waits(variant: Variant, batch: dict[str, Any], device: torch.device, steps: int = 3) -> str | None:
+    """The error of steps that wait for the device between the loss and zero_grad; None where none does, and on a CPU."""
+    if device.type != "cuda":
+        return None
+    variant.step(batch)  # the first step may wait: it looks at the optimizer
+    try:
+        for _ in range(steps):
+            variant.step(batch, guard=no_waiting)
+    except RuntimeError as error:
+        variant.model.zero_grad()
+        return str(error).splitlines()[0]
+    return None
+
+
+def compile_within(variant: Variant, batch: dict[str, Any], seconds: float) -> str | None:
+    """Make the step that compiles; the reason where it fails or takes longer, else None."""
+
+    def stop(*_: Any) -> None:
+        raise TimeoutError(f"did not finish within {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    start = time.perf_counter()
+    try:
+        variant.step(batch)
+    except Exception as error:  # each backend has its own
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    variant.notes["compilation_seconds"] = round(time.perf_counter() - start, 3)
+    return None
 
 
 def memory(variant: Variant, batch: dict[str, Any], device: torch.device) -> dict[str, int]:

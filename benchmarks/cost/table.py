@@ -1,7 +1,7 @@
 """Makes the tables of report.md from the records, in their place between its two marks.
 
-python benchmarks/cost/table.py            writes report.md and README's lines
-python benchmarks/cost/table.py --check    says whether it is what the records give
+python -m benchmarks.cost.table            writes report.md and README's lines
+python -m benchmarks.cost.table --check    says whether it is what the records give
 """
 
 from __future__ import annotations
@@ -19,23 +19,38 @@ RECORDS = HERE / "records"
 DOCUMENT, README = HERE / "report.md", HERE.parents[1] / "README.md"
 BEGIN, END = "<!-- made by benchmarks/cost/table.py -->", "<!-- until here -->"
 RESAMPLES = 2000
-OTHER_MACHINES = {"On a Xeon": "xeon", "On a Xeon: beside torch.compile and bf16": "xeon/peers"}
-"""Heading -> folder of the records, of which README's lines say nothing."""
 Record = dict[str, Any]
 
 
-def read_records(folder: Path = RECORDS) -> list[Record]:
-    """In the order of the tables: a GPU's first, the first model's first, rank 8 first."""
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+def read_records(folder: Path) -> list[Record]:
+    """The records of a machine, in the order of the tables: the first model's first, methods before peers, rank 8 first."""
+    records = [_read(path) for path in sorted(folder.glob("*.json"))]
     kinds = ("steps", "shared input", "growth", "startup")
     models = ("minilm", "deberta", "smollm2", "qwen3")
 
     def place(record: Record) -> tuple[Any, ...]:
         model = models.index(record["model"]) if "model" in record else 0
         rank = record.get("rank", 0)
-        return kinds.index(record["kind"]), record.get("device") != "cuda", model, rank != 8, rank
+        return kinds.index(record["kind"]), record["group"] == "peers", model, rank != 8, rank
 
     return sorted(records, key=place)
+
+
+def _read(path: Path) -> Record:
+    group = "peers" if path.stem.endswith("-peers") else "methods"
+    return {**json.loads(path.read_text(encoding="utf-8")), "group": group}
+
+
+def machines() -> dict[str, list[Record]]:
+    """Name -> records, a GPU's first."""
+    every = [found for folder in sorted(RECORDS.iterdir()) if (found := read_records(folder))]
+    every.sort(key=lambda records: all(record.get("device") != "cuda" for record in records))
+    return {_machine(records[0]): records for records in every}
+
+
+def _machine(record: Record) -> str:
+    machine = record["provenance"]["machine"]
+    return str(machine["accelerator"] if record.get("device") == "cuda" else machine["cpu"])
 
 
 def render(records: list[Record]) -> str:
@@ -57,9 +72,9 @@ def _steps(record: Record) -> str:
     step = statistics.median(lora["seconds"])
     tokens = f"{record['sequences']} × {record['length']} tokens"
     parts = [
-        f"### {record['title']}, rank {record['rank']}, {record['dtype']}\n",
+        f"### {record['title']}, rank {record['rank']}, {record['dtype']}{_beside(record)}\n",
         f"{record['matrices']} matrices, {tokens}, {record['rounds']} rounds. LoRA's step: {step * 1e3:.0f} ms "
-        f"({_where(record)}; load {record['load_average_before']:.1f} before, {record['load_average_after']:.1f} after).\n",
+        f"({_where(record)}; {_load(record)}).\n",
         "| | step, of LoRA's | 95 % interval | memory, of LoRA's | kept for the backward pass |",
         "|---|---|---|---|---|",
     ]
@@ -69,6 +84,7 @@ def _steps(record: Record) -> str:
         kept = variant["memory"]["kept"] / 2**20
         shown = "1 | " if variant is lora else f"{ratio:.3f} | {low:.3f} to {high:.3f}"
         parts.append(f"| {name} | {shown} | {memory:.3f} | {kept:.1f} MiB |")
+    parts += [f"| {name} | left out: {reason} | | | |" for name, reason in record.get("failed", {}).items()]
     if whole := _whole_run(record):
         parts += ["", whole]
     parts += ["", *_asides(record, step)]
@@ -77,10 +93,20 @@ def _steps(record: Record) -> str:
     return "\n".join(parts)
 
 
+def _beside(record: Record) -> str:
+    return ", beside torch.compile and bf16 autocast" if record["group"] == "peers" else ""
+
+
+def _load(record: Record) -> str:
+    if "others_during" in record:
+        return f"other processes used {record['others_during']:.2f} cores"
+    return f"load {record['load_average_before']:.1f} before, {record['load_average_after']:.1f} after"
+
+
 def _whole_run(record: Record) -> str:
     """The time of a run with a quarter of its steps before the cut, where both kinds of step were measured."""
     variants, lines = record["variants"], []
-    for ending in ("", ", accelerated"):
+    for ending in ("", ", accelerated", ", compiled"):
         wide, cut = (
             variants.get(f"{name}{ending}")
             for name in ("LoRA of four times the rank", "GLoRA cut from four times the rank")
@@ -103,6 +129,7 @@ def _asides(record: Record, step: float) -> list[str]:
         timed = {
             "reading norms and averaging": [sum(both) for both in zip(*_recording(variant), strict=True)],
             "update_and_allocate": variant.get("after_step_seconds"),
+            "compiling, once": [variant["compilation_seconds"]] if "compilation_seconds" in variant else None,
             "the reallocation, once": [variant["reallocation_seconds"]] if "reallocation_seconds" in variant else None,
         }
         for what, seconds in timed.items():
@@ -114,6 +141,8 @@ def _asides(record: Record, step: float) -> list[str]:
                     ranks = f" ({without} without an adapter, largest rank {variant['largest_rank']})"
                 share = f"{spent / step:.2f} steps" if spent > step / 10 else f"{spent / step:.2%}"
                 lines.append(f"| {name}: {what}{ranks} | {spent * 1e3:.2f} ms | {share} |")
+        if "waits" in variant:
+            lines.append(f"| {name}: waits for the GPU between the loss and zero_grad | | |")
     return lines if len(lines) > 2 else []
 
 
@@ -152,18 +181,23 @@ def _shared_input(record: Record) -> str:
 def _growth(record: Record) -> str:
     rows = [
         f"| {c['matrices']:,} | {c['d']:,} | {c['rank']} | {c['recording_seconds'] * 1e3:.2f} ms | "
-        f"{c['reallocation_seconds'] * 1e3:,.0f} ms | {c['cut_seconds'] * 1e3:,.0f} ms |"
+        f"{c['reallocation_seconds'] * 1e3:,.0f} ms | {c['cut_seconds'] * 1e3:,.0f} ms | "
+        f"{_milliseconds(c.get('compress_seconds'))} |"
         for c in record["cases"]
     ]
     return "\n".join(
         [
             "### Growth\n",
             f"Square matrices, gradients drawn at random ({_where(record)}).\n",
-            "| matrices | d | r | allocator.step() | the reallocation | the cut to r/4 |",
-            "|---|---|---|---|---|---|",
+            "| matrices | d | r | allocator.step() | the reallocation | the cut to r/4 | compress_adapter to r/4 |",
+            "|---|---|---|---|---|---|---|",
             *rows,
         ]
     )
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds * 1e3:,.0f} ms"
 
 
 def _startup(record: Record) -> str:
@@ -199,31 +233,29 @@ def document(text: str, made: str) -> str:
     return f"{before}{BEGIN}\n{made}\n{END}{rest.split(END)[1]}"
 
 
-def summary(records: list[Record]) -> str:
-    """README's line: what a step of each costs, of LoRA's, at rank 8."""
+def summary(machines: dict[str, list[Record]]) -> str:
+    """README's lines: what a step of each costs, of LoRA's, at rank 8."""
     shown = {
         "AdaLoRA": "AdaLoRA",
         "GLoRA records, delta": "GLoRA while it records",
         "GLoRA reallocated": "after the reallocation",
         "LoRA, accelerated": "LoRA under `accelerate_lora`",
     }
-    devices = {record["device"] for record in records if record["kind"] == "steps"}
-    device = "cuda" if "cuda" in devices else "cpu"
     lines = []
-    for record in records:
-        if record["kind"] == "steps" and record["device"] == device and record["rank"] == 8:
-            lora = record["variants"]["LoRA"]["seconds"]
-            ratios = {n: median_ratio(record["variants"][n]["seconds"], lora)[0] for n in shown}
-            costs = ", ".join(f"{shown[name]} {ratio:.2f}" for name, ratio in ratios.items())
-            lines.append(f"- {record['title']} ({'GPU' if device == 'cuda' else 'CPU'}, rank 8): {costs}")
+    for machine, records in machines.items():
+        for record in records:
+            if record["kind"] == "steps" and record["rank"] == 8 and shown.keys() <= record["variants"].keys():
+                lora = record["variants"]["LoRA"]["seconds"]
+                ratios = {n: median_ratio(record["variants"][n]["seconds"], lora)[0] for n in shown}
+                costs = ", ".join(f"{shown[name]} {ratio:.2f}" for name, ratio in ratios.items())
+                lines.append(f"- {record['title']} ({machine}, rank 8): {costs}")
     return "\n".join(lines)
 
 
 def pages() -> dict[Path, str]:
-    records = read_records()
-    others = {name: render(read_records(RECORDS / folder)) for name, folder in OTHER_MACHINES.items()}
-    text = "\n\n".join([render(records), *(f"## {name}\n\n{made}" for name, made in others.items())])
-    made = {DOCUMENT: f"\n{text}\n", README: summary(records)}
+    found = machines()
+    text = "\n\n".join(f"## {name}\n\n{render(records)}" for name, records in found.items())
+    made = {DOCUMENT: f"\n{text}\n", README: summary(found)}
     return {page: document(page.read_text(encoding="utf-8"), text) for page, text in made.items()}
 
 
@@ -235,7 +267,7 @@ def main() -> None:
         if not check:
             page.write_text(text, encoding="utf-8")
         elif page.read_text(encoding="utf-8") != text:
-            sys.exit(f"{page.name} is not what the records give; run python benchmarks/cost/table.py")
+            sys.exit(f"{page.name} is not what the records give; run python -m benchmarks.cost.table")
 
 
 if __name__ == "__main__":

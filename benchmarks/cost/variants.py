@@ -21,6 +21,7 @@ from glora.lora.adapter import RankedAdapter
 
 WARMUP = 4  # steps before a reallocation
 WIDE = 4  # rank before a cut, over the rank that it leaves on average
+AUTOTUNE = "max-autotune-no-cudagraphs"  # graphs keep a memory pool for each of the models that take turns
 ADALORA_STEPS = 1000  # AdaLoRA masks between its first 120 and its last 500 of these, and that phase is measured
 
 
@@ -35,6 +36,7 @@ class Variant:
         after_step: What comes between the optimizer's step and zero_grad.
         forward: The forward pass, where it is not the model's own.
         within: What its step is made in.
+        compiles: Whether its first step compiles.
         notes: What was measured while the variant was made.
         seconds: What parts of a step took.
         clock: Measures them.
@@ -46,21 +48,25 @@ class Variant:
     after_step: Callable[[], None] | None = None
     forward: Callable[..., Any] | None = None
     within: Callable[[], AbstractContextManager[object]] = nullcontext
+    compiles: bool = False
     notes: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, list[float]] = field(default_factory=dict)
     clock: ClassVar[Callable[[], float]] = time.perf_counter
 
-    def step(self, batch: dict[str, Any]) -> None:
+    def step(
+        self, batch: dict[str, Any], guard: Callable[[torch.device], AbstractContextManager[object]] = nullcontext
+    ) -> None:
+        """Make a step; the guard is around what follows the forward pass."""
         with self.within():
-            self._step(batch)
+            self._step(batch, guard)
 
     def loss(self, batch: dict[str, Any]) -> torch.Tensor:
         forward = self.model if self.forward is None else self.forward
         return forward(**batch).loss
 
-    def _step(self, batch: dict[str, Any]) -> None:
+    def _step(self, batch: dict[str, Any], guard: Callable[[torch.device], AbstractContextManager[object]]) -> None:
         loss = self.loss(batch)
-        with no_waiting(loss.device):
+        with guard(loss.device):
             loss.backward()
             if self.allocator is not None:
                 with self.timed("recording"):
@@ -80,31 +86,25 @@ class Variant:
         yield
         self.seconds.setdefault(what, []).append(self.clock() - start)
 
-    def timing(self, what: str, function: Callable[[], None]) -> Callable[[], None]:
+    def timing(self, what: str, function: Callable[[], None], *, waiting: bool = False) -> Callable[[], None]:
+        """Wrap a function in `timed`; `waiting` counts the GPU's work as well, and none that was queued before."""
+
         def timed() -> None:
+            device = next(self.model.parameters()).device
+            wait = waiting and device.type == "cuda"
+            if wait:
+                torch.cuda.synchronize(device)
             with self.timed(what):
                 function()
+                if wait:
+                    torch.cuda.synchronize(device)
 
         return timed
 
 
-_may_wait = True
-
-
-@contextmanager
-def never_waiting() -> Iterator[None]:
-    """From here on a wait for the device between the loss and zero_grad is an error."""
-    global _may_wait  # noqa: PLW0603
-    _may_wait = False
-    yield
-    _may_wait = True
-
-
 @contextmanager
 def no_waiting(device: torch.device) -> Iterator[None]:
-    if device.type != "cuda" or _may_wait:
-        yield
-        return
+    """Within it a wait for the GPU is an error."""
     torch.cuda.set_sync_debug_mode("error")
     try:
         yield
@@ -124,6 +124,7 @@ class Factory:
 
     def __init__(self, base: nn.Module, batch: dict[str, Any], rank: int, task: str) -> None:
         self.base, self.batch, self.rank, self.task = base, batch, rank, task
+        self.spectrum = {"rule": "spectrum", "average_rank": rank, "budget": "parameters"}
         self.makers: dict[str, Callable[[], Variant]] = {
             "LoRA": self.lora,
             "frozen": self.frozen,
@@ -141,18 +142,22 @@ class Factory:
                 budget="parameters", min_rank=1
             ),
             "GLoRA reallocated, last third only": self.last_third,
-            "LoRA of four times the rank": lambda: self.lora(WIDE * self.rank),
+            "LoRA of four times the rank": self.wide,
             "GLoRA cut from four times the rank": self.cut,
             "LoRA, accelerated": lambda: accelerated(self.lora()),
             "LoRA, accelerated, by MKL": lambda: by_mkl(accelerated(self.lora())),
             "GLoRA reallocated, accelerated": lambda: accelerated(self.reallocated()),
             "GLoRA reallocated, last third only, accelerated": lambda: accelerated(self.last_third()),
-            "LoRA of four times the rank, accelerated": lambda: accelerated(self.lora(WIDE * self.rank)),
+            "LoRA of four times the rank, accelerated": lambda: accelerated(self.wide()),
             "GLoRA cut from four times the rank, accelerated": lambda: accelerated(self.cut()),
             "LoRA, compiled": lambda: compiled(self.lora()),
+            "LoRA, compiled, max-autotune": lambda: compiled(self.lora(), AUTOTUNE),
             "LoRA, accelerated, compiled": lambda: compiled(accelerated(self.lora())),
+            "LoRA of four times the rank, compiled": lambda: compiled(self.wide()),
+            "GLoRA cut from four times the rank, compiled": lambda: compiled(self.cut()),
             "LoRA, bf16": lambda: in_bfloat16(self.lora()),
             "LoRA, bf16, compiled": lambda: in_bfloat16(compiled(self.lora())),
+            "LoRA, bf16, compiled, max-autotune": lambda: in_bfloat16(compiled(self.lora(), AUTOTUNE)),
             "LoRA, bf16, accelerated": lambda: in_bfloat16(accelerated(self.lora())),
             "LoRA, bf16, accelerated, compiled": lambda: in_bfloat16(compiled(accelerated(self.lora()))),
         }
@@ -208,24 +213,27 @@ class Factory:
             forward=None if penalty else model.base_model.model,  # PEFT adds the penalty outside of it
         )
 
-    def recording(self, **fields: Any) -> Variant:
-        variant = self.lora()
+    def recording(self, *, start: int | None = None, **fields: Any) -> Variant:
+        variant = self.lora(start)
         config = RankAllocationConfig(warmup_steps=1_000_000, **fields)
         variant.allocator = allocator = RankAllocator(variant.model, variant.optimizer, config)
         allocator._after_optimizer_step = variant.timing("averaging", allocator._after_optimizer_step)
         return variant
 
+    def wide(self) -> Variant:
+        """Train wide, cut once: a step before the cut, with the allocator that counts it."""
+        return self.recording(start=WIDE * self.rank, **self.spectrum)
+
     def cut(self) -> Variant:
-        """Train wide, cut once: what a step takes after the cut, at LoRA's number of parameters."""
-        fields = dict(rule="spectrum", average_rank=self.rank, budget="parameters")
-        return self.reallocated(start=WIDE * self.rank, **fields)
+        """Train wide, cut once: a step after the cut, at LoRA's number of parameters."""
+        return self.reallocated(start=WIDE * self.rank, **self.spectrum)
 
     def reallocated(self, *, start: int | None = None, **fields: Any) -> Variant:
         variant = self.lora(start)
         variant.allocator = RankAllocator(
             variant.model, variant.optimizer, RankAllocationConfig(warmup_steps=WARMUP, **fields)
         )
-        variant.allocator._reallocate = variant.timing("reallocation", variant.allocator._reallocate)
+        variant.allocator._reallocate = variant.timing("reallocation", variant.allocator._reallocate, waiting=True)
         for _ in range(WARMUP):
             variant.step(self.batch)
         ranks = variant.allocator.ranks
@@ -264,9 +272,9 @@ def by_mkl(variant: Variant) -> Variant:
     return variant
 
 
-def compiled(variant: Variant) -> Variant:
-    """By Inductor with its default settings; it compiles in the first steps, which are not counted."""
-    variant.forward = torch.compile(variant.model)
+def compiled(variant: Variant, mode: str = "default") -> Variant:
+    """By Inductor; it compiles in the first step, which is not counted."""
+    variant.forward, variant.compiles = torch.compile(variant.model, mode=mode), True
     return variant
 
 

@@ -101,8 +101,8 @@ def smollm2() -> nn.Module:
 
 
 WORKLOADS = {
-    "minilm": Workload("all-MiniLM-L6-v2", "SEQ_CLS", 16, 32, minilm),
-    "deberta": Workload("DeBERTa-v3-base's size", "SEQ_CLS", 8, 32, deberta_v3_base),
+    "minilm": Workload("all-MiniLM-L6-v2", "SEQ_CLS", 16, 32, minilm, devices=("cpu",)),
+    "deberta": Workload("DeBERTa-v3-base's size", "SEQ_CLS", 8, 32, deberta_v3_base, devices=("cpu",)),
     "smollm2": Workload("SmolLM2-135M's size", "CAUSAL_LM", 4, 128, smollm2),
     "qwen3": Workload("Qwen3-0.6B's size", "CAUSAL_LM", 32, 128, qwen3_0_6b, devices=("cuda",)),
 }

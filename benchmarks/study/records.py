@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +21,18 @@ def path_of(task: str, folder: Path = HERE) -> Path:
     return folder / f"{task}.jsonl"
 
 
-def read(task: str, folder: Path = HERE) -> Records:
-    """Return the records of a task; a line that a killed process has cut off is left out."""
+def lines(task: str, folder: Path = HERE) -> Iterator[dict[str, Any]]:
+    """Yield the records of a task; a line that a killed process has cut off is left out."""
     path = path_of(task, folder)
-    found: Records = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
+        with contextlib.suppress(ValueError):
+            yield json.loads(line)
+
+
+def read(task: str, folder: Path = HERE) -> Records:
+    """Return the records of a task; of two of the same run, the first."""
+    found: Records = {}
+    for record in lines(task, folder):
         run = Run(**{name: record[name] for name in Run._fields})
         found.setdefault((run, bool(record["compressed"])), record)
     return found

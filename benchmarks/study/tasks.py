@@ -123,18 +123,25 @@ def _task_data(task: Any, train: Any, selection: Any, held_out: Any) -> TaskData
 def measure_labels(model: nn.Module, rows: Dataset, collate: Callable[[list[Any]], Any]) -> Measured:
     """Cross-entropy of each example's label, and whether it is the likeliest."""
     logits, labels = [], []
-    for batch in batches(rows, collate, 32):
-        labels.append(batch.pop("labels"))
-        logits.append(model(**batch).logits.float())
+    for batch in batches(rows, collate, 32, _device(model)):
+        labels.append(batch.pop("labels").cpu())
+        logits.append(model(**batch).logits.float().cpu())
     found, wanted = torch.cat(logits), torch.cat(labels)
     losses = nn.functional.cross_entropy(found, wanted, reduction="none")
     return Measured(losses, torch.ones_like(losses), (found.argmax(1) == wanted).float())
 
 
-def batches(rows: Dataset, collate: Callable[[list[Any]], Any], size: int) -> Iterator[dict[str, torch.Tensor]]:
+def batches(
+    rows: Dataset, collate: Callable[[list[Any]], Any], size: int, device: torch.device | None = None
+) -> Iterator[dict[str, torch.Tensor]]:
     """The rows in their order."""
     for start in range(0, len(rows), size):
-        yield dict(collate([rows[i] for i in range(start, min(start + size, len(rows)))]))
+        batch = collate([rows[i] for i in range(start, min(start + size, len(rows)))])
+        yield {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
 
 
 # Answers
@@ -144,11 +151,11 @@ def batches(rows: Dataset, collate: Callable[[list[Any]], Any], size: int) -> It
 def measure_answers(model: nn.Module, rows: Dataset, collate: Callable[[list[Any]], Any]) -> Measured:
     """−Σ log p of each answer's tokens."""
     losses, counts = [], []
-    for batch in batches(rows, collate, 4):
+    for batch in batches(rows, collate, 4, _device(model)):
         labels = batch.pop("labels")[:, 1:]
         log_probabilities = model(**batch).logits[:, :-1].float().transpose(1, 2)
-        losses.append(nn.functional.cross_entropy(log_probabilities, labels, reduction="none").sum(1))
-        counts.append((labels != -100).sum(1).float())
+        losses.append(nn.functional.cross_entropy(log_probabilities, labels, reduction="none").sum(1).cpu())
+        counts.append((labels != -100).sum(1).float().cpu())
     return Measured(torch.cat(losses), torch.cat(counts))
 
 

@@ -7,7 +7,8 @@ import functools
 import platform
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from benchmarks.study.design import WIDE, Run, chosen
-from benchmarks.study.tasks import HELD_OUT, SELECTION, TASKS, Measured
+from benchmarks.study.tasks import HELD_OUT, SELECTION, TASKS, Measured, StudyTask
 from peft.tuners.lora import LoraLayer
 from transformers import PrinterCallback, TrainerCallback, set_seed
 
@@ -28,20 +29,48 @@ from glora.experiments.methods.base import MethodContext, Schedule
 from glora.experiments.methods.registry import find_method
 from glora.experiments.models.tokenization import TokenizedTask
 from glora.experiments.training.progress import RunProgress
-from glora.experiments.training.timed_trainer import RunRecorder
+from glora.experiments.training.timed_trainer import RunRecorder, warm_up_kernels
 from glora.experiments.training.training_arguments import training_batches
 
 
 class Bench:
     """A task, read once; its runs share the examples."""
 
-    def __init__(self, name: str, data: Path, model: str) -> None:
-        self.name, self._task, self._model = name, TASKS[name], model
+    def __init__(self, name: str, data: Path, model: str, task: StudyTask | None = None) -> None:
+        self.name, self._task, self._model = name, task or TASKS[name], model
         self._data: TaskData = self._task.read(data)
         self._tokens: TokenizedTask | None = None
 
     def make(self, run: Run) -> Iterator[dict[str, Any]]:
         """Train, and yield the run's record; then that of the same adapter compressed, where the study compares it."""
+        prepared = self.adapt(run)
+        adapted = prepared.adapted
+        accelerate(adapted)
+        before = adapted.adapter_parameters()
+        recorder = RunRecorder(adapted, SELECTION, RunProgress())
+        best = BestEpoch(adapted)
+        self.train(prepared, recorder, (SELECTION,), best)
+        epoch = best.restore()
+        record = {
+            **run._asdict(),
+            "compressed": False,
+            "parameters": adapted.adapter_parameters(),
+            "parameters_before": before,
+            "steps": recorder.steps,
+            "seconds": round(float(recorder.train_seconds or 0), 2),
+            "selection": [round(loss, 5) for _, loss in best.losses],
+            "epoch": epoch,
+            "ranks": list(adapted.ranks().values()),
+            "environment": environment(),
+        }
+        yield record | held_out(self.measure(prepared))
+        if run.method == "lora" and run.where == "all" and run.rank >= WIDE / 2:
+            made = compress_adapter(adapted.model, average_rank=run.rank / WIDE)
+            smaller = {"compressed": True, "parameters": made.parameters, "ranks": list(made.ranks.values())}
+            yield record | smaller | held_out(self.measure(prepared))
+
+    def adapt(self, run: Run) -> Prepared:
+        """Load the model, tokenize the task the first time, and apply the run's method."""
         method = find_method(run.method)
         settings = {**self._task.settings, "model": self._model, "rank": run.rank, "learning_rate": run.learning_rate}
         config = method.normalise(RunConfig(task=self.name, **settings), run.seed)
@@ -62,42 +91,47 @@ class Bench:
                 batches=functools.partial(training_batches, tokens.train, collate, config.batch_size, config.seed),
             )
         )
-        if any(
-            type(layer).__module__.startswith("peft.tuners.lora.")
-            for layer in adapted.model.modules()
-            if isinstance(layer, LoraLayer)
-        ):
-            accelerate_lora(adapted.model)
-        before = adapted.adapter_parameters()
-        recorder = RunRecorder(adapted, SELECTION, RunProgress())
-        best = BestEpoch(adapted)
-        selecting = TokenizedTask(tokens.train, {SELECTION: tokens.evaluation[SELECTION]})
+        return Prepared(config, adapted, tokens, tokenizer, collate)
+
+    def train(
+        self, prepared: Prepared, recorder: RunRecorder, splits: Sequence[str], callback: TrainerCallback
+    ) -> None:
+        """Train, and evaluate these splits after each epoch."""
+        tokens = TokenizedTask(prepared.tokens.train, {name: prepared.tokens.evaluation[name] for name in splits})
         with tempfile.TemporaryDirectory() as scratch:
-            trainer = kind.trainer(config, adapted, selecting, tokenizer, self._data, recorder, Path(scratch))
+            trainer = self._task.kind.trainer(
+                prepared.config, prepared.adapted, tokens, prepared.tokenizer, self._data, recorder, Path(scratch)
+            )
             trainer.remove_callback(PrinterCallback)
-            trainer.add_callback(best)
+            trainer.add_callback(callback)
+            warm_up_kernels(trainer)
             trainer.train()
-        epoch = best.restore()
-        adapted.model.eval()
-        rows = tokens.evaluation[HELD_OUT]
-        measured = self._task.measure(adapted.model, rows, collate)
-        record = {
-            **run._asdict(),
-            "compressed": False,
-            "parameters": adapted.adapter_parameters(),
-            "parameters_before": before,
-            "steps": recorder.steps,
-            "seconds": round(float(recorder.train_seconds or 0), 2),
-            "selection": [round(loss, 5) for _, loss in best.losses],
-            "epoch": epoch,
-            "ranks": list(adapted.ranks().values()),
-            "environment": environment(),
-        }
-        yield record | held_out(measured)
-        if run.method == "lora" and run.where == "all" and run.rank >= WIDE / 2:
-            made = compress_adapter(adapted.model, average_rank=run.rank / WIDE)
-            smaller = {"compressed": True, "parameters": made.parameters, "ranks": list(made.ranks.values())}
-            yield record | smaller | held_out(self._task.measure(adapted.model, rows, collate))
+
+    def measure(self, prepared: Prepared) -> Measured:
+        """Measure the held-out examples."""
+        model = prepared.adapted.model.eval()
+        return self._task.measure(model, prepared.tokens.evaluation[HELD_OUT], prepared.collate)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model with its method applied, and what it is trained with."""
+
+    config: RunConfig
+    adapted: AdaptedModel
+    tokens: TokenizedTask
+    tokenizer: Any
+    collate: Callable[[list[Any]], Any]
+
+
+def accelerate(adapted: AdaptedModel) -> None:
+    """Call accelerate_lora where the layers are plain LoRA's."""
+    if any(
+        type(layer).__module__.startswith("peft.tuners.lora.")
+        for layer in adapted.model.modules()
+        if isinstance(layer, LoraLayer)
+    ):
+        accelerate_lora(adapted.model)
 
 
 class BestEpoch(TrainerCallback):

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
-from types import ModuleType
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def table() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("cost_table", ROOT / "benchmarks" / "cost" / "table.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from benchmarks.cost import table
 
 
-def test_the_pages_are_what_the_records_give(table: ModuleType) -> None:
+def test_the_pages_are_what_the_records_give() -> None:
     for page, text in table.pages().items():
-        assert page.read_text(encoding="utf-8") == text, f"{page.name}: run python benchmarks/cost/table.py"
+        assert page.read_text(encoding="utf-8") == text, f"{page.name}: run python -m benchmarks.cost.table"
 
 
-def test_records_name_no_folder_and_no_host(table: ModuleType) -> None:
-    records = table.read_records()
+def test_records_name_no_folder_and_no_host() -> None:
+    records = [record for found in table.machines().values() for record in found]
     assert {record["kind"] for record in records} == {"steps", "shared input", "growth", "startup"}
     for record in records:
         text = json.dumps(record)
@@ -34,7 +22,7 @@ def test_records_name_no_folder_and_no_host(table: ModuleType) -> None:
         assert record["provenance"]["versions"]["peft"]
 
 
-def test_ratios_are_taken_within_rounds(table: ModuleType) -> None:
+def test_ratios_are_taken_within_rounds() -> None:
     """The machine became half as fast after the third round; both were hit alike."""
     lora = [1.0, 1.0, 1.0, 2.0, 2.0, 2.0]
     ratio, low, high = table.median_ratio([0.9 * s for s in lora], lora)

@@ -1,0 +1,170 @@
+"""report.md and curves.png, from the records alone."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+from benchmarks.end_to_end.design import ARMS, RACES, RANK
+from benchmarks.end_to_end.records import HERE, Records, best_rate, read
+from benchmarks.interval_chart import save_picture
+
+from glora.experiments.records.store import write_whole
+from glora.experiments.report.chart_style import LIGHT, data
+from glora.experiments.report.statistics import paired_ratio
+from glora.messages import pluralize
+
+BySeed = dict[int, dict[str, Any]]
+
+
+def seconds_to(record: dict[str, Any], loss: float) -> float | None:
+    """Return the seconds of training until this loss, linearly between two evaluations; None if it is never reached."""
+    before = None
+    for _, seconds, found in record["curve"]:
+        if found <= loss:
+            if before is None:
+                return float(seconds)
+            earlier, higher = before
+            return float(earlier + (seconds - earlier) * (higher - loss) / (higher - found))
+        before = seconds, found
+    return None
+
+
+def by_arm(race: str, records: Records) -> dict[str, BySeed]:
+    """Return the compared runs: arm -> seed -> record, of arms and seeds that uniform LoRA has a run beside."""
+    runs: dict[str, BySeed] = {}
+    for name, arm in ARMS.items():
+        rate = best_rate(records, race, arm.trains_as)
+        runs[name] = {
+            entry.seed: record
+            for entry, record in records.items()
+            if (entry.arm, entry.learning_rate) == (name, rate) and entry.seed in RACES[race].seeds
+        }
+    return {
+        name: found
+        for name, seeds in runs.items()
+        if (found := {seed: record for seed, record in seeds.items() if seed in runs["uniform"]})
+    }
+
+
+def write_report(folder: Path = HERE) -> None:
+    """Write report.md and curves.png into the folder of the records.
+
+    Raises:
+        SystemExit: there are no records.
+    """
+    found = {race: runs for race in RACES if (runs := by_arm(race, read(race, folder)))}
+    if not found:
+        raise SystemExit(f"{folder} has no compared runs; run `python -m benchmarks.end_to_end run`")
+    lines = [
+        "# End to end: tables",
+        "",
+        "Made from the records by `python -m benchmarks.end_to_end report`. The goal is uniform LoRA's final held-out loss on "
+        "the same seed; time is that of training, without the evaluations, and linear between two of them. "
+        "Ratios are within a seed; mean and 95 % interval over seeds. Where a seed does not reach the goal, the time of its "
+        "whole run is counted, and the ratio is a lower bound (≥).",
+        "",
+    ]
+    for race, runs in found.items():
+        lines += [*_table(race, runs), ""]
+    write_whole(folder / "report.md", "\n".join(lines).encode())
+    save_picture(
+        alt.hconcat(*(_curves(race, runs) for race, runs in found.items())).resolve_scale(color="shared"),
+        "Held-out loss against seconds of training",
+        "A line a seed; a dot an evaluation, which is not in the clock. The dashed line is uniform LoRA's mean final loss.",
+        folder / "curves.png",
+    )
+
+
+def _table(race: str, runs: dict[str, BySeed]) -> Iterator[str]:
+    yield f"## {race}"
+    yield ""
+    yield _measured(race, runs)
+    yield ""
+    columns = ["time to the goal", "whole run", "final loss", "peak memory"]
+    yield f"| | learning rate | reached | {' | '.join(f'{each} / LoRA' for each in columns)} |"
+    yield "|---" * 7 + "|"
+    lora = runs["uniform"]
+    goals = {seed: record["curve"][-1][-1] for seed, record in lora.items()}
+    reference = {seed: seconds_to(record, goals[seed]) for seed, record in lora.items()}
+    for name, found in runs.items():
+        times = {seed: seconds_to(record, goals[seed]) for seed, record in found.items()}
+        reached = sum(seconds is not None for seconds in times.values())
+        counted = {seed: found[seed]["seconds"] if seconds is None else seconds for seed, seconds in times.items()}
+        cells = [
+            ARMS[name].label,
+            f"{next(iter(found.values()))['learning_rate']:g}",
+            f"{reached} of {len(found)}",
+            ("" if reached == len(found) else "≥ ") + _ratio(counted, reference),
+            *(
+                _ratio(*({seed: of(record) for seed, record in each.items()} for each in (found, lora)))
+                for of in (_seconds, _final_loss, _peak_memory)
+            ),
+        ]
+        yield f"| {' | '.join(cells)} |"
+
+
+def _seconds(record: dict[str, Any]) -> float:
+    return float(record["seconds"])
+
+
+def _final_loss(record: dict[str, Any]) -> float:
+    return float(record["curve"][-1][-1])
+
+
+def _peak_memory(record: dict[str, Any]) -> float:
+    return float(record["peak_memory"])
+
+
+def _ratio(values: Mapping[int, Any], reference: Mapping[int, Any]) -> str:
+    found = paired_ratio(values, reference)
+    if found is None:
+        return ""
+    ends = "" if found.low is None or found.high is None else f" [{found.low:.3f}, {found.high:.3f}]"
+    return f"{found.mean:.3f}{ends}"
+
+
+def _measured(race: str, runs: dict[str, BySeed]) -> str:
+    every = [record for found in runs.values() for record in found.values()]
+    machines = {
+        f"{machine['accelerator'] or machine['cpu']}, {pluralize(machine['torch_threads'], 'thread')}"
+        for machine in (record["provenance"]["machine"] for record in every)
+    }
+    lora = statistics.median(record["seconds"] for record in runs["uniform"].values())
+    return (
+        f"r̄ = {RANK:g}, {every[0]['steps']} steps, {RACES[race].held_out} held-out examples; {'; '.join(sorted(machines))}. "
+        f"LoRA's run: {lora:.1f} s, peak memory {_peak_memory(next(iter(runs['uniform'].values()))) / 2**20:,.0f} MiB "
+        f"({every[0]['memory_source']}). Other processes used at most {max(r['others_during'] for r in every):.2f} cores."
+    )
+
+
+def _curves(race: str, runs: dict[str, BySeed]) -> Any:
+    labels = [arm.label for arm in ARMS.values()]
+    rows = [
+        {"arm": ARMS[name].label, "seed": seed, "seconds": seconds, "loss": loss}
+        for name, found in runs.items()
+        for seed, record in found.items()
+        for _, seconds, loss in record["curve"]
+    ]
+    goal = statistics.fmean(_final_loss(record) for record in runs["uniform"].values())
+    color = alt.Color(
+        "arm:N",
+        title=None,
+        scale=alt.Scale(domain=labels, range=list(LIGHT["series"][: len(labels)])),
+        legend=alt.Legend(orient="top", columns=3),
+    )
+    lines = (
+        alt.Chart(data(rows))
+        .mark_line(point=alt.OverlayMarkDef(size=14), strokeWidth=1.2, opacity=0.8)
+        .encode(
+            x=alt.X("seconds:Q", title="seconds of training"),
+            y=alt.Y("loss:Q", title="held-out loss", scale=alt.Scale(zero=False)),
+            color=color,
+            detail="seed:N",
+        )
+    )
+    rule = alt.Chart(data([{"loss": goal}])).mark_rule(strokeDash=[4, 4], color=LIGHT["muted"]).encode(y="loss:Q")
+    return alt.layer(rule, lines).properties(width=420, height=300, title=race)
