@@ -80,8 +80,8 @@ class Race:
 
 
 RACES = {
-    "sst2": Race("sst2", 3200, 800, 20, tuple(range(5)), {"epochs": 1}),
-    "gsm8k": Race("gsm8k", 200, 32, 5, tuple(range(3)), {"max_length": 192}),
+    "sst2": Race("sst2", 3200, 640, 25, tuple(range(5)), {"epochs": 1}),
+    "gsm8k": Race("gsm8k", 200, 32, 5, tuple(range(3)), {"max_length": 256}),
     "gsm8k-gpu": Race("gsm8k", 640, 500, 8, tuple(range(3)), {"batch_size": 32, "epochs": 4, "precision": "bfloat16"}),
 }
 
