@@ -53,7 +53,7 @@ def load_task(
     train = limited(splits.pop("train"), train_limit)
     if held_out is not None:
         train, splits[TUNING_SPLIT] = hold_out(train, held_out)
-    return build_task_data(task, train, splits, eval_limit=eval_limit)
+    return build_task_data(task, train, {name: limited(split, eval_limit) for name, split in splits.items()})
 
 
 def load_hub_dataset(source: str, config: str | None) -> Any:
@@ -72,17 +72,8 @@ def load_hub_dataset(source: str, config: str | None) -> Any:
         ) from error
 
 
-def build_task_data(
-    task: Task,
-    train: Examples,
-    evaluation: Mapping[str, Examples],
-    *,
-    train_limit: int | None = None,
-    eval_limit: int | None = None,
-) -> TaskData:
-    """Limit the examples, compute their fingerprint, and make data sets in memory."""
-    train = limited(train, train_limit)
-    evaluation = {name: limited(examples, eval_limit) for name, examples in evaluation.items()}
+def build_task_data(task: Task, train: Examples, evaluation: Mapping[str, Examples]) -> TaskData:
+    """Compute the examples' fingerprint, and make data sets in memory."""
     return TaskData(
         **vars(task),
         train=_dataset(task, train),

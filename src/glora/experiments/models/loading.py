@@ -53,14 +53,7 @@ def load_classifier(
     Raises:
         ModelNotFoundError: see `resolve_model`; transformers cannot load it, or the embedded encoder's weights are not the
             pinned ones.
-        ValueError: `num_labels` contradicts `label_names` or `regression`.
     """
-    if regression and num_labels != 1:
-        raise ValueError(f"num_labels must be 1, not {num_labels}, in a regression.")
-    if label_names is not None and len(label_names) != num_labels:
-        raise ValueError(
-            f"num_labels={num_labels} does not match {pluralize(len(label_names), 'name')}: {label_names}."
-        )
     labels: dict[str, Any] = {"num_labels": num_labels}
     if label_names is not None:
         labels = {

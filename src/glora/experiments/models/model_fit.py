@@ -124,7 +124,8 @@ def _kind_errors(config: RunConfig, kind: Kind) -> list[str]:
     if entry is not None and entry.kind == "encoder":
         reason = "is an encoder: it gives labels and writes no text"
     elif entry is None:
-        reason = why_it_writes_no_text(_config_of_folder(Path(resolve_model(config.model))))
+        path = Path(resolve_model(config.model)) / "config.json"  # not there for a model of the hub
+        reason = why_it_writes_no_text(json.loads(path.read_bytes()) if path.is_file() else {})
     if reason is None:
         return []
     return [
@@ -148,12 +149,3 @@ def why_it_writes_no_text(config: Mapping[str, Any]) -> str | None:
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return f"({kind}) is not a causal language model that transformers knows"
     return None
-
-
-def _config_of_folder(folder: Path) -> Mapping[str, Any]:
-    """Return config.json; empty if there is none, as for a model of the hub."""
-    try:
-        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

