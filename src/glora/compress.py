@@ -26,6 +26,7 @@ from glora.allocation.cut import cut_spectra, cut_uniformly
 from glora.config import SettingError, is_int, is_number, plain_number
 from glora.lora.adapter import RankedAdapter
 from glora.lora.discovery import adapted_model, peft_configs
+from glora.lora.following import adapter_in
 from glora.lora.layout import is_sharded
 from glora.lora.peft_config import describe_ranks
 from glora.lora.resize import by_rank_A, by_rank_B, columns_at
@@ -180,8 +181,7 @@ def _ranked(model: nn.Module, adapter_name: str) -> RankedAdapter:
         raise TypeError(f"model={model!r} must be a model with an adapter, or the folder of a saved adapter")
     if isinstance(config := peft_configs(adapted_model(model)).get(adapter_name), LoraConfig):
         check_product(config, f"adapter {adapter_name!r}", "cut")
-    known = RankedAdapter.following(model)
-    ranked = known if known and known.name == adapter_name else RankedAdapter(model, adapter_name, trainable=False)
+    ranked = adapter_in(model, adapter_name, trainable=False)
     if any(map(is_sharded, ranked.factors)):
         raise ValueError("fully_shard has spread the adapter over processes; save it, and compress the folder")
     return ranked

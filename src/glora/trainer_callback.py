@@ -26,6 +26,7 @@ from glora.guards.saved_state import check_saved_state, check_trainer_state
 from glora.guards.setup import check_same_matrices
 from glora.guards.training_loop import describe_unfinished
 from glora.lora.adapter import RankedAdapter
+from glora.lora.following import follow_loading, following, stop_following
 from glora.lora.input_gradients import asked_by_last_call
 from glora.messages import get_logger, pluralize
 from glora.paths import regular_file
@@ -239,18 +240,19 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
             raise ValueError("RankAllocationCallback needs Trainer's model")
         name = self.config.adapter_name
         # Trainer may have replaced the callback that followed the loading by this one (restore_callback_states_from_...)
-        known = [adapter for adapter in (self._adapter, RankedAdapter.following(model)) if adapter is not None]
-        adapter = next((a for a in known if a.describes(model, name)), None) or RankedAdapter(model, name)
+        before = following(model)
+        known = [one for one in (self._adapter, before.adapter if before else None) if one is not None]
+        adapter = next((one for one in known if one.describes(model, name)), None) or RankedAdapter(model, name)
         for other in known:
             if other is not adapter:
-                other.stop_following()
+                stop_following(other)
         self._adapter = adapter
-        adapter.follow_loading(optimizer, asked_by=self.config)
+        follow_loading(adapter, optimizer, asked_by=self.config)
         return adapter
 
     def _refuse_other_config(self, model: nn.Module | None) -> None:
         """Compare with the callback that the user gave, which the adapter knows: Trainer made this one from the checkpoint."""
-        known = RankedAdapter.following(model) if model is not None else None
+        known = following(model) if model is not None else None
         given = known.asked_by if known is not None else None
         if isinstance(given, RankAllocationConfig) and (differing := given.differences(self.config.to_dict())):
             raise ValueError(

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from glora import RankAllocationConfig, RankAllocator
 from glora.lora.matrix import LoraMatrix
+from integration.training.loop_case import update
 
 SIZES = {"first": (6, 10), "second": (10, 14), "third": (14, 5)}
 DROPOUT = 0.3
@@ -152,9 +153,7 @@ def test_hooks_on_every_mth_step_only_and_none_afterwards() -> None:
     for step in range(11):
         hooked.append(hooks(model) > 0)
         backward(model, batches_of(step, 1), step)
-        allocator.step()
-        optimizer.step()
-        optimizer.zero_grad()
+        update(optimizer, allocator)
     assert hooked == [step in (0, 3, 6) for step in range(11)]
     assert allocator.allocated
 
@@ -186,9 +185,7 @@ def test_the_next_training_of_the_adapter_ends_one_that_broke_off() -> None:
     assert hooks(model) == 3 * len(SIZES)
     for step in range(3):
         backward(model, batches_of(step, 1), step)
-        allocator.step()
-        optimizer.step()
-        optimizer.zero_grad()
+        update(optimizer, allocator)
     assert hooks(model) == 0
     assert not broken_off._optimizer._optimizer_step_post_hooks
 
@@ -200,9 +197,7 @@ def test_between_measurements_the_last_ratio_is_used() -> None:
     for step in range(4):
         backward(model, batches_of(step, 1), step)
         sketch = torch.stack([factors(layer)[1].grad.norm() / 2 for layer in layers(model).values()])
-        allocator.step()
-        optimizer.step()
-        optimizer.zero_grad()
+        update(optimizer, allocator)
         now = torch.tensor(list(allocator.norms.values())) / sketch
         if ratios is not None:
             torch.testing.assert_close(now, ratios)
@@ -286,9 +281,7 @@ def test_a_gradient_of_zero_measures_nothing() -> None:
     model = lora()
     allocator, optimizer = allocator_for(model, exact_every=5)
     backward(model, batches_of(0, 1), 0, scale=0.0)
-    allocator.step()
-    optimizer.step()
-    optimizer.zero_grad()
+    update(optimizer, allocator)
     assert set(allocator.norms.values()) == {0.0}
     backward(model, batches_of(1, 1), 1)
     allocator.step()

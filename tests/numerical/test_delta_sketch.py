@@ -16,6 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 
 from glora import RankAllocationConfig, RankAllocator, accelerate_lora, allocate_ranks
 from glora.scoring.sketch_ratios import COLUMNS, measured_steps
+from integration.training.loop_case import update
 from numerical.test_delta_exact import (
     CASES,
     allocator_for,
@@ -43,9 +44,7 @@ def omegas(allocator: RankAllocator) -> list[torch.Tensor]:
 def steps(model: nn.Module, allocator: RankAllocator, optimizer: torch.optim.Optimizer, numbers: range) -> None:
     for step in numbers:
         backward(model, batches_of(step, 1), step)
-        allocator.step()
-        optimizer.step()
-        optimizer.zero_grad()
+        update(optimizer, allocator)
 
 
 SIGNALS = pytest.mark.parametrize(
@@ -103,9 +102,7 @@ def test_bfloat16_autocast(signal: str, accelerated: bool) -> None:
         expected = norms_of(exact_gradients(model, batches_of(step, 2), 0.0, step), allocator)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             backward(model, batches_of(step, 2), step)
-        allocator.step()
-        optimizer.step()
-        optimizer.zero_grad()
+        update(optimizer, allocator)
         torch.testing.assert_close(torch.tensor(list(allocator.norms.values())), expected, rtol=0.03, atol=0)
 
 

@@ -10,6 +10,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from glora import RankAllocator
+from integration.training.loop_case import update
 
 NAMES, START, SCALING, WARMUP, LR = ("first", "second"), 4, 1.5, 6, 0.03
 
@@ -168,9 +169,7 @@ def test_several_cuts_come_down_in_equal_ratios() -> None:
     for step in range(10):
         x, y = batch(step)
         (model(x) - y).square().mean().backward()
-        allocator.step()
-        optimizer.step()
-        optimizer.zero_grad()
+        update(optimizer, allocator)
         totals.append(sum(allocator.ranks.values()))
     assert totals == [10] + [4] * 3 + [2] * 6, "10 · (2/10)^(1/2) is 4.5 ranks"
 

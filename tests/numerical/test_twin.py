@@ -17,6 +17,7 @@ from torch import nn
 from glora import RankAllocationConfig, RankAllocator
 from glora.lora.matrix import generator_of
 from glora.scoring.sketch_ratios import COLUMNS, _draw
+from integration.training.loop_case import update
 
 RANK, ALPHA, LR, BETA1, BETA2, EPS = 3, 6, 2e-2, 0.9, 0.999, 1e-8
 WARMUP, STEPS = 12, 30
@@ -124,9 +125,7 @@ def test_side_by_side_for_thirty_steps() -> None:
     for step in range(STEPS):
         x, y = torch.randn(8, 6, generator=generator), torch.randn(8, 5, generator=generator)
         ((model(x) - y) ** 2).mean().backward()
-        allocator.step()
-        optimizer.step()
-        optimizer.zero_grad()
+        update(optimizer, allocator)
         twin.step(x, y)
         assert allocator.norms == pytest.approx(twin.g, rel=1e-4), step
         for k, layer in layers.items():

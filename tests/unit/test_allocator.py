@@ -15,6 +15,7 @@ from torch import nn
 
 from glora import RankAllocationCallback, RankAllocationConfig, RankAllocator
 from glora.lora.matrix import Resized
+from integration.training.loop_case import update
 
 
 class Net(nn.Module):
@@ -46,13 +47,17 @@ def backward(model: nn.Module, seed: int = 0) -> None:
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, allocator: RankAllocator, steps: int) -> None:
     for seed in range(steps):
         backward(model, seed)
-        allocator.step()
-        optimizer.step()
-        optimizer.zero_grad()
+        update(optimizer, allocator)
 
 
 def config(**fields: object) -> RankAllocationConfig:
     return RankAllocationConfig(**dict(warmup_steps=3) | fields)
+
+
+def started(**fields: object) -> tuple[nn.Module, torch.optim.Optimizer, RankAllocator]:
+    model = lora()
+    optimizer = sgd(model)
+    return model, optimizer, RankAllocator(model, optimizer, config(**fields))
 
 
 def test_reallocation_comes_after_the_last_warmup_step_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
@@ -80,17 +85,13 @@ def test_reallocation_comes_after_the_last_warmup_step_and_says_so(caplog: pytes
 
 
 def test_it_is_shown_in_a_line() -> None:
-    model = lora()
-    optimizer = sgd(model)
-    allocator = RankAllocator(model, optimizer, config(rule="uniform", average_rank=2))
+    model, optimizer, allocator = started(rule="uniform", average_rank=2)
     train(model, optimizer, allocator, 3)
     assert repr(allocator) == "RankAllocator(uniform, 3 of 3 warm-up steps, 4 ranks from 2 to 2 in 2 matrices)"
 
 
 def test_no_gradient_anywhere_leaves_plain_lora(caplog: pytest.LogCaptureFixture) -> None:
-    model = lora()
-    optimizer = sgd(model)
-    allocator = RankAllocator(model, optimizer, config(warmup_steps=1))
+    model, optimizer, allocator = started(warmup_steps=1)
     (model(torch.randn(2, 6)) * 0).sum().backward()
     allocator.step()
     optimizer.step()
@@ -103,9 +104,7 @@ def test_no_gradient_anywhere_leaves_plain_lora(caplog: pytest.LogCaptureFixture
 
 
 def test_a_silent_matrix_is_named(caplog: pytest.LogCaptureFixture) -> None:
-    model = lora()
-    optimizer = sgd(model)
-    allocator = RankAllocator(model, optimizer, config(warmup_steps=1))
+    model, optimizer, allocator = started(warmup_steps=1)
     backward(model)
     model.base_model.model.second.lora_B.default.weight.grad = None
     allocator.step()
@@ -220,9 +219,7 @@ def test_two_active_adapters_need_a_name() -> None:
 
 def test_a_cut_that_ctrl_c_comes_out_of_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second cut would keep a share of the share."""
-    model = lora()
-    optimizer = sgd(model)
-    allocator = RankAllocator(model, optimizer, config(rule="spectrum", energy=0.6, warmup_steps=2))
+    model, optimizer, allocator = started(rule="spectrum", energy=0.6, warmup_steps=2)
     commit = Resized.commit
 
     def interrupted(self: Resized) -> Any:

@@ -16,6 +16,7 @@ from torch import nn
 
 from glora import RankAllocationConfig, RankAllocator, compress_adapter
 from glora.compress import CompressibleAdapter
+from integration.training.loop_case import update
 from unit.test_export import base, lora, outputs, trained
 
 
@@ -110,9 +111,7 @@ def test_after_a_reallocation_the_matrices_at_rank_0_stay_out(tmp_path: Path) ->
     allocator = RankAllocator(model, optimizer, config)
     for _ in range(2):
         model(torch.randn(3, 6)).square().mean().backward()
-        allocator.step()
-        optimizer.step()
-        optimizer.zero_grad()
+        update(optimizer, allocator)
     assert allocator.ranks["0"] == 0
     made = compress_adapter(model, max_rank=1, energy=1.0)
     assert made.ranks == {"2": 1}

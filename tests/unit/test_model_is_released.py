@@ -14,6 +14,8 @@ from torch import nn
 
 from glora import RankAllocator, accelerate_lora
 from glora.lora.adapter import RankedAdapter
+from glora.lora.following import follow_loading
+from integration.training.loop_case import update
 
 WARMUP = 3
 CASES: dict[str, tuple[dict[str, Any], int]] = {  # settings, and steps before the model is dropped
@@ -36,9 +38,7 @@ def train(settings: dict[str, Any], steps: int, prepare: Callable[[nn.Module], o
     allocator = RankAllocator(model, optimizer, {"warmup_steps": WARMUP, **settings})
     for _ in range(steps):
         model(torch.randn(4, 6)).square().sum().backward()
-        allocator.step()
-        optimizer.step()
-        optimizer.zero_grad()
+        update(optimizer, allocator)
     assert allocator.allocated == (steps > WARMUP)
     return {"model": model, "base": model.base_model.model, "optimizer": optimizer, "allocator": allocator}
 
@@ -70,9 +70,9 @@ def test_an_accelerated_model(undone: bool) -> None:
 
 
 def test_a_model_that_follows_what_is_loaded() -> None:
-    made = train(*CASES["finished"], prepare=lambda model: RankedAdapter(model).follow_loading())
+    made = train(*CASES["finished"], prepare=lambda model: follow_loading(RankedAdapter(model)))
     made["adapter"] = made["allocator"].adapter
-    made["adapter"].follow_loading(made["optimizer"])
+    follow_loading(made["adapter"], made["optimizer"])
     assert alive(made) == []
 
 

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from glora import RankAllocationConfig, RankAllocator, accelerate_lora
 from glora.lora import optimizer_state
+from integration.training.loop_case import update
 
 WAITS = ("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "unique", "_unique2")
 READS = ("item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__", "__len__")
@@ -64,9 +65,7 @@ def test_a_step_waits_for_nothing(signal: str, accelerated: bool, monkeypatch: p
 
     def step() -> None:
         model(torch.ones(2, 8)).square().mean().backward()
-        allocator.step()
-        optimizer.step()
-        optimizer.zero_grad()
+        update(optimizer, allocator)
 
     step()
     for _ in range(2):
@@ -89,9 +88,7 @@ def test_recording_keeps_one_number_for_each_matrix() -> None:
     allocator, optimizer = allocation(model, warmup_steps=100)
     for _ in range(3):
         model(torch.ones(2, 8)).square().mean().backward()
-        allocator.step()
-        optimizer.step()
-        optimizer.zero_grad()
+        update(optimizer, allocator)
     held = [
         t
         for owner in (allocator._recorder, allocator._recorder.average, allocator._recorder._norms)

@@ -7,8 +7,6 @@ module tree always agree: the allocator's reallocation, and the loading of a che
 from __future__ import annotations
 
 import copy
-import re
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, cast
@@ -22,11 +20,10 @@ from torch.utils.hooks import RemovableHandle
 from glora.config import Keep
 from glora.lora.discovery import adapted_model, base_model, find_matrices, peft_configs
 from glora.lora.input_gradients import asked_by_user
-from glora.lora.layout import is_sharded, is_unit
-from glora.lora.live_model import Hook, LoadAdapter, uninterrupted
+from glora.lora.layout import is_unit
 from glora.lora.matrix import LoraMatrix, Resized, generator_of
-from glora.lora.peft_config import check_scalings, configured_scaling, describe_ranks
-from glora.lora.rollback import undone_if_it_fails
+from glora.lora.peft_config import configured_scaling, describe_ranks
+from glora.lora.rollback import undone_if_it_fails, uninterrupted
 
 # (matrix, optimizer) -> a context within which the matrix's factors and their state are whole, and may change shape
 Gather = Callable[[LoraMatrix, "torch.optim.Optimizer | None"], AbstractContextManager[None]]
@@ -34,15 +31,29 @@ Gather = Callable[[LoraMatrix, "torch.optim.Optimizer | None"], AbstractContextM
 # (name of a matrix, its tensors): makes the tensors the same on all processes
 Share = Callable[[str, Iterable[torch.Tensor]], None]
 
-# A factor's key in the file of an adapter, and in the model's state dict.
-_KEYS = {
-    "lora_A.weight": "lora_A.{}.weight",
-    "lora_B.weight": "lora_B.{}.weight",
-    "lora_embedding_A": "lora_embedding_A.{}",
-    "lora_embedding_B": "lora_embedding_B.{}",
-}
 # DistributedDataParallel's attribute of the model that it wraps: names of parameters that it leaves alone.
 _IGNORED_BY_DDP = "_ddp_params_and_buffers_to_ignore"
+
+
+class Hook:
+    """A function of an owner that its model calls; a copied or saved model comes without."""
+
+    def __init__(self, owner: object, call: Callable[..., None]) -> None:
+        self.owner, self.call = owner, call
+
+    def __call__(self, *arguments: Any) -> None:
+        """Call the function."""
+        self.call(*arguments)
+
+    def __reduce__(self) -> Any:
+        return NoHook, ()
+
+
+class NoHook:
+    """A hook's place in a copy."""
+
+    def __call__(self, *_: Any) -> None:
+        """Do nothing."""
 
 
 class Layout:
@@ -79,6 +90,10 @@ class RankedAdapter:
         matrices: The matrices by name, those at rank 0 included.
         initial_ranks: The ranks when this object was made.
         layout: How processes hold the model; changes of rank go through it. `glora.distributed` sets it.
+        adapted: The model that PEFT has adapted.
+        paths: The path of each matrix's LoRA layer in the base model, by the matrix's name.
+        loading: The configuration beside the weights that are being loaded; None if there is none.
+        loaded: The configuration beside the weights that were loaded last into this adapter.
         input_hooks: Keys of the hooks by which the user made the embedding's output require a gradient.
 
     Raises:
@@ -96,28 +111,13 @@ class RankedAdapter:
         self._configs = peft_configs(adapted)
         self._config = self._configs.get(self.name)
         self._exclude_modules = getattr(self._config, "exclude_modules", None)
-        self._adapted = adapted
-        self._following: RemovableHandle | None = None
-        self._optimizer: Callable[[], torch.optim.Optimizer | None] = lambda: None
-        self.asked_by: object = None
+        self.adapted = adapted
         self.loading: PeftConfig | None = None
         self.loaded: PeftConfig | None = None
         self._places: list[RemovableHandle] = []
         self._ignored_by_ddp = tuple(getattr(model, _IGNORED_BY_DDP, ()))
         paths = {module: path for path, module in self.root.named_modules()}
-        self._paths = {name: paths[matrix.layer] for name, matrix in self.matrices.items()}
-
-    @classmethod
-    def following(cls, model: nn.Module) -> RankedAdapter | None:
-        """Return the adapter that follows what is loaded into this model, if there is one.
-
-        It alone knows the matrices whose adapter was taken out.
-        """
-        for wrapped in base_model(adapted_model(model))._load_state_dict_pre_hooks.values():
-            adapter = getattr(getattr(wrapped, "hook", None), "adapter", None)
-            if isinstance(adapter, cls):
-                return adapter
-        return None
+        self.paths = {name: paths[matrix.layer] for name, matrix in self.matrices.items()}
 
     def describes(self, model: nn.Module, adapter_name: str | None = None) -> bool:
         """Return whether the model still has this adapter, in these layers: it may have been merged, or replaced."""
@@ -278,78 +278,6 @@ class RankedAdapter:
             describe_ranks(config, self.ranks, alphas, self._exclude_modules)
             self._configs[self.name] = config
 
-    def follow_loading(self, optimizer: torch.optim.Optimizer | None = None, asked_by: object = None) -> None:
-        """Until `stop_following`, take on the ranks of weights that are loaded into the model.
-
-        Trainer loads a checkpoint before any event of training, and the best model after the last; PEFT's
-        `load_adapter` into an adapter that exists does not read the configuration again, and fails where the shapes
-        differ. A matrix that the weights do not have is at rank 0 only where the configuration beside them, or the base
-        weights among them, say so: otherwise they are a part of an adapter, which is left to PEFT. Other ranks of another
-        scaling are an error, as in PEFT: the weights were trained to compute another function.
-
-        Args:
-            optimizer: The optimizer that trains the adapter. Until there is one, matrices at rank 0 keep their places in the
-                model (empty), so that an optimizer made from it has the parameter groups of the run that saved its state.
-            asked_by: The caller's configuration; kept as `asked_by`.
-        """
-        self._optimizer = (lambda: None) if optimizer is None else weakref.ref(optimizer)
-        self.asked_by = asked_by
-        if self._following is None:
-            hook = Hook(self, self._before_loading)
-            self._following = self.root.register_load_state_dict_pre_hook(hook)  # type: ignore[no-untyped-call]
-            if hasattr(self._adapted, "load_adapter"):
-                vars(self._adapted)["load_adapter"] = LoadAdapter(self, self._adapted)
-
-    def stop_following(self) -> None:
-        """Undo `follow_loading`."""
-        if self._following is not None:
-            self._following.remove()
-            vars(self._adapted).pop("load_adapter", None)
-            self._following = self.asked_by = None
-            self._optimizer = lambda: None
-
-    def _before_loading(self, module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-        for name, matrix in self.matrices.items():
-            if matrix.present:
-                continue
-            # PEFT's keys have the adapter's name in them only for modules that have the adapter
-            path = prefix + self._paths[name]
-            for stored, loaded in _KEYS.items():
-                if (key := f"{path}.{stored}") in state_dict:
-                    state_dict[f"{path}.{loaded.format(self.name)}"] = state_dict.pop(key)
-        rows = {name: _rows_of_A(state_dict, prefix + path, self.name) for name, path in self._paths.items()}
-        if not any(rows.values()):
-            return  # other weights than this adapter's
-        bases = {key.rpartition(".")[0].removesuffix(".base_layer") for key in state_dict if ".lora_" not in key}
-        removed = self._excluded() | {name for name, path in self._paths.items() if prefix + path in bases}
-        found = {name: rows[name] // matrix.experts for name, matrix in self.matrices.items()}
-        layers = {path for path, m in self.root.named_modules(remove_duplicate=False) if isinstance(m, LoraLayer)}
-        unknown = _modules_in(state_dict, self.name) - {prefix + path for path in {*layers, *self._paths.values()}}
-        if unknown or any(rank == 0 < self.matrices[n].rank and n not in removed for n, rank in found.items()):
-            return  # a part of an adapter, or an adapter of other modules too, which PEFT rejects if its ranks differ
-        if found != self.ranks:
-            if any(map(is_sharded, self.factors)):
-                raise ValueError(
-                    "the weights to load have other ranks than the model, which fully_shard has spread over the processes "
-                    "already. To resume, call callback.take_ranks_from(checkpoint) before "
-                    "trainer.train(resume_from_checkpoint=checkpoint); in your own training loop, load the allocator's state "
-                    "before the weights. (With load_best_model_at_end the best model is from before the reallocation: "
-                    "load it from its checkpoint, into a new model)"
-                )
-            in_weights = {name: scaling for name, scaling in self.scalings.items() if found[name]}
-            check_scalings(in_weights, self.scalings_beside(self.loading))
-            optimizer = self._optimizer()
-            self.set_ranks(found, optimizer=optimizer, keep_places=optimizer is None)
-        for name, matrix in self.matrices.items():
-            if matrix.present and matrix.rank == 0:
-                _fill(state_dict, prefix + self._paths[name], matrix)
-
-    def _excluded(self) -> set[str]:
-        """Return the matrices that the configuration of the adapter that is being loaded says to be at rank 0."""
-        exclude = getattr(self.loading, "exclude_modules", None)
-        patterns = set(exclude.split("|")) if isinstance(exclude, str) else set()
-        return {name for name in self.matrices if re.escape(name) in patterns}
-
     def _hold_places(self) -> None:
         """Take the empty adapters out as soon as anything but an optimizer or a wrapper is made of the model."""
         if not self._places:
@@ -366,28 +294,3 @@ class RankedAdapter:
     def _put_into_tree(self, matrix: LoraMatrix, module: nn.Module) -> None:
         parent, _, child = matrix.name.rpartition(".")
         setattr(self.root.get_submodule(parent), child, module)
-
-
-def _fill(state_dict: dict[str, Any], path: str, matrix: LoraMatrix) -> None:
-    """Give weights to load the names and the empty factors of a matrix at rank 0 that is still in its LoRA layer."""
-    for key in [key for key in state_dict if key.startswith(f"{path}.")]:
-        rest = key.removeprefix(f"{path}.")
-        if not rest.startswith(("base_layer.", "lora_")):
-            state_dict[f"{path}.base_layer.{rest}"] = state_dict.pop(key)
-    for name, parameter in matrix.layer.named_parameters():
-        if parameter is matrix.A or parameter is matrix.B:
-            state_dict[f"{path}.{name}"] = parameter.detach()
-
-
-def _rows_of_A(state_dict: Mapping[str, torch.Tensor], module_name: str, adapter_name: str) -> int:
-    """Return the rows of A that a state dict holds for one module's adapter (E·r for experts); 0 where it holds none."""
-    for key in (f"{module_name}.lora_A.{adapter_name}.weight", f"{module_name}.lora_embedding_A.{adapter_name}"):
-        if key in state_dict:
-            return state_dict[key].shape[0]
-    return 0
-
-
-def _modules_in(state_dict: Mapping[str, torch.Tensor], adapter_name: str) -> set[str]:
-    """Return the modules that have this adapter in a state dict, by a file's keys or by the model's."""
-    ends = [f".{key}" for pair in _KEYS.items() for key in (pair[0], pair[1].format(adapter_name))]
-    return {key.removesuffix(end) for key in state_dict for end in ends if key.endswith(end)}

@@ -9,10 +9,9 @@ from peft.tuners.lora.layer import LoraLayer
 from torch import nn
 
 from glora.config import Keep
-from glora.lora.adapter import RankedAdapter
-from glora.lora.live_model import uninterrupted
+from glora.lora.following import adapter_in
 from glora.lora.matrix import LoraMatrix
-from glora.lora.rollback import undone_if_it_fails
+from glora.lora.rollback import undone_if_it_fails, uninterrupted
 
 
 def resize_lora_layer(
@@ -59,9 +58,7 @@ def resize_lora_layer(
             if rank == 0:
                 matrix.remove()
         return
-    following = RankedAdapter.following(model)
-    known = following is not None and following.name == adapter_name
-    adapter = following if following is not None and known else RankedAdapter(model, adapter_name)
+    adapter = adapter_in(model, adapter_name)
     found = next((matrix for matrix in adapter.matrices.values() if matrix.layer is layer), None)
     if found is None:
         raise ValueError(

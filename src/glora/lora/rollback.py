@@ -1,7 +1,9 @@
-"""A change of ranks that fails on its way is undone: the layers, their factors, gradients and state, and the module tree."""
+"""A change of ranks that fails on its way is undone: layers, factors, gradients, state and module tree. Ctrl-C waits for it."""
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -27,6 +29,25 @@ def undone_if_it_fails(
         for step in undo:
             step()
         raise
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Delay Ctrl-C, and a SIGTERM that Python handles, to the end of this context."""
+    received: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
+    handlers: dict[signal.Signals, Callable[..., Any]] = {}
+    if threading.current_thread() is threading.main_thread():  # handlers run there alone
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if callable(handler := signal.getsignal(number)):
+                handlers[number] = handler
+                signal.signal(number, lambda *arguments, handler=handler: received.append((handler, arguments)))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for handler, arguments in received[:1]:
+            handler(*arguments)
 
 
 def _undo(

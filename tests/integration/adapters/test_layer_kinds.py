@@ -16,6 +16,7 @@ from transformers import BitsAndBytesConfig, LlamaForCausalLM
 from glora import RankAllocationConfig, RankAllocator, export_uniform
 from glora.lora import discovery as adapter_discovery
 from glora.lora.adapter import RankedAdapter
+from glora.lora.following import follow_loading, following
 from integration.adapters.adapter_life import Setup, adamw, live_through, logits_of, train
 from integration.adapters.layer_kinds import (
     TARGETS,
@@ -167,9 +168,9 @@ def test_an_adapted_model_inside_another(adapted: str, tmp_path: Path) -> None:
     assert torch.equal(logits_of(again, inputs), logits_of(model, inputs))
 
     fresh, _, follower = classifier()
-    follower.adapter.follow_loading()
+    follow_loading(follower.adapter)
     fresh.load_state_dict(model.state_dict())
-    assert RankedAdapter.following(fresh) is follower.adapter
+    assert following(fresh).adapter is follower.adapter
     assert follower.adapter.ranks == allocator.ranks
 
 

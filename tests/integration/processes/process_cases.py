@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader
 from glora import RankAllocationConfig, RankAllocator, accelerate_lora
 from glora.distributed.agreement import Processes
 from glora.lora.adapter import RankedAdapter
+from glora.lora.following import follow_loading
 
 WARMUP, STEPS = 4, 9
 TARGETS = ["first", "second", "aside", "third"]
@@ -379,7 +380,7 @@ def errors_of_sharded_models() -> dict[str, str]:
     def load_too_late() -> None:
         model, other = adapted(rank=4), adapted(rank=2)
         adapter = RankedAdapter(shard(model))
-        adapter.follow_loading()
+        follow_loading(adapter)
         model.load_state_dict(other.state_dict())
 
     offload = dict(offload_policy=CPUOffloadPolicy(pin_memory=False))

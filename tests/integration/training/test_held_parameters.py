@@ -13,7 +13,18 @@ from torch import nn
 
 from glora import RankAllocator
 from glora.lora.matrix import LoraMatrix, Resized
-from integration.training.loop_case import STEPS, WARMUP, adamw, allocator_for, batch_of, lora, loss_of, train, update
+from integration.training.loop_case import (
+    STEPS,
+    WARMUP,
+    adamw,
+    allocator_for,
+    batch_of,
+    lora,
+    loss_of,
+    started,
+    train,
+    update,
+)
 
 
 def trained(model: nn.Module) -> list[nn.Parameter]:
@@ -48,9 +59,7 @@ def test_hooks_on_parameters_stay() -> None:
 
 def test_gradients_of_the_old_shape_go() -> None:
     """Or zero_grad(set_to_none=False) would leave them for the next backward pass."""
-    model = lora()
-    optimizer = adamw(model)
-    allocator = allocator_for(model, optimizer, min_rank=1)
+    model, optimizer, allocator = started(min_rank=1)
     for step in range(STEPS):
         loss_of(model, batch_of(step)).backward()
         allocator.step()
@@ -93,9 +102,7 @@ def test_an_optimizer_for_one_factor_alone_is_refused(held: str) -> None:
 
 
 def test_an_optimizer_made_anew_is_an_error_at_once() -> None:
-    model = lora()
-    optimizer = adamw(model)
-    allocator = allocator_for(model, optimizer)
+    model, optimizer, allocator = started()
     train(model, optimizer, allocator, range(2))
     again = adamw(model, lr=1e-3)
     train(model, again, allocator, range(2, 3))
@@ -110,9 +117,7 @@ def test_an_optimizer_made_anew_is_an_error_at_once() -> None:
 
 
 def test_an_adapter_that_is_not_active_is_named() -> None:
-    model = lora()
-    optimizer = adamw(model)
-    allocator = allocator_for(model, optimizer)
+    model, _, allocator = started()
     loss_of(model, batch_of(0)).backward()
     with model.disable_adapter(), pytest.raises(RuntimeError, match="'default' is not active .none is"):
         allocator.step()
@@ -120,9 +125,7 @@ def test_an_adapter_that_is_not_active_is_named() -> None:
 
 
 def test_a_deleted_adapter_is_named() -> None:
-    model = lora()
-    optimizer = adamw(model)
-    allocator = allocator_for(model, optimizer)
+    model, optimizer, allocator = started()
     train(model, optimizer, allocator, range(1))
     model.add_adapter("other", model.peft_config["default"])
     model.set_adapter("other")
@@ -134,9 +137,7 @@ def test_a_deleted_adapter_is_named() -> None:
 
 def test_a_compiled_step_does_not_trace_the_reallocation(monkeypatch: pytest.MonkeyPatch) -> None:
     torch._dynamo.reset()
-    model = lora()
-    optimizer = adamw(model)
-    allocator = allocator_for(model, optimizer, min_rank=1)
+    model, optimizer, allocator = started(min_rank=1)
     compiling: list[bool] = []
     resized = LoraMatrix.resized
     monkeypatch.setattr(
@@ -153,9 +154,7 @@ def test_a_compiled_step_does_not_trace_the_reallocation(monkeypatch: pytest.Mon
 
 
 def test_nothing_is_left_over_after_many_reallocations() -> None:
-    model = lora()
-    optimizer = adamw(model)
-    allocator = allocator_for(model, optimizer, warmup_steps=1, reallocate_every=1, min_rank=1)
+    model, optimizer, allocator = started(warmup_steps=1, reallocate_every=1, min_rank=1)
 
     def tensors() -> int:
         gc.collect()
@@ -190,9 +189,7 @@ def test_every_reallocation_draws_other_rows() -> None:
 
 @pytest.mark.parametrize("stage", ["making", "putting in place"])
 def test_an_interrupted_reallocation_is_made_at_the_next_step(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = lora()
-    optimizer = adamw(model)
-    allocator = allocator_for(model, optimizer, min_rank=1)
+    model, optimizer, allocator = started(min_rank=1)
     train(model, optimizer, allocator, range(WARMUP - 1))
     owner, name = (LoraMatrix, "resized") if stage == "making" else (Resized, "commit")
     call, calls = getattr(owner, name), []

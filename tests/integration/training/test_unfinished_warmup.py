@@ -11,6 +11,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from glora import RankAllocator
+from integration.training.loop_case import update
 from new_process import run_program
 
 CUT = dict(rule="spectrum", average_rank=1)
@@ -44,9 +45,7 @@ def train(
         allocator.load_state_dict(state)
     for _ in range(steps):
         model(torch.ones(1, 6)).sum().backward()
-        allocator.step()
-        optimizer.step()
-        optimizer.zero_grad()
+        update(optimizer, allocator)
     if detach:
         allocator.detach()
     KEPT.extend([optimizer] * keep)

@@ -19,6 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from glora import RankAllocationConfig, RankAllocator, accelerate_lora
 from glora.acceleration import accelerate as lora_acceleration
 from glora.lora.discovery import find_matrices
+from integration.training.loop_case import update
 
 WIDTH = 12
 
@@ -293,9 +294,7 @@ def test_ranks_change_under_an_accelerated_model(signal: str, fused: list) -> No
         )
         for _ in range(7):
             model(tokens()).square().mean().backward()
-            allocator.step()
-            optimizer.step()
-            optimizer.zero_grad()
+            update(optimizer, allocator)
         return allocator, model
 
     (ours, model), (theirs, plain) = train(True), train(False)

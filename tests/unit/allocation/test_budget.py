@@ -15,7 +15,7 @@ from torch import nn
 from glora import RankAllocationCallback, RankAllocationConfig, RankAllocator, save_allocation
 from glora.allocation.budget import check_start
 from glora.lora.adapter import RankedAdapter
-from unit.test_allocator import config, lora, sgd, train
+from unit.test_allocator import config, lora, sgd, started, train
 
 
 class Pair(nn.Module):
@@ -70,9 +70,7 @@ def test_refused_before_the_first_step(fields: dict, words: str) -> None:
 
 @pytest.mark.parametrize(("fields", "start"), [({"average_rank": 4}, 16), ({"total_rank": 9}, 20)], ids=str)
 def test_a_start_that_is_not_wider_is_an_error_at_the_first_step(fields: dict, start: int) -> None:
-    model = lora()
-    optimizer = sgd(model)
-    allocator = RankAllocator(model, optimizer, config(**{"rule": "spectrum"} | fields))
+    model, optimizer, allocator = started(**{"rule": "spectrum"} | fields)
     with pytest.raises(ValueError, match=re.escape(f"Start with LoraConfig(r={start}), and lora_alpha")):
         train(model, optimizer, allocator, 1)
 
@@ -112,9 +110,7 @@ def test_bounds_hold_in_a_cut() -> None:
 
 
 def test_a_cut_reads_no_gradient_norms() -> None:
-    model = lora()
-    optimizer = sgd(model)
-    allocator = RankAllocator(model, optimizer, config(rule="spectrum", average_rank=2))
+    model, optimizer, allocator = started(rule="spectrum", average_rank=2)
     assert not any(module._forward_hooks or module._backward_hooks for module in model.modules())
     train(model, optimizer, allocator, 2)
     assert allocator.norms == allocator.scores == {}
@@ -137,9 +133,7 @@ def test_nothing_learned_keeps_the_ranks(caplog: pytest.LogCaptureFixture) -> No
 
 def test_the_line_names_the_matrices_without_an_adapter(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="glora")
-    model = lora()
-    optimizer = sgd(model)
-    allocator = RankAllocator(model, optimizer, config(rule="spectrum", average_rank=1, max_rank={"first": 0}))
+    model, optimizer, allocator = started(rule="spectrum", average_rank=1, max_rank={"first": 0})
     train(model, optimizer, allocator, 3)
     (line,) = caplog.messages
     kept = allocator.reallocation.energy_kept
@@ -151,9 +145,7 @@ def test_the_line_names_the_matrices_without_an_adapter(caplog: pytest.LogCaptur
 
 def test_what_is_saved_beside_the_adapter_says_how_it_was_cut(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("# Mine\n")
-    model = lora()
-    optimizer = sgd(model)
-    allocator = RankAllocator(model, optimizer, config(rule="spectrum", energy=0.9))
+    model, optimizer, allocator = started(rule="spectrum", energy=0.9)
     save_allocation(allocator, tmp_path)
     assert "0 of 3 steps" in (tmp_path / "README.md").read_text()
     train(model, optimizer, allocator, 3)

@@ -13,13 +13,11 @@ from glora import RankAllocator
 from glora.guards.saved_state import check_trainer_state
 from glora.reallocation import Reallocation
 from glora.trainer_callback import _saved_state
-from unit.test_allocator import config, lora, sgd, train
+from unit.test_allocator import config, lora, sgd, started, train
 
 
 def saved() -> dict[str, Any]:
-    model = lora()
-    optimizer = sgd(model)
-    allocator = RankAllocator(model, optimizer, config(warmup_steps=2, reallocate_every=3))
+    model, optimizer, allocator = started(warmup_steps=2, reallocate_every=3)
     train(model, optimizer, allocator, 3)
     return json.loads(json.dumps(allocator.state_dict()))
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from glora import resize_lora_layer
 from glora.lora.adapter import RankedAdapter
+from glora.lora.following import follow_loading, following, stop_following
 
 NAMES = ("first", "second", "third")
 
@@ -88,7 +89,7 @@ def test_a_matrix_that_comes_back_has_the_mode_of_the_model() -> None:
 def test_loading_brings_a_matrix_back_and_takes_another_out(gone: str, tmp_path: Path) -> None:
     model, x = lora().eval(), torch.randn(3, 8)
     adapter = RankedAdapter(model)
-    adapter.follow_loading()
+    follow_loading(adapter)
     for parameter in model.parameters():
         if parameter.requires_grad:
             nn.init.normal_(parameter)
@@ -110,24 +111,24 @@ def test_loading_brings_a_matrix_back_and_takes_another_out(gone: str, tmp_path:
     assert torch.equal(model(x), without)
     assert type(getattr(model.base_model.model, gone)) is nn.Linear
 
-    adapter.stop_following()
+    stop_following(adapter)
     with pytest.raises(RuntimeError, match="size mismatch"):
         set_peft_model_state_dict(model, full)
 
 
 def test_the_follower_is_found_as_long_as_it_describes_the_model() -> None:
     model = lora()
-    assert RankedAdapter.following(model) is None
+    assert following(model) is None
     adapter = RankedAdapter(model)
-    adapter.follow_loading()
-    assert RankedAdapter.following(model) is adapter
+    follow_loading(adapter)
+    assert following(model).adapter is adapter
     adapter.set_ranks({"first": 4, "second": 0, "third": 4})
     assert adapter.describes(model)
     assert not adapter.describes(model, "another")
     other = get_peft_model(model.unload(), LoraConfig(r=2, target_modules=["first"]))
     assert not adapter.describes(other)
-    adapter.stop_following()
-    assert RankedAdapter.following(model) is None
+    stop_following(adapter)
+    assert following(model) is None
 
 
 def test_the_follower_is_found_where_matrices_at_rank_0_hold_their_places() -> None:
@@ -142,7 +143,7 @@ def test_the_follower_is_found_where_matrices_at_rank_0_hold_their_places() -> N
 
 def test_following_keeps_no_model_alive() -> None:
     model = lora()
-    RankedAdapter(model).follow_loading()
+    follow_loading(RankedAdapter(model))
     alive = weakref.ref(model.base_model.model)
     del model
     gc.collect()
@@ -155,7 +156,7 @@ def test_an_adapter_of_other_ranks_and_another_scaling_is_an_error_as_in_peft(tm
     wide.save_pretrained(tmp_path)
     model = lora()
     adapter = RankedAdapter(model)
-    adapter.follow_loading()
+    follow_loading(adapter)
     with pytest.raises(
         ValueError, match="first has scaling 2, and the checkpoint 1; make the model with the LoraConfig"
     ):
@@ -174,7 +175,7 @@ def test_a_matrix_that_the_weights_do_not_have_has_no_scaling_to_compare(tmp_pat
     RankedAdapter(saved).set_ranks({"first": 2, "second": 0, "third": 6})
     saved.save_pretrained(tmp_path)
     adapter = RankedAdapter(model)
-    adapter.follow_loading()
+    follow_loading(adapter)
     model.load_adapter(tmp_path, "default", is_trainable=True)
     assert adapter.ranks == {"first": 2, "second": 0, "third": 6}
 
@@ -185,7 +186,7 @@ def test_a_part_of_an_adapter_leaves_the_rest_alone(tmp_path: Path) -> None:
     part.save_pretrained(tmp_path)
     model = lora()
     adapter = RankedAdapter(model)
-    adapter.follow_loading()
+    follow_loading(adapter)
     model.load_adapter(tmp_path, "default", is_trainable=True)
     assert adapter.ranks == dict.fromkeys(NAMES, 4)
     wide = get_peft_model(Net(), LoraConfig(r=6, lora_alpha=12, target_modules=["first"]))
@@ -203,7 +204,7 @@ def test_an_adapter_of_more_modules_is_left_to_peft(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = get_peft_model(Net(), LoraConfig(r=4, lora_alpha=8, target_modules=["first", "second"]))
     adapter = RankedAdapter(model)
-    adapter.follow_loading()
+    follow_loading(adapter)
     with pytest.raises(RuntimeError, match="size mismatch"):
         model.load_adapter(tmp_path, "default")
     assert adapter.ranks == {"first": 4, "second": 4}
@@ -219,7 +220,7 @@ def test_a_module_of_two_names_follows() -> None:
     cut, model = tied(), tied()
     RankedAdapter(cut).set_ranks({"first": 2, "second": 3})
     adapter = RankedAdapter(model)
-    adapter.follow_loading()
+    follow_loading(adapter)
     model.load_state_dict(cut.state_dict())
     assert adapter.ranks == {"first": 2, "second": 3}
 
@@ -228,7 +229,7 @@ def test_a_module_of_two_names_follows() -> None:
 def test_a_copy_of_the_model_follows_nothing(copied: str, tmp_path: Path) -> None:
     model = lora()
     adapter = RankedAdapter(model)
-    adapter.follow_loading()
+    follow_loading(adapter)
     if copied == "saved":
         file = io.BytesIO()
         torch.save(model, file)
@@ -236,7 +237,7 @@ def test_a_copy_of_the_model_follows_nothing(copied: str, tmp_path: Path) -> Non
         other = torch.load(file, weights_only=False)
     else:
         other = copy.deepcopy(model)
-    assert RankedAdapter.following(other) is None
+    assert following(other) is None
     RankedAdapter(model).set_ranks({"first": 2, "second": 4, "third": 4})
     model.save_pretrained(tmp_path)
     with pytest.raises(RuntimeError, match="size mismatch"):

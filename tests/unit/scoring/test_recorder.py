@@ -6,29 +6,24 @@ import pytest
 import torch
 
 from glora import RankAllocator
-from unit.test_allocator import backward, config, lora, sgd, train
+from integration.training.loop_case import update
+from unit.test_allocator import backward, config, lora, started, train
 
 
 def test_the_average_is_the_recursion_as_published() -> None:
-    model = lora()
-    optimizer = sgd(model)
-    allocator = RankAllocator(model, optimizer, config(signal="lora_b", beta=0.75, warmup_steps=9))
+    model, optimizer, allocator = started(signal="lora_b", beta=0.75, warmup_steps=9)
     g = 0.0
     for seed in range(4):
         backward(model, seed)
         g = 0.75 * g + 0.25 * model.base_model.model.first.lora_B.default.weight.grad.norm().item()
-        allocator.step()
-        optimizer.step()
-        optimizer.zero_grad()
+        update(optimizer, allocator)
         assert allocator.norms["first"] == pytest.approx(g, rel=1e-5)
     assert sum(allocator.scores.values()) == pytest.approx(1)
 
 
 def test_norms_are_of_the_accumulated_gradient() -> None:
     """Two micro-batches whose gradients cancel: the norm of the sum is 0, the sum of the norms is not."""
-    model = lora()
-    optimizer = sgd(model)
-    allocator = RankAllocator(model, optimizer, config())
+    model, optimizer, allocator = started()
     x = torch.randn(5, 6)
     model(x).sum().backward()
     allocator.step()

@@ -1,0 +1,189 @@
+"""An adapter follows what is loaded into its model: the ranks of the weights become the model's.
+
+Trainer loads a checkpoint before any event of training, and the best model after the last; PEFT's `load_adapter` into an
+adapter that exists does not read the configuration again, and fails where the shapes differ. A matrix that the weights do not
+have is at rank 0 only where the configuration beside them, or the base weights among them, say so: otherwise they are a part of
+an adapter, which is left to PEFT. Other ranks of another scaling are an error, as in PEFT: the weights were trained to compute
+another function.
+"""
+
+from __future__ import annotations
+
+import re
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from peft import PeftConfig
+from peft.tuners.lora.layer import LoraLayer
+from torch import nn
+
+from glora.lora.adapter import Hook, RankedAdapter
+from glora.lora.discovery import adapted_model, base_model
+from glora.lora.layout import is_sharded
+from glora.lora.matrix import LoraMatrix
+from glora.lora.peft_config import check_scalings
+
+# A factor's key in the file of an adapter, and in the model's state dict.
+_KEYS = {
+    "lora_A.weight": "lora_A.{}.weight",
+    "lora_B.weight": "lora_B.{}.weight",
+    "lora_embedding_A": "lora_embedding_A.{}",
+    "lora_embedding_B": "lora_embedding_B.{}",
+}
+
+
+class Following:
+    """Until `stop_following`, an adapter takes on the ranks of weights that are loaded into its model.
+
+    Attributes:
+        adapter: The adapter.
+        asked_by: The configuration of the callback that asked for it.
+        optimizer: Gives the optimizer that trains the adapter; None if there is none yet.
+    """
+
+    def __init__(self, adapter: RankedAdapter) -> None:
+        self.adapter = adapter
+        self.asked_by: object = None
+        self.optimizer: Callable[[], torch.optim.Optimizer | None] = lambda: None
+        hook = Hook(self, self._before_loading)
+        self._handle = adapter.root.register_load_state_dict_pre_hook(hook)  # type: ignore[no-untyped-call]
+        if hasattr(adapter.adapted, "load_adapter"):
+            vars(adapter.adapted)["load_adapter"] = LoadAdapter(adapter, adapter.adapted)
+
+    def _before_loading(self, module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+        adapter = self.adapter
+        for name, matrix in adapter.matrices.items():
+            if matrix.present:
+                continue
+            # PEFT's keys have the adapter's name in them only for modules that have the adapter
+            path = prefix + adapter.paths[name]
+            for stored, loaded in _KEYS.items():
+                if (key := f"{path}.{stored}") in state_dict:
+                    state_dict[f"{path}.{loaded.format(adapter.name)}"] = state_dict.pop(key)
+        rows = {name: _rows_of_A(state_dict, prefix + path, adapter.name) for name, path in adapter.paths.items()}
+        if not any(rows.values()):
+            return  # other weights than this adapter's
+        bases = {key.rpartition(".")[0].removesuffix(".base_layer") for key in state_dict if ".lora_" not in key}
+        removed = self._excluded() | {name for name, path in adapter.paths.items() if prefix + path in bases}
+        found = {name: rows[name] // matrix.experts for name, matrix in adapter.matrices.items()}
+        layers = {path for path, m in adapter.root.named_modules(remove_duplicate=False) if isinstance(m, LoraLayer)}
+        unknown = _modules_in(state_dict, adapter.name) - {prefix + path for path in {*layers, *adapter.paths.values()}}
+        if unknown or any(rank == 0 < adapter.matrices[n].rank and n not in removed for n, rank in found.items()):
+            return  # a part of an adapter, or an adapter of other modules too, which PEFT rejects if its ranks differ
+        if found != adapter.ranks:
+            if any(map(is_sharded, adapter.factors)):
+                raise ValueError(
+                    "the weights to load have other ranks than the model, which fully_shard has spread over the processes "
+                    "already. To resume, call callback.take_ranks_from(checkpoint) before "
+                    "trainer.train(resume_from_checkpoint=checkpoint); in your own training loop, load the allocator's state "
+                    "before the weights. (With load_best_model_at_end the best model is from before the reallocation: "
+                    "load it from its checkpoint, into a new model)"
+                )
+            in_weights = {name: scaling for name, scaling in adapter.scalings.items() if found[name]}
+            check_scalings(in_weights, adapter.scalings_beside(adapter.loading))
+            optimizer = self.optimizer()
+            adapter.set_ranks(found, optimizer=optimizer, keep_places=optimizer is None)
+        for name, matrix in adapter.matrices.items():
+            if matrix.present and matrix.rank == 0:
+                _fill(state_dict, prefix + adapter.paths[name], matrix)
+
+    def _excluded(self) -> set[str]:
+        """Return the matrices that the configuration of the adapter that is being loaded says to be at rank 0."""
+        exclude = getattr(self.adapter.loading, "exclude_modules", None)
+        patterns = set(exclude.split("|")) if isinstance(exclude, str) else set()
+        return {name for name in self.adapter.matrices if re.escape(name) in patterns}
+
+
+def following(model: nn.Module) -> Following | None:
+    """Return the first that follows this model's loads, if any does. Its adapter alone knows matrices that were taken out."""
+    return next(_all_following(base_model(adapted_model(model))), None)
+
+
+def _all_following(root: nn.Module) -> Iterator[Following]:
+    owners = (getattr(getattr(w, "hook", None), "owner", None) for w in root._load_state_dict_pre_hooks.values())
+    return (owner for owner in owners if isinstance(owner, Following))
+
+
+def follow_loading(
+    adapter: RankedAdapter, optimizer: torch.optim.Optimizer | None = None, asked_by: object = None
+) -> None:
+    """Let an adapter follow what is loaded into its model.
+
+    Args:
+        adapter: The adapter.
+        optimizer: The optimizer that trains it. Until there is one, matrices at rank 0 keep their places in the model (empty),
+            so that an optimizer made from it has the parameter groups of the run that saved its state.
+        asked_by: The caller's configuration.
+    """
+    known = next((one for one in _all_following(adapter.root) if one.adapter is adapter), None) or Following(adapter)
+    known.optimizer = (lambda: None) if optimizer is None else weakref.ref(optimizer)
+    known.asked_by = asked_by
+
+
+def stop_following(adapter: RankedAdapter) -> None:
+    """Undo `follow_loading`: what is loaded is left to PEFT again."""
+    for one in list(_all_following(adapter.root)):
+        if one.adapter is adapter:
+            one._handle.remove()
+            vars(adapter.adapted).pop("load_adapter", None)
+
+
+def adapter_in(model: nn.Module, adapter_name: str, *, trainable: bool = True) -> RankedAdapter:
+    """Return the adapter of this name that follows what is loaded, or a new description of it."""
+    known = following(model)
+    if known is not None and known.adapter.name == adapter_name:
+        return known.adapter
+    return RankedAdapter(model, adapter_name, trainable=trainable)
+
+
+class LoadAdapter:
+    """The model's `load_adapter`, which also tells the adapter where the weights come from."""
+
+    def __init__(self, adapter: RankedAdapter, model: nn.Module) -> None:
+        self._adapter, self._model = adapter, model
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """Load an adapter, as the model's class does."""
+        folder = arguments[0] if arguments else options.get("model_id", options.get("peft_model_id"))
+        where = {key: options[key] for key in ("subfolder", "revision", "cache_dir", "token") if key in options}
+        try:
+            self._adapter.loading = PeftConfig.from_pretrained(str(folder), **where)
+        except (ValueError, OSError, TypeError):
+            self._adapter.loading = None  # PEFT says what is wrong there
+        name = arguments[1] if len(arguments) > 1 else options.get("adapter_name", self._adapter.name)
+        if name == self._adapter.name:
+            self._adapter.loaded = self._adapter.loading
+        try:
+            return type(self._model).load_adapter(self._model, *arguments, **options)  # type: ignore[attr-defined]
+        finally:
+            self._adapter.loading = None
+
+    def __reduce__(self) -> Any:
+        return getattr, (self._model, "load_adapter")  # the class's own, of the copy
+
+
+def _fill(state_dict: dict[str, Any], path: str, matrix: LoraMatrix) -> None:
+    """Give weights to load the names and the empty factors of a matrix at rank 0 that is still in its LoRA layer."""
+    for key in [key for key in state_dict if key.startswith(f"{path}.")]:
+        rest = key.removeprefix(f"{path}.")
+        if not rest.startswith(("base_layer.", "lora_")):
+            state_dict[f"{path}.base_layer.{rest}"] = state_dict.pop(key)
+    for name, parameter in matrix.layer.named_parameters():
+        if parameter is matrix.A or parameter is matrix.B:
+            state_dict[f"{path}.{name}"] = parameter.detach()
+
+
+def _rows_of_A(state_dict: Mapping[str, torch.Tensor], module_name: str, adapter_name: str) -> int:
+    """Return the rows of A that a state dict holds for one module's adapter (E·r for experts); 0 where it holds none."""
+    for key in (f"{module_name}.lora_A.{adapter_name}.weight", f"{module_name}.lora_embedding_A.{adapter_name}"):
+        if key in state_dict:
+            return state_dict[key].shape[0]
+    return 0
+
+
+def _modules_in(state_dict: Mapping[str, torch.Tensor], adapter_name: str) -> set[str]:
+    """Return the modules that have this adapter in a state dict, by a file's keys or by the model's."""
+    ends = [f".{key}" for pair in _KEYS.items() for key in (pair[0], pair[1].format(adapter_name))]
+    return {key.removesuffix(end) for key in state_dict for end in ends if key.endswith(end)}
