@@ -77,17 +77,6 @@ def test_a_log_is_plain_lines(compared) -> None:
     assert sum("matrices changed rank" in line for line in lines) == 2, "GLoRA, both seeds"
 
 
-def test_the_same_command_again_trains_nothing_and_says_so(compared, tiny_deberta: Path, glue_folder: Path) -> None:
-    output, _ = compared
-    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (output / "runs").iterdir()}
-    again = call(
-        *arguments(tiny_deberta, glue_folder, output, "--methods", ",".join(METHODS), "--seeds", "0,1"),
-    )
-    assert again.returncode == 0
-    assert "4 already finished, nothing is left to run" in again.stdout
-    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (output / "runs").iterdir()} == before
-
-
 def test_a_broken_run_is_recorded_and_the_others_go_on(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> None:
     methods = "glora:learning_rate=1e30,lora"
     done = call(*arguments(tiny_deberta, glue_folder, tmp_path, "--methods", methods, "--seeds", "0"))

@@ -18,11 +18,10 @@ from glora.experiments.search.plan import plan_search
 from glora.experiments.search.ranges import parse_range
 from glora.experiments.search.sharing import Sharing, make_shared_runs
 from glora.experiments.search.storage import StorageError, open_storage
-from glora.experiments.search.study import SURPLUS
 from glora.experiments.search.trials import plan_tuned_runs, run_trials
 from glora.experiments.training.progress import RunProgress
 from postgresql_server import PASSWORD
-from unit.experiments.search.search_case import FakeRuns, Worker, read_trials, together
+from unit.experiments.search.search_case import FakeRuns, together
 
 TRIALS, SEEDS = 4, (0, 1)
 
@@ -91,13 +90,6 @@ def test_three_machines_make_exactly_the_trials_and_the_runs_of_one(
     late()
     assert Counter((tmp_path / "log").read_text().splitlines()) == made, "nothing was left to do"
     assert read_records(tmp_path / "late") == read_records(tmp_path / "one"), "and all records are there"
-
-
-def test_trials_are_made_once_on_a_server_too(server: str, tmp_path: Path) -> None:
-    worker = Worker(server, tmp_path / "done", items=20, die_in=("trial 3",), seconds=0.01)
-    assert sorted(together([worker] * 4)) == [-signal.SIGKILL, 0, 0, 0]
-    assert sorted(worker.done) == sorted(f"trial {i}" for i in range(20))
-    assert sum(SURPLUS not in trial.user_attrs for trial in read_trials(server)) == 21
 
 
 def test_a_wrong_password_is_told_and_not_shown(server: str) -> None:

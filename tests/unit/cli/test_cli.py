@@ -20,41 +20,20 @@ from glora.experiments.data.registry import TASKS
 from glora.experiments.methods.registry import METHODS
 from glora.experiments.models.model_fit import WRITTEN_ANSWERS_ONLY
 from glora.experiments.models.registry import MODELS, ModelNotFoundError
-from glora.experiments.records.provenance import collect_provenance
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.records.store import read_records
 from glora.experiments.report.write import NoFinishedRunsError
 from glora.experiments.training import run as train
 from glora.experiments.training.progress import RunProgress
+from unit.experiments.plan_case import FakeRuns
 
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
     """The runs that were made, by a stand-in that fails for the method `adalora`."""
-    configs: list[RunConfig] = []
-
-    def make_run(config: RunConfig, _task: object = None, *, progress: RunProgress, **_: object) -> RunRecord:
-        configs.append(config)
-        broken = config.method == "adalora"
-        record = RunRecord(
-            config=config,
-            key=config.key,
-            status="failed" if broken else "finished",
-            error="ValueError: broken on purpose" if broken else None,
-            started_at="2026-01-01T00:00:00+00:00",
-            finished_at="2026-01-01T00:01:00+00:00",
-            primary_metric="accuracy",
-            final={"accuracy": 0.5, "matthews_correlation": 0.0},
-            train_seconds=1.0,
-            steps=18,
-            examples={"train": 192, "validation": 48},
-            provenance=collect_provenance(),
-        )
-        progress.run_ends(record)
-        return record
-
-    monkeypatch.setattr(train, "run", make_run)
-    return configs
+    runs = FakeRuns(broken=lambda config: config.method == "adalora")
+    monkeypatch.setattr(train, "run", runs)
+    return runs.made
 
 
 @pytest.fixture
@@ -202,9 +181,11 @@ def test_a_comparison_runs_reports_and_goes_on(call, made, source, tmp_path: Pat
     assert f"As a page: {tmp_path / 'report.html'}" in first.out
     assert (tmp_path / "report.html").is_file()
     assert len(made) == 2
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
     again = call(*command)
     assert again.code == 0
     assert len(made) == 2
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()} == before
     assert "2 already finished, nothing is left to run" in again.out
     assert f"The report: {tmp_path / 'report.md'}" in again.out
 

@@ -15,23 +15,30 @@ from glora.experiments.records.schema import RunRecord
 from glora.experiments.training.progress import RunProgress
 
 
-def finished(config: RunConfig) -> RunRecord:
+def made_record(config: RunConfig, accuracy: float, **fields: Any) -> RunRecord:
     return RunRecord(
         config=config,
         key=config.key,
-        status="finished",
         started_at="2026-01-01T00:00:00+00:00",
         finished_at="2026-01-01T00:01:00+00:00",
-        primary_metric="accuracy",
-        final={"accuracy": 0.5},
-        train_seconds=1.0,
-        steps=18,
         provenance=collect_provenance(),
+        **{
+            "status": "finished",
+            "primary_metric": "accuracy",
+            "final": {"accuracy": accuracy},
+            "train_seconds": 1.0,
+            "steps": 18,
+            **fields,
+        },
     )
 
 
+def finished(config: RunConfig) -> RunRecord:
+    return made_record(config, 0.5, examples={"train": 192, "validation": 48})
+
+
 def failed(config: RunConfig) -> RunRecord:
-    return finished(config).model_copy(update={"status": "failed", "error": "ArithmeticError: loss is nan"})
+    return finished(config).model_copy(update={"status": "failed", "error": "ValueError: broken on purpose"})
 
 
 class FakeRuns:
@@ -41,9 +48,11 @@ class FakeRuns:
         self.made: list[RunConfig] = []
         self._broken = broken
 
-    def __call__(self, config: RunConfig, _task: object = None, *, progress: RunProgress) -> RunRecord:
+    def __call__(self, config: RunConfig, _task: object = None, *, progress: RunProgress, **_: object) -> RunRecord:
         self.made.append(config)
-        return failed(config) if self._broken(config) else finished(config)
+        record = failed(config) if self._broken(config) else finished(config)
+        progress.run_ends(record)
+        return record
 
 
 @pytest.fixture

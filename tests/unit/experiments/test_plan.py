@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from glora.experiments.plan import InvalidComparisonError
 from glora.experiments.records.store import write_record
 from glora.experiments.runs import make_runs
 from glora.experiments.training.progress import RunProgress
@@ -124,12 +123,6 @@ def test_a_record_under_the_key_of_another_configuration_is_refused(plan, tmp_pa
     )
     (error,) = errors(plan, methods=("lora",), seeds=(0,))
     assert error.startswith(f"{config.key}: this record is of a run with other settings")
-
-
-def test_one_error_reads_as_a_sentence(plan) -> None:
-    with pytest.raises(InvalidComparisonError, match=r"^rank=0: input should be") as caught:
-        plan(settings={"rank": 0})
-    assert len(caught.value.errors) == 1
 
 
 @pytest.mark.parametrize("empty", ["methods", "seeds"])

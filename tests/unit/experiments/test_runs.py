@@ -167,19 +167,6 @@ def test_changing_glora_leaves_lora_finished(plan) -> None:
     ]
 
 
-def test_ctrl_c_keeps_what_was_finished(plan, tmp_path: Path) -> None:
-    def make_run(config: RunConfig, _task: object = None, *, progress: RunProgress) -> RunRecord:
-        if config.method == "glora":
-            raise KeyboardInterrupt
-        return finished(config)
-
-    arguments = {"methods": ("lora", "glora"), "seeds": (0, 1)}
-    with pytest.raises(KeyboardInterrupt):
-        make_runs([plan(**arguments)], RunProgress(), make_run=make_run)
-    assert [record.config.method for record in read_records(tmp_path / "out")] == ["lora"]
-    assert len(plan(**arguments).to_make) == 3
-
-
 def test_ctrl_c_after_the_last_evaluation_does_not_lose_the_run(plan, tmp_path: Path) -> None:
     def make_run(config: RunConfig, _task: object = None, *, progress: RunProgress) -> RunRecord:
         hold_interrupts()

@@ -170,10 +170,12 @@ def read_record(path: str | os.PathLike[str]) -> RunRecord:
     try:
         return RunRecord.model_validate(content)
     except ValidationError as error:
-        errors = "; ".join(
-            f"{'.'.join(str(part) for part in detail['loc']) or 'record'}: {detail['msg']}" for detail in error.errors()
-        )
-        raise RecordError(f"{path}: does not fit the schema: {errors}. {remedy}") from error
+        raise RecordError(f"{path}: does not fit the schema: {schema_errors(error)}. {remedy}") from error
+
+
+def schema_errors(error: ValidationError) -> str:
+    """Return each field that does not fit, with the reason."""
+    return "; ".join(f"{'.'.join(map(str, each['loc'])) or 'record'}: {each['msg']}" for each in error.errors())
 
 
 def read_records(directory: str | os.PathLike[str]) -> list[RunRecord]:

@@ -285,32 +285,24 @@ def _pair(
         task = load(trial)
         defaults = () if ranges else default_ranges(count_target_matrices(trial, task), base.rank)
         wanted = [*ranges, *(found for found in defaults if found.setting not in settings)]
-        return trial, tuple(_study(method, trial, task, wanted, options, digests) for method in found)
+        return trial, tuple(
+            MethodSearch(
+                method=method,
+                base=method.normalise(trial, trial.seed),
+                ranges=searched_by(method, trial, wanted),
+                schedule=Schedule.of(len(task.train), trial.batch_size, trial.epochs),
+                task=task,
+                options=options,
+                digests=digests,
+            )
+            for method in found
+        )
 
     if (both := collect(made, errors)) is None:
         return None
     trial, studies = both
     errors += [f for study in studies for f in range_errors(study.method, trial, study.ranges, study.examples["train"])]
     return PairSearch(settings, studies)
-
-
-def _study(
-    method: Method,
-    trial: RunConfig,
-    task: TaskData,
-    ranges: Sequence[SearchRange],
-    options: SearchOptions,
-    digests: FileDigests,
-) -> MethodSearch:
-    return MethodSearch(
-        method=method,
-        base=method.normalise(trial, trial.seed),
-        ranges=searched_by(method, trial, ranges),
-        schedule=Schedule.of(len(task.train), trial.batch_size, trial.epochs),
-        task=task,
-        options=options,
-        digests=digests,
-    )
 
 
 def _unsearched(ranges: Sequence[SearchRange], pairs: Sequence[PairSearch]) -> list[str]:

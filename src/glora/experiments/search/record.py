@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from glora.experiments.records.store import RecordError, write_whole
+from glora.experiments.records.store import RecordError, schema_errors, write_whole
 
 SEARCH_FILE = "search.json"
 SCHEMA_VERSION = 1
@@ -95,7 +95,5 @@ def read_search_record(directory: str | os.PathLike[str]) -> SearchRecord | None
     try:
         return SearchRecord.model_validate_json(path.read_text(encoding="utf-8"))
     except (ValidationError, UnicodeDecodeError) as error:
-        lines = [line.strip() for line in str(error).splitlines()]
-        raise RecordError(
-            f"{path}: {'; '.join(lines[1:3]) or lines[0]}. Move it away, and `glora search` writes it again."
-        ) from error
+        reason = schema_errors(error) if isinstance(error, ValidationError) else str(error)
+        raise RecordError(f"{path}: {reason}. Move it away, and `glora search` writes it again.") from error

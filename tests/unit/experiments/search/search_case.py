@@ -18,32 +18,14 @@ import sqlalchemy
 
 from glora.experiments.config import RunConfig
 from glora.experiments.records.failures import describe_failure
-from glora.experiments.records.provenance import collect_provenance
 from glora.experiments.records.schema import EpochMetrics, RunRecord
 from glora.experiments.search.storage import SharedStorage, open_storage, sqlite_url
 from glora.experiments.search.study import Job, item_of, open_study, work
 from glora.experiments.training.progress import RunProgress
+from unit.experiments.plan_case import made_record
 
 HEARTBEAT, GRACE, LOOK = 1, 3, 0.3
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-
-
-def made_record(config: RunConfig, accuracy: float, **fields: Any) -> RunRecord:
-    return RunRecord(
-        config=config,
-        key=config.key,
-        started_at="2026-01-01T00:00:00+00:00",
-        finished_at="2026-01-01T00:01:00+00:00",
-        provenance=collect_provenance(),
-        **{
-            "status": "finished",
-            "primary_metric": "accuracy",
-            "final": {"accuracy": accuracy},
-            "train_seconds": 1.0,
-            "steps": 18,
-            **fields,
-        },
-    )
 
 
 def change_weights(model: Path) -> None:
