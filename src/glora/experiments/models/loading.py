@@ -105,9 +105,8 @@ def load_causal_lm(
             trust_remote_code=trust_remote_code,
             **_dequantized(config),
         )
-    if missing := sorted(
-        found["missing_keys"]
-    ):  # transformers draws them at random, such as a backbone's output embedding
+    # transformers draws them at random, such as the output embedding of a backbone saved alone
+    if missing := sorted(found["missing_keys"]):
         more = f" and {pluralize(len(missing) - 1, 'other')}" if len(missing) > 1 else ""
         raise ModelNotFoundError(
             f"the model {name!r} has no weights for {missing[0]}{more}, and would write at random; give a whole causal "
