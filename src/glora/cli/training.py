@@ -239,10 +239,11 @@ def _search_request(
     Raises:
         UsageError: an option gives what the file gives.
     """
-    from glora.experiments.search.plan import search_request, search_request_of_file
+    from glora.experiments.search.plan import parse_ranges, search_request_of_file
 
     if path is None:
-        return search_request(settings, methods=methods, seeds=seeds, ranges=ranges)
+        given_lists = {name: value for name, value in (("methods", methods), ("seeds", seeds)) if value is not None}
+        return {"pairs": [settings], "ranges": parse_ranges(ranges), **given_lists}
     for option, value in (("--task", settings.get("task")), ("--methods", methods)):
         if value is not None:
             raise UsageError(f"{option}: the experiment file {path} gives that; leave out one of them")

@@ -167,26 +167,6 @@ class SearchPlan:
         return [f"{self.name} / {tasks[s.base.task]} / {models[s.base.model]} / {s.method.name}" for s in self.studies]
 
 
-def search_request(
-    settings: Mapping[str, Any],
-    *,
-    methods: Sequence[str] | None = None,
-    seeds: Sequence[int] | None = None,
-    ranges: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    """Return arguments of `plan_search` for one model and task: fields of `RunConfig` with a value, and ranges as text.
-
-    Raises:
-        InvalidComparisonError: naming every range that is malformed, contradicts itself, or is given twice.
-    """
-    return {
-        "pairs": [dict(settings)],
-        "methods": DEFAULT_METHODS if methods is None else tuple(methods),
-        "seeds": DEFAULT_SEEDS if seeds is None else tuple(seeds),
-        "ranges": _parsed(ranges or {}),
-    }
-
-
 def search_request_of_file(
     path: Path, given: Mapping[str, Any] | None = None, *, ranges: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
@@ -194,9 +174,9 @@ def search_request_of_file(
 
     Raises:
         FileNotFoundError, IsADirectoryError, MalformedFileError, InvalidExperimentError: see `load_experiment`.
-        InvalidComparisonError: as for `search_request`.
+        InvalidComparisonError: as for `parse_ranges`.
     """
-    wanted = _parsed(ranges or {})
+    wanted = parse_ranges(ranges or {})
     experiment = load_experiment(path, given)
     replaced = {found.setting for found in wanted}
     return {
@@ -207,7 +187,12 @@ def search_request_of_file(
     }
 
 
-def _parsed(ranges: Mapping[str, str]) -> list[SearchRange]:
+def parse_ranges(ranges: Mapping[str, str]) -> list[SearchRange]:
+    """Return what is searched, from settings and their ranges as text.
+
+    Raises:
+        InvalidComparisonError: naming every range that is malformed, contradicts itself, or is given twice.
+    """
     errors: list[str] = []
     parsed = [collect(functools.partial(find_range, name, text), errors) for name, text in ranges.items()]
     found = [each for each in parsed if each is not None]
@@ -222,8 +207,8 @@ def plan_search(
     name: str,
     *,
     pairs: Sequence[Mapping[str, Any]],
-    methods: Sequence[str],
-    seeds: Sequence[int],
+    methods: Sequence[str] = DEFAULT_METHODS,
+    seeds: Sequence[int] = DEFAULT_SEEDS,
     options: SearchOptions,
     ranges: Sequence[SearchRange] = (),
 ) -> SearchPlan:

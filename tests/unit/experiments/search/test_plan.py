@@ -10,7 +10,7 @@ import pytest
 
 from glora.experiments.plan import InvalidComparisonError
 from glora.experiments.search.plan import (
-    search_request,
+    parse_ranges,
     search_request_of_file,
 )
 from unit.experiments.search.plan_case import RANGES, errors
@@ -81,9 +81,9 @@ def test_a_request_of_a_file_has_its_ranges_and_the_command_lines(tmp_path: Path
     assert (request["methods"], request["seeds"]) == (("lora", "adalora", "glora"), (4,))
     assert request["pairs"][0]["epochs"] == 1
     with pytest.raises(ValueError, match="'bta'.*did you mean 'beta'"):
-        search_request({}, ranges={"bta": "0-1"})
+        parse_ranges({"bta": "0-1"})
     with pytest.raises(InvalidComparisonError) as caught:
-        search_request({}, ranges={"lr": "5e-4-1e-4", "bta": "0-1", "beta": "0.8-0.9", "beta (EMA)": "0.9,0.99"})
+        parse_ranges({"lr": "5e-4-1e-4", "bta": "0-1", "beta": "0.8-0.9", "beta (EMA)": "0.9,0.99"})
     assert [
         part in error
         for part, error in zip(("5e-4 below and 1e-4 above", "'beta'", "range: beta is given"), caught.value.errors)
