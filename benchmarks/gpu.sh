@@ -4,7 +4,7 @@
 # folder or name) the training on GSM8K is timed as well. Copy cost/* to benchmarks/cost/records/NAME, and gsm8k-gpu.jsonl to benchmarks/end_to_end.
 set -eu
 folder=$1 data=${2:-} llm=${3:-}
-export HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1
+export HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1 PYTHONPATH="src${PYTHONPATH:+:$PYTHONPATH}"
 mkdir -p "$folder/cost"
 python3 -m benchmarks.cost.measure --device cuda --any-load --since 2000 --minutes 14 --compile-seconds 90 --output "$folder/cost"
 if [ -n "$data" ]; then

@@ -30,7 +30,7 @@ class Track:
     def make(self, entry: Entry) -> dict[str, Any]:
         """Train, and return the run's record."""
         arm = ARMS[entry.arm]
-        load, memory = os.getloadavg()[0], PeakMemory()
+        load = os.getloadavg()[0]
         run = run_of(RACES[self.race].task, arm.trains_as, RANK, entry.learning_rate, entry.seed)
         prepared = self._bench.adapt(run)
         adapted = prepared.adapted
@@ -47,8 +47,8 @@ class Track:
             "steps": recorder.steps,
             "curve": curve.points,
             "seconds": round(float(recorder.train_seconds or 0), 3),
-            "peak_memory": memory.read(),
-            "memory_source": memory.source,
+            "peak_memory": curve.peak_memory,
+            "memory_source": curve.memory_source,
             "load_average_before": round(load, 2),
             "others_during": round(others.cores(), 3),
             "measured_at": utc_now(),
@@ -57,15 +57,29 @@ class Track:
 
 
 class Curve(TrainerCallback):
-    """[step, seconds of training, held-out loss] after every few steps, and after the last."""
+    """The held-out loss after every few steps, and after the last.
+
+    Attributes:
+        points: (step, seconds of training, loss).
+        peak_memory: Bytes at the height of the training, without the evaluations.
+        memory_source: Measure of that height.
+    """
 
     def __init__(self, recorder: RunRecorder, every: int, measure: Callable[[], float]) -> None:
         self._recorder, self._every, self._measure = recorder, every, measure
         self.points: list[tuple[int, float, float]] = []
+        self.peak_memory, self.memory_source = 0, ""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Begin to measure the memory."""
+        self._memory = PeakMemory()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure, where it is time."""
         step = state.global_step
         if step % self._every == 0 or step == state.max_steps:
             with self._recorder.clock.paused():
+                self.peak_memory = max(self.peak_memory, self._memory.read())
                 self.points.append((step, round(self._recorder.clock.seconds, 4), round(self._measure(), 6)))
+                self._memory = PeakMemory()
+                self.memory_source = self._memory.source

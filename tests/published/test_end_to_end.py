@@ -106,4 +106,5 @@ def test_a_run_leaves_a_curve(tiny_deberta: Path, glue_folder: Path, monkeypatch
     fast = track.make(Entry("spectrum_accelerated", 1e-2, 0))
     assert fast["parameters"] == plain["parameters"]
     assert [loss for *_, loss in fast["curve"]] == pytest.approx([loss for *_, loss in plain["curve"]], rel=1e-3)
+    assert plain["peak_memory"] > 1e8
     assert "/" not in json.dumps(plain["provenance"]["machine"]["cpu"])
