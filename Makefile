@@ -37,7 +37,7 @@ lint: $(READY)   ## ruff: style and formatting
 types: $(READY)  ## mypy, strict for the core
 	@$(BIN)/mypy
 
-bench: $(READY)  ## measure what a step costs, and make the tables (an hour); SINCE=YYYY-MM-DD goes on with a run of that day
+bench: $(READY)  ## measure what a step costs, and make the tables (2 hours); SINCE=YYYY-MM-DD goes on with a run of that day
 	@$(BIN)/python -m benchmarks.cost.measure $(if $(SINCE),--since $(SINCE))
 	@$(BIN)/python -m benchmarks.cost.table
 
