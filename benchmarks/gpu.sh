@@ -6,7 +6,11 @@ set -eu
 folder=$1 data=${2:-} llm=${3:-}
 export HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1 PYTHONPATH="src${PYTHONPATH:+:$PYTHONPATH}"
 mkdir -p "$folder/cost"
-python3 -m benchmarks.cost.measure --device cuda --any-load --since 2000 --minutes 14 --compile-seconds 90 --output "$folder/cost"
+measure() {
+    python3 -m benchmarks.cost.measure --device cuda --any-load --since 2000 --compile-seconds 90 --output "$folder/cost" "$@"
+}
+measure --only smollm2 qwen3 growth --group methods
 if [ -n "$data" ]; then
-    python3 -m benchmarks.end_to_end run gsm8k-gpu --any-load --minutes 9 --data "$data" ${llm:+--llm "$llm"} --folder "$folder"
+    python3 -m benchmarks.end_to_end run gsm8k-gpu --any-load --minutes 8 --data "$data" ${llm:+--llm "$llm"} --folder "$folder"
 fi
+measure --only smollm2 qwen3 --group peers --minutes 4
