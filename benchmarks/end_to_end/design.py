@@ -81,7 +81,7 @@ class Race:
 
 RACES = {
     "sst2": Race("sst2", 3200, 640, 25, tuple(range(5)), {"epochs": 1}),
-    "gsm8k": Race("gsm8k", 200, 32, 5, tuple(range(3)), {"max_length": 256}),
+    "gsm8k": Race("gsm8k", 200, 32, 10, tuple(range(3)), {"max_length": 256}),
     "gsm8k-gpu": Race("gsm8k", 640, 200, 5, tuple(range(3)), {"batch_size": 32, "epochs": 2, "precision": "bfloat16"}),
 }
 
