@@ -93,6 +93,7 @@ def register() -> None:
     for number in range(ALLOCATIONS + 1):
         METHODS[method_name(number)] = Method(
             method_name(number),
+            "drawn ranks",
             "A drawn allocation.",
             meets=("parameters",),
             implementation=functools.partial(apply_drawn, number=number),

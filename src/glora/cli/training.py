@@ -79,11 +79,13 @@ def compare(
                 seeds=numbers if numbers is not None else start.seeds if start else DEFAULT_SEEDS,
                 settings={**(start.settings if start else {}), **given(settings)},
             )
+        if start:
+            console.print(f"{start.intro}\n")
         _show_plans(console, [planned], sharing)
         if plan:
             return
         failed = _make(console, [planned], sharing)
-        _finish(console, failed, len(planned.runs), output, note=start.note if start else "")
+        _finish(console, failed, len(planned.runs), output)
 
 
 @app.command(help_epilogue="Example: glora run examples/experiment.json --set epochs=1 --seeds 0")
@@ -307,12 +309,10 @@ def _make(console: Terminal, plans: Sequence[ComparisonPlan], sharing: Sharing |
         return sum(len(each.to_make) for each in plans) - sum(record.status == "finished" for record in records)
 
 
-def _finish(console: Terminal, failed: int, runs: int, output: Path, note: str = "") -> None:
+def _finish(console: Terminal, failed: int, runs: int, output: Path) -> None:
     """Report the finished runs; end with exit code 1 if some did not finish."""
     if failed < runs:
         show_report(console, output)
-    if note:
-        console.print(f"\n{note}", style="dim", soft_wrap=True)
     if failed:
         console.print(f"{failed} of {runs} runs did not finish", end="", style="red")
         where = f"see above, and the tracebacks in {output / 'runs'}"

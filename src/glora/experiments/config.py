@@ -22,7 +22,7 @@ from glora.experiments.publishing import DIGEST, published_name
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 DEFAULT_TASK = "stdlib-docs"
-DEFAULT_METHODS = ("lora", "adalora", "glora")
+DEFAULT_METHODS = ("lora", "glora:rule=spectrum:budget=parameters", "glora")
 DEFAULT_SEEDS = (0, 1, 2)
 GENERATIVE_MAX_LENGTH = 1024
 """Default of `max_length` where answers are written. Nothing is padded to it, so it costs only those that are so long."""
@@ -159,6 +159,12 @@ class RunConfig(BaseModel):
         description="Where the runs can be watched: names of Trainer's report_to, with commas, such as tensorboard or wandb; "
         "neither recorded nor part of the key.",
     )
+    save_adapters: bool = Field(
+        False,
+        exclude=True,
+        description="Keep each trained adapter in the output folder, in `adapters` and a folder named by its record; neither "
+        "recorded nor part of the key, so runs that are finished already leave none.",
+    )
     data_dir: str | None = Field(
         None,
         # The place of the data on this machine; the record identifies them by their fingerprint.
@@ -293,6 +299,7 @@ def _describe_settings() -> dict[str, Setting]:
         "seed",
         "data_dir",
         "report_to",
+        "save_adapters",
         "train_limit",
         "eval_limit",
         "held_out",

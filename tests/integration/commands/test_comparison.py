@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from glora.compress import CompressibleAdapter
 from glora.experiments.config import RunConfig
 from glora.experiments.methods.registry import METHODS as METHODS_BY_NAME
 from glora.experiments.records.schema import RunRecord
@@ -38,7 +39,9 @@ def compared(tiny_deberta: Path, glue_folder: Path, tmp_path_factory: pytest.Tem
     """The output folder of one comparison, and what it printed."""
     output = tmp_path_factory.mktemp("compared")
     done = call(
-        *arguments(tiny_deberta, glue_folder, output, "--methods", ",".join(METHODS), "--seeds", "0,1"),
+        *arguments(
+            tiny_deberta, glue_folder, output, "--methods", ",".join(METHODS), "--seeds", "0,1", "--save-adapters"
+        ),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return output, done.stdout
@@ -56,6 +59,12 @@ def test_every_method_and_seed_has_a_finished_record(compared) -> None:
         assert sum(record.ranks.values()) == 4 * len(record.ranks)
         assert record.final["accuracy"] == record.metrics[-1].values["accuracy"]
         assert record.metrics[-1].train_loss < record.metrics[0].train_loss
+        assert 0 < record.baseline["accuracy"] < 1
+        assert record.baseline["matthews_correlation"] == 0
+        adapter = output / "adapters" / record.key
+        assert sum(CompressibleAdapter(str(adapter)).cut(energy=1.0).ranks_before.values()) == sum(
+            record.ranks.values()
+        )
 
 
 def test_the_report_is_there_with_every_method(compared) -> None:

@@ -115,7 +115,7 @@ def test_a_plan_is_shown_and_nothing_is_run(call, made, source, tmp_path: Path) 
         "192 for training, 48 for validation",
         "4 epochs of 6 steps = 24 steps, 32 examples each",
         "warm-up 6 steps, beta 0.9, signal delta, rank budget",
-        "6 = 3 methods (lora, adalora, glora) × 2 seeds (0, 1)",
+        "6 = 3 methods (lora, glora:rule=spectrum:budget=parameters, glora) × 2 seeds (0, 1)",
     ):
         assert part in result.out
 
@@ -148,7 +148,7 @@ def test_options_reach_the_runs(call, made, source, tmp_path: Path) -> None:
     options = (
         "--methods=lora,glora --seeds=4 --rank=4 --lora-alpha=12 --lora-dropout=0.1 --target-modules=query_proj,dense "
         "--lr=1e-3 --epochs=5 --batch-size=16 --group-by-length --max-length=32 --lr-scheduler=cosine --lr-warmup=0.1 "
-        "--weight-decay=0.01 --trust-remote-code "
+        "--weight-decay=0.01 --trust-remote-code --save-adapters "
         "--train-limit=64 --eval-limit=32 --precision=bfloat16 --total-rank=20 --warmup-steps=0.5 --beta=0.8 "
         "--signal=delta_exact --budget=parameters --min-rank=1 --max-rank=9 --keep=svd --exact-every=4 "
         "--reallocate-every=4 --max-reallocations=2"
@@ -191,7 +191,7 @@ def test_a_comparison_runs_reports_and_goes_on(call, made, source, tmp_path: Pat
 
 
 def test_a_failed_run_is_told_and_the_others_are_reported(call, made, source, tmp_path: Path) -> None:
-    result = call("compare", *source, "-o", tmp_path, "--seeds", "0")
+    result = call("compare", *source, "-o", tmp_path, "--seeds", "0", "--methods", "lora,adalora,glora")
     assert result.code == 1
     assert [config.method for config in made] == ["lora", "adalora", "glora"]
     assert "adalora, seed 0 failed: ValueError: broken on purpose" in result.out

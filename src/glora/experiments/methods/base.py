@@ -106,6 +106,7 @@ class Method:
 
     Attributes:
         name: as on the command line.
+        title: as in reports.
         summary: one line for `glora list methods`.
         meets: the budgets that it can hold equal to uniform LoRA's, "rank", "parameters" or both.
         implementation: function from a `MethodContext` to an `AdaptedModel`, or its place, "module:function". A place is
@@ -113,7 +114,7 @@ class Method:
         aliases: other names in papers and experiment files.
         settings: the allocation settings that it reads; the others are at their defaults in its runs, so that changing
             beta does not make LoRA's runs new ones.
-        variant_settings: allocation settings that it reads only from the name of a variant (`lora:total_rank=96`).
+        variant_settings: allocation settings that it reads only from the name of a variant (`lora:average_rank=16`).
         fixed: the settings that the name of a variant gives.
         default_overrides: settings with another default for this method.
         adapts_experts: whether it can adapt stacks of experts (PEFT's `target_parameters`).
@@ -124,6 +125,7 @@ class Method:
     """
 
     name: str
+    title: str
     summary: str
     meets: tuple[str, ...]
     implementation: str | Callable[[MethodContext], AdaptedModel]

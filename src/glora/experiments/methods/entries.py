@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from glora.config import Rule
 from glora.experiments.config import ALLOCATION_SETTINGS
 from glora.experiments.methods.base import BOTH, Method
 from glora.experiments.methods.limits import (
@@ -15,18 +18,30 @@ from glora.experiments.methods.limits import (
 _UNIFORM = "glora.experiments.methods.uniform_lora:"
 _DATA = "glora.experiments.methods.data_initialisation:"
 
+RULES: Mapping[Rule, tuple[str, str]] = {
+    "gradient_norm": ("gradient norm", "After a warm-up, each matrix gets a rank in proportion to its gradient norm."),
+    "spectrum": (
+        "spectrum",
+        "Starts wide; one cut keeps the directions of all matrices that hold most of what was learned.",
+    ),
+    "uniform": ("uniform cut", "Control: starts wide; one cut leaves every matrix the same rank."),
+}
+"""Rule -> its title, and what it does, for reports."""
+
 ENTRIES = (
     Method(
         "lora",
+        "LoRA",
         "The same rank in every matrix (Hu et al. 2021).",
         meets=BOTH,
         implementation=_UNIFORM + "apply_lora",
         adapts_experts=True,
-        variant_settings=frozenset({"total_rank"}),
+        variant_settings=frozenset({"total_rank", "average_rank"}),
         check_matrices=unsupported_total,
     ),
     Method(
         "rslora",
+        "rsLoRA",
         "LoRA scaled by alpha / √rank in the place of alpha / rank (Kalajdzievski 2023).",
         meets=BOTH,
         implementation=_UNIFORM + "apply_rslora",
@@ -35,6 +50,7 @@ ENTRIES = (
     ),
     Method(
         "dora",
+        "DoRA",
         "LoRA of a weight's direction, and its magnitude: d_out parameters more a matrix (Liu et al. 2024).",
         meets=("rank",),
         implementation=_UNIFORM + "apply_dora",
@@ -42,6 +58,7 @@ ENTRIES = (
     ),
     Method(
         "pissa",
+        "PiSSA",
         "LoRA that starts from the largest singular values of each weight, taken out of it (Meng et al. 2024).",
         meets=BOTH,
         implementation=_UNIFORM + "apply_pissa",
@@ -49,6 +66,7 @@ ENTRIES = (
     ),
     Method(
         "lora_plus",
+        "LoRA+",
         "LoRA whose B learns at 16 times the learning rate of A (Hayou et al. 2024).",
         meets=BOTH,
         implementation=_UNIFORM + "apply_lora_plus",
@@ -57,6 +75,7 @@ ENTRIES = (
     ),
     Method(
         "eva",
+        "EVA",
         "Ranks and lora_A from the variance of the activations before training (Paischer et al. 2024).",
         meets=("rank",),
         implementation=_DATA + "apply_eva",
@@ -64,6 +83,7 @@ ENTRIES = (
     ),
     Method(
         "lora_ga",
+        "LoRA-GA",
         "LoRA that starts along the singular vectors of the first gradients (Wang et al. 2024).",
         meets=BOTH,
         implementation=_DATA + "apply_lora_ga",
@@ -71,6 +91,7 @@ ENTRIES = (
     ),
     Method(
         "adalora",
+        "AdaLoRA",
         "Prunes directions by importance while training, from 1.5 times the budget (Zhang et al. 2023).",
         meets=("rank",),
         implementation="glora.experiments.methods.adalora:apply_adalora",
@@ -82,6 +103,7 @@ ENTRIES = (
     *(
         Method(
             name,
+            title,
             summary,
             meets=BOTH,
             implementation=f"glora.experiments.methods.glora:apply_{name}",
@@ -91,16 +113,22 @@ ENTRIES = (
             check_matrices=unsupported_budget,
             check_schedule=unsupported_warmup,
         )
-        for name, summary in (
+        for name, title, summary in (
             (
                 "glora",
+                "GLoRA",
                 "Gives each matrix its rank after the warm-up: by gradient norm, or rule=spectrum by what was learned.",
             ),
-            ("shuffled", "Control: GLoRA's ranks, dealt out at random among matrices of the same shape."),
+            (
+                "shuffled",
+                "shuffled GLoRA",
+                "Control: GLoRA's ranks, dealt out at random among matrices of the same shape.",
+            ),
         )
     ),
     Method(
         "full",
+        "full fine-tuning",
         "Every weight is trained, without adapters; its learning rate, where none is given, is 2e-5.",
         meets=(),
         implementation=_UNIFORM + "train_all_weights",

@@ -13,9 +13,15 @@ from glora.experiments.methods.base import Schedule
 from glora.messages import pluralize
 
 
+def uniform_total(config: RunConfig, matrices: int) -> int | None:
+    """Return the sum of all ranks that total_rank or average_rank gives; None for the run's rank everywhere."""
+    total, average = config.allocation.total_rank, config.allocation.average_rank
+    return total if average is None else round(average * matrices)
+
+
 def unsupported_total(config: RunConfig, limits: Mapping[str, int]) -> list[str]:
     """Return an error if a total_rank has less than one rank for each matrix, or more than they can use."""
-    total, most = config.allocation.total_rank, sum(limits.values())
+    total, most = uniform_total(config, len(limits)), sum(limits.values())
     if total is None or len(limits) <= total <= most:
         return []
     return [f"total_rank={total} must be from {len(limits):,} to {most:,} for {pluralize(len(limits), 'matrix')}"]

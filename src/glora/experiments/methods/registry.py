@@ -12,7 +12,7 @@ from typing import Any
 from glora.experiments.config import SETTINGS, RunConfig
 from glora.experiments.errors import errors_of
 from glora.experiments.methods.base import Method
-from glora.experiments.methods.entries import ENTRIES
+from glora.experiments.methods.entries import ENTRIES, RULES
 from glora.messages import did_you_mean
 
 METHODS: dict[str, Method] = {method.name: method for method in ENTRIES}
@@ -39,6 +39,22 @@ def split_variant(name: str) -> tuple[str, str]:
     """Split `glora:budget=parameters` into `glora` and `:budget=parameters`, which is empty for a method itself."""
     base, separator, settings = name.partition(SEPARATOR)
     return base.strip(), separator + settings
+
+
+def method_title(config: RunConfig) -> str:
+    """Return the name of a run's method in reports, without its settings: `GLoRA by spectrum`."""
+    method = METHODS.get(split_variant(config.method)[0])
+    if method is None:
+        return config.method
+    return f"{method.title} by {RULES[config.allocation.rule][0]}" if "rule" in method.settings else method.title
+
+
+def method_summary(config: RunConfig) -> str:
+    """Return what a run's method does, in one line; empty for a method that this version does not have."""
+    name = split_variant(config.method)[0]
+    if name == "glora":
+        return RULES[config.allocation.rule][1]
+    return METHODS[name].summary if name in METHODS else ""
 
 
 def _variant(method: Method, text: str) -> Method:

@@ -16,6 +16,7 @@ from transformers import Trainer, TrainingArguments
 
 from glora.experiments.methods.adapted_model import AdaptedModel
 from glora.experiments.methods.base import MethodContext
+from glora.experiments.methods.limits import uniform_total
 from glora.lora.peft_config import exact_pattern
 
 PISSA = "pissa_niter_16"
@@ -40,12 +41,12 @@ def uniform_lora(to: MethodContext, rank: int | None = None, **more: Any) -> Any
 
 
 def apply_lora(to: MethodContext) -> AdaptedModel:
-    """Δ = s·B·A with s = alpha / rank; with a total_rank, the ranks are as even as it allows.
+    """Δ = s·B·A with s = alpha / rank; with a total_rank or an average_rank, the ranks are as even as it allows.
 
     Raises:
         ValueError: total_rank is less than one for each matrix, or experts are adapted, which share their rank.
     """
-    total_rank = to.config.allocation.total_rank
+    total_rank = uniform_total(to.config, to.matrices)
     if total_rank is None:
         return AdaptedModel(uniform_lora(to))
     if to.target_parameters:

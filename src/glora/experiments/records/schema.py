@@ -140,6 +140,12 @@ class RunRecord(_Part):
         '"validation_mismatched/accuracy" for a secondary one.',
     )
 
+    baseline: dict[str, float] = Field(
+        default_factory=dict,
+        description="By the keys of `final`: the metrics of always answering the most frequent class of the training "
+        "examples; empty where no class is learned, and in records from before this field.",
+    )
+
     answers: list[WrittenAnswer] = Field(
         default_factory=list,
         description="Where answers are written and scored: the first few of the main split at the last evaluation.",

@@ -35,7 +35,7 @@ DARK = {
     **{"less": "#f5a253", "neutral": "#262a33", "more": "#b79df5", "first": "#2b5d80", "last": "#bfe3ff"},
 }
 MARKERS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "triangle-right", "triangle-left")
-FIXED = ("lora", "adalora", "glora", "shuffled")
+FIXED = ("LoRA", "AdaLoRA", "GLoRA by gradient norm", "shuffled GLoRA by gradient norm", "GLoRA by spectrum")
 """Methods with the same color and marker in every chart of every report."""
 
 

@@ -56,7 +56,7 @@ def _rank_map(group: GroupSummary, method: MethodSummary, highest: int) -> Repor
     )
     types, layers = ([printable(label) for label in labels] for labels in (grid.columns, grid.row_labels))
     cells = alt.Chart(data(_rank_cells(method, grid))).encode(
-        x=alt.X("type:N", title=None, sort=types, axis=alt.Axis(labelAngle=-40, grid=False)),
+        x=alt.X("type:N", title="matrix type", sort=types, axis=alt.Axis(labelAngle=-40, grid=False)),
         y=alt.Y("row:N", title=grid.row_title, sort=layers),
         tooltip=[
             alt.Tooltip("matrix:N"),

@@ -1,4 +1,6 @@
-"""The claims of the study that GLoRA was proposed for, held against what was measured. Pure: a summary in, verdicts out.
+"""The claims that GLoRA was proposed with, compared with what was measured. Pure: a summary in, verdicts out.
+
+They are about one experiment, DeBERTa-v3-base on MNLI with `glora` as it was proposed; other comparisons have no findings.
 
 Four numbers were claimed: +0.5 to +1.0 points of accuracy over LoRA, 90 to 95 % of AdaLoRA's gain, a training time within
 ±2 % of LoRA's, and LoRA's number of parameters. A verdict is about an interval, never about a mean alone:
@@ -24,6 +26,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from glora.experiments.data.metric import METRICS, Metric
+from glora.experiments.publishing import DIGEST, published_name
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.report.cells import difference_cell
 from glora.experiments.report.statistics import SEEDS_FOR_AN_INTERVAL, PairedDifference, ratio_of_means
@@ -31,6 +34,7 @@ from glora.experiments.report.summary import REFERENCE, GroupSummary, MethodSumm
 from glora.messages import pluralize
 
 PROPOSED, RIVAL = "glora", "adalora"
+PUBLISHED_MODEL, PUBLISHED_TASK = "deberta-v3-base", "mnli"
 GAIN_IN_POINTS = (0.5, 1.0)
 SHARE_IN_PERCENT = (90.0, 95.0)
 TIME_IN_PERCENT = (-2.0, 2.0)
@@ -68,11 +72,14 @@ class Finding:
 
 
 def findings(group: GroupSummary) -> dict[str, tuple[Finding, ...]]:
-    """Return gain, share, time and parameters by the label of each row of the proposed method; none without lora."""
+    """Return gain, share, time and parameters by the label of each row of the proposed method, in the published experiment."""
+    model = DIGEST.sub("", published_name(group.model)).rpartition("/")[2]
+    if (model, group.task) != (PUBLISHED_MODEL, PUBLISHED_TASK):
+        return {}
     return {
         row.label: (_gain(group, row), _share(group, row), _time(row), _parameters(group, row))
         for row in group.methods
-        if row.method == PROPOSED and row.differences
+        if row.method == PROPOSED and row.differences and row.runs[0].config.allocation.rule == "gradient_norm"
     }
 
 

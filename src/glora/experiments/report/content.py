@@ -10,18 +10,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from glora.experiments.config import SETTINGS, RunConfig
-from glora.experiments.number_format import bytes_text, distinct_names, short_name
+from glora.experiments.methods.effective import effective_value
+from glora.experiments.number_format import bytes_text, distinct_names
 from glora.experiments.records.schema import RunRecord
-from glora.experiments.report.caveats import caveats
 from glora.experiments.report.cells import ReportTable
 from glora.experiments.report.chart_style import ReportChart
 from glora.experiments.report.charts import charts
+from glora.experiments.report.sentences import caveats, conclusion
 from glora.experiments.report.summary import NAMED_BY_GROUP, NAMED_BY_ROW, GroupSummary, differing_settings
-from glora.experiments.report.tables import claims_overview, group_tables, tuning_table
+from glora.experiments.report.tables import group_tables, tuning_table
 from glora.experiments.search.record import SearchRecord
 from glora.messages import pluralize
 
-TITLE = "Rank allocation compared"
+TITLE = "Fine-tuning methods compared"
+SUBTITLE = "Ways to fine-tune a pretrained model, trained and judged alike."
 CAVEATS_TITLE = "What limits this comparison"
 FAILURES_TITLE = "Failed runs"
 PROVENANCE_TITLE = "How the runs were made"
@@ -29,9 +31,14 @@ PROVENANCE_TITLE = "How the runs were made"
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """The part about one group; all texts are plain, without any markup."""
+    """The part about one group; all texts are plain, without any markup.
+
+    Attributes:
+        conclusion: two or three sentences: what was compared, and what was shown.
+    """
 
     heading: str
+    conclusion: tuple[str, ...]
     tables: tuple[ReportTable, ...]
     charts: tuple[ReportChart, ...]
     caveats: tuple[str, ...]
@@ -43,15 +50,11 @@ class ReportContent:
     """A report.
 
     Attributes:
-        summary: how many runs there are, and where they come from.
-        overview: the verdicts on the claims for GLoRA side by side; None unless there are several comparisons.
         sections: one a group.
         provenance: machines, versions, commits, data, and the settings that were compared or differ: one line each.
         shared_settings: the settings that are the same in all runs, with their meaning.
     """
 
-    summary: str
-    overview: ReportTable | None
     sections: tuple[Section, ...]
     provenance: tuple[str, ...]
     shared_settings: ReportTable
@@ -71,22 +74,20 @@ def report_content(groups: Sequence[GroupSummary], search: SearchRecord | None =
     different = differing_settings(configs, ignored=named)
     recorded = [name for name, setting in SETTINGS.items() if setting.recorded]
     shared = [name for name in recorded if name not in (*named, *different)]
-    overview = claims_overview(groups)
     everyone = [run.config for run in (*finished, *failed)]
     tasks = distinct_names(config.task for config in everyone)
     return ReportContent(
-        f"{pluralize(len(finished), 'finished run')}, {len(failed)} failed. Made from the records in `runs/` by "
-        "`glora report`, which trains nothing.",
-        overview if len(overview.rows) > 1 and len(groups) > 1 else None,
         _with_distinct_pictures([_section(group, search) for group in groups]),
         (
+            f"{pluralize(len(finished), 'finished run')}, {len(failed)} failed; made from the records in `runs/` by "
+            "`glora report`, which trains nothing",
             *_provenance_lines(finished, tasks),
-            *(f"{name}: {_values(configs, everyone, name)}" for name in (*named, *different)),
+            *(f"{name}: {_values(finished, everyone, name)}" for name in (*named, *different)),
         ),
         ReportTable(
             "All other settings were the same in all runs:",
             ("setting", "value", "meaning"),
-            tuple((name, _setting_text(configs[0].setting(name)), SETTINGS[name].description) for name in shared),
+            tuple((name, text, SETTINGS[name].description) for name in shared if (text := _effective(finished, name))),
         ),
     )
 
@@ -102,7 +103,7 @@ def _section(group: GroupSummary, search: SearchRecord | None) -> Section:
     )
     tuning = tuning_table(search, group.task, group.model) if search else None
     tables = (*group_tables(group), *([tuning] if tuning else []))
-    return Section(group.heading, tables, charts(group), tuple(caveats(group)), tuple(failures))
+    return Section(group.heading, conclusion(group), tables, charts(group), tuple(caveats(group)), tuple(failures))
 
 
 def _with_distinct_pictures(sections: Sequence[Section]) -> tuple[Section, ...]:
@@ -152,15 +153,13 @@ def _provenance_lines(runs: Sequence[RunRecord], tasks: Mapping[str, str]) -> It
     yield from (f"{name}: {value}" for name, values in facts.items() for value in values)
 
 
-def _values(configs: Sequence[RunConfig], everyone: Sequence[RunConfig], name: str) -> str:
-    found = dict.fromkeys(config.setting(name) for config in configs)
-    names = distinct_names(value for config in everyone if isinstance(value := config.setting(name), str))
-    return ", ".join(names[value] if isinstance(value, str) else _setting_text(value) for value in found)
+def _values(runs: Sequence[RunRecord], everyone: Sequence[RunConfig], name: str) -> str:
+    """The values of a setting in all runs; those of models and tasks by names that tell them apart."""
+    if name not in ("task", "model"):
+        return _effective(runs, name)
+    names = distinct_names(str(config.setting(name)) for config in everyone)
+    return ", ".join(dict.fromkeys(names[str(run.config.setting(name))] for run in runs))
 
 
-def _setting_text(value: object) -> str:
-    if value is None:
-        return "default"
-    if isinstance(value, tuple):
-        return ", ".join(map(str, value))
-    return short_name(value) if isinstance(value, str) else f"{value}"
+def _effective(runs: Sequence[RunRecord], name: str) -> str:
+    return ", ".join(dict.fromkeys(text for run in runs if (text := effective_value(run, name)) is not None))

@@ -18,10 +18,8 @@ from typing import Literal
 
 from scipy import stats
 
-from glora.messages import pluralize
-
 SEEDS_FOR_AN_INTERVAL = 3
-CONFIDENCE = 0.95
+CONFIDENCE, POWER = 0.95, 0.8
 
 
 @dataclass(frozen=True)
@@ -58,10 +56,18 @@ class PairedDifference:
         return "higher" if self.low > 0 else "lower"
 
     @property
+    def smallest(self) -> float | None:
+        """The difference that this spread and number of seeds show with 80 % power; None below three seeds."""
+        n, sd = len(self.values), estimate(self.values).sd
+        if n < SEEDS_FOR_AN_INTERVAL or sd is None:
+            return None
+        return (_t_quantile(n) + float(stats.t.ppf(POWER, n - 1))) * sd / math.sqrt(n)
+
+    @property
     def verdict(self) -> str:
         """The conclusion that the interval allows, in words."""
         if self.low is None:
-            return f"nothing can be concluded from {pluralize(len(self.seeds), 'seed')}"
+            return "too few seeds"
         if math.isnan(self.mean):
             return "not comparable: a run's value is not a number"
         return self.direction or "no difference shown"

@@ -11,11 +11,13 @@ command were, so that the two runs stood side by side.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from glora.experiments.config import ALLOCATION_SETTINGS, SETTINGS, RunConfig
 from glora.experiments.data.metric import Metric, metric_of
+from glora.experiments.methods.registry import METHODS, method_title
 from glora.experiments.number_format import distinct_names, numbered
 from glora.experiments.publishing import published_name
 from glora.experiments.records.schema import RunRecord
@@ -40,7 +42,7 @@ class MethodSummary:
     """One row: the finished runs of a method that differ in nothing but the seed.
 
     Attributes:
-        label: the method's name, with the settings that tell its rows apart if it has several.
+        label: the method's title, with the settings that tell its rows apart if it has several.
         runs: by seed.
         adapter_share: adapter parameters at the end over the reference's (1.3 is 30 % more); 0 without adapters.
         trainable_share: the same of all trained parameters, head included.
@@ -87,6 +89,7 @@ class GroupSummary:
         model: the model, as configured.
         rank: rank of uniform LoRA, from which every method's budget follows.
         heading: `rte · microsoft/deberta-v3-base · rank 8`; unlike the heading of every other group.
+        names: of the task and the model, as the heading has them.
         primary_metric: the metric the task is judged by; None if no run finished.
         metrics: every metric of the group, the primary one first, secondary splits last.
         methods: one row a method and setting, `lora` first, then by name.
@@ -97,10 +100,38 @@ class GroupSummary:
     model: str
     rank: int
     heading: str
+    names: tuple[str, str]
     primary_metric: Metric | None
     metrics: tuple[Metric, ...]
     methods: tuple[MethodSummary, ...]
     failures: tuple[RunRecord, ...]
+
+    @property
+    def reference(self) -> MethodSummary | None:
+        """The row of `lora` itself, if it has finished runs."""
+        return next((method for method in self.methods if method.is_reference), None)
+
+    @property
+    def reference_label(self) -> str:
+        """The name of what the others are compared with."""
+        return self.reference.label if self.reference else METHODS[REFERENCE].title
+
+    @property
+    def baseline(self) -> dict[str, float]:
+        """The metrics of always answering the majority class; empty where the runs do not agree on it, or do not know it."""
+        found = [run.baseline for run in self.finished]
+        return found[0] if found and all(each == found[0] for each in found) else {}
+
+    def primary_difference(self, method: MethodSummary) -> PairedDifference | None:
+        """Return a method's difference to the reference in the metric that the task is judged by."""
+        return method.differences.get(self.primary_metric.key) if self.primary_metric else None
+
+    def not_above_baseline(self, method: MethodSummary) -> tuple[int, ...]:
+        """Return the seeds whose run is no better than always answering the majority class."""
+        metric = self.primary_metric
+        if metric is None or metric.key not in self.baseline:
+            return ()
+        return tuple(run.config.seed for run in method.runs if run.final[metric.key] <= self.baseline[metric.key])
 
     @property
     def finished(self) -> tuple[RunRecord, ...]:
@@ -123,8 +154,11 @@ def summarise(records: Sequence[RunRecord]) -> list[GroupSummary]:
         groups.setdefault((published_name(config.task), published_name(config.model), config.rank), []).append(record)
     configs = [groups[name][0].config for name in sorted(groups)]  # older records have whole paths
     tasks, models = distinct_names(c.task for c in configs), distinct_names(c.model for c in configs)
-    headings = numbered([f"{tasks[c.task]} · {models[c.model]} · rank {c.rank}" for c in configs])
-    return [_summarise_group(groups[name], heading) for name, heading in zip(sorted(groups), headings)]
+    names = [(tasks[c.task], models[c.model]) for c in configs]
+    headings = numbered([f"{task} · {model} · rank {c.rank}" for (task, model), c in zip(names, configs)])
+    return [
+        _summarise_group(groups[key], heading, named) for key, heading, named in zip(sorted(groups), headings, names)
+    ]
 
 
 def differing_settings(configs: Sequence[RunConfig], ignored: Sequence[str] = ()) -> list[str]:
@@ -133,7 +167,7 @@ def differing_settings(configs: Sequence[RunConfig], ignored: Sequence[str] = ()
     return [name for name in names if len({config.setting(name) for config in configs}) > 1]
 
 
-def _summarise_group(records: list[RunRecord], heading: str) -> GroupSummary:
+def _summarise_group(records: list[RunRecord], heading: str, names: tuple[str, str]) -> GroupSummary:
     finished = [record for record in records if record.status == "finished"]
     failures = sorted(
         (record for record in records if record.status == "failed"),
@@ -155,6 +189,7 @@ def _summarise_group(records: list[RunRecord], heading: str) -> GroupSummary:
         model=config.model,
         rank=config.rank,
         heading=heading,
+        names=names,
         primary_metric=primary,
         metrics=tuple(sorted(metrics, key=lambda metric: (metric != primary, metric.split, metric.name))),
         methods=methods,
@@ -177,15 +212,25 @@ def _method_order(record: RunRecord) -> tuple[bool, str]:
 
 
 def _labels(rows: Sequence[tuple[RunRecord, ...]]) -> list[str]:
-    """The method's name; where a method has several rows, with the settings that differ among them."""
+    """The method's title, with the settings of its variant; where a title has several rows, with those in which they differ."""
+    configs = [runs[0].config for runs in rows]
+    titles = [method_title(config) for config in configs]
     labels = []
-    for runs in rows:
-        config = runs[0].config
-        siblings = [other[0].config for other in rows if other[0].config.method == config.method]
-        different = differing_settings(siblings, ignored=NAMED_BY_ROW)
-        settings = ", ".join(f"{name}={config.setting(name)}" for name in different)
-        labels.append(f"{config.method} ({settings})" if settings else config.method)
+    for config, title in zip(configs, titles):
+        siblings = [other for other, theirs in zip(configs, titles) if theirs == title]
+        own = set(re.findall(r":(\w+)=", config.method)) - {"rule"}  # the title has the rule
+        shown = own.union(differing_settings(siblings, ignored=NAMED_BY_ROW))
+        settings = filter(None, (_setting_text(config, name) for name in SETTINGS if name in shown))
+        labels.append(", ".join([title, *settings]))
     return numbered(labels)
+
+
+def _setting_text(config: RunConfig, name: str) -> str:
+    """`rank 4` or `epochs=5`; empty for a setting that is not given."""
+    if name == "average_rank" and config.allocation.total_rank is None:
+        return f"rank {config.allocation.average_rank or config.rank:g}"
+    value = config.setting(name)
+    return "" if value is None else f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
 
 
 def counterpart(

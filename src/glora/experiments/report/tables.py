@@ -1,22 +1,21 @@
 """The tables of a comparison, made once and shown in the terminal, in Markdown and on the page alike.
 
-Five tables a group: results, differences to lora, the claims for GLoRA, budgets, costs; a sixth where the settings were
-searched. The budget table always has both budgets, total rank and parameters, because runs that are equal in one need not be
-equal in the other.
+Five tables a group: results, differences to LoRA, budgets, costs, the methods; one more where the settings were searched, and
+one with the published claims for GLoRA where the published experiment was made. The budget table always has both budgets,
+total rank and parameters, because runs that are equal in one need not be equal in the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from glora.experiments.data.metric import metric_of
+from glora.experiments.methods.registry import method_summary
 from glora.experiments.number_format import settings_text
 from glora.experiments.publishing import published_name
 from glora.experiments.report import cells
 from glora.experiments.report.cells import Cell, Quantity, ReportTable, Tone, Unit, Verdict
 from glora.experiments.report.claims import Finding, findings
-from glora.experiments.report.statistics import SEEDS_FOR_AN_INTERVAL
-from glora.experiments.report.summary import REFERENCE, GroupSummary, MethodSummary
+from glora.experiments.report.statistics import SEEDS_FOR_AN_INTERVAL, PairedDifference
+from glora.experiments.report.summary import GroupSummary, MethodSummary
 from glora.experiments.search.record import SearchRecord
 from glora.messages import pluralize
 
@@ -27,58 +26,75 @@ def group_tables(group: GroupSummary) -> list[ReportTable]:
     """Return the tables of a group that have something to show."""
     if not group.methods:
         return []
-    tables = (results_table, differences_table, claims_table, budget_table, cost_table)
+    tables = (results_table, differences_table, claims_table, budget_table, cost_table, methods_table)
     return [table for make_table in tables if (table := make_table(group)).rows]
 
 
 def results_table(group: GroupSummary) -> ReportTable:
-    """Return a row a method: every metric as mean ± sample standard deviation, the primary one first."""
+    """Return a row a method, every metric as mean ± sample standard deviation, and the majority class's row below."""
+    baseline, verdicts = group.baseline, [_learned(group, method) for method in group.methods]
+    learned = ("learned?",) if any(verdict and verdict.tone == "bad" for verdict in verdicts) else ()
+    rows: list[tuple[Cell, ...]] = [
+        (
+            method.label,
+            *(verdict for _ in learned),
+            *(cells.estimate_cell(method.metric(metric), cells.metric_unit(metric)) for metric in group.metrics),
+            Quantity(len(method.seeds), cells.COUNT),
+        )
+        for method, verdict in zip(group.methods, verdicts)
+    ]
+    if baseline:
+        always = (
+            None if (value := baseline.get(metric.key)) is None else Quantity(value, cells.metric_unit(metric))
+            for metric in group.metrics
+        )
+        rows.append(("majority class", *(None for _ in learned), *always, None))
     return ReportTable(
         "Results: mean ± standard deviation",
-        ("method", *(metric.header for metric in group.metrics), "seeds"),
-        tuple(
-            (
-                method.label,
-                *(cells.estimate_cell(method.metric(metric), cells.metric_unit(metric)) for metric in group.metrics),
-                Quantity(len(method.seeds), cells.COUNT),
-            )
-            for method in group.methods
+        ("method", *learned, *(metric.header for metric in group.metrics), "seeds"),
+        tuple(rows),
+        "After the last step; the standard deviation is the sample's (n - 1) over seeds."
+        + (
+            " Majority class: always the most frequent class of the training examples, without a model."
+            if baseline
+            else ""
         ),
-        "After the last step; the standard deviation is the sample's (n - 1) over seeds.",
     )
 
 
 def differences_table(group: GroupSummary) -> ReportTable:
-    """Return a row a method but lora: the paired difference of each metric, and what may be concluded."""
+    """Return a row a method but lora: what may be concluded, and the paired difference of each metric."""
+
+    def row(method: MethodSummary) -> tuple[Cell, ...]:
+        found = group.primary_difference(method)
+        return (
+            method.label,
+            verdict_on(group, found) if found else None,
+            *(cells.difference_cell(metric, method.differences.get(metric.key)) for metric in group.metrics),
+            Quantity(len(found.seeds) if found else 0, cells.COUNT),
+        )
+
     return ReportTable(
-        f"Difference to {REFERENCE}: mean [95 % interval]",
-        ("method", *(metric.header for metric in group.metrics), "pairs", "verdict"),
-        tuple(
-            (
-                method.label,
-                *(cells.difference_cell(metric, method.differences.get(metric.key)) for metric in group.metrics),
-                *_pairs_and_verdict(group, method),
-            )
-            for method in group.methods
-            if method.differences
-        ),
+        f"Difference to {group.reference_label}: mean [95 % interval]",
+        ("method", "verdict", *(metric.header for metric in group.metrics), "pairs"),
+        tuple(row(method) for method in group.methods if method.differences),
         "Differences are taken between runs of one seed. The interval is Student's t on them, given from "
         f"{SEEDS_FOR_AN_INTERVAL} pairs on: fewer conclude nothing. The verdict is about the first metric.",
     )
 
 
 def claims_table(group: GroupSummary) -> ReportTable:
-    """Return a row a claim that GLoRA was proposed with; no rows where GLoRA is not compared."""
+    """Return a row a claim that GLoRA was proposed with; no rows but for the published experiment."""
     rows = findings(group)
     return ReportTable(
         "What is claimed for GLoRA",
-        ("claim", "expected", "measured", "verdict"),
+        ("claim", "verdict", "expected", "measured"),
         tuple(
             (
                 f"{label}: {found.claim}" if len(rows) > 1 else found.claim,
+                _verdict(found),
                 found.expected,
                 _measured_text(found),
-                _verdict(found),
             )
             for label, row in rows.items()
             for found in row
@@ -91,29 +107,12 @@ def claims_table(group: GroupSummary) -> ReportTable:
     )
 
 
-def claims_overview(groups: Sequence[GroupSummary]) -> ReportTable:
-    """Return a row a comparison, under its heading: the verdict on each claim."""
-    rows: list[tuple[Cell, ...]] = []
-    for group in groups:
-        found = findings(group)
-        for label, row in found.items():
-            name = f"{group.heading} · {label}" if len(found) > 1 else group.heading
-            rows.append((name, *(_verdict(finding, why=False) for finding in row)))
-    return ReportTable(
-        "What is claimed for GLoRA, in every comparison",
-        ("comparison", "gain over lora", "share of adalora's gain", "training time", "adapter parameters"),
-        tuple(rows),
-        "Each comparison below has the numbers and the rule. Verdicts are not added up: comparisons are not draws from one "
-        "population, and of many intervals some miss by chance.",
-    )
-
-
 def budget_table(group: GroupSummary) -> ReportTable:
     """Return a row a method: total rank and parameters, and how much of lora's that is."""
-    totals = ("total rank", "adapter parameters", f"adapter / {REFERENCE}")
+    totals = ("total rank", "adapter parameters", f"adapter / {group.reference_label}")
     return ReportTable(
         "Budget: at the end, or from start → end where it changed",
-        ("method", *totals, "all trained parameters", f"all / {REFERENCE}"),
+        ("method", *totals, "all trained parameters", f"all / {group.reference_label}"),
         tuple(
             (
                 method.label,
@@ -157,10 +156,18 @@ def cost_table(group: GroupSummary) -> ReportTable:
 
     return ReportTable(
         "Cost: time without evaluation, peak memory",
-        ("method", f"time / {REFERENCE}", *interval, "training time", *preparation, "time a step", "peak memory"),
+        (
+            "method",
+            f"time / {group.reference_label}",
+            *interval,
+            "training time",
+            *preparation,
+            "time a step",
+            "peak memory",
+        ),
         tuple(row(method) for method in group.methods),
-        f"Times relative to {REFERENCE} are ratios of two runs of one seed, made side by side by one command on one "
-        f"machine: mean ± standard deviation, and{'' if interval else ' from three seeds on'} Student's t interval of the mean."
+        f"Times relative to {group.reference_label} are ratios of two runs of one seed, made side by side by one command on "
+        f"one machine: mean ± standard deviation, and{'' if interval else ' from three seeds on'} Student's t interval."
         + (" Preparation (a look at activations or gradients, an SVD) counts as training time." if prepared else ""),
     )
 
@@ -198,16 +205,35 @@ def tuning_table(record: SearchRecord, task: str, model: str) -> ReportTable | N
     )
 
 
-def _pairs_and_verdict(group: GroupSummary, method: MethodSummary) -> tuple[Cell, Cell]:
+def methods_table(group: GroupSummary) -> ReportTable:
+    """Return a row a method: what it does, and how it is written on the command line."""
+    return ReportTable(
+        "The methods",
+        ("method", "what it does", "in --methods"),
+        tuple((method.label, method_summary(method.runs[0].config) or None, method.method) for method in group.methods),
+        "LoRA trains two thin matrices of a rank r beside each weight matrix of a frozen model; the rank is their width.",
+    )
+
+
+def verdict_on(group: GroupSummary, found: PairedDifference) -> Verdict:
+    """Return the conclusion that a difference in the primary metric allows."""
     metric = group.primary_metric
-    found = method.differences.get(metric.key) if metric else None
-    if metric is None or found is None:
-        return Quantity(0, cells.COUNT), None
-    pairs = Quantity(len(found.seeds), cells.COUNT)
-    if found.direction is None:
-        return pairs, Verdict(found.verdict)
+    if found.direction is None or metric is None:
+        return Verdict(found.verdict)
     better = (found.direction == "higher") == metric.higher_is_better
-    return pairs, Verdict(f"{found.direction} ({'better' if better else 'worse'})", "good" if better else "bad")
+    return Verdict("better" if better else "worse", "good" if better else "bad")
+
+
+def _learned(group: GroupSummary, method: MethodSummary) -> Verdict | None:
+    """Return whether the runs are above the majority class; None where that is not known."""
+    if not group.baseline:
+        return None
+    failed = group.not_above_baseline(method)
+    if not failed:
+        return Verdict("yes", "good")
+    return Verdict(
+        "nothing" if len(failed) == len(method.runs) else f"nothing in seed {', '.join(map(str, failed))}", "bad"
+    )
 
 
 def _measured_text(found: Finding) -> str:
@@ -220,7 +246,7 @@ def _measured_text(found: Finding) -> str:
     return f"{Quantity(found.mean, unit, low=low, high=high)} ({pluralize(found.seeds, 'seed')})"
 
 
-def _verdict(found: Finding, *, why: bool = True) -> Verdict:
+def _verdict(found: Finding) -> Verdict:
     """The verdict; with the side of the range, or why nothing is shown, where `measured` does not say it."""
-    remark = found.remark if found.mean is not None and (why or found.verdict != "not shown") else ""
+    remark = found.remark if found.mean is not None else ""
     return Verdict(f"{found.verdict} ({remark})" if remark else found.verdict, TONES[found.verdict])

@@ -70,9 +70,10 @@ def write_report(directory: str | os.PathLike[str], *, console: Terminal | None 
             _print(console, table)
         for line in (*section.failures, *section.caveats):
             console.print(f"• {line}")
-    if content.overview:
-        console.print()
-        _print(console, content.overview)
+    for section in content.sections:
+        if section.conclusion:
+            console.print(f"\n{section.heading}", style="bold")
+            console.print(" ".join(section.conclusion), soft_wrap=False)
     missing = _draw_pictures(content, directory / PICTURES_FOLDER)
     if missing:
         write_whole(path, report_markdown(content, missing))
@@ -109,11 +110,11 @@ def _draw(chart: ReportChart, folder: Path) -> str | None:
 
 def report_markdown(content: ReportContent, missing: Container[str] = ()) -> str:
     """Return the text of report.md; pictures are linked relative to it, but for the missing ones."""
-    lines = [f"# {TITLE}", "", content.summary]
-    if content.overview:
-        lines += ["", *_table(content.overview)]
+    lines = [f"# {TITLE}"]
     for section in content.sections:
         lines += ["", f"## {escape_markdown(section.heading)}"]
+        if section.conclusion:
+            lines += ["", escape_paragraph(" ".join(section.conclusion))]
         for table in section.tables:
             lines += ["", *_table(table)]
         for chart in section.charts:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from glora.experiments.data.task import REGRESSION_METRICS
+from glora.experiments.data.task import REGRESSION_METRICS, TaskData
 
 
 class DivergedError(ArithmeticError):
@@ -75,3 +76,20 @@ def compute(metrics: Sequence[str], predictions: ArrayLike, labels: ArrayLike) -
         )
     predicted = output.reshape(-1) if set(metrics) & set(REGRESSION_METRICS) else output.argmax(axis=1)
     return {name: float(METRICS[name](truth, predicted)) for name in metrics}
+
+
+def majority_class(task: TaskData) -> dict[str, float]:
+    """Return the metrics of always answering the most frequent class of the training examples; empty without classes.
+
+    Returns:
+        Name -> value; those of a secondary split as `validation_mismatched/accuracy`.
+    """
+    if task.label_names is None:
+        return {}
+    majority = Counter(task.train["label"]).most_common(1)[0][0]
+    found: dict[str, float] = {}
+    for number, (split, examples) in enumerate(task.evaluation.items()):
+        always = np.eye(task.num_labels)[np.full(len(examples), majority)]
+        values = compute(task.metrics, always, examples["label"])
+        found |= {f"{split}/{name}" if number else name: value for name, value in values.items()}
+    return found

@@ -29,11 +29,14 @@ from glora.experiments.records.provenance import collect_provenance, utc_now
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.records.store import process_tag
 from glora.experiments.training.measurement import PeakMemory
+from glora.experiments.training.metrics import majority_class
 from glora.experiments.training.progress import RunProgress, RunStopped
 from glora.experiments.training.reporting import LOGS_FOLDER, report_folder
 from glora.experiments.training.task_kinds import find_kind
 from glora.experiments.training.timed_trainer import AdaptedModelLog, RunRecorder, warm_up_kernels
 from glora.experiments.training.training_arguments import training_batches
+
+ADAPTERS_FOLDER = "adapters"
 
 
 class RunCache:
@@ -72,8 +75,9 @@ def run(
         config: the run's settings.
         task: its loaded task.
         progress: receives the run's progress.
-        output: folder for temporary files, and for the reports of a run with `report_to`, in `logs` and a folder named by its
-            key; by default the working folder, and the system's folder for temporary files.
+        output: folder for temporary files, for the reports of a run with `report_to` (in `logs`), and for its adapter with
+            `save_adapters` (in `adapters`), each in a folder named by its key; by default
+            the working folder, and the system's folder for temporary files.
         cache: keeps for the next run what it needs again.
 
     Returns:
@@ -131,7 +135,11 @@ def _train(
     """Train, and fill in the fields of the record as they become known: a failed run keeps what it measured."""
     schedule = Schedule.of(len(task.train), config.batch_size, config.epochs)
     progress.run_begins(config, schedule.total_steps)
-    measured |= {"primary_metric": task.primary_metric, "examples": task.example_counts}
+    measured |= {
+        "primary_metric": task.primary_metric,
+        "examples": task.example_counts,
+        "baseline": majority_class(task),
+    }
 
     kind = find_kind(task.kind)
     model, tokenizer = kind.load_model(config, task)
@@ -169,6 +177,9 @@ def _train(
             trainer.train()
     finally:
         measured |= _so_far(adapted, recorder, memory)
+    if config.save_adapters:
+        save: Any = adapted.model.save_pretrained
+        save((output or Path()) / ADAPTERS_FOLDER / config.key)
     measured |= {
         "final": recorder.final,
         "train_seconds": recorder.train_seconds,

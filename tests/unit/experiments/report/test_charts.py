@@ -19,6 +19,7 @@ from glora.experiments.report.summary import GroupSummary, summarise
 from unit.experiments.synthetic_records import bert_shapes, finished_run, study
 
 METHODS = ("lora", "adalora", "glora")
+GLORA = "GLoRA by gradient norm"
 NASTY = "$x$_{2}^<b>&amp;\x1b[31m\x00\u202e</script>\n'\"`${1+1}`"
 
 
@@ -76,7 +77,7 @@ def png_size(image: bytes) -> tuple[int, int]:
 def test_every_shape_of_study_can_be_drawn(records: list[RunRecord]) -> None:
     found = charts(group_of(records))
     names = " ".join(each.name for each in found)
-    assert all(part in names for part in ("time", "ranks-glora", "norms-glora"))
+    assert all(part in names for part in ("time", "ranks-glora-by", "norms-glora-by"))
     assert "ranks-lora" not in names, "uniform ranks are nothing to look at"
     for each in found:
         width, height = png_size(each.png())
@@ -165,7 +166,7 @@ def test_a_control_with_the_same_warm_up_needs_no_second_chart_of_it() -> None:
     glora = finished_run(method="glora")
     shuffled = finished_run(method="shuffled").model_copy(update={"norms": glora.norms})
     assert same_norms(group_of([glora]).methods[0], group_of([shuffled]).methods[0])
-    assert chart([glora, shuffled], "norms").title.endswith("glora")
+    assert chart([glora, shuffled], "norms").title.endswith("GLoRA by gradient norm")
     other = finished_run(method="shuffled", seed=0, beta=0.5)
     assert not same_norms(group_of([glora]).methods[0], group_of([other]).methods[0])
 
@@ -196,9 +197,9 @@ def test_secondary_splits_are_not_on_the_curve() -> None:
 
 
 def test_a_method_keeps_its_color_whatever_is_beside_it() -> None:
-    few, many = method_styles(["glora"]), method_styles(["lora", "dora", "pissa", "glora (beta=0.5)", "glora"])
-    assert few["glora"] == many["glora"]
+    few, many = method_styles([GLORA]), method_styles(["LoRA", "DoRA", "PiSSA", f"{GLORA}, beta=0.5", GLORA])
+    assert few[GLORA] == many[GLORA]
     assert len({color for color, _ in many.values()}) == 5
-    crowd = method_styles(["lora", "adalora", "glora", *(f"method {i}" for i in range(15))])
+    crowd = method_styles(["LoRA", "AdaLoRA", GLORA, *(f"method {i}" for i in range(15))])
     assert len(set(crowd.values())) == 18, "with more methods than colors, the markers tell them apart"
     assert len(LIGHT["series"]) == len(MARKERS)

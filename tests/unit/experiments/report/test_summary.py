@@ -9,9 +9,9 @@ import pytest
 
 from glora.experiments.data.metric import METRICS
 from glora.experiments.records.schema import RunRecord
-from glora.experiments.report.caveats import caveats
 from glora.experiments.report.cells import cell_text
 from glora.experiments.report.content import report_content
+from glora.experiments.report.sentences import caveats
 from glora.experiments.report.summary import GroupSummary, summarise
 from glora.experiments.report.tables import budget_table, cost_table
 from unit.experiments.synthetic_records import MACHINE, failed_run, finished_run, study
@@ -39,8 +39,8 @@ def only(groups: list[GroupSummary]) -> GroupSummary:
 def test_means_spreads_and_pairs() -> None:
     group = only(summarise(small_study()))
     lora, glora = group.methods
-    assert (lora.label, lora.is_reference, lora.seeds) == ("lora", True, (0, 1, 2))
-    assert (glora.label, glora.is_reference) == ("glora", False)
+    assert (lora.label, lora.is_reference, lora.seeds) == ("LoRA", True, (0, 1, 2))
+    assert (glora.label, glora.is_reference) == ("GLoRA by gradient norm", False)
     accuracy = lora.metric(METRICS["accuracy"])
     assert accuracy is not None
     assert (accuracy.mean, accuracy.sd) == pytest.approx((0.82, 0.02))
@@ -71,16 +71,16 @@ def test_parameters_are_told_as_a_share_of_loras() -> None:
     none = {"ranks": {}, "initial_ranks": {}, "adapter_parameters_after": 0, "trainable_parameters_after": 8300}
     full = finished_run(method="full", rank=3, shapes=SHAPES).model_copy(update=none)
     group = only(summarise([lora, dora, full]))
-    shares = {m.method: (m.adapter_share, m.trainable_share) for m in group.methods}
+    shares = {m.label: (m.adapter_share, m.trainable_share) for m in group.methods}
     assert lora.adapter_parameters_after == 60
-    assert shares == {"lora": (1, 1), "dora": (66 / 60, pytest.approx(836 / 830)), "full": (0, 10)}
+    assert shares == {"LoRA": (1, 1), "DoRA": (66 / 60, pytest.approx(836 / 830)), "full fine-tuning": (0, 10)}
     columns = budget_table(group).columns
     cells = {row[0]: dict(zip(columns, map(cell_text, row))) for row in budget_table(group).rows}
-    assert cells["dora"]["adapter / lora"] == "110 %"
-    assert cells["full"]["all / lora"] == "1,000 %"
-    assert cells["full"]["total rank"] == "–"
-    assert any("dora ends with 10% more adapter parameters" in line for line in caveats(group))
-    assert any("full has no adapter" in line for line in caveats(group))
+    assert cells["DoRA"]["adapter / LoRA"] == "110 %"
+    assert cells["full fine-tuning"]["all / LoRA"] == "1,000 %"
+    assert cells["full fine-tuning"]["total rank"] == "–"
+    assert any("DoRA ends with 10% more adapter parameters" in line for line in caveats(group))
+    assert any("full fine-tuning has no adapter" in line for line in caveats(group))
     alone = only(summarise([full]))
     assert (alone.methods[0].adapter_share, alone.methods[0].trainable_share) == (None, None)
 
@@ -96,7 +96,7 @@ def test_preparation_has_a_column_where_there_is_some() -> None:
 
 def test_both_budgets_are_counted() -> None:
     group = only(summarise([finished_run(method="lora", rank=3, shapes=SHAPES)]))
-    assert tuple(map(cell_text, budget_table(group).rows[0][:3])) == ("lora", "6", str(3 * (4 + 6) + 3 * (2 + 8)))
+    assert tuple(map(cell_text, budget_table(group).rows[0][:3])) == ("LoRA", "6", str(3 * (4 + 6) + 3 * (2 + 8)))
 
 
 def test_order_of_the_records_does_not_matter() -> None:
@@ -104,7 +104,12 @@ def test_order_of_the_records_does_not_matter() -> None:
     shuffled = records[:]
     random.Random(0).shuffle(shuffled)
     assert summarise(shuffled) == summarise(records)
-    assert [method.label for method in summarise(records)[0].methods] == ["lora", "adalora", "glora", "shuffled"]
+    assert [method.label for method in summarise(records)[0].methods] == [
+        "LoRA",
+        "AdaLoRA",
+        "GLoRA by gradient norm",
+        "shuffled GLoRA by gradient norm",
+    ]
 
 
 def test_a_group_for_each_task_model_and_rank() -> None:
@@ -126,7 +131,10 @@ def test_no_mean_over_different_settings() -> None:
         for beta in (0.5, 0.9)
     ]
     group = only(summarise(records))
-    assert [method.label for method in group.methods] == ["glora (beta=0.5)", "glora (beta=0.9)"]
+    assert [method.label for method in group.methods] == [
+        "GLoRA by gradient norm, beta=0.5",
+        "GLoRA by gradient norm, beta=0.9",
+    ]
     assert [[run.final["accuracy"] for run in method.runs] for method in group.methods] == [[0.5] * 2, [0.9] * 2]
 
 
@@ -145,7 +153,10 @@ def test_each_row_is_compared_with_the_lora_of_its_schedule() -> None:
         for method in only(summarise(records)).methods
         if method.differences
     }
-    assert differences == {"glora (learning_rate=0.0001)": 0.1, "glora (learning_rate=0.001)": -0.1}
+    assert differences == {
+        "GLoRA by gradient norm, learning_rate=0.0001": 0.1,
+        "GLoRA by gradient norm, learning_rate=0.001": -0.1,
+    }
 
 
 def test_settings_that_lora_does_not_have_do_not_part_it_from_the_others() -> None:
@@ -158,7 +169,7 @@ def test_a_method_tuned_by_itself_is_compared_with_the_only_lora() -> None:
     group = only(summarise(records))
     assert group.methods[1].differences
     (line,) = [line for line in caveats(group) if "under other settings" in line]
-    assert "glora is compared with lora" in line
+    assert "GLoRA by gradient norm is compared with LoRA" in line
     assert "(learning_rate=0.001 against 0.0002, epochs=2.0 against 3.0)" in line
     alike = [finished_run(method="lora"), finished_run(method="glora", beta=0.5)]
     assert not any("under other settings" in line for line in caveats(only(summarise(alike))))
@@ -224,7 +235,7 @@ def test_records_that_do_not_say_which_command_made_them_are_told() -> None:
 
 def test_failed_runs_are_listed_and_not_counted() -> None:
     group = only(summarise([finished_run(method="lora"), failed_run(method="glora", seed=3), failed_run(seed=1)]))
-    assert [method.label for method in group.methods] == ["lora"]
+    assert [method.label for method in group.methods] == ["LoRA"]
     assert [(run.config.method, run.config.seed) for run in group.failures] == [("glora", 1), ("glora", 3)]
 
 
@@ -244,17 +255,15 @@ def test_of_two_runs_of_one_seed_the_later_one_counts() -> None:
 
 
 def test_caveats_name_what_misleads() -> None:
-    few = caveats(only(summarise(study(("lora", "glora"), (0, 1)))))
-    assert "Below 3 nothing can be concluded" in few[0]
     enough = caveats(only(summarise(study(("lora", "glora"), (0, 1, 2)))))
     assert not any("nothing can be concluded" in line for line in enough)
-    assert any("fewer adapter parameters than lora" in line for line in enough)
+    assert any("fewer adapter parameters than LoRA" in line for line in enough)
     uneven = caveats(only(summarise([*study(("lora",), (0, 1)), *study(("glora",), (0,))])))
-    assert any("different seeds (lora: 0, 1; glora: 0)" in line for line in uneven)
+    assert any("different seeds (LoRA: 0, 1; GLoRA by gradient norm: 0)" in line for line in uneven)
     alone = caveats(only(summarise(study(("glora",), (0,)))))
     assert any("no finished run of `lora`" in line for line in alone)
     broken = caveats(only(summarise([finished_run(method="lora", seed=4, final={"accuracy": math.nan})])))
-    assert any("lora seed 4: accuracy" in line for line in broken)
+    assert any("LoRA seed 4: accuracy" in line for line in broken)
 
 
 def test_learning_rates_that_do_not_suit_a_method_are_pointed_out() -> None:
@@ -263,8 +272,8 @@ def test_learning_rates_that_do_not_suit_a_method_are_pointed_out() -> None:
         return [line for line in caveats(only(summarise(runs))) if "usual for it are" in line]
 
     (line,) = warnings_of("adalora", 2e-4)
-    assert "adalora was trained with a learning rate of 0.0002; usual for it are 0.0005 to 0.0022" in line
-    assert "full was trained" in warnings_of("full", 2e-4)[0]
+    assert "AdaLoRA was trained with a learning rate of 0.0002; usual for it are 0.0005 to 0.0022" in line
+    assert "full fine-tuning was trained" in warnings_of("full", 2e-4)[0]
     assert warnings_of("adalora", 1e-3) == warnings_of("full", 2e-5) == warnings_of("glora", 5e-2) == []
 
 

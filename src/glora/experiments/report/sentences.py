@@ -1,20 +1,98 @@
-"""Limits of a comparison, as sentences beside the numbers: seeds, budgets, data, machines, versions.
+"""The sentences about a comparison: its conclusion, which a report begins with, and its limits, beside the numbers.
 
-A table of means invites more belief than it earns; each check here looks for one way in which it would
-mislead.
+A table of means invites more belief than it earns; each check of `caveats` looks for one way in which it would mislead.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from glora.experiments.data.metric import Metric
 from glora.experiments.methods.registry import METHODS, split_variant
-from glora.experiments.report.statistics import SEEDS_FOR_AN_INTERVAL
+from glora.experiments.report.cells import metric_unit
+from glora.experiments.report.statistics import SEEDS_FOR_AN_INTERVAL, PairedDifference
 from glora.experiments.report.summary import REFERENCE, GroupSummary, MethodSummary
+from glora.messages import pluralize
 
 UNEQUAL_PARAMETERS = 0.01
 """Share of lora's adapter parameters from which a difference is pointed out."""
+
+Compared = list[tuple[MethodSummary, PairedDifference]]
+
+
+def conclusion(group: GroupSummary) -> tuple[str, ...]:
+    """Return what was compared on what, which differences were shown, how small one could be seen, and what learned nothing."""
+    if not group.methods:
+        return ()
+    return (_compared(group), *_differences(group), *_learned_nothing(group))
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return `a`, `a and b`, or `a, b and c`."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def _compared(group: GroupSummary) -> str:
+    task, model = group.names
+    run, metric = group.finished[0], group.primary_metric
+    examples = run.examples.get(run.main_split or "")
+    judged = f", judged by {metric.title} on {pluralize(examples, 'example')}" if metric and examples else ""
+    names, seeds = [method.label for method in group.methods], {len(method.seeds) for method in group.methods}
+    count = pluralize(max(seeds), "seed") if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)} seeds"
+    verb = "was" if len(names) == 1 else "were"
+    return (
+        f"{listed(names)} {verb} trained with {model} on {task} ({count}{' each' if len(names) > 1 else ''}){judged}."
+    )
+
+
+def _differences(group: GroupSummary) -> Iterator[str]:
+    metric, reference = group.primary_metric, group.reference_label
+    found = [(method, found) for method in group.methods if (found := group.primary_difference(method))]
+    if metric is None or not found:
+        return
+    few = [method.label for method, difference in found if len(difference.seeds) < SEEDS_FOR_AN_INTERVAL]
+    better = "higher" if metric.higher_is_better else "lower"
+    shown: dict[str, Compared] = {"better": [], "worse": []}
+    unknown: Compared = []
+    for method, difference in found:
+        if difference.direction:
+            shown["better" if difference.direction == better else "worse"].append((method, difference))
+        elif difference.smallest is not None:
+            unknown.append((method, difference))
+    for word, methods in shown.items():
+        if methods:
+            yield f"{word.capitalize()} than {reference}: {'; '.join(_by_how_much(m, d, metric) for m, d in methods)}."
+    if unknown:
+        seen = max(difference.smallest or 0 for _, difference in unknown)
+        names = listed([method.label for method, _ in unknown])
+        yield f"No difference to {reference} was shown for {names}; one below {_amount(seen, metric)} could not have been seen."
+    if few:
+        yield (
+            f"Fewer than {SEEDS_FOR_AN_INTERVAL} seeds conclude nothing about {listed(few)} against {reference}: "
+            "repeat the command with more `--seeds`."
+        )
+
+
+def _by_how_much(method: MethodSummary, difference: PairedDifference, metric: Metric) -> str:
+    size = f" at {100 * method.adapter_share:.0f} % of its adapter parameters" if method.adapter_share else ""
+    low, high = sorted((abs(difference.low or 0), abs(difference.high or 0)))
+    interval = f"{metric_unit(metric).write(low)} to {metric_unit(metric).write(high)}"
+    return f"{method.label} by {_amount(abs(difference.mean), metric)} ({interval}){size}"
+
+
+def _amount(value: float, metric: Metric) -> str:
+    return f"{metric_unit(metric).write(value)}{' points' if metric.unit else ''}"
+
+
+def _learned_nothing(group: GroupSummary) -> Iterator[str]:
+    metric = group.primary_metric
+    failed = {method.label: seeds for method in group.methods if (seeds := group.not_above_baseline(method))}
+    if metric is None or not failed:
+        return
+    runs = listed([f"{label} (seed {', '.join(map(str, seeds))})" for label, seeds in failed.items()])
+    level = metric_unit(metric).write(group.baseline[metric.key])
+    yield f"Learned nothing: {runs}, not above the {level}{metric.unit and ' ' + metric.unit} of the majority class."
 
 
 def caveats(group: GroupSummary) -> list[str]:
@@ -32,12 +110,7 @@ def caveats(group: GroupSummary) -> list[str]:
 
 def _about_seeds(group: GroupSummary) -> Iterator[str]:
     fewest = min(len(method.seeds) for method in group.methods)
-    if fewest < SEEDS_FOR_AN_INTERVAL:
-        yield (
-            f"Fewest seeds of a method: {fewest}. Below {SEEDS_FOR_AN_INTERVAL} nothing can be concluded "
-            "about a difference between methods."
-        )
-    else:
+    if fewest >= SEEDS_FOR_AN_INTERVAL:
         yield (
             f"Fewest seeds of a method: {fewest}. A seed changes initialisation and data order, not the "
             "data, so spreads and intervals say nothing about other data. Each interval is separate, none "
@@ -52,7 +125,7 @@ def _about_seeds(group: GroupSummary) -> Iterator[str]:
 
 
 def _about_budgets(group: GroupSummary) -> Iterator[str]:
-    reference = next((method for method in group.methods if method.is_reference), None)
+    reference = group.reference
     if reference is None:
         yield f"There is no finished run of `{REFERENCE}`, so nothing is relative to it."
         return
@@ -93,8 +166,8 @@ def _about_sameness(group: GroupSummary) -> Iterator[str]:
     for method in group.methods:
         if method.other_settings:
             yield (
-                f"{method.label} is compared with {REFERENCE} under other settings ({', '.join(method.other_settings)}): "
-                "its differences and its relative time are those of the settings as well."
+                f"{method.label} is compared with {group.reference_label} under other settings "
+                f"({', '.join(method.other_settings)}): its differences and relative time are those of the settings as well."
             )
     runs = group.finished
     if len({run.provenance.data_fingerprint for run in runs} - {None}) > 1:
