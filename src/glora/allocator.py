@@ -72,7 +72,7 @@ class RankAllocator:
     Attributes:
         config: The configuration.
         adapter: The RankedAdapter: the matrices and their ranks.
-        total_rank: R_total; None where the budget is an energy.
+        total_rank: R_total, a fraction where average_rank·n is one; None where the budget is an energy.
         steps: Optimizer steps recorded so far.
         reallocation: The last reallocation, or None.
         warm_up: Reports a warm-up that training did not last for.
@@ -206,7 +206,7 @@ class RankAllocator:
                 process has to do.
         """
         if self.total_rank is not None and not self.config.cuts:
-            return allocate_within_bounds(self.adapter, self.config, self.total_rank, self.norms)
+            return allocate_within_bounds(self.adapter, self.config, int(self.total_rank), self.norms)
         learned = spectra(self.adapter.present) if learned is None else learned
         budget = budget_of_cut(self.config, self.adapter, self._reallocations + 1)
         return cut_within_bounds(self.adapter, self.config, learned, **budget)

@@ -72,6 +72,8 @@ class Reallocation:
                 f"kept {self.energy_kept:.1%} of the learned update's energy in {self.total_rank:,} of "
                 f"{self.total_rank_before:,} ranks, {now} in {pluralize(self.matrices, 'matrix')}"
             )
+            if self.total_rank == self.total_rank_before:
+                what += ", all that there are: a larger r would show whether more are needed"
         ratio = self.parameters_after / self.parameters_before - 1
         without = self.without_adapter
         lost = f"; {pluralize(len(without), 'matrix')} without an adapter: {shortened(without)}" if without else ""

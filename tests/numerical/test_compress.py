@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora.conversion import convert_to_lora
 
 from glora import compress_adapter
 from glora.lora.discovery import find_matrices
@@ -49,6 +50,16 @@ def brute_force(update: dict[str, torch.Tensor], budget: float, costs: dict[str,
 def truncated(delta: torch.Tensor, rank: int) -> torch.Tensor:
     U, S, Vh = torch.linalg.svd(delta, full_matrices=False)
     return U[..., :rank] * S[..., None, :rank] @ Vh[..., :rank, :]
+
+
+def test_a_uniform_cut_is_what_pefts_conversion_makes() -> None:
+    """`convert_to_lora` with an int decomposes the whole Δ; the compress benchmark counts both as one."""
+    model, _ = trained("Linear")
+    _, tensors = convert_to_lora(model, 2)
+    compress_adapter(model, average_rank=2, uniform=True)
+    for name, delta in deltas(model).items():
+        A, B = (tensors[f"base_model.model.{name}.lora_{factor}.weight"] for factor in "AB")
+        torch.testing.assert_close(B @ A, delta[0], rtol=1e-4, atol=1e-5)
 
 
 @kinds

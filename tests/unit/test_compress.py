@@ -98,6 +98,23 @@ def test_biases_of_a_module_at_rank_0_stay(tmp_path: Path) -> None:
     torch.testing.assert_close(outputs(loaded), outputs(model), rtol=1e-4, atol=1e-5)
 
 
+def test_a_trained_bias_keeps_the_adapter_that_it_is_saved_with(tmp_path: Path) -> None:
+    """With bias="lora_only" PEFT saves it only where there is an adapter, so that a folder has to keep it as a model does."""
+    model = trained(lora(bias="lora_only"))
+    with torch.no_grad():
+        model.base_model.model[0].lora_A["default"].weight.mul_(1e-6)
+    model.save_pretrained(tmp_path / "adapter")
+    made = compress_adapter(tmp_path / "adapter", parameters=0.6, output=tmp_path / "out")
+    assert made.ranks == {"0": 1, "2": 2} == compress_adapter(model, parameters=0.6).ranks
+
+
+def test_the_folder_of_a_model_is_no_output(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds a model.*another folder"):
+        compress_adapter(folder, parameters=0.5, output=tmp_path / "model")
+
+
 def test_a_frozen_adapter_is_cut_too(folder: Path) -> None:
     model = PeftModel.from_pretrained(base(), str(folder))
     assert compress_adapter(model, parameters=0.5).parameters <= 38

@@ -26,7 +26,7 @@ def allocate_within_bounds(
         total_rank: R_total.
         scores: s_k, or anything in proportion to it, of each matrix that has an adapter.
     """
-    low, high = _bounds(adapter, config)
+    low, high = rank_bounds(adapter, config)
     room = sum(min(matrix.shape) for matrix in adapter.present)
     if config.budget == "rank" and total_rank > room:
         raise ValueError(
@@ -60,7 +60,7 @@ def cut_within_bounds(
         total_rank: The budget in ranks; it may be a fraction. Give this or `energy`.
         energy: Share of Σ σ² to keep.
     """
-    low, high = _bounds(adapter, config)
+    low, high = rank_bounds(adapter, config)
     if crossed := next((name for name in low if low[name] > high[name]), None):
         raise ValueError(
             f"min_rank={low[crossed]} is above max_rank={high[crossed]} for {crossed!r}; lower min_rank or raise max_rank"
@@ -79,7 +79,7 @@ def cut_within_bounds(
     return _any_rank(ranks, config, f"energy={energy}" if total_rank is None else f"total_rank={total_rank:g}")
 
 
-def _bounds(adapter: RankedAdapter, config: RankAllocationConfig) -> tuple[dict[str, int], dict[str, int]]:
+def rank_bounds(adapter: RankedAdapter, config: RankAllocationConfig) -> tuple[dict[str, int], dict[str, int]]:
     """Return the smallest and the largest rank of each matrix; 0 and 0 where it has no adapter."""
     low, high = _by_name(config.min_rank), _by_name(config.max_rank)
     for bounds, what in ((low, "min_rank"), (high, "max_rank")):

@@ -5,17 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from glora.allocation.bounds import allocate_within_bounds, cut_within_bounds
+from glora.allocation.bounds import allocate_within_bounds, cut_within_bounds, rank_bounds
 from glora.config import RankAllocationConfig
 from glora.lora.adapter import RankedAdapter
 
 
-def total_rank_of(config: RankAllocationConfig, adapter: RankedAdapter) -> int | None:
-    """Return R_total: `total_rank`, average_rank·n rounded, or the ranks that the adapter began with; None with `energy`."""
+def total_rank_of(config: RankAllocationConfig, adapter: RankedAdapter) -> float | None:
+    """Return R_total: `total_rank`, average_rank·n, or the ranks that the adapter began with; None with `energy`.
+
+    A cut may have a fraction of a rank, which under the parameter budget pays for a cheap direction.
+    """
     if config.energy is not None:
         return None
     if config.average_rank is not None:
-        return max(1, round(config.average_rank * len(adapter.matrices)))
+        total = round(config.average_rank * len(adapter.matrices), 9)
+        return total if config.cuts and not float(total).is_integer() else max(1, round(total))
     return config.total_rank if config.total_rank is not None else sum(adapter.initial_ranks.values())
 
 
@@ -40,12 +44,18 @@ def check_budget(config: RankAllocationConfig, adapter: RankedAdapter) -> None:
     total_rank, matrices = total_rank_of(config, adapter), len(adapter.matrices)
     if not config.cuts:
         assert total_rank is not None
-        allocate_within_bounds(adapter, config, total_rank, dict.fromkeys(adapter.matrices, 1.0))
+        allocate_within_bounds(adapter, config, int(total_rank), dict.fromkeys(adapter.matrices, 1.0))
         return
     if config.rule == "uniform" and total_rank is not None and total_rank % matrices:
         raise ValueError(
-            f"total_rank={total_rank} is not a multiple of the {matrices} matrices, and rule='uniform' has one rank for "
+            f"total_rank={total_rank:g} is not a multiple of the {matrices} matrices, and rule='uniform' has one rank for "
             "all; use average_rank"
+        )
+    room = _size(config, adapter, rank_bounds(adapter, config)[1])
+    if total_rank is not None and len(adapter.present) == matrices and total_rank > room * (1 + 1e-12):
+        raise ValueError(
+            f"the matrices hold {room:g} ranks at most under max_rank and their shapes, and {total_rank:g} are asked for; "
+            "ask for less, or raise max_rank"
         )
     equal = {matrix.name: [1.0] * matrix.rank for matrix in adapter.present}
     cut_within_bounds(adapter, config, equal, total_rank=total_rank, energy=config.energy)
@@ -56,9 +66,10 @@ def check_start(config: RankAllocationConfig, adapter: RankedAdapter) -> None:
     total_rank = total_rank_of(config, adapter)
     if config.cuts and total_rank is not None and total_rank >= (size := _size(config, adapter, adapter.ranks)):
         rank, start = max(adapter.ranks.values()), 4 * math.ceil(total_rank / len(adapter.matrices))
+        start = min(start, max(min(matrix.shape) for matrix in adapter.present))
         raise ValueError(
             f"rule={config.rule!r} cuts an adapter that starts wider than it ends; this one starts at r={rank}, {size:g} ranks "
-            f"for {total_rank:,}. Start with LoraConfig(r={start}), and lora_alpha in proportion"
+            f"for {total_rank:,g}. Start with LoraConfig(r={start}), and lora_alpha in proportion"
         )
 
 

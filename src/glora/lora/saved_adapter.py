@@ -30,11 +30,13 @@ from peft.utils import (
 )
 from safetensors.torch import save_file
 from torch import nn
+from transformers.utils import CONFIG_NAME as MODEL_CONFIG_NAME
 
 from glora.lora.discovery import adapted_model, base_model, find_matrices, initialization_from_base, peft_configs
 from glora.lora.peft_config import exact_pattern
 from glora.paths import named_folder, regular_file
 
+BASE_BIAS = ".base_layer.bias"
 PREFIX = "base_model.model."  # PEFT's, of every name in an adapter's file
 FACTORS = {  # endings of the keys of A and B
     "lora_A.weight": "lora_B.weight",
@@ -137,6 +139,10 @@ def check_output(directory: str | Path, source: object, overwrite: bool) -> Path
         raise ValueError(f"{existing} is a file, and the output needs a folder; give another one")
     if isinstance(source, str | os.PathLike) and directory.resolve() == Path(source).resolve():
         raise ValueError(f"{directory} is the adapter itself; give another folder for the output")
+    if (directory / MODEL_CONFIG_NAME).exists():
+        raise ValueError(
+            f"{directory} holds a model ({MODEL_CONFIG_NAME}), which would load with the adapter; give another folder"
+        )
     files = (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME)
     if not overwrite and (present := [name for name in files if (directory / name).exists()]):
         raise ValueError(
@@ -221,9 +227,10 @@ def read_adapter(adapter: str | Path) -> SavedAdapter:
         scaling = alpha / (math.sqrt(rank) if config.use_rslora else rank)
         matrices[name] = SavedMatrix(name, prefix, A, B, rank, alpha, scaling, embedding=embedding)
     for key in tensors:
-        module, _, what = key.rpartition(".lora_")
-        if matrix := matrices.get(module.removeprefix(PREFIX)):
-            matrix.min_supported_rank = 1, "DoRA's magnitude" if what.startswith("magnitude") else "lora_bias"
+        module, _, what = key.removeprefix(PREFIX).rpartition(".base_layer." if key.endswith(BASE_BIAS) else ".lora_")
+        if (matrix := matrices.get(module)) and (what != "bias" or config.bias == "lora_only"):
+            kinds = {"magnitude_vector": "DoRA's magnitude", "bias": 'bias="lora_only"'}
+            matrix.min_supported_rank = 1, kinds.get(what.partition(".")[0], "lora_bias")
     return SavedAdapter(config, matrices, tensors)
 
 

@@ -59,6 +59,9 @@ def test_a_cut_needs_a_budget_at_once() -> None:
         ({"rule": "uniform", "total_rank": 3}, "total_rank=3 is not a multiple of the 2 matrices"),
         ({"average_rank": 2, "min_rank": 3, "max_rank": {"first": 2}}, "min_rank=3 is above max_rank=2 for 'first'"),
         ({"average_rank": 2, "max_rank": {"third": 1}}, "max_rank names 'third'"),
+        ({"average_rank": 2, "max_rank": 1}, "the matrices hold 2 ranks at most under max_rank"),
+        ({"total_rank": 100}, "and 100 are asked for; ask for less"),
+        ({"average_rank": 0.2}, "total_rank=0.4 with budget='rank' and these bounds pays for no rank"),
     ],
     ids=str,
 )
@@ -68,8 +71,9 @@ def test_refused_before_the_first_step(fields: dict, words: str) -> None:
         RankAllocator(model, sgd(model), config(**{"rule": "spectrum"} | fields))
 
 
-@pytest.mark.parametrize(("fields", "start"), [({"average_rank": 4}, 16), ({"total_rank": 9}, 20)], ids=str)
+@pytest.mark.parametrize(("fields", "start"), [({"average_rank": 4}, 12), ({"total_rank": 9}, 12)], ids=str)
 def test_a_start_that_is_not_wider_is_an_error_at_the_first_step(fields: dict, start: int) -> None:
+    """The remedy is four times the average, here more than the 12 that a matrix can hold."""
     model, optimizer, allocator = started(**{"rule": "spectrum"} | fields)
     with pytest.raises(ValueError, match=re.escape(f"Start with LoraConfig(r={start}), and lora_alpha")):
         train(model, optimizer, allocator, 1)
@@ -82,7 +86,7 @@ def test_wider_is_meant_in_parameters_under_their_budget() -> None:
     adapter = RankedAdapter(get_peft_model(Pair(), lora_config))
     fields = dict(rule="spectrum", total_rank=8)
     check_start(config(**fields), adapter)
-    with pytest.raises(ValueError, match=r"r=8, .* for .*LoraConfig\(r="):
+    with pytest.raises(ValueError, match=r"r=8, .* for .*LoraConfig\(r=16\)"):
         check_start(config(**fields, budget="parameters"), adapter)
 
 
@@ -107,6 +111,26 @@ def test_bounds_hold_in_a_cut() -> None:
     allocator = RankAllocator(model, optimizer, config(**fields))
     train(model, optimizer, allocator, 3)
     assert allocator.ranks == {"first": 1, "second": 3}
+
+
+@pytest.mark.parametrize("average", [0.5, 1.5, 2.5])
+def test_half_a_rank_on_average_is_not_rounded_up(average: float) -> None:
+    """A rank costs 16 and 128 parameters, 144 in both."""
+    lora_config = LoraConfig(r=8, lora_alpha=8, target_modules=["first", "second"], init_lora_weights=False)
+    model = get_peft_model(Pair(), lora_config)
+    fields = dict(rule="spectrum", average_rank=average, warmup_steps=1, budget="parameters")
+    allocator = RankAllocator(model, sgd(model), config(**fields))
+    ranks = allocator.allocate()
+    assert 0 < 16 * ranks["first"] + 128 * ranks["second"] <= average * 144
+
+
+def test_an_energy_that_keeps_every_direction_says_that_more_may_be_needed(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="glora")
+    model = lora()
+    optimizer = sgd(model)
+    train(model, optimizer, RankAllocator(model, optimizer, config(rule="spectrum", energy=1.0)), 3)
+    assert "in 8 of 8 ranks" in caplog.text
+    assert "a larger r" in caplog.text
 
 
 def test_a_cut_reads_no_gradient_norms() -> None:

@@ -108,9 +108,12 @@ class TaskEvaluation:
 
 
 def points_lost(metric: Metric, before: float, after: float) -> float:
-    """Return by how many points, in the unit of reports, a score is worse than the one before; negative if it is better."""
+    """Return by how many points, in the unit of reports, a score is worse than the one before; negative if it is better.
+
+    The last digits of floats are rounded away: 0.82 and 0.815 differ by 0.5 points.
+    """
     sign = 1 if metric.higher_is_better else -1
-    return sign * (before - after) * metric.scale
+    return round(sign * (before - after) * metric.scale, 9)
 
 
 def smallest_within(tolerance: float, cut: Cut, loses: Callable[[Compression], float]) -> Compression:
@@ -127,14 +130,22 @@ def smallest_within(tolerance: float, cut: Cut, loses: Callable[[Compression], f
     """
     low, high = 0, PERCENT
     best = cut(1.0)
-    if best.parameters < best.parameters_before and (lost := loses(best)) > tolerance:
+    known: dict[tuple[int, ...], float] = {tuple(best.ranks_before.values()): 0.0}
+
+    def lost_by(made: Compression) -> float:
+        ranks = tuple(made.ranks.values())
+        if ranks not in known:
+            known[ranks] = loses(made)
+        return known[ranks]
+
+    if best.parameters < best.parameters_before and (lost := lost_by(best)) > tolerance:
         raise ValueError(
             f"the largest adapter within the bounds loses {lost:.2f} points, not {tolerance:g} at most; raise max_rank"
         )
     while high - low > 1:
         middle = (low + high) // 2
         made = or_none(cut, middle / PERCENT)
-        if made is not None and loses(made) <= tolerance:
+        if made is not None and lost_by(made) <= tolerance:
             high, best = middle, made
         else:
             low = middle

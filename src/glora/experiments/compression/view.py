@@ -46,14 +46,14 @@ def plan_table(cut: Cut, adapter: CompressibleAdapter, asked: Compression | None
     table = Table(box=None, pad_edge=False)
     for header in ("size", "parameters", "tensors", "ranks", "mean rank", "without adapter", "energy kept"):
         table.add_column(header, justify="right")
-    curve = [(share, made) for share, made in _curve(cut, SHARES) if asked is None or made.ranks != asked.ranks]
+    curve = {tuple(made.ranks.values()): made for made in _curve(cut, SHARES)}  # bounds make several shares one size
     if asked is not None:
         table.add_column("")
-        curve.append((asked.parameters / asked.parameters_before, asked))
-    for share, made in sorted(curve, key=lambda row: -row[1].parameters):
+        curve[tuple(asked.ranks.values())] = asked
+    for made in sorted(curve.values(), key=lambda made: -made.parameters):
         ranks = list(made.ranks.values())
         table.add_row(
-            f"{100 * share:.4g} %",
+            f"{100 * made.parameters / made.parameters_before:.3g} %",
             f"{made.parameters:,}",
             size_text(file_size(adapter, made.ranks)),
             f"{sum(ranks):,}",
@@ -70,7 +70,7 @@ def save_picture(path: Path, cuts: Mapping[str, Cut], title: str) -> None:
     rows = [
         {"series": name, "share": 100 * made.parameters / made.parameters_before, "energy": 100 * made.energy}
         for name, cut in cuts.items()
-        for _, made in _curve(cut, [step / STEPS for step in range(1, STEPS + 1)])
+        for made in _curve(cut, [step / STEPS for step in range(1, STEPS + 1)])
     ]
     color = alt.Color(
         "series:N",
@@ -113,11 +113,11 @@ def size_text(count: int) -> str:
     return f"{count / 1e3:.0f} kB"
 
 
-def _curve(cut: Cut, shares: Sequence[float]) -> list[tuple[float, Compression]]:
+def _curve(cut: Cut, shares: Sequence[float]) -> list[Compression]:
     """Return the cuts of several sizes, without those below the smallest that is possible."""
     whole = cut(max(shares))  # raises what is wrong with any size
-    cuts = ((share, whole if share == max(shares) else or_none(cut, share)) for share in shares)
-    return [(share, made) for share, made in cuts if made is not None]
+    cuts = (whole if share == max(shares) else or_none(cut, share) for share in shares)
+    return [made for made in cuts if made is not None]
 
 
 def or_none(cut: Cut, share: float) -> Compression | None:

@@ -13,7 +13,7 @@ def cut(share: float) -> Compression:
     parameters = round(1000 * share)
     if parameters < 50:
         raise ValueError("pays for no direction")
-    return Compression({"a": 10}, {"a": 1}, 0.5, 1000, parameters)
+    return Compression({"a": 1000}, {"a": parameters}, 0.5, 1000, parameters)
 
 
 @pytest.mark.parametrize("needed", [50, 130, 500, 990, 1000])
@@ -35,7 +35,17 @@ def test_the_smallest_that_passes(needed: int) -> None:
     [("accuracy", 0.82, 0.815, 0.5), ("matthews_correlation", 0.5, 0.6, -10), ("loss", 1.5, 1.7, 0.2)],
 )
 def test_points_are_lost_where_the_score_is_worse(metric: str, before: float, after: float, points: float) -> None:
-    assert points_lost(metric_of(metric), before, after) == pytest.approx(points)
+    assert points_lost(metric_of(metric), before, after) == points
+
+
+def test_sizes_with_the_same_ranks_are_evaluated_once() -> None:
+    evaluated: list[Compression] = []
+
+    def one_size(share: float) -> Compression:
+        return Compression({"a": 10}, {"a": 1}, 0.5, 1000, 100) if share < 1 else cut(1.0)
+
+    smallest_within(0.5, one_size, lambda made: evaluated.append(made) or 0.0)
+    assert len(evaluated) == 1
 
 
 def test_a_smaller_tolerance_keeps_more() -> None:

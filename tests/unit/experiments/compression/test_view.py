@@ -40,7 +40,9 @@ def test_the_plan_and_the_picture(tmp_path: Path) -> None:
         return adapter.cut(parameters=share)
 
     _, *rows = shown(plan_table(cut, adapter))
-    assert [row[0] for row in rows] == ["100", "75", "50", "25"]
+    assert [row[0] for row in rows] == [f"{100 * int(row[2]) / 76:.3g}" for row in rows]
+    _, *bounded = shown(plan_table(lambda share: adapter.cut(parameters=share, max_rank=1), adapter))
+    assert [row[0] for row in bounded] == ["34.2", "18.4"]  # 26 and 14 of 76 parameters
     assert rows[0][-2:] == ["100.00", "%"]
     energies = [float(row[-2]) for row in rows]
     assert energies == sorted(energies, reverse=True)
