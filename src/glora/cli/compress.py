@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,8 +57,8 @@ def compress(
     """
     evaluated, asked = given(settings), given(size) | {"uniform": uniform}
     asked |= {} if keep is None else {"parameters": _parameters(keep)}
-    if tolerance is not None and (plan or "task" not in evaluated):
-        raise UsageError("--tolerance needs --task, without --plan: it counts points of the task's metric")
+    if evaluated or tolerance is not None:
+        _check_evaluation(evaluated, tolerance, plan=plan)
     if not plan:
         _check_size(asked, tolerance, output)
 
@@ -97,6 +98,15 @@ def _check_size(asked: Collection[str], tolerance: float | None, output: Path | 
         raise UsageError(f"give {lacking}; or --plan, to see the energy that each size keeps")
 
 
+def _check_evaluation(evaluated: Collection[str], tolerance: float | None, *, plan: bool) -> None:
+    """Refuse an evaluation without a task, or one that --plan would not make."""
+    option = "--tolerance" if tolerance is not None else option_of(next(iter(evaluated)))
+    if plan or "task" not in evaluated:
+        raise UsageError(f"{option} needs {'an evaluation, so leave out --plan' if plan else '--task'}")
+    if tolerance is not None and not 0 <= tolerance < math.inf:
+        raise UsageError(f"--tolerance {tolerance:g} must be a number of points, at least 0, such as 0.5")
+
+
 @contextmanager
 def _errors_by_option(keep: str | None) -> Iterator[None]:
     """Let errors name the options that the user gave, and not the arguments of `compress_adapter`."""
@@ -125,7 +135,7 @@ def _parameters(text: str) -> float:
         return number / 100
     if 1 <= number <= 100:
         raise UsageError(f"--keep {text}: write {number:g}% or {number / 100:g} for a share of the parameters")
-    return int(written) if written.isdecimal() else number
+    return int(number) if number > 1 and number.is_integer() else number
 
 
 def _draw(console: Terminal, path: Path, cut: Any, title: str) -> None:

@@ -98,6 +98,8 @@ CutSettings = settings_type(
 EvaluationSettings = settings_type(
     ["task", "data_dir", "model", "trust_remote_code", "eval_limit", "batch_size", "max_length", "max_new_tokens"],
     Group("Evaluation, if --task is given", sort_key=2),
+    task=None,
+    model=None,
 )
 
 

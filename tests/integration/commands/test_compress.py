@@ -108,7 +108,14 @@ def compress(call) -> Callable[..., tuple[int, str]]:
 
 @pytest.mark.parametrize(
     "size",
-    [("--keep", "30%"), ("--keep", "0.3"), ("--keep", "1500"), ("--average-rank", "2"), ("--energy", "0.9")],
+    [
+        ("--keep", "30%"),
+        ("--keep", "0.3"),
+        ("--keep", "1500"),
+        ("--keep", "1_500.0"),
+        ("--average-rank", "2"),
+        ("--energy", "0.9"),
+    ],
     ids=str,
 )
 def test_the_command_writes_what_the_function_writes(
@@ -117,7 +124,7 @@ def test_the_command_writes_what_the_function_writes(
     code, shown = compress(adapter, *size, "--output", tmp_path / "out")
     assert code == 0, shown
     keywords = {"--average-rank": "average_rank", "--energy": "energy"}
-    value = {"30%": 0.3, "1500": 1500}.get(size[1], float(size[1].rstrip("%")))
+    value = {"30%": 0.3, "1500": 1500, "1_500.0": 1500}.get(size[1], float(size[1].rstrip("%")))
     expected = compress_adapter(adapter, **{keywords.get(size[0], "parameters"): value}, output=tmp_path / "twin")
     assert str(expected).replace("twin", "out") in shown
     assert "key_proj" in shown
@@ -210,6 +217,10 @@ def test_written_answers_are_evaluated_too(compress, tiny_writer: Path, sums_fol
             "DoRA, lora_bias and experts); lower --min-rank, or ask for a larger --average-rank",
         ),
         (["--tolerance", "0.5", "--output", "out"], "--tolerance needs --task"),
+        (["--tolerance", "nan", "--task", "rte", "--output", "out"], "--tolerance nan must be a number of points"),
+        (["--tolerance", "-1", "--task", "rte", "--output", "out"], "--tolerance -1 must be a number of points"),
+        (["--plan", "--task", "rte"], "--task needs an evaluation, so leave out --plan"),
+        (["--keep", "50%", "--data-dir", "glue", "--output", "out"], "--data-dir needs --task"),
         (["--keep", "25%", "--output", "out", "--task", "rtee"], "rtee"),
         (["--keep", "25%", "--output", "adapter"], "is the adapter itself"),
     ],
