@@ -241,7 +241,7 @@ def cells(arguments: argparse.Namespace, device: torch.device) -> list[Cell]:
 
 
 def is_there(path: Path, since: str | None) -> bool:
-    """Whether the record was made on this day or later."""
+    """Return True if the record was made on this day or later."""
     return since is not None and path.exists() and json.loads(path.read_text(encoding="utf-8"))["measured_at"] >= since
 
 

@@ -81,7 +81,7 @@ class Variant:
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:
-        """On a GPU: the time to queue the work."""
+        """Time to queue the work, on a GPU."""
         start = self.clock()
         yield
         self.seconds.setdefault(what, []).append(self.clock() - start)
@@ -267,13 +267,13 @@ def accelerated(variant: Variant) -> Variant:
 
 
 def by_mkl(variant: Variant) -> Variant:
-    """With the library that PEFT's forward multiplies with: what accelerate_lora gains on every processor."""
+    """Multiply with the library of PEFT's forward: the gain of accelerate_lora on every processor."""
     variant.within = lambda: mock.patch("glora.acceleration.products.ONEDNN_IS_FASTER", False)
     return variant
 
 
 def compiled(variant: Variant, mode: str = "default") -> Variant:
-    """By Inductor; it compiles in the first step, which is not counted."""
+    """Compile by Inductor, in the first step, which is not counted."""
     variant.forward, variant.compiles = torch.compile(variant.model, mode=mode), True
     return variant
 

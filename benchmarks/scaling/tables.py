@@ -48,7 +48,7 @@ class Model:
 
 
 def _model(name: str, kinds: list[tuple[int, int, int, int]]) -> Model:
-    """From (how many, d_in, d_out, experts in a stack)."""
+    """Return the model of these kinds of matrices: (number, d_in, d_out, experts in a stack)."""
     return Model(
         name,
         sum(count for count, *_ in kinds),

@@ -1,4 +1,4 @@
-"""From records to differences: paired by seed, corrected for the number of comparisons, with the effect that could be seen."""
+"""Differences of records: paired by seed, corrected for the number of comparisons, with the effect that could be seen."""
 
 from __future__ import annotations
 

@@ -227,7 +227,7 @@ class RankAllocationConfig:
     def differences(self, earlier: Mapping[str, Any]) -> str:
         """Describe the differences from the `to_dict()` of an earlier configuration; empty if there are none.
 
-        A field that an earlier glora did not have counts as its default, which is what that glora did.
+        A field that an earlier glora did not have counts as its default.
         """
         mine = self.to_dict()
         defaults = RankAllocationConfig().to_dict()

@@ -46,7 +46,7 @@ class Reallocation:
         parameters: tuple[int, int],
         energy_kept: float | None,
     ) -> Reallocation:
-        """Return the record of a change from these ranks to those, and from one number of parameters to the other."""
+        """Return the record of a change of ranks; `parameters` are their numbers before and after it."""
         return cls(
             step=step,
             matrices=len(after),

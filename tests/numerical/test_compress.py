@@ -65,7 +65,7 @@ def test_a_uniform_cut_is_what_pefts_conversion_makes() -> None:
 @kinds
 @pytest.mark.parametrize("budget", ["parameters", "rank"])
 def test_against_the_global_cut_by_brute_force(kind: str, budget: str, tmp_path: Path) -> None:
-    """In the model and in a folder that PEFT loads; scalings differ between the matrices."""
+    """The model and the folder that PEFT loads agree with it; scalings differ between the matrices."""
     model, layers = trained(kind)
     for number, layer in enumerate(layers.values()):
         layer.lora_alpha["default"] = 4 * (number + 1)

@@ -290,7 +290,7 @@ def test_a_gradient_of_zero_measures_nothing() -> None:
 
 
 def test_a_layer_that_is_used_twice() -> None:
-    """In two checkpointed segments: recomputing the second must not drop what the first has given."""
+    """Two checkpointed segments use it: recomputing the second must not drop what the first has given."""
 
     class Twice(Net):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

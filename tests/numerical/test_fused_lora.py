@@ -138,7 +138,7 @@ def test_same_numbers_by_onednn(
 
 
 def test_an_expanded_gradient_by_onednn(by_onednn: list[bool]) -> None:
-    """That of a sum has one number in its storage, which oneDNN would read past."""
+    """The gradient of a sum has one number in its storage, which oneDNN would read past."""
     model, x = layer(), SHAPES["3-D"](torch.float32).requires_grad_()
     twin = accelerated(model)
     twin(x).sum().backward()

@@ -144,7 +144,7 @@ def grown(name: str) -> tuple[nn.Module, torch.optim.Optimizer]:
 
 @pytest.mark.parametrize("name", [n for n in OPTIMIZERS if n != "Muon"])
 def test_new_columns_take_no_leap(name: str) -> None:
-    """With gradients of one size everywhere, none of a new column's first 100 updates exceeds a kept column's."""
+    """If all gradients are of one size, none of a new column's first 100 updates exceeds a kept column's."""
     layer, optimizer = grown(name)
     for step in range(100):
         for kept, new in updates(layer, optimizer):

@@ -81,7 +81,7 @@ def test_kept_columns_stay_in_their_order(keep: str) -> None:
 
 
 def test_svd_replaces_directions_that_hold_nothing_by_new_columns() -> None:
-    """With B·A of rank 1, a second SVD column would be zero in A and in B, and would never learn."""
+    """If B·A has rank 1, a second SVD column would be zero in A and in B, and would never learn."""
     _, layer = lora_model()
     with torch.no_grad():
         layer.lora_B["default"].weight[:, 1:] = 0

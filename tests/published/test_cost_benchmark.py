@@ -91,7 +91,7 @@ def test_records_made_since_a_day_are_not_made_again(tmp_path: Path, monkeypatch
 
 
 def test_what_waits_for_the_gpu_is_noted_and_not_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the debug mode of torch.cuda played by a step that fails while it is on."""
+    """The debug mode of torch.cuda is played by a step that fails while it is on."""
     mode = ["default"]
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", mode.append)
 

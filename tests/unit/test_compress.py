@@ -99,7 +99,7 @@ def test_biases_of_a_module_at_rank_0_stay(tmp_path: Path) -> None:
 
 
 def test_a_trained_bias_keeps_the_adapter_that_it_is_saved_with(tmp_path: Path) -> None:
-    """With bias="lora_only" PEFT saves it only where there is an adapter, so that a folder has to keep it as a model does."""
+    """PEFT saves a bias="lora_only" only where there is an adapter, so that a folder has to keep it as a model does."""
     model = trained(lora(bias="lora_only"))
     with torch.no_grad():
         model.base_model.model[0].lora_A["default"].weight.mul_(1e-6)

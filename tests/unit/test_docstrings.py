@@ -59,4 +59,8 @@ def test_docstrings_begin_with_an_imperative_or_a_noun(folder: str) -> None:
         if isinstance(node, KINDS) and (docstring := ast.get_docstring(node))
     ]
     assert docstrings
-    assert not [d for d in docstrings if re.match(r"(What|Whether|How|Of|Those|Which|Where|Why)\b", d[1])]
+    assert not [
+        d
+        for d in docstrings
+        if re.match(r"(What|Whether|How|Of|Those|Which|Where|Why|That|With|From|On|In|Who)\b", d[1])
+    ]

@@ -20,7 +20,7 @@ READS = ("item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "
 
 
 class RefuseToWait(TorchDispatchMode):
-    """On a GPU each of these operations would wait until the device has a value; so would a copy to the CPU."""
+    """Operations that on a GPU would wait until the device has a value, as a copy to the CPU would."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         assert func.overloadpacket.__name__ not in WAITS, f"{func} waits for the device"

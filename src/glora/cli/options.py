@@ -126,7 +126,7 @@ Preset = Annotated[str | None, Parameter(group=_GROUPS["comparison"], help="Star
 
 @dataclass(frozen=True)
 class SharingOptions:
-    """With whom a command shares its work."""
+    """Workers that share the work of a command."""
 
     storage: Annotated[
         str | None,

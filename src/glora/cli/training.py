@@ -260,7 +260,7 @@ def _search_request(
 
 
 def _sharing(options: SharingOptions, output: Path) -> Sharing | None:
-    """With whom runs are shared, if they are."""
+    """Return the workers that share the runs, or None."""
     if options == NOT_SHARED:
         return None
     from glora.experiments.search.sharing import open_sharing
@@ -269,7 +269,7 @@ def _sharing(options: SharingOptions, output: Path) -> Sharing | None:
 
 
 def _show_experiment(console: Terminal, experiment: ResolvedExperiment, output: Path, *, read_data: bool) -> None:
-    """Show what a file means; with what custom data were taken for, where they are read only for that."""
+    """Show the experiment of a file, and the columns and labels found in custom data if `read_data`."""
     from glora.experiments.data.custom_data import parse_custom_data
     from glora.experiments.data.registry import TASKS
     from glora.experiments.estimate import estimate

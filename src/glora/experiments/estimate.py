@@ -80,7 +80,7 @@ def _expected_steps(config: RunConfig, records: Sequence[RunRecord]) -> int | No
 
 
 def _expected_seconds(config: RunConfig, steps: int, records: Sequence[RunRecord]) -> float | None:
-    """From runs of the same method, else from runs of the others, whose steps cost about the same."""
+    """Return the seconds of a run, from records of its method or, without any, of methods whose steps cost about the same."""
     alike = [record for record in records if record.steps and _alike(record.config, config, SAME_STEP)]
     nearest = [record for record in alike if record.config.method == config.method] or alike
     return fmean(_scaled_seconds(record, steps) for record in nearest) if nearest else None

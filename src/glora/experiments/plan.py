@@ -1,4 +1,4 @@
-"""Plan the runs of an experiment: which there are, what is wrong with them, which are finished, which are left to make.
+"""Plan the runs of an experiment: all of them, their errors, the finished and the missing ones.
 
 A plan is the product of methods and seeds for one model and one task. It is checked as a whole before a model is loaded, and
 all errors are reported at once. The task is loaded here, once, and handed on to every run. Runs go seed by seed with the

@@ -39,8 +39,8 @@ def describe_plan(plan: Plan, sharing: Sharing | None = None, state: Mapping[str
 
     Args:
         plan: the comparison.
-        sharing: with whom its runs are shared, if they are.
-        state: how far they are.
+        sharing: the workers that share its runs.
+        state: the number of runs by their state.
     """
     configs = [run.config for run in plan.runs]
     config, schedule = configs[0], plan.runs[0].schedule
@@ -187,7 +187,7 @@ def _origin(task: str, data_dir: str | None) -> str:
 
 
 def _not_searched(ranges: Sequence[SearchRange], config: RunConfig) -> str:
-    """That `glora run` does not search, and the values it trains with."""
+    """Return the line that names the values `glora run` trains with instead of a search."""
     values = []
     for setting in dict.fromkeys(found.setting for found in ranges):
         value = config.setting(setting)

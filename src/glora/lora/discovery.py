@@ -1,4 +1,4 @@
-"""The adapter of a model that is meant, the matrices that it updates, and whether glora can change their ranks.
+"""Find the adapter of a model, the matrices that it updates, and those whose ranks glora can change.
 
 A model that cannot work is rejected here, before the first step, with the module's name and the remedy.
 """

@@ -117,7 +117,7 @@ class LoraMatrix:
 
     @property
     def scaling(self) -> float:
-        """S."""
+        """The scaling s in Δ = s·B·A."""
         return float(self._entry("scaling"))
 
     @cached_property

@@ -125,7 +125,7 @@ def test_communication_hooks_go_on(hook: str, of_two: Results) -> None:
 
 @pytest.mark.parametrize("name", DECIDED)
 def test_process_0_decides(name: str, of_two: Results) -> None:
-    """With any seed or rule of the others."""
+    """Any seed or rule of the other processes is ignored."""
     alone = train(DECIDED[name])
     if "seed" in name:
         same(of_two[name], alone)
@@ -167,7 +167,7 @@ def test_a_process_that_is_killed_ends_the_others(when: str, rank: int, tmp_path
 
 
 def test_a_process_that_stops_ends_the_others(tmp_path: Path) -> None:
-    """In the midst of the reallocation; nobody closes its connections, so the group's own limit of time has to end the wait."""
+    """A process stopped while ranks change closes no connection: the group's own limit of time has to end the wait."""
     processes = start(train, 2, tmp_path, Job(before=Fate(1, "sharing", signal.SIGSTOP)))
     deadline = time.monotonic() + 4 * TIMEOUT
     while processes[0].is_alive() and time.monotonic() < deadline:

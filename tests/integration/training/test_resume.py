@@ -135,7 +135,7 @@ OTHER_ADAPTERS = {
 def test_another_rank_or_scaling_is_refused(
     finished: Job, plain: Job, tmp_path: Path, fields: dict, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From before the reallocation, from after it, and of a run without the callback."""
+    """Checkpoints from before the reallocation, from after it, and of a run without the callback."""
     monkeypatch.setattr(resume_case, "lora_config", functools.partial(lora_config, **fields))
     for checkpoint in (finished.checkpoint(WARMUP - 1), finished.checkpoint(WARMUP + 2), plain.checkpoint(2)):
         trainer = make_trainer(dataclasses.replace(finished, output=tmp_path))

@@ -197,7 +197,7 @@ def test_a_part_of_an_adapter_leaves_the_rest_alone(tmp_path: Path) -> None:
 
 
 def test_an_adapter_of_more_modules_is_left_to_peft(tmp_path: Path) -> None:
-    """With other ranks an error; its part that fits this model would be another function."""
+    """Other ranks are an error there; its part that fits this model would be another function."""
     saved = lora()
     RankedAdapter(saved).set_ranks({"first": 2, "second": 4, "third": 4})
     saved.save_pretrained(tmp_path)

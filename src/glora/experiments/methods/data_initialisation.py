@@ -27,7 +27,7 @@ EVA_RHO = 2.0
 """ρ: no matrix gets more than ρ·rank. 1 would leave all ranks alike; 2 redistributes them (arXiv:2410.07170)."""
 
 EVA_BATCHES = 2000
-"""So many batches are read at most: PEFT's own loop reads for ever where the components do not settle."""
+"""Most batches that are read: PEFT's own loop never ends if the components do not converge."""
 
 GRADIENT_EXAMPLES = 128
 """Examples of LoRA-GA's gradient estimate, as in PEFT's example (64 batches of 2)."""
@@ -138,7 +138,7 @@ class _TokenRows:
 
 @contextlib.contextmanager
 def _preparing(to: MethodContext) -> Iterator[Callable[[], float]]:
-    """On the device of training, with the global generators restored; yields a clock of the seconds since then."""
+    """Move the model to the device of training, restore the global generators after; yield a clock of the seconds since."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
         to.model.to(_device())

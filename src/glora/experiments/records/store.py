@@ -1,7 +1,7 @@
 """Write and read records so that no finished run is lost.
 
-A file is written whole or not at all, despite a full disk, a kill or a power cut. A run takes hours and its record a moment: if
-its folder refuses the record, for want of space perhaps, another folder keeps it and a message says so.
+A file is written whole or not at all, despite a full disk, a kill or a power cut. If a record cannot be
+written to its folder, because the disk is full for example, another folder keeps it and a message says so.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ Compared = list[tuple[MethodSummary, PairedDifference]]
 
 
 def conclusion(group: GroupSummary) -> tuple[str, ...]:
-    """Return what was compared on what, which differences were shown, how small one could be seen, and what learned nothing."""
+    """Return sentences: the methods compared, their differences, the smallest that could be seen, and what learned nothing."""
     if not group.methods:
         return ()
     return (_compared(group), *_differences(group), *_learned_nothing(group))

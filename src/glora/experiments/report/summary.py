@@ -1,4 +1,4 @@
-"""From records to what is compared: one group a (task, model, rank), one row a method with its settings.
+"""Summarize records for a comparison: one group a (task, model, rank), one row a method with its settings.
 
 Records in, numbers out; `tables` and `charts` show them.
 
@@ -6,7 +6,7 @@ Two runs belong to the same row if nothing but the seed differs. So a folder in 
 two learning rates has two rows for it, and no mean is ever taken over different settings. Every row is
 compared with the row of `lora` that shares its schedule, or with the only one there is, and then the settings in
 which they differ are named; seed by seed, where the data were the same; times only where machine and
-command were, so that the two runs stood side by side.
+command were, so that the two runs can be compared.
 """
 
 from __future__ import annotations

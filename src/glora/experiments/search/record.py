@@ -76,7 +76,7 @@ def write_search_record(directory: str | os.PathLike[str], record: SearchRecord)
     """Write `<directory>/search.json`, whole or not at all.
 
     Raises:
-        NotWrittenError: the file system refuses; what stood there before is untouched.
+        NotWrittenError: the file cannot be written; an earlier one is untouched.
     """
     path = Path(directory) / SEARCH_FILE
     write_whole(path, record.model_dump_json(indent=1) + "\n")

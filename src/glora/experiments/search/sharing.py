@@ -94,7 +94,7 @@ def make_shared_runs(
     Raises:
         StudyMismatchError: another worker has other runs, settings or data under the same name.
         RecordKeptElsewhereError: a record could not be written to the output folder.
-        KeyboardInterrupt: Ctrl-C; finished runs are kept, and others can take the one that was being made.
+        KeyboardInterrupt: Ctrl-C; finished runs are kept, and another worker can take the interrupted one.
     """
     shared = _shared_seeds(sharing, plans)
 

@@ -30,7 +30,7 @@ FILLING_SECONDS = 5.0
 """Time that the creator of a study has to fill it before another worker helps."""
 
 MAX_DEATHS = 3
-"""Deaths without progress after which an item is given up: it may be what kills its workers, for want of memory."""
+"""Deaths without progress after which an item is given up: it may be what kills its workers, such as by lack of memory."""
 
 ITEM, ERROR, INTERRUPTED, SURPLUS, PROGRESS = "item", "error", "interrupted", "surplus", "progress"
 """User attributes of a trial. PROGRESS: a part of the item is kept, so it is not what kills its workers."""

@@ -101,7 +101,7 @@ def run_trials(
         StudyMismatchError: a study of this name belongs to another search.
         SearchFailedError: no trial of a study finished, or the first MAX_EQUAL_FAILURES failed with one error. The same
             search, started again, tries failed trials of such a study again.
-        KeyboardInterrupt: Ctrl-C; finished trials are kept, the one that was being made is made again.
+        KeyboardInterrupt: Ctrl-C; finished trials are kept, an interrupted one is repeated.
     """
     make_run = make_run or runs_of(plan.output)
     with storage.errors_reported():

@@ -57,7 +57,7 @@ def test_eva_spends_the_rank_budget_unevenly(tiny_deberta: Path) -> None:
 
 
 def test_evas_a_spans_the_principal_components_of_the_tokens(tiny_deberta: Path) -> None:
-    """From the first matrix's inputs, which no adapter changes, computed from scratch; without the rows of positions."""
+    """The first matrix's inputs give it, which no adapter changes; computed from scratch, without the rows of positions."""
     layer = adapted_layers(adapt(tiny_deberta, "eva").model)[VALUE]
     A = layer.lora_A["default"].weight.detach()
     torch.testing.assert_close(A @ A.T, torch.eye(len(A)), rtol=0, atol=1e-4)

@@ -139,7 +139,7 @@ def test_a_conversation_that_a_template_refuses_is_said_to_be_one() -> None:
 
 
 def test_every_reference_of_the_real_gsm8k_comes_back_from_its_tokens() -> None:
-    """With a byte-level vocabulary, as Llama, Qwen and GPT have: what is learned, decoded, is scored as right."""
+    """A byte-level vocabulary, as Llama, Qwen and GPT have: the learned tokens, decoded, are scored as right."""
     if not (SHARED_DATA / "gsm8k").is_dir():
         pytest.skip("the real GSM8K is not here")
     rows = load_task("gsm8k", data_dir=str(SHARED_DATA / "gsm8k"), train_limit=300).train

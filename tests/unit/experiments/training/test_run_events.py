@@ -181,7 +181,7 @@ def test_the_clock_stands_still_while_it_is_paused() -> None:
 
 
 def test_evaluation_is_not_training_time(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a clock that an evaluation, or reading the norms, puts forward by 1000 s."""
+    """The clock is put forward by 1000 s by an evaluation, or by reading the norms."""
     ahead = [0.0]
 
     def slow(function: Callable[..., Any]) -> Callable[..., Any]:
