@@ -64,7 +64,7 @@ def test_formats_may_be_mixed(tmp_path: Path) -> None:
 def test_a_text_that_is_none(tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
     path.write_text('{"text": "x", "label": 1}\n{"text": null, "label": 0}\n')
-    with pytest.raises(DataError, match="line 2: the text column 'text' holds None"):
+    with pytest.raises(DataError, match="line 2: .*'text' holds None"):
         load(path)
 
 
@@ -96,10 +96,10 @@ def test_columns_are_guessed(tmp_path: Path, header: str, texts: tuple[str, ...]
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ("text,label,score", "cannot tell the label column: it may be label or score"),
-        ("text,grade", "cannot tell the label column: none is named label,"),
-        ("text,sentence,label", "cannot tell the text columns: they may be sentence or text"),
-        ("title,body,label", "cannot tell the text columns: none has a usual name"),
+        ("text,label,score", "the label column: .*label or score"),
+        ("text,grade", "the label column: none .*label,"),
+        ("text,sentence,label", "the text columns: .*sentence or text"),
+        ("title,body,label", "the text columns: none "),
     ],
 )
 def test_ambiguous_columns_are_refused_with_the_way_to_name_them(tmp_path: Path, header: str, message: str) -> None:
@@ -113,10 +113,10 @@ def test_ambiguous_columns_are_refused_with_the_way_to_name_them(tmp_path: Path,
 
 def test_a_missing_column_in_either_file(tmp_path: Path) -> None:
     train, validation = write_labels(tmp_path, ["a", "b"], ["a"])
-    with pytest.raises(DataError, match=r"train\.csv: there is no column 'lable'; did you mean 'label'"):
+    with pytest.raises(DataError, match=r"train\.csv: .*column 'lable'.* mean 'label'"):
         load(train, validation, ":text:lable")
     validation.write_text("texts,label\nx,a\n")
-    with pytest.raises(DataError, match=r"validation\.csv: there is no column 'text'; did you mean 'texts'"):
+    with pytest.raises(DataError, match=r"validation\.csv: .*column 'text'.* mean 'texts'"):
         load(train, validation)
 
 
@@ -162,18 +162,18 @@ def test_the_validation_file_is_the_one_whose_name_says_so(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("files", "text", "error", "message"),
     [
-        ((), "train.csv", DataNotFoundError, "there is no data file or folder '.*train.csv'"),
+        ((), "train.csv", DataNotFoundError, "no data file or folder '.*train.csv'"),
         (
             ("train.csv",),
             "train.csv",
             DataNotFoundError,
-            r"no validation file beside it; looked for validation\.csv, dev\.csv, valid\.csv, val\.csv .* tenth",
+            r"no validation file .*validation\.csv, dev\.csv, valid\.csv, val\.csv .* tenth",
         ),
-        (("train.csv",), "train.csv,gone.csv:text", DataNotFoundError, "there is no data file '.*gone.csv'"),
-        (("notes.txt",), "", DataNotFoundError, r"found no data in the folder .*; looked for .*train\.csv"),
+        (("train.csv",), "train.csv,gone.csv:text", DataNotFoundError, "no data file '.*gone.csv'"),
+        (("notes.txt",), "", DataNotFoundError, r"no data in the folder .*train\.csv"),
         (("train.csv", "train.tsv"), "", DataError, "several training files"),
-        (("train.csv", "dev.csv"), "train.csv:a,b,c:label", DataError, "one or two text columns, got 'a,b,c'"),
-        (("train.csv", "dev.csv"), "train.csv:a,:label", DataError, "one or two text columns"),
+        (("train.csv", "dev.csv"), "train.csv:a,b,c:label", DataError, "two text columns, .*'a,b,c'"),
+        (("train.csv", "dev.csv"), "train.csv:a,:label", DataError, "two text columns"),
     ],
 )
 def test_paths_that_cannot_be_used(

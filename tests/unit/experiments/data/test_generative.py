@@ -136,7 +136,7 @@ def test_the_hub_is_asked_for_every_configuration(monkeypatch: pytest.MonkeyPatc
         raise ConnectionError("no network")
 
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    with pytest.raises(DataNotFoundError, match=r"cannot load openai/gsm8k \(main\) .*: no network Without a network"):
+    with pytest.raises(DataNotFoundError, match=r"openai/gsm8k \(main\) .*: no network Without"):
         load_task("gsm8k")
 
 
@@ -149,10 +149,10 @@ def test_what_is_missing_or_cannot_be_scored(tmp_path: Path) -> None:
         resolve_task("Dolly", str(tmp_path))
     write_lines(tmp_path / "train.jsonl", sums(5, 0))
     test = write_lines(tmp_path / "test.jsonl", [*sums(2, 0), {"question": "?", "answer": "#### none"}])
-    with pytest.raises(DataError, match=r"test.jsonl, line 3: the answer has no final number, which gsm8k scores"):
+    with pytest.raises(DataError, match=r"test.jsonl, line 3: .*no final number, .*gsm8k"):
         load_task("gsm8k", data_dir=str(tmp_path))
     write_lines(test, [{"question": "?"}])
-    with pytest.raises(DataError, match=r"test.jsonl, line 1: the column 'answer' holds None, not a text"):
+    with pytest.raises(DataError, match=r"test.jsonl, line 1: .*'answer' holds None"):
         load_task("gsm8k", data_dir=str(tmp_path))
 
 
@@ -204,18 +204,16 @@ def test_how_custom_answers_are_scored_follows_from_them(tmp_path: Path) -> None
     data = load_task(str(train))
     assert (data.scoring, data.reading) == ("final_number", "written answers, scored by final number")
     write_lines(dev, [*sums(1, 0), {"question": "?", "answer": "nothing"}])
-    with pytest.raises(DataError, match="dev.jsonl, line 2: the answer has no final number"):
+    with pytest.raises(DataError, match="dev.jsonl, line 2: .*no final number"):
         load_task(str(train))
     write_lines(train, [*sums(20, 0), {"question": "?", "answer": "nothing"}])
-    with pytest.raises(DataError, match="train.jsonl, line 21: the answer has no final number, 20 others have one"):
+    with pytest.raises(DataError, match="train.jsonl, line 21: .*no final number, 20 others"):
         load_task(str(train))
     write_lines(train, MATH)
     write_lines(dev, MATH)
     assert load_task(str(train)).primary_metric == "exact_match"
     write_lines(dev, sums(1, 0))
-    with pytest.raises(
-        DataError, match="the columns are question, answer; expected those of train.jsonl: problem, solution"
-    ):
+    with pytest.raises(DataError, match="question, answer; .*train.jsonl: problem, solution"):
         load_task(str(train))
 
 

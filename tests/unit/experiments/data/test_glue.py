@@ -130,19 +130,18 @@ def edited(folder: Path, target: Path, file: str, old: str, new: str) -> str:
     [
         (
             "rte", "RTE/dev.tsv", "\tnot_entailment\n", "\tneutral\n",
-            r"RTE/dev\.tsv, line 3: unknown label 'neutral'; the labels of rte are entailment, not_entailment",
+            r"RTE/dev\.tsv, line 3: .*'neutral'; .*rte .*entailment, not_entailment",
         ),
         ("rte", "RTE/train.tsv", "\tentailment\n", "\n", r"RTE/train\.tsv, line 2: expected 4 fields \(index, "),
         (
             "rte", "RTE/train.tsv", "sentence2\tlabel", "sentence_2\tlabel",
-            r"RTE/train\.tsv, line 1: expected the columns sentence1, sentence2, label; found index, sentence1, "
-            r"sentence_2, label\. Missing: sentence2",
+            r"RTE/train\.tsv, line 1: .*sentence1, sentence2, label; .*index, sentence1, sentence_2, label\. .*: sentence2",
         ),
         (
             "cola", "CoLA/train.tsv", "own\t0\t*\t", "own\t2\t*\t",
-            r"CoLA/train\.tsv, line 1: unknown label '2'; the labels of cola are 0, 1",
+            r"CoLA/train\.tsv, line 1: .*'2'; .*cola .*0, 1",
         ),
-        ("stsb", "STS-B/dev.tsv", "\t5.000\n", "\tfive\n", r"line 2: the score 'five' is not a number"),
+        ("stsb", "STS-B/dev.tsv", "\t5.000\n", "\tfive\n", r"line 2: .*'five' .*number"),
     ],
 )  # fmt: skip
 def test_errors_name_file_and_line(
@@ -153,9 +152,9 @@ def test_errors_name_file_and_line(
 
 
 def test_another_tasks_folder_is_noticed(glue_folder: Path) -> None:
-    with pytest.raises(DataError, match="expected the columns sentence, label; found index, sentence1"):
+    with pytest.raises(DataError, match="columns sentence, label; .*index, sentence1"):
         load_task("sst2", data_dir=str(glue_folder / "RTE"))
-    with pytest.raises(DataError, match="unknown label '1'; the labels of rte"):
+    with pytest.raises(DataError, match="label '1'; .*rte"):
         load_task("rte", data_dir=str(glue_folder / "WNLI"))
 
 

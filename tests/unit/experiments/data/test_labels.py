@@ -83,26 +83,22 @@ def test_typed_files_hold_the_same_labels(task_of: Any) -> None:
 @pytest.mark.parametrize("odd", ["nan", "n/a", "-", "inf", "1e999", "5,0 "])
 @pytest.mark.parametrize("usual", [SCORES, BINARY], ids=["scores", "binary"])
 def test_one_odd_label_among_numbers_is_an_error(task_of: Any, usual: list[str], odd: str) -> None:
-    with pytest.raises(DataError, match=rf"train\.csv, line {len(usual) + 2}: the label .* is not a number"):
+    with pytest.raises(DataError, match=rf"train\.csv, line {len(usual) + 2}: .*not a number"):
         task_of([*usual, f'"{odd}"'])
 
 
 @pytest.mark.parametrize("odd", ["1.0", "0.5", "1e0", "-0."])
 def test_one_decimal_number_does_not_make_integers_a_regression(task_of: Any, odd: str) -> None:
-    with pytest.raises(
-        DataError, match=rf"line 102: the label '{odd}' is not an integer \(100 others are\); write all"
-    ):
+    with pytest.raises(DataError, match=rf"line 102: .*'{odd}' .*integer \(100 "):
         task_of([*BINARY, odd])
-    with pytest.raises(DataError, match=r"line 3: the label '1' \(also line 6\) is not a decimal number") as refused:
+    with pytest.raises(DataError, match=r"line 3: .*'1' .*line 6\b.*decimal") as refused:
         task_of(["0.0", "1", "1.0", "0.0", "0", "1.0", "0.0"])
     assert "train.csv" in str(refused.value)
 
 
 @pytest.mark.parametrize("odd", ["pos ", "Pos", "po s", "pos\u00a0", "ｐos", "po\u200bs", "PO\u017f"])
 def test_classes_that_look_alike_are_an_error(task_of: Any, odd: str) -> None:
-    with pytest.raises(
-        DataError, match=r"line 102: the label .* \(also line 103\) differs from 'pos' only by space, case"
-    ):
+    with pytest.raises(DataError, match=r"line 102: .*line 103\b.*'pos' .*space, case"):
         task_of([*WORDS, odd, odd])
 
 
@@ -118,9 +114,7 @@ def test_classes_that_look_alike_are_an_error(task_of: Any, odd: str) -> None:
     ],
 )
 def test_classes_that_differ_by_letters_of_another_script_are_an_error(task_of: Any, usual: str, odd: str) -> None:
-    with pytest.raises(
-        DataError, match=r"line 4: the label .* differs from .* only by letters that look alike \(.*\\u"
-    ):
+    with pytest.raises(DataError, match=r"line 4: .*look alike \(.*\\u"):
         task_of([usual, usual, odd, "other"])
 
 
@@ -138,15 +132,13 @@ def test_other_scripts_are_classes(task_of: Any, labels: list[str]) -> None:
 @pytest.mark.parametrize("odd", ["01", "+1", "-0", "\u0661"])
 def test_integers_of_one_value_are_an_error(task_of: Any, odd: str) -> None:
     usual = "0" if odd == "-0" else "1"
-    with pytest.raises(DataError, match=f"is the same integer as '{usual}'"):
+    with pytest.raises(DataError, match=f"same integer as '{usual}'"):
         task_of([*BINARY, odd])
 
 
 @pytest.mark.parametrize("form", ["0,{}", "{}%", "{} %", "1,{}00", "1'{}00", "0.{}%", ",{}"])
 def test_numbers_that_cannot_be_read_are_no_classes(task_of: Any, form: str) -> None:
-    with pytest.raises(
-        DataError, match="line 1: the label .* is nearly a number, as all others are; write numbers with"
-    ):
+    with pytest.raises(DataError, match="line 1: .*nearly a number.*write numbers with"):
         task_of([form.format(i % 7) for i in range(70)], suffix=".jsonl")
 
 
@@ -165,14 +157,14 @@ def test_unicode_forms_are_shown_by_their_codes(task_of: Any) -> None:
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([0, 1, "1"], "line 3: the label '1' is of the type text, the others are number"),
-        ([0, 1, True], "line 3: the label True is of the type true or false"),
-        ([0, 1, 1.0], "line 3: the label 1.0 is not an integer"),
-        ([0.5, float("nan"), 1.5], "line 2: the label nan is not a number"),
-        ([0.5, 1e39, 1.5], "line 2: the label 1e[+]39 is not a number"),
-        (["a", [1]], r"line 2: the label \[1\] is a list; labels are all strings, all integers"),
-        ([None, "a"], "line 1: the label column 'label' is empty"),
-        (["a", "\u200b "], "line 2: the label column 'label' is empty"),
+        ([0, 1, "1"], "line 3: .*'1' .*text, .*number"),
+        ([0, 1, True], "line 3: .*True .*true or false"),
+        ([0, 1, 1.0], r"line 3: .*1\.0 .*integer"),
+        ([0.5, float("nan"), 1.5], "line 2: .*nan .*number"),
+        ([0.5, 1e39, 1.5], "line 2: .*1e[+]39 .*number"),
+        (["a", [1]], r"line 2: .*\[1\] is a list"),
+        ([None, "a"], "line 1: .*'label' is empty"),
+        (["a", "\u200b "], "line 2: .*'label' is empty"),
     ],
 )
 def test_types_that_contradict_each_other(task_of: Any, labels: list[Any], message: str) -> None:
@@ -183,17 +175,13 @@ def test_types_that_contradict_each_other(task_of: Any, labels: list[Any], messa
 @pytest.mark.parametrize(
     ("train", "validation", "message"),
     [
-        (
-            ["a", "b"],
-            ["a", "c"],
-            r"dev\.csv, line 3: the label 'c' does not occur in train\.csv.*; the labels are a, b",
-        ),
-        (["pos", "neg"], ["p\u043es"], r"does not occur in train\.csv \('p\\u043es'\); did you mean 'pos'"),
-        (["pos", "neg"], ["pos "], r"dev\.csv, line 2: the label 'pos ' does not occur .* did you mean 'pos'"),
-        (["0.5", "1.5"], ["0.5", "high"], r"dev\.csv, line 3: the label 'high' is not a number"),
-        (["0.5", "1.5"], ["0.5", "inf"], r"dev\.csv, line 3: the label 'inf' is not a number"),
-        (["a", "a"], ["a"], r"train\.csv: every row has the label 'a'"),
-        (["a", "", "b"], ["a"], r"train\.csv, line 3: the label column 'label' is empty"),
+        (["a", "b"], ["a", "c"], r"dev\.csv, line 3: .*'c' .*train\.csv.* a, b"),
+        (["pos", "neg"], ["p\u043es"], r"train\.csv \('p\\u043es'\).* mean 'pos'"),
+        (["pos", "neg"], ["pos "], r"dev\.csv, line 2: .*'pos ' .* mean 'pos'"),
+        (["0.5", "1.5"], ["0.5", "high"], r"dev\.csv, line 3: .*'high' .*number"),
+        (["0.5", "1.5"], ["0.5", "inf"], r"dev\.csv, line 3: .*'inf' .*number"),
+        (["a", "a"], ["a"], r"train\.csv: every row .*'a'"),
+        (["a", "", "b"], ["a"], r"train\.csv, line 3: .*'label' is empty"),
         ([str(i) for i in range(60)], ["1"], "60 different labels in 60 rows"),
     ],
 )

@@ -74,9 +74,9 @@ def test_a_registered_name_wins_over_a_folder_of_that_name(tmp_path: Path, monke
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("mnlii", "unknown task 'mnlii'. did you mean 'mnli'"),
+        ("mnlii", "task 'mnlii'.* mean 'mnli'"),
         ("sst-3", "did you mean 'sst2'"),
-        ("imdb", r"unknown task 'imdb'\. Tasks: stdlib-docs, .*; or a data file"),
+        ("imdb", r"task 'imdb'\. .*stdlib-docs, .*; or a data file"),
     ],
 )
 def test_unknown_tasks_name_the_nearest(name: str, message: str) -> None:
@@ -97,7 +97,7 @@ def test_resolving_reads_nothing_but_finds_missing_files(glue_folder: Path, tmp_
 
 @pytest.mark.parametrize("name", ["stdlib-docs", "data/train.csv"])
 def test_data_dir_is_for_tasks_that_have_files(name: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="data_dir=.* is not for .*; leave it out"):
+    with pytest.raises(DataError, match="data_dir=.*; leave it out"):
         load_task(name, data_dir=str(tmp_path))
 
 

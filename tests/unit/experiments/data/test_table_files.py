@@ -73,9 +73,7 @@ def test_parquet(tmp_path: Path) -> None:
 
 def test_a_missing_column_names_the_nearest(tmp_path: Path) -> None:
     table = read_table(write(tmp_path / "a.csv", "premise,hypothesis,label\na,b,1\n"))
-    with pytest.raises(
-        DataError, match=r"a\.csv: there is no column 'hypotesis'; did you mean 'hypothesis'.*The file has: premise"
-    ):
+    with pytest.raises(DataError, match=r"a\.csv: .*column 'hypotesis'.* mean 'hypothesis'.*: premise"):
         table.column("hypotesis")
 
 
@@ -84,30 +82,30 @@ def test_a_missing_column_names_the_nearest(tmp_path: Path) -> None:
     [
         ("a.tsv", "x\ty\n1\t2\n3\n", r"a\.tsv, line 3: expected 2 fields \(x, y\), found 1: '3'"),
         ("a.csv", "x,y\n1,2\n1,2,3\n", r"a\.csv, line 3: expected 2 fields \(x, y\), found 3: '1', '2', '3'"),
-        ("a.csv", 'x,y\n"open,2\n', r"a\.csv, line 2: malformed CSV: unexpected end of data"),
+        ("a.csv", 'x,y\n"open,2\n', r"a\.csv, line 2: malformed CSV: unexpected end"),
         ("a.csv", 'x,y\n1,"a"b\n', r"a\.csv, line 2: malformed CSV"),
         ("a.csv", b"x,y\n" + 50 * b"1,2\n" + b"1,caf\xe9\n", r"a\.csv, line 52: not UTF-8 text \(byte 0xe9\)"),
-        ("a.csv", "x,x\n1,2\n", r"a\.csv: two columns have the name 'x'"),
-        ("a.tsv", "x\tx\n1\t2\n", r"a\.tsv: two columns have the name 'x'"),
-        ("a.tsv", "x\ty\r1\t2\r", r"a\.tsv, line 1: lines end with CR alone"),
-        ("a.jsonl", '{"x": 1}\r{"x": 2}\r', r"a\.jsonl, line 1: lines end with CR alone"),
+        ("a.csv", "x,x\n1,2\n", r"a\.csv: two columns .*'x'"),
+        ("a.tsv", "x\tx\n1\t2\n", r"a\.tsv: two columns .*'x'"),
+        ("a.tsv", "x\ty\r1\t2\r", r"a\.tsv, line 1: .*CR alone"),
+        ("a.jsonl", '{"x": 1}\r{"x": 2}\r', r"a\.jsonl, line 1: .*CR alone"),
         ("a.tsv", b"x\ty\n1\t2\n\xff\t3\n", r"a\.tsv, line 3: not UTF-8"),
-        ("a.jsonl", '{"x": 1}\n{"x": }\n', r"a\.jsonl, line 2: malformed JSON at column 7: Expecting value"),
-        ("a.jsonl", '{"x": 1}\n{"x": 1, "x": 2}\n', r"a\.jsonl, line 2: 'x' is given more than once"),
-        ("a.jsonl", '{"x": 1}\n{"x": "a \\ud83d"}\n', r"a\.jsonl, line 2: half of a character's .u pair in 'a "),
-        ("a.jsonl", '{"x": ' + "[" * 60 + "]" * 60 + "}\n", r"a\.jsonl, line 1: nested more than 50 deep"),
-        ("a.jsonl", '{"x": ' + "[" * 99999 + "]" * 99999 + "}\n", r"a\.jsonl, line 1: nested more than 50 deep"),
-        ("a.jsonl", '{"x": ' + "1" * 5000 + "}\n", r"a\.jsonl, line 1: malformed JSON: a number has thousands"),
-        ("a.json", '[{"x": 1},\n{"x": 1, "x": 2}]', r"a\.json: 'x' is given more than once"),
+        ("a.jsonl", '{"x": 1}\n{"x": }\n', r"a\.jsonl, line 2: malformed JSON .*column 7\b"),
+        ("a.jsonl", '{"x": 1}\n{"x": 1, "x": 2}\n', r"a\.jsonl, line 2: 'x' .*more than once"),
+        ("a.jsonl", '{"x": 1}\n{"x": "a \\ud83d"}\n', r"a\.jsonl, line 2: .*u pair in 'a "),
+        ("a.jsonl", '{"x": ' + "[" * 60 + "]" * 60 + "}\n", r"a\.jsonl, line 1: nested .*50 "),
+        ("a.jsonl", '{"x": ' + "[" * 99999 + "]" * 99999 + "}\n", r"a\.jsonl, line 1: nested .*50 "),
+        ("a.jsonl", '{"x": ' + "1" * 5000 + "}\n", r"a\.jsonl, line 1: malformed JSON: .*number"),
+        ("a.json", '[{"x": 1},\n{"x": 1, "x": 2}]', r"a\.json: 'x' .*more than once"),
         ("a.json", b'[{"x": 1},\n{"x": "caf\xe9"}]', r"a\.json, line 2: not UTF-8"),
-        ("a.json", '[{"x": 1},\n{"x": }]', r"a\.json: malformed JSON at line 2, column 7"),
-        ("a.jsonl", '[{"x": 1}]\n', r"a\.jsonl, line 1: expected one JSON object a line"),
-        ("a.jsonl", '{"x": 1}\n\n{"x": 2}\n', r"a\.jsonl, line 2: malformed JSON at column 1"),
-        ("a.parquet", "PAR", r"a\.parquet: not a readable Parquet file"),
+        ("a.json", '[{"x": 1},\n{"x": }]', r"a\.json: malformed JSON .*line 2, column 7\b"),
+        ("a.jsonl", '[{"x": 1}]\n', r"a\.jsonl, line 1: .*JSON object a line"),
+        ("a.jsonl", '{"x": 1}\n\n{"x": 2}\n', r"a\.jsonl, line 2: malformed JSON .*column 1\b"),
+        ("a.parquet", "PAR", r"a\.parquet: .*Parquet"),
         *((f"a.{suffix}", "", "the file is empty") for suffix in ("csv", "tsv", "jsonl")),
-        ("a.csv", "x,y\n", "the file is empty: it has no row"),
-        ("a.tsv", "x\ty\n", "the file is empty: it has no row"),
-        ("a.xlsx", "", r"unknown suffix '\.xlsx'; use one of \.csv, \.tsv, \.jsonl, \.parquet"),
+        ("a.csv", "x,y\n", "file is empty: .*no row"),
+        ("a.tsv", "x\ty\n", "file is empty: .*no row"),
+        ("a.xlsx", "", r"suffix '\.xlsx'; .*\.csv, \.tsv, \.jsonl, \.parquet"),
     ],
 )
 def test_malformed_files(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
@@ -129,5 +127,5 @@ def test_an_empty_line_in_the_middle_of_a_tsv_is_malformed(tmp_path: Path) -> No
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(DataNotFoundError, match=r"there is no data file .*nowhere\.csv"):
+    with pytest.raises(DataNotFoundError, match=r"no data file .*nowhere\.csv"):
         read_table(tmp_path / "nowhere.csv")
