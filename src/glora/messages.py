@@ -71,27 +71,32 @@ def shortened(names: Sequence[str], most: int = 6) -> str:
 SYNONYMS = {
     "lr": "learning_rate",
     "bs": "batch_size",
-    "per_device_train_batch_size": "batch_size",
-    "num_epochs": "epochs",
-    "num_train_epochs": "epochs",
+    "perdevicetrainbatchsize": "batch_size",
+    "numepochs": "epochs",
+    "numtrainepochs": "epochs",
+    "trainingepochs": "epochs",
     "r": "rank",
+    "lorarank": "rank",
     "alpha": "lora_alpha",
     "dropout": "lora_dropout",
-    "max_seq_length": "max_length",
+    "maxseqlength": "max_length",
     "scheduler": "lr_scheduler",
-    "lr_scheduler_type": "lr_scheduler",
-    "lr_warmup_ratio": "lr_warmup",
-    "rank_budget": "total_rank",
-    "target_rank": "average_rank",
-    "init_r": "start_factor",
+    "lrschedulertype": "lr_scheduler",
+    "lrwarmupratio": "lr_warmup",
+    "emabeta": "beta",
+    "emadecay": "beta",
+    "rtotal": "total_rank",
+    "rankbudget": "total_rank",
+    "targetrank": "average_rank",
+    "twarmup": "warmup_steps",
 }
-"""Names that other tools give to our settings, by which people look for them."""
+"""Names that papers and other tools give to our settings, as `plain` writes them."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'lora'?` for the known names nearest to a typo, or an empty string."""
     by_letters = {one.lower(): one for one in known}
-    synonym = SYNONYMS.get(name.lower().replace("-", "_").lstrip("_"), "")
+    synonym = SYNONYMS.get(plain(name), "")
     if synonym in by_letters:
         return f"; did you mean {by_letters[synonym]!r}?"
     near = difflib.get_close_matches(name.lower(), by_letters, n=2, cutoff=0.6)

@@ -19,27 +19,10 @@ from pydantic import ValidationError
 
 from glora.experiments.config import SETTINGS, RunConfig
 from glora.experiments.errors import errors_of
-from glora.messages import did_you_mean, plain
+from glora.messages import SYNONYMS, did_you_mean, plain
 
 SEARCHABLE = tuple(name for name, setting in SETTINGS.items() if setting.group != "comparison")
 """Settings that change how well a method does; the others say what is compared, and on what."""
-
-SPELLINGS = {
-    "lr": "learning_rate",
-    "r": "rank",
-    "lorarank": "rank",
-    "alpha": "lora_alpha",
-    "dropout": "lora_dropout",
-    "emabeta": "beta",
-    "emadecay": "beta",
-    "rtotal": "total_rank",
-    "rankbudget": "total_rank",
-    "twarmup": "warmup_steps",
-    "trainingepochs": "epochs",
-    "numepochs": "epochs",
-    "numtrainepochs": "epochs",
-}
-"""Other names of settings, as letters and digits only."""
 
 LOG_BY_NATURE = frozenset({"learning_rate"})
 
@@ -93,7 +76,7 @@ def find_setting(name: str) -> str:
     Raises:
         SearchRangeError: it is unknown; the message suggests the nearest.
     """
-    spelled = {plain(field): field for field in SEARCHABLE} | SPELLINGS
+    spelled = SYNONYMS | {plain(field): field for field in SEARCHABLE}
     key = plain(re.sub(r"\(.*?\)", "", name))
     if key in spelled:
         return spelled[key]

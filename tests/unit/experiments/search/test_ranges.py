@@ -7,12 +7,12 @@ import pytest
 from glora.experiments.search.ranges import (
     LOG_BY_NATURE,
     SEARCHABLE,
-    SPELLINGS,
     SearchRange,
     SearchRangeError,
     find_setting,
     parse_range,
 )
+from glora.messages import SYNONYMS
 
 A_FIELD = [
     ("learning_rate", "1e-4-5e-4", SearchRange("learning_rate", "float", 1e-4, 5e-4, log=True)),
@@ -83,6 +83,8 @@ def test_a_range_that_makes_no_sense_is_refused(setting: str, text: object, reas
         ("warm-up steps", "warmup_steps"),
         ("T_warmup", "warmup_steps"),
         ("num_train_epochs", "epochs"),
+        ("Batch-size", "batch_size"),
+        ("max_seq_length", "max_length"),
     ],
 )
 def test_a_setting_is_found_by_what_people_call_it(name: str, setting: str) -> None:
@@ -97,7 +99,7 @@ def test_an_unknown_setting_is_refused_with_the_nearest() -> None:
 
 
 def test_the_tables_name_settings_that_exist() -> None:
-    assert {*SPELLINGS.values(), *LOG_BY_NATURE} <= set(SEARCHABLE)
+    assert {*SYNONYMS.values(), *LOG_BY_NATURE} <= set(SEARCHABLE)
 
 
 def test_a_range_is_shown_as_it_was_understood() -> None:
