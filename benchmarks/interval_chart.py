@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import altair as alt
-import vl_convert
 
 from glora.experiments.records.store import write_whole
-from glora.experiments.report.chart_style import LIGHT, data, theme
+from glora.experiments.report.chart_style import LIGHT, data, png
 from glora.experiments.report.statistics import PairedDifference
 
 
@@ -47,4 +46,4 @@ def interval_panel(
 def save_picture(chart: Any, title: str, detail: str, path: Path) -> None:
     """Write the chart as PNG, under its title and how to read it."""
     shown = chart.properties(title=alt.TitleParams(title, subtitle=textwrap.wrap(detail, 110), offset=12))
-    write_whole(path, vl_convert.vegalite_to_png(shown.to_dict(), config=theme(LIGHT), ppi=144, allowed_base_urls=[]))
+    write_whole(path, png(shown.to_dict()))

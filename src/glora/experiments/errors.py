@@ -65,7 +65,8 @@ def shown(value: object) -> str:
 
 def message_of(detail: Any) -> str:
     """Return the message of one of pydantic's errors as the end of a sentence."""
-    message = str(detail["msg"]).removeprefix("Value error, ")
+    cause = detail.get("ctx", {}).get("error")
+    message = str(cause if isinstance(cause, ValueError) else detail["msg"])
     return message[:1].lower() + message[1:]
 
 

@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import altair as alt
-import vl_convert
 from rich.table import Table
 
 from glora.compress import CompressibleAdapter, Compression
 from glora.experiments.number_format import printable
 from glora.experiments.records.store import write_whole
-from glora.experiments.report.chart_style import LIGHT, data, theme
+from glora.experiments.report.chart_style import LIGHT, data, png
 
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.125, 0.0625)
 """Sizes of the curve, as shares of the parameters (of the ranks, under that budget)."""
@@ -89,7 +88,7 @@ def save_picture(path: Path, cuts: Mapping[str, Cut], title: str) -> None:
     )
     heading = alt.TitleParams("Energy kept against size", subtitle=[printable(title)], offset=12)
     shown = lines.properties(width=480, height=280, title=heading)
-    write_whole(path, vl_convert.vegalite_to_png(shown.to_dict(), config=theme(LIGHT), ppi=144, allowed_base_urls=[]))
+    write_whole(path, png(shown.to_dict()))
 
 
 def written_text(adapter: CompressibleAdapter, made: Compression) -> str:

@@ -140,7 +140,7 @@ class LabelColumn:
         return tuple(sorted(counts, key=Decimal if all(map(INTEGER.fullmatch, counts)) else None))
 
     def _refuse_alike(self, counts: Mapping[str, int]) -> None:
-        for form, difference in ((_looks, "space, case or Unicode form"), (_drawn, "letters that look alike")):
+        for form, difference in ((_looks, "space, case or Unicode form"), (_keyboard_form, "letters that look alike")):
             alike: dict[str, list[str]] = {}
             for name in counts:
                 alike.setdefault(form(name), []).append(name)
@@ -207,7 +207,7 @@ def _looks(name: str) -> str:
     return "".join(c for c in folded if unicodedata.category(c)[0] not in "CZ" and not "\ufe00" <= c <= "\ufe0f")
 
 
-def _drawn(name: str) -> str:
+def _keyboard_form(name: str) -> str:
     """Return a label as `_looks` does, with the letters of a keyboard for those that are drawn like them."""
     return _looks(unicodedata.normalize("NFKD", name).translate(LOOK_ALIKES))
 

@@ -41,6 +41,11 @@ def split_variant(name: str) -> tuple[str, str]:
     return base.strip(), separator + settings
 
 
+def named_settings(name: str) -> set[str]:
+    """Return the settings that the name of a variant gives; a record may have one that this version does not know."""
+    return {part.partition("=")[0] for part in split_variant(name)[1].split(SEPARATOR) if part}
+
+
 def method_title(config: RunConfig) -> str:
     """Return the name of a run's method in reports, without its settings: `GLoRA by spectrum`."""
     method = METHODS.get(split_variant(config.method)[0])

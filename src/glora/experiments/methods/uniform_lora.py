@@ -81,7 +81,7 @@ def apply_rslora(to: MethodContext) -> AdaptedModel:
 
 def apply_dora(to: MethodContext) -> AdaptedModel:
     """W' = m·(W + s·B·A) / ‖W + s·B·A‖, row by row, with m of d_out entries trained; arXiv:2402.09353."""
-    return DoraAdaptation(uniform_lora(to, use_dora=True))
+    return DoraModel(uniform_lora(to, use_dora=True))
 
 
 def apply_pissa(to: MethodContext) -> AdaptedModel:
@@ -111,7 +111,7 @@ def train_all_weights(to: MethodContext) -> AdaptedModel:
     return AdaptedModel(to.model.float().requires_grad_(True))
 
 
-class DoraAdaptation(AdaptedModel):
+class DoraModel(AdaptedModel):
     """A model under DoRA."""
 
     def adapter_parameters(self) -> int:

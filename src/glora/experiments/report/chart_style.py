@@ -55,8 +55,13 @@ class ReportChart:
     values: ReportTable | None = None
 
     def png(self) -> bytes:
-        """Draw it on white, at 144 dots an inch."""
-        return vl_convert.vegalite_to_png(self.spec, config=theme(LIGHT), ppi=144, allowed_base_urls=[])
+        """Return the picture for the file, on white."""
+        return png(self.spec)
+
+
+def png(spec: dict[str, Any]) -> bytes:
+    """Draw a Vega-Lite specification on white, at 144 dots an inch."""
+    return vl_convert.vegalite_to_png(spec, config=theme(LIGHT), ppi=144, allowed_base_urls=[])
 
 
 def theme(colors: dict[str, Any]) -> dict[str, Any]:

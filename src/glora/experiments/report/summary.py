@@ -11,13 +11,12 @@ command were, so that the two runs can be compared.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from glora.experiments.config import ALLOCATION_SETTINGS, SETTINGS, RunConfig
 from glora.experiments.data.metric import Metric, metric_of
-from glora.experiments.methods.registry import METHODS, method_title
+from glora.experiments.methods.registry import METHODS, method_title, named_settings
 from glora.experiments.number_format import distinct_names, numbered
 from glora.experiments.publishing import published_name
 from glora.experiments.records.schema import RunRecord
@@ -218,7 +217,7 @@ def _labels(rows: Sequence[tuple[RunRecord, ...]]) -> list[str]:
     labels = []
     for config, title in zip(configs, titles):
         siblings = [other for other, theirs in zip(configs, titles) if theirs == title]
-        own = set(re.findall(r":(\w+)=", config.method)) - {"rule"}  # the title has the rule
+        own = named_settings(config.method) - {"rule"}  # the title has the rule
         shown = own.union(differing_settings(siblings, ignored=NAMED_BY_ROW))
         settings = filter(None, (_setting_text(config, name) for name in SETTINGS if name in shown))
         labels.append(", ".join([title, *settings]))

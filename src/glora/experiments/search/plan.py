@@ -264,7 +264,7 @@ def _pair(
 ) -> PairSearch | None:
     """The studies of a model and a data set, or None and its errors."""
 
-    def made() -> tuple[RunConfig, tuple[MethodSearch, ...]]:
+    def plan_studies() -> tuple[RunConfig, tuple[MethodSearch, ...]]:
         base, found = check_comparison(output, methods=methods, seeds=seeds, settings=settings)
         trial = base.model_copy(update={"held_out": options.held_out, "seed": (max(seeds) + 1) % 2**32})
         task = load(trial)
@@ -283,7 +283,7 @@ def _pair(
             for method in found
         )
 
-    if (both := collect(made, errors)) is None:
+    if (both := collect(plan_studies, errors)) is None:
         return None
     trial, studies = both
     errors += [f for study in studies for f in range_errors(study.method, trial, study.ranges, study.examples["train"])]

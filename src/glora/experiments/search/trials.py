@@ -232,7 +232,7 @@ class _Objective:
         except RunStopped:
             if watch.storage_error is not None:
                 raise watch.storage_error from None
-            progress.run_over(f"{name}: stopped, below the median of the others ({shown})", watch.steps)
+            progress.show_outcome(f"{name}: stopped, below the median of the others ({shown})", watch.steps)
             raise TrialPruned from None
         error = record.failure
         value = record.final.get(search.metric, math.nan)
@@ -241,14 +241,14 @@ class _Objective:
         if record.kind == "diverged" or (record.status == "finished" and error):
             raise self._bad_settings(trial, f"{name} diverged ({shown})", error, watch.steps)
         if error:
-            progress.run_over(f"{name} failed: {error}", watch.steps)
+            progress.show_outcome(f"{name} failed: {error}", watch.steps)
             raise TrialFailedError(error)
-        progress.run_over(f"{name}: {search.metric} {value:.4f} ({shown})", watch.steps)
+        progress.show_outcome(f"{name}: {search.metric} {value:.4f} ({shown})", watch.steps)
         return value
 
     def _bad_settings(self, trial: Trial, message: str, error: str, steps: int) -> TrialPruned:
         """Count a trial as stopped early, which TPE learns to avoid; it ignores failed ones."""
-        self.progress.run_over(f"{message}: {error}", steps)
+        self.progress.show_outcome(f"{message}: {error}", steps)
         trial.set_user_attr(ERROR, error)
         return TrialPruned(error)
 

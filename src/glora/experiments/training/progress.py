@@ -73,9 +73,9 @@ class RunProgress:
 
     def run_ends(self, record: RunRecord) -> None:
         """A run has ended, finished or failed."""
-        self.run_over(outcome(record), record.steps or 0)
+        self.show_outcome(outcome(record), record.steps or 0)
 
-    def run_over(self, message: str, steps: int) -> None:
+    def show_outcome(self, message: str, steps: int) -> None:
         """A run has ended after this many steps, with this message."""
 
     def say(self, message: str) -> None:
@@ -190,7 +190,7 @@ class BarProgress(RunProgress):
         self._update("run", note=f"{value:.3f} {name}")  # where it is cut, the number stays
 
     @override
-    def run_over(self, message: str, steps: int) -> None:
+    def show_outcome(self, message: str, steps: int) -> None:
         self._remove("evaluation", "run")
         self._done += 1
         self._update("all", description=self._title(), advance=self._run_steps - steps)
@@ -254,7 +254,7 @@ class LineProgress(RunProgress):
         )
 
     @override
-    def run_over(self, message: str, steps: int) -> None:
+    def show_outcome(self, message: str, steps: int) -> None:
         self._done += 1
         self.say(f"[{self._done}/{self._runs}] {message}")
 

@@ -139,7 +139,7 @@ def test_a_trial_is_shown_as_a_run_is(plan, storage) -> None:
         "evaluation_batch",
         "evaluated",
         "say",
-        "run_over",
+        "show_outcome",
     ]
     shown: list[str] = []
 

@@ -176,7 +176,7 @@ def search_shared(progress: RunProgress) -> None:
     progress.run_begins(RunConfig(method="glora"), 8, name="glora, trial 1")
     for _ in range(8):
         progress.step()
-    progress.run_over("glora, trial 1: accuracy 0.7 [beta=0.9]", 8)
+    progress.show_outcome("glora, trial 1: accuracy 0.7 [beta=0.9]", 8)
     progress.left(1)
     progress.waiting("other processes are making 1 trial")
     progress.waiting("other processes are making 1 trial")

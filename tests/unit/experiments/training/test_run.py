@@ -238,9 +238,9 @@ def test_the_same_configuration_gives_the_same_result(config: RunConfig, method:
 
 def test_the_rehearsal_leaves_no_trace(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = of(config, "glora", lora_dropout=0.2, epochs=2)
-    rehearsed = ok(run(settings))
+    first = ok(run(settings))
     monkeypatch.setattr(train, "warm_up_kernels", lambda trainer: None)
-    assert measured(ok(run(settings))) == measured(rehearsed)
+    assert measured(ok(run(settings))) == measured(first)
 
 
 def test_adaloras_penalty_is_in_the_loss_that_trainer_minimises(config: RunConfig) -> None:
