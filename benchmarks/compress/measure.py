@@ -33,7 +33,7 @@ from safetensors.torch import save_file
 from transformers import set_seed
 
 from glora import accelerate_lora
-from glora.compress import CompressibleAdapter
+from glora.compress import CompressibleAdapter, Size
 from glora.experiments.compression.evaluation import TaskEvaluation
 from glora.experiments.config import RunConfig
 from glora.experiments.data.loading import build_task_data, load_hub_dataset
@@ -122,7 +122,7 @@ def smaller(adapter: Path, way: str, size: float, base: Callable[[], Any], folde
     """Write a smaller adapter and return the energy that it keeps, where that is known."""
     if way in ("global", "uniform"):
         read = CompressibleAdapter(adapter)
-        return read.write(read.cut(parameters=size, uniform=way == "uniform"), folder).energy
+        return read.write(read.cut(Size(parameters=size, uniform=way == "uniform")), folder).energy
     model = PeftModel.from_pretrained(base(), str(adapter), is_trainable=True)
     if way == "first":
         ranked = RankedAdapter(model)

@@ -14,9 +14,8 @@ import copy
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import LoraConfig
@@ -33,6 +32,80 @@ from glora.lora.resize import by_rank_A, by_rank_B, columns_at
 from glora.lora.saved_adapter import SavedAdapter, SavedMatrix, check_output, check_product, load_adapter
 from glora.messages import pluralize
 from glora.scoring.spectrum import Factored, Spectra, spectra
+
+WAYS = ("average_rank", "parameters", "energy")
+"""Fields of a `Size`, of which one is given."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """The size of a smaller adapter, by the arguments of `compress_adapter`.
+
+    Raises:
+        ValueError: not exactly one of average_rank, parameters and energy is given, or a field is out of range.
+    """
+
+    average_rank: float | None = None
+    parameters: float | None = None
+    energy: float | None = None
+    budget: str = "parameters"
+    min_rank: int = 0
+    max_rank: int | None = None
+    uniform: bool = False
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            object.__setattr__(self, field.name, plain_number(getattr(self, field.name)))
+        given = self.given
+        if len(given) != 1:
+            named = " and ".join(f"{{{name}}}" for name in given) or "no size"
+            raise SettingError(f"{named} given; give one of {', '.join(WAYS)}", **given)
+        if self.budget not in ("rank", "parameters"):
+            raise ValueError(f"budget={self.budget!r} must be one of rank, parameters")
+        if self.average_rank is not None and not is_number(self.average_rank, 0):
+            raise SettingError("{average_rank} must be a number above 0, such as 4", **given)
+        if self.energy is not None and not (is_number(self.energy, 0) and self.energy <= 1):
+            raise SettingError("{energy} must be above 0 and at most 1, such as 0.95", **given)
+        if self.parameters is not None and self.budget == "rank":
+            raise SettingError("{parameters} does not go with {budget}; give {average_rank}", budget="rank", **given)
+        share = isinstance(self.parameters, float) and 0 < self.parameters <= 1
+        if self.parameters is not None and not (share or is_int(self.parameters, 1)):
+            raise SettingError(
+                "{parameters} must be a share such as 0.25, at most 1.0, or a number of parameters, an int", **given
+            )
+        if not is_int(self.min_rank, 0) or not (self.max_rank is None or is_int(self.max_rank, max(self.min_rank, 1))):
+            raise SettingError(
+                "{min_rank} and {max_rank}: ints, the first at least 0, the second no less and above 0",
+                min_rank=self.min_rank,
+                max_rank=self.max_rank,
+            )
+
+    @property
+    def given(self) -> dict[str, float]:
+        """The size as it was given, by its name."""
+        return {name: value for name in WAYS if (value := getattr(self, name)) is not None}
+
+    def limit(self, costs: Mapping[str, int], ranks: Mapping[str, int]) -> dict[str, float]:
+        """Return the budget, or the energy, that a cut of an adapter with these ranks may use."""
+        if self.energy is not None:
+            return {"energy": self.energy} if self.energy < 1 else {"budget": math.inf}
+        has = sum(costs[name] * rank for name, rank in ranks.items())
+        if self.parameters is not None:
+            return {"budget": self.parameters * (has if isinstance(self.parameters, float) else 1)}
+        assert self.average_rank is not None
+        asked, mean = self.average_rank * sum(costs.values()), has / sum(costs.values())
+        if asked >= has:
+            raise SettingError(
+                f"{{average_rank}} is not below the adapter's own, {mean:.4g}; give for example {mean / 4:.2g}",
+                **self.given,
+            )
+        return {"budget": asked}
+
+    def bounds(self, matrices: Mapping[str, Factored]) -> tuple[dict[str, int], dict[str, int]]:
+        """Return the smallest and the largest rank of each matrix."""
+        high = {name: m.rank if self.max_rank is None else min(self.max_rank, m.rank) for name, m in matrices.items()}
+        low = {name: min(max(self.min_rank, m.min_supported_rank[0]), high[name]) for name, m in matrices.items()}
+        return low, high
 
 
 @dataclass(frozen=True)
@@ -118,15 +191,14 @@ def compress_adapter(
     folder = isinstance(model_or_folder, str | os.PathLike)
     if output is None and folder:
         raise ValueError(f"{model_or_folder} is a folder, and output is missing; give the folder for the new adapter")
-    size: dict[str, Any] = {"average_rank": average_rank, "parameters": parameters, "energy": energy, "budget": budget}
-    size |= {"min_rank": min_rank, "max_rank": max_rank, "uniform": uniform}
+    size = Size(average_rank, parameters, energy, budget, min_rank, max_rank, uniform)
     if output is not None:
         directory = check_output(output, model_or_folder, overwrite)
         adapter = CompressibleAdapter(model_or_folder, adapter_name)
-        return adapter.write(adapter.cut(**size), directory)
+        return adapter.write(adapter.cut(size), directory)
     ranked = _ranked(model_or_folder, adapter_name)  # type: ignore[arg-type]
     matrices = {matrix.name: matrix for matrix in ranked.present}
-    made = _cut(matrices, _finite_spectra(matrices), **size)
+    made = _cut(matrices, _finite_spectra(matrices), size)
     ranked.set_ranks(dict.fromkeys(ranked.matrices, 0) | made.ranks, keep="svd")
     return made
 
@@ -148,18 +220,18 @@ class CompressibleAdapter:
             raise ValueError(f"{name} has LoRA in nn.MultiheadAttention ({inner}), which is not supported; merge it")
         self._spectra = _finite_spectra(self.saved.matrices)
 
-    def cut(self, **size: Any) -> Compression:
-        """Return the ranks at a size, by the arguments of `compress_adapter`; nothing is written."""
-        return _cut(self.saved.matrices, self._spectra, **size)
+    def cut(self, size: Size) -> Compression:
+        """Return the ranks at a size; nothing is written."""
+        return _cut(self.saved.matrices, self._spectra, size)
 
-    def cut_to_share(self, share: float, *, budget: str = "parameters", **bounds: Any) -> Compression:
-        """Return the ranks at a share of the parameters, or of the ranks under that budget."""
-        if budget == "parameters":
-            return self.cut(parameters=float(share), **bounds)
+    def cut_to_share(self, share: float, like: Size) -> Compression:
+        """Return the ranks at a share of the parameters, or of the ranks under that budget, within the bounds of a size."""
+        if like.budget == "parameters":
+            return self.cut(replace(like, average_rank=None, parameters=float(share), energy=None))
         if share >= 1:
-            return self.cut(energy=1.0, budget=budget, **bounds)
+            return self.cut(replace(like, average_rank=None, energy=1.0))
         mean = sum(matrix.rank for matrix in self.saved.matrices.values()) / len(self.saved.matrices)
-        return self.cut(average_rank=share * mean, budget=budget, **bounds)
+        return self.cut(replace(like, average_rank=share * mean, energy=None))
 
     def write(self, made: Compression, directory: Path) -> Compression:
         """Write the adapter with the ranks of a cut into a folder; this object stays as it is."""
@@ -197,98 +269,22 @@ def _finite_spectra(matrices: Mapping[str, Factored]) -> Spectra:
     return spectra(matrices.values())
 
 
-def _cut(
-    matrices: Mapping[str, Factored],
-    spectra: Spectra,
-    *,
-    average_rank: float | None = None,
-    parameters: float | None = None,
-    energy: float | None = None,
-    budget: str = "parameters",
-    min_rank: int = 0,
-    max_rank: int | None = None,
-    uniform: bool = False,
-) -> Compression:
-    """Return the ranks of a size; see `compress_adapter`."""
-    average_rank, parameters, energy = (plain_number(size) for size in (average_rank, parameters, energy))
-    costs = {name: matrix.cost if budget == "parameters" else 1 for name, matrix in matrices.items()}
+def _cut(matrices: Mapping[str, Factored], spectra: Spectra, size: Size) -> Compression:
+    """Return the ranks of a size."""
+    costs = {name: matrix.cost if size.budget == "parameters" else 1 for name, matrix in matrices.items()}
     before = {name: matrix.rank for name, matrix in matrices.items()}
-    size = _size(average_rank, parameters, energy, budget, costs, before)
-    low, high = _bounds(matrices, min_rank, max_rank)
+    limit, (low, high) = size.limit(costs, before), size.bounds(matrices)
     if not any(value for values in spectra.values() for value in values):
         raise ValueError("B·A is 0 in every matrix: the adapter has learned nothing that could be kept")
-    rule = cut_uniformly if uniform else cut_spectra
-    cut = rule(spectra, costs=costs, min_ranks=low, max_ranks=high, **size)
+    rule = cut_uniformly if size.uniform else cut_spectra
+    cut = rule(spectra, costs=costs, min_ranks=low, max_ranks=high, **limit)
     if not any(cut.ranks.values()):
-        named, values = _given(average_rank, parameters, energy)
-        raise SettingError(f"{named} pays for no direction of any matrix; raise it", **values)
+        (way,) = size.given
+        raise SettingError(f"{{{way}}} pays for no direction of any matrix; raise it", **size.given)
     used, held = (sum(ranks[name] * matrix.cost for name, matrix in matrices.items()) for ranks in (cut.ranks, before))
     whole, most = (sum(ranks[name] * cost for name, cost in costs.items()) for ranks in (before, high))
-    unspent = max(0.0, min(size.get("budget", 0), whole) - most)
-    return Compression(before, cut.ranks, cut.kept, held, used, unspent=unspent, budget=budget)
-
-
-def _size(
-    average_rank: float | None,
-    parameters: float | None,
-    energy: float | None,
-    budget: str,
-    costs: Mapping[str, int],
-    ranks: Mapping[str, int],
-) -> dict[str, float]:
-    """Return the budget, or the energy, that a cut may use."""
-    named, values = _given(average_rank, parameters, energy)
-    if len(values) != 1:
-        raise SettingError(f"{named or 'no size'} given; give one of average_rank, parameters, energy", **values)
-    if budget not in ("rank", "parameters"):
-        raise ValueError(f"budget={budget!r} must be one of rank, parameters")
-    if average_rank is not None:
-        if not is_number(average_rank, 0):
-            raise SettingError("{average_rank} must be a number above 0, such as 4", **values)
-        asked, has = average_rank * sum(costs.values()), sum(costs[name] * rank for name, rank in ranks.items())
-        if asked >= has:
-            mean = has / sum(costs.values())
-            raise SettingError(
-                f"{{average_rank}} is not below the adapter's own, {mean:.4g}; give for example {mean / 4:.2g}",
-                **values,
-            )
-        return {"budget": asked}
-    if energy is not None:
-        if not is_number(energy, 0) or energy > 1:
-            raise SettingError("{energy} must be above 0 and at most 1, such as 0.95", **values)
-        return {"energy": energy} if energy < 1 else {"budget": math.inf}
-    if budget == "rank":
-        raise SettingError("{parameters} does not go with {budget}; give {average_rank}", budget=budget, **values)
-    if isinstance(parameters, int) and is_int(parameters, 1):
-        return {"budget": parameters}
-    if isinstance(parameters, float) and 0 < parameters <= 1:
-        return {"budget": parameters * sum(costs[name] * rank for name, rank in ranks.items())}
-    raise SettingError(
-        "{parameters} must be a share such as 0.25, at most 1.0, or a number of parameters, an int", **values
-    )
-
-
-def _given(*sizes: float | None) -> tuple[str, dict[str, float]]:
-    """Return the sizes that are given, as `SettingError` names them, and their values."""
-    names = ("average_rank", "parameters", "energy")
-    values = {name: value for name, value in zip(names, sizes) if value is not None}
-    return " and ".join(f"{{{name}}}" for name in values), values
-
-
-def _bounds(
-    matrices: Mapping[str, Factored], min_rank: int, max_rank: int | None
-) -> tuple[dict[str, int], dict[str, int]]:
-    """Return the smallest and the largest rank of each matrix."""
-    min_rank, max_rank = plain_number(min_rank), plain_number(max_rank)
-    if not is_int(min_rank, 0) or not (max_rank is None or is_int(max_rank, max(min_rank, 1))):
-        raise SettingError(
-            "{min_rank} and {max_rank}: ints, the first at least 0, the second no less and above 0",
-            min_rank=min_rank,
-            max_rank=max_rank,
-        )
-    high = {name: matrix.rank if max_rank is None else min(max_rank, matrix.rank) for name, matrix in matrices.items()}
-    low = {name: min(max(min_rank, m.min_supported_rank[0]), high[name]) for name, m in matrices.items()}
-    return low, high
+    unspent = max(0.0, min(limit.get("budget", 0), whole) - most)
+    return Compression(before, cut.ranks, cut.kept, held, used, unspent=unspent, budget=size.budget)
 
 
 def _at_rank(matrix: SavedMatrix, rank: int, *, root: bool) -> SavedMatrix:

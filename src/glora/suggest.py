@@ -80,7 +80,7 @@ def suggest_ranks(
             raise ValueError("no gradient reached any matrix; check that the loss depends on the adapted layers")
         total = total_rank_of(allocation, adapter)
         assert total is not None  # there is no energy
-        ranks = allocate_within_bounds(adapter, allocation, total, norms)
+        ranks = allocate_within_bounds(adapter, allocation, int(total), norms)
         alphas = {name: adapter.matrices[name].alpha_at(rank) for name, rank in ranks.items()}
     return {
         "rank_pattern": {exact_pattern(name): rank for name, rank in ranks.items()},

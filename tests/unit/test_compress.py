@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from glora import RankAllocationConfig, RankAllocator, compress_adapter
-from glora.compress import CompressibleAdapter
+from glora.compress import CompressibleAdapter, Size
 from integration.training.loop_case import update
 from unit.test_export import base, lora, outputs, trained
 
@@ -246,8 +246,8 @@ def test_tied_matrices_are_refused(tmp_path: Path) -> None:
 def test_what_max_rank_leaves_of_the_budget_is_said(tmp_path: Path) -> None:
     trained(lora()).save_pretrained(tmp_path / "adapter")  # ranks 2 of 6 × 8 and 4 of 8 × 4
     adapter = CompressibleAdapter(tmp_path / "adapter")
-    made = adapter.cut(parameters=0.75, max_rank=1)
+    made = adapter.cut(Size(parameters=0.75, max_rank=1))
     assert made.unspent == 0.75 * (2 * 14 + 4 * 12) - (14 + 12)
     assert "; max_rank leaves 31 parameters of the budget unspent" in str(made)
-    assert "max_rank leaves 1 rank of the budget" in str(adapter.cut(average_rank=1.5, budget="rank", max_rank=1))
-    assert "unspent" not in str(adapter.cut(parameters=0.75, max_rank=4))
+    assert "max_rank leaves 1 rank of the budget" in str(adapter.cut(Size(average_rank=1.5, budget="rank", max_rank=1)))
+    assert "unspent" not in str(adapter.cut(Size(parameters=0.75, max_rank=4)))

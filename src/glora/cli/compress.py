@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,13 +18,9 @@ from glora.cli.options import CutSettings, Debug, EvaluationSettings, UsageError
 from glora.config import SettingError
 
 if TYPE_CHECKING:
-    from glora.compress import CompressibleAdapter, Compression
+    from glora.compress import CompressibleAdapter, Compression, Size
     from glora.experiments.compression.evaluation import TaskEvaluation
     from glora.experiments.terminal import Terminal
-
-
-SIZES = {"parameters", "average_rank", "energy"}
-"""Arguments of `compress_adapter`, of which one is given."""
 
 
 @app.command(help_epilogue="Example: glora compress my-adapter --keep 25% --output smaller")
@@ -41,7 +38,7 @@ def compress(
             help="With --task: the smallest adapter that loses at most this many points of its metric, such as 0.5."
         ),
     ] = None,
-    size: CutSettings = None,
+    cut_settings: CutSettings = None,
     uniform: Annotated[bool, Parameter(help="Cut every matrix to the same rank.")] = False,
     plan: Annotated[bool, Parameter(help="Show the energy that each size keeps, and stop.")] = False,
     picture: Annotated[Path | None, Parameter(help="Draw the energy against the size into this PNG.")] = None,
@@ -55,7 +52,7 @@ def compress(
     Give one of --keep, --average-rank, --energy and --tolerance. With --task, the adapter is evaluated before and after on
     the task's evaluation split; --model is then the base model, by default the one that the adapter names.
     """
-    evaluated, asked = given(settings), given(size) | {"uniform": uniform}
+    evaluated, asked = given(settings), given(cut_settings) | {"uniform": uniform}
     asked |= {} if keep is None else {"parameters": _parameters(keep)}
     if evaluated or tolerance is not None:
         _check_evaluation(evaluated, tolerance, plan=plan)
@@ -66,17 +63,19 @@ def compress(
 
     console = open_console()
     with log_messages_on(console, verbose), _errors_by_option(keep):
-        from glora.compress import CompressibleAdapter
+        from glora.compress import WAYS, CompressibleAdapter, Size
         from glora.experiments.compression.view import plan_table
         from glora.lora.saved_adapter import check_output
 
+        size = Size(**asked) if asked.keys() & WAYS else None
+        whole = Size(energy=1.0, **{name: value for name, value in asked.items() if name not in WAYS})
         directory = None if plan or output is None else check_output(output, adapter, overwrite)
         with console.status("Reading the adapter ..."):
             read = CompressibleAdapter(adapter)
-        made = read.cut(**asked) if SIZES & asked.keys() else None
-        cut = functools.partial(read.cut_to_share, **{n: v for n, v in asked.items() if n not in SIZES})
+        made = None if size is None else read.cut(size)
+        cut = functools.partial(read.cut_to_share, like=whole)
         if picture is not None:
-            _draw(console, picture, cut, Path(adapter).name)
+            _draw(console, picture, read, whole, Path(adapter).name)
         if directory is None:
             console.print(plan_table(cut, read, made))
             return
@@ -138,11 +137,14 @@ def _parameters(text: str) -> float:
     return int(number) if number > 1 and number.is_integer() else number
 
 
-def _draw(console: Terminal, path: Path, cut: Any, title: str) -> None:
+def _draw(console: Terminal, path: Path, adapter: CompressibleAdapter, whole: Size, title: str) -> None:
     from glora.experiments.compression.view import save_picture
 
     ways = {"global cut": False, "same rank everywhere": True}
-    save_picture(path, {name: functools.partial(cut, uniform=way) for name, way in ways.items()}, title)
+    sizes = {name: replace(whole, uniform=uniform) for name, uniform in ways.items()}
+    save_picture(
+        path, {name: functools.partial(adapter.cut_to_share, like=each) for name, each in sizes.items()}, title
+    )
     console.print(f"The picture: {path}", soft_wrap=True)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from glora.compress import CompressibleAdapter
+from glora.compress import CompressibleAdapter, Size
 from glora.experiments.config import RunConfig
 from glora.experiments.methods.registry import METHODS as METHODS_BY_NAME
 from glora.experiments.records.schema import RunRecord
@@ -62,7 +62,7 @@ def test_every_method_and_seed_has_a_finished_record(compared) -> None:
         assert 0 < record.baseline["accuracy"] < 1
         assert record.baseline["matthews_correlation"] == 0
         adapter = output / "adapters" / record.key
-        assert sum(CompressibleAdapter(str(adapter)).cut(energy=1.0).ranks_before.values()) == sum(
+        assert sum(CompressibleAdapter(str(adapter)).cut(Size(energy=1.0)).ranks_before.values()) == sum(
             record.ranks.values()
         )
 

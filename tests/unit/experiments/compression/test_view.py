@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from glora.compress import CompressibleAdapter, Compression
+from glora.compress import CompressibleAdapter, Compression, Size
 from glora.experiments.compression.view import file_size, plan_table, ranks_table, save_picture, size_text
 from unit.test_export import lora, trained
 
@@ -37,22 +37,22 @@ def test_the_plan_and_the_picture(tmp_path: Path) -> None:
     adapter = CompressibleAdapter(tmp_path / "adapter")
 
     def cut(share: float) -> Compression:
-        return adapter.cut(parameters=share)
+        return adapter.cut(Size(parameters=share))
 
     _, *rows = shown(plan_table(cut, adapter))
     assert [row[0] for row in rows] == [f"{100 * int(row[2]) / 76:.3g}" for row in rows]
-    _, *bounded = shown(plan_table(lambda share: adapter.cut(parameters=share, max_rank=1), adapter))
+    _, *bounded = shown(plan_table(lambda share: adapter.cut(Size(parameters=share, max_rank=1)), adapter))
     assert [row[0] for row in bounded] == ["34.2", "18.4"]  # 26 and 14 of 76 parameters
     assert rows[0][-2:] == ["100.00", "%"]
     energies = [float(row[-2]) for row in rows]
     assert energies == sorted(energies, reverse=True)
-    asked = adapter.cut(parameters=0.6)
+    asked = adapter.cut(Size(parameters=0.6))
     _, *marked = shown(plan_table(cut, adapter, asked))
     assert [row[-3:] == ["<-", "asked", "for"] for row in marked] == [False, False, True, False, False]
     _, *same = shown(plan_table(cut, adapter, cut(0.5)))
     assert [row[-1] == "for" for row in same] == [False, False, True, False]
     with pytest.raises(ValueError, match="max_rank=0"):
-        plan_table(lambda share: adapter.cut(parameters=share, max_rank=0), adapter)
+        plan_table(lambda share: adapter.cut(Size(parameters=share, max_rank=0)), adapter)
     save_picture(tmp_path / "curve.png", {"global cut": cut}, "an adapter")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
@@ -61,7 +61,7 @@ def test_the_size_of_the_file(tmp_path: Path) -> None:
     """To within the header."""
     trained(lora(lora_bias=True)).save_pretrained(tmp_path / "adapter")
     adapter = CompressibleAdapter(tmp_path / "adapter")
-    made = adapter.write(adapter.cut(parameters=0.6), tmp_path / "out")
+    made = adapter.write(adapter.cut(Size(parameters=0.6)), tmp_path / "out")
     for folder, ranks in (("adapter", made.ranks_before), ("out", made.ranks)):
         size = (tmp_path / folder / "adapter_model.safetensors").stat().st_size
         assert 0 < size - file_size(adapter, ranks) < 1000
