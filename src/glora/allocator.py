@@ -31,7 +31,7 @@ from glora.allocation.budget import budget_of_cut, check_budget, check_start, to
 from glora.allocation.cut import kept_energy
 from glora.config import RankAllocationConfig, as_config
 from glora.distributed.agreement import Processes
-from glora.distributed.unsupported import refuse_engines
+from glora.distributed.unsupported import check_engine
 from glora.guards.same_adapter import check_same_adapter
 from glora.guards.saved_state import STATE_VERSION, check_saved_state
 from glora.guards.setup import check_active, check_held, check_same_matrices, check_setup
@@ -43,7 +43,7 @@ from glora.lora.optimizer_state import changes_nothing, skipped_its_step, unwrap
 from glora.messages import get_logger, pluralize, shortened
 from glora.reallocation import Reallocation
 from glora.scoring.recorder import NormRecorder
-from glora.scoring.sketch_ratios import refuse_compiled
+from glora.scoring.sketch_ratios import check_not_compiled
 from glora.scoring.spectrum import Spectra, spectra
 
 logger = get_logger()
@@ -95,12 +95,12 @@ class RankAllocator:
                 f"warmup_steps={config.warmup_steps!r} must be a number of steps in your own training loop; only "
                 "RankAllocationCallback knows the length of an epoch, or of the training"
             )
-        refuse_engines(model.model if isinstance(model, RankedAdapter) else model, optimizer)
+        check_engine(model.model if isinstance(model, RankedAdapter) else model, optimizer)
         self.adapter = adapter = (
             model if isinstance(model, RankedAdapter) else RankedAdapter(model, config.adapter_name)
         )
         if config.signal == "delta_exact" and not config.cuts:
-            refuse_compiled(adapter.root if isinstance(model, RankedAdapter) else model)
+            check_not_compiled(adapter.root if isinstance(model, RankedAdapter) else model)
         self._optimizer = unwrap_optimizer(optimizer)
         check_setup(adapter, self._optimizer, config)
         self._processes = Processes(adapter)

@@ -19,7 +19,7 @@ from glora.allocation.budget import check_start
 from glora.allocator import RankAllocator
 from glora.checkpoints import PROMISED, write_checksums
 from glora.config import RankAllocationConfig, as_config
-from glora.distributed.unsupported import refuse_engines
+from glora.distributed.unsupported import check_engine
 from glora.export import save_allocation
 from glora.guards.same_adapter import check_loaded_adapter
 from glora.guards.saved_state import check_saved_state, check_trainer_state
@@ -30,7 +30,7 @@ from glora.lora.following import follow_loading, following, stop_following
 from glora.lora.input_gradients import asked_by_last_call
 from glora.messages import get_logger, pluralize
 from glora.paths import regular_file
-from glora.scoring.sketch_ratios import refuse_compiled
+from glora.scoring.sketch_ratios import check_not_compiled
 
 logger = get_logger()
 
@@ -103,18 +103,18 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
         **kwargs: Any,
     ) -> None:
         """Start a warm-up with a new allocator, or continue where the checkpoint was taken."""
-        _refuse_data_parallel(args)
-        _refuse_a_second(state, self)
+        _check_not_data_parallel(args)
+        _check_only_callback(state, self)
         if optimizer is None:
             raise ValueError("RankAllocationCallback needs Trainer's optimizer in on_train_begin")
         if model is not None:
-            refuse_engines(model, optimizer)
+            check_engine(model, optimizer)
         if args.restore_callback_states_from_checkpoint and state.global_step > 0:
-            self._refuse_other_config(model)
+            self._check_same_config(model)
         adapter = self._follow(model, optimizer)
         adapter.take_out_empty()  # the optimizer is made
         if self.config.signal == "delta_exact" and not self.config.cuts:
-            refuse_compiled(adapter.root, will_be=args.torch_compile)
+            check_not_compiled(adapter.root, will_be=args.torch_compile)
         saved = _saved_state(state, type(self).__name__)
         if saved is None or isinstance(self.config.warmup_steps, int):
             warmup = _warmup_steps(self.config, args, state, train_dataloader, fresh=saved is None)
@@ -250,7 +250,7 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
         follow_loading(adapter, optimizer, asked_by=self.config)
         return adapter
 
-    def _refuse_other_config(self, model: nn.Module | None) -> None:
+    def _check_same_config(self, model: nn.Module | None) -> None:
         """Compare with the callback that the user gave, which the adapter knows: Trainer made this one from the checkpoint."""
         known = following(model) if model is not None else None
         given = known.asked_by if known is not None else None
@@ -330,8 +330,8 @@ def _epoch(args: TrainingArguments, train_dataloader: Any) -> int | None:
         return None
 
 
-def _refuse_a_second(state: TrainerState, callback: RankAllocationCallback) -> None:
-    """Refuse a second callback. Both get the same state of Trainer, which is the only thing that they share."""
+def _check_only_callback(state: TrainerState, callback: RankAllocationCallback) -> None:
+    """Check that there is no second callback. Both get the same state of Trainer, which is the only thing that they share."""
     first = vars(state).setdefault("_rank_allocation_callback", callback)
     if first is not callback:
         raise ValueError(
@@ -345,7 +345,7 @@ def _shards() -> bool:
     return is_initialized() and getattr(AcceleratorState(), "fsdp_plugin", None) is not None
 
 
-def _refuse_data_parallel(args: TrainingArguments) -> None:
+def _check_not_data_parallel(args: TrainingArguments) -> None:
     if args.n_gpu > 1:
         raise ValueError(
             f"Trainer would use DataParallel on {args.n_gpu} GPUs, which glora does not support; start one process for each "

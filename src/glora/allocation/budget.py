@@ -40,7 +40,7 @@ def budget_of_cut(config: RankAllocationConfig, adapter: RankedAdapter, cut: int
 
 
 def check_budget(config: RankAllocationConfig, adapter: RankedAdapter) -> None:
-    """Refuse a budget that the bounds do not allow, before the warm-up."""
+    """Check, before the warm-up, that the bounds allow the budget."""
     total_rank, matrices = total_rank_of(config, adapter), len(adapter.matrices)
     if not config.cuts:
         assert total_rank is not None

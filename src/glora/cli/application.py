@@ -37,7 +37,7 @@ def main() -> None:
     """Run the command line. A user's mistake becomes one message and exit code 2, without a traceback."""
     arguments = sys.argv[1:]
     try:
-        _refuse_empty(arguments)
+        _check_none_is_empty(arguments)
         with sigterm_as_interrupt():
             app(arguments)
     except KeyboardInterrupt as interrupt:
@@ -53,8 +53,8 @@ def main() -> None:
     sys.exit(0)
 
 
-def _refuse_empty(arguments: Sequence[str]) -> None:
-    """Refuse an argument without a text, as an unset variable of the shell leaves it; a path would be the present folder.
+def _check_none_is_empty(arguments: Sequence[str]) -> None:
+    """Check that every argument has a text; an unset variable of the shell leaves none, and a path would be the present folder.
 
     Raises:
         UsageError: there is one.

@@ -89,7 +89,7 @@ def compress(
 
 
 def _check_size(asked: Collection[str], tolerance: float | None, output: Path | None) -> None:
-    """Refuse a request without a place for the adapter, or without exactly one size."""
+    """Check that a folder for the adapter and exactly one size are given."""
     options = {"parameters": "--keep", "average_rank": "--average-rank", "energy": "--energy"}
     chosen = [name for name in options if name in asked] + ([] if tolerance is None else ["tolerance"])
     if len(chosen) != 1 or output is None:
@@ -98,7 +98,7 @@ def _check_size(asked: Collection[str], tolerance: float | None, output: Path | 
 
 
 def _check_evaluation(evaluated: Collection[str], tolerance: float | None, *, plan: bool) -> None:
-    """Refuse an evaluation without a task, or one that --plan would not make."""
+    """Check that an evaluation has a task, and that --plan does not leave it out."""
     option = "--tolerance" if tolerance is not None else option_of(next(iter(evaluated)))
     if plan or "task" not in evaluated:
         raise UsageError(f"{option} needs {'an evaluation, so leave out --plan' if plan else '--task'}")

@@ -187,7 +187,7 @@ class Processes:
             )
 
     def check_wrapper_is_known(self) -> None:
-        """Refuse to change ranks before it is known whose reducer has to follow them."""
+        """Check that it is known whose reducer has to follow a change of ranks."""
         if self.size > 1 and not self.sharded and self.wrapper is None:
             raise ValueError(
                 f"a state with other ranks cannot be loaded in {self.size} processes before DistributedDataParallel is "

@@ -6,7 +6,7 @@ a factor is gathered, resized as in one process, and sharded again by a new reco
 the factors of one layer are whole at a time.
 
 The records are not a public interface of PyTorch. We have read and tested them in 2.13; their attributes are checked before
-training starts, and other versions are refused.
+training starts, and other versions are errors.
 """
 
 from __future__ import annotations

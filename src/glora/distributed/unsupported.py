@@ -9,8 +9,8 @@ if torch.distributed.is_available():
     from torch.distributed.fsdp import FullyShardedDataParallel
 
 
-def refuse_engines(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
-    """Refuse engines that cannot work with rank allocation."""
+def check_engine(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
+    """Check that the training engine works with rank allocation."""
     engines = (model, optimizer, getattr(optimizer, "optimizer", None))
     kinds = [kind for engine in engines for kind in type(engine).__mro__]
     if any(kind.__module__.startswith("deepspeed.") or kind.__name__.startswith("DeepSpeed") for kind in kinds):

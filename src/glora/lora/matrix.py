@@ -148,7 +148,7 @@ class LoraMatrix:
         return 0, ""
 
     def check_supported(self) -> None:
-        """Refuse a layer that glora cannot resize.
+        """Check that glora can resize the layer.
 
         Raises:
             ValueError: the factors are not stored as an ordinary LoRA layer stores them (multi-head attention, for example),

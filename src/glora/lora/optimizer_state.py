@@ -13,7 +13,7 @@ state of a new column depends on its kind:
 
 Eight- and four-bit states are carried in float32: the optimizers that keep them take that for a small parameter's state.
 
-Any other state cannot follow, and is refused by name.
+Any other state cannot follow, and is an error that names it.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def held_by(optimizer: torch.optim.Optimizer) -> set[torch.Tensor]:
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter] | None = None) -> None:
-    """Refuse an optimizer whose state cannot follow a parameter to another shape, as far as it has made its state.
+    """Check that the optimizer's state, as far as it is made, can follow a parameter to another shape.
 
     Args:
         optimizer: The optimizer.

@@ -38,7 +38,7 @@ def describe_ranks(
     config.alpha_pattern = {exact_pattern(name): a for name, a in alphas.items() if a != config.lora_alpha}
     config.exclude_modules = excluding((re.escape(name) for name, rank in ranks.items() if not rank), exclude_modules)
     if config.init_lora_weights == "orthogonal":
-        # PEFT would refuse to load an odd rank, and loading overwrites the initialization
+        # PEFT does not load an odd rank, and loading overwrites the initialization
         config.init_lora_weights = True
 
 

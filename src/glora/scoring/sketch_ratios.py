@@ -240,7 +240,7 @@ class _Watch(FactorWatch):
             return ratio
 
 
-def refuse_compiled(model: nn.Module, *, will_be: bool = False) -> None:
+def check_not_compiled(model: nn.Module, *, will_be: bool = False) -> None:
     """Reject compiled models: compiled code does not call hooks that come and go.
 
     Args:
