@@ -125,11 +125,11 @@ def test_frozen_factors_stay_frozen() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(rank=-1), r"rank=-1 must be an integer from 0 to min\(d_in, d_out\) = 9"),
-        (dict(rank=10), r"rank=10 must be an integer from 0 to min\(d_in, d_out\) = 9"),
+        (dict(rank=-1), "rank=-1 .*from 0 to .* = 9"),
+        (dict(rank=10), "rank=10 .*from 0 to .* = 9"),
         (dict(rank=2.0), r"rank=2.0 must be an integer"),
-        (dict(rank=2, keep="best"), r"keep='best' is unknown; choose one of 'norm', 'svd', 'first'"),
-        (dict(rank=2, adapter_name="other"), r"has no adapter 'other'; it has \['default'\]"),
+        (dict(rank=2, keep="best"), "keep='best' .*'norm', 'svd', 'first'"),
+        (dict(rank=2, adapter_name="other"), r"adapter 'other'; .*\['default'\]"),
     ],
 )
 def test_bad_arguments(arguments: dict, message: str) -> None:

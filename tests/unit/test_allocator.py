@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import signal
 from typing import Any
 
@@ -77,7 +78,7 @@ def test_reallocation_comes_after_the_last_warmup_step_and_says_so(caplog: pytes
     first, second = allocator.ranks.values()
     assert first > 4 > second
     (line,) = caplog.messages
-    assert line.startswith(f"step 3: 2 of 2 matrices changed rank, now {second} to {first} (8 in all)")
+    assert line.startswith(f"step 3: 2 of 2 matrices changed rank, now {second} to {first} (8 ")
     assert f"adapter parameters 168 -> {first * (6 + 12) + second * (12 + 12)} " in line
     train(model, optimizer, allocator, 2)
     assert allocator.steps == 3
@@ -97,7 +98,7 @@ def test_no_gradient_anywhere_leaves_plain_lora(caplog: pytest.LogCaptureFixture
     optimizer.step()
     assert not allocator.allocated
     assert allocator.ranks == {"first": 4, "second": 4}
-    assert "no gradient reached the 2 matrices" in caplog.text
+    assert re.search("no gradient .*2 matrices", caplog.text)
     optimizer.zero_grad()
     backward(model)
     optimizer.step()  # training goes on
@@ -109,7 +110,7 @@ def test_a_silent_matrix_is_named(caplog: pytest.LogCaptureFixture) -> None:
     model.base_model.model.second.lora_B.default.weight.grad = None
     allocator.step()
     optimizer.step()
-    assert "1 matrix never got a gradient: second" in caplog.text
+    assert re.search("1 matrix .*gradient: second", caplog.text)
     assert allocator.ranks == {"first": 6, "second": 2}, "first holds at most min(6, 12)"
 
 
@@ -150,9 +151,7 @@ def test_state_of_something_else_is_refused() -> None:
     state = allocator.state_dict()
     with pytest.raises(ValueError, match="version 99"):
         allocator.load_state_dict(state | {"version": 99})
-    with pytest.raises(
-        ValueError, match="other target_modules, by 2 names, e.g. 'other'. Make the model as the run began"
-    ):
+    with pytest.raises(ValueError, match="other target_modules, by 2 names, .*'other'"):
         by_name = ("ranks", "initial_ranks", "norms", "non_finite_norms", "scalings")
         of_other = {key: {"first": 0, "other": 4} for key in by_name}
         allocator.load_state_dict(state | of_other)
@@ -169,15 +168,15 @@ def half_frozen() -> nn.Module:
 @pytest.mark.parametrize(
     ("make", "fields", "message"),
     [
-        (Net, {}, "no LoRA layer in this Net; .*get_peft_model"),
+        (Net, {}, "no LoRA layer .*Net; .*get_peft_model"),
         (lora, dict(adapter_name="defualt"), "'defualt' .* did you mean 'default'"),
-        (lora, dict(warmup_steps=None), "warmup_steps=None must be a number of steps"),
-        (lora, dict(warmup_steps=0.5), "warmup_steps=0.5 must be a number of steps"),
+        (lora, dict(warmup_steps=None), "warmup_steps=None .*number of steps"),
+        (lora, dict(warmup_steps=0.5), "warmup_steps=0.5 .*number of steps"),
         (lora, dict(total_rank=1, min_rank=1), "total_rank=1 .*min_rank of 1"),
         (lora, dict(total_rank=19), "total_rank=19 .*lower total_rank to at most 18"),
-        (lambda: lora(use_dora=True), dict(max_rank=0), "max_rank=0 for 'first' is below 1, .*DoRA.*raise it to 1"),
+        (lambda: lora(use_dora=True), dict(max_rank=0), "max_rank=0 .*'first' .*below 1, .*DoRA.* to 1"),
         (lora, dict(total_rank=1, budget="parameters", max_rank={"first": 0}), "total_rank=1 .*raise it"),
-        (half_frozen, {}, "1 of 2 matrices is frozen, e.g. of 'first'.*require gradients"),
+        (half_frozen, {}, "1 of 2 matrices .*frozen, .*'first'"),
         (lora, dict(max_rank={"frist": 2}), "max_rank names 'frist', .*did you mean 'first'"),
     ],
 )
@@ -193,9 +192,9 @@ def test_a_configuration_that_is_none_is_an_error() -> None:
     allocator = RankAllocator(model, sgd(model), {"warmup_steps": 3, "beta": 0.5})
     assert (allocator.config.warmup_steps, allocator.config.beta) == (3, 0.5)
     for make in (RankAllocationCallback, lambda given: RankAllocator(model, sgd(model), given)):
-        with pytest.raises(TypeError, match="config=100 must be a RankAllocationConfig, or a dictionary of its fields"):
+        with pytest.raises(TypeError, match="config=100 .*RankAllocationConfig, .*dictionary"):
             make(100)
-        with pytest.raises(TypeError, match="has no field 'warmup_step'; did you mean 'warmup_steps'"):
+        with pytest.raises(TypeError, match="field 'warmup_step'; .*'warmup_steps'"):
             make({"warmup_step": 100})
 
 

@@ -167,7 +167,7 @@ def test_bounds_and_the_parameter_budget_hold() -> None:
 
 
 def test_a_configuration_of_another_type() -> None:
-    with pytest.raises(TypeError, match="config is a dict; give a peft.LoraConfig"):
+    with pytest.raises(TypeError, match="config .*dict; .*peft.LoraConfig"):
         suggest_ranks(bert(), batches(1), {"r": 4})  # type: ignore[arg-type]
 
 
@@ -175,12 +175,12 @@ def test_a_configuration_of_another_type() -> None:
     ("arguments", "message"),
     [
         (dict(batches=[], config=lora()), "batches is empty"),
-        (dict(batches=batches(1)), "no LoRA layer in this BertForSequenceClassification.* `config`"),
+        (dict(batches=batches(1)), "no LoRA layer .*BertForSequenceClassification.* `config`"),
         (
             dict(batches=batches(1), config=lora(layer_replication=[(0, 2), (0, 2)])),
             "layer_replication.* without `config`",
         ),
-        (dict(batches=batches(1), config=lora(), min_rank=0), "min_rank=0 .*≥ 1; to leave a matrix out"),
+        (dict(batches=batches(1), config=lora(), min_rank=0), "min_rank=0 .*≥ 1; "),
         (dict(batches=batches(1), config=lora(), max_rank=0), "min_rank=1 is above max_rank=0"),
         (dict(batches=batches(1), config=lora(), min_rank=3, max_rank=2), "min_rank=3 is above max_rank=2"),
         (dict(batches=batches(1), config=lora(), max_rank=2.5), "max_rank=2.5"),
@@ -191,9 +191,9 @@ def test_a_configuration_of_another_type() -> None:
         (dict(batches=batches(1), config=lora(), loss=lambda m, b: m(**b).loss.detach()), "batch 0 has no gradient"),
         (
             dict(batches=batches(1), config=lora(), loss=lambda m, b: m(**b).logits),
-            r"batch 0 is a tensor of shape \(6, 2\)",
+            r"batch 0 .*tensor .*\(6, 2\)",
         ),
-        (dict(batches=batches(1), config=lora(), loss=lambda m, b: 1.0), "batch 0 is a float; return a scalar tensor"),
+        (dict(batches=batches(1), config=lora(), loss=lambda m, b: 1.0), "batch 0 .*float; .*scalar"),
         (dict(batches=batches(1), config=lora(), budget="time"), "budget='time' .* rank, parameters"),
         (dict(batches=batches(1), config=lora(), total_rank=3), "total_rank=3 cannot give 10 matrices"),
         (dict(batches=batches(1), config=lora(), loss=lambda m, b: m(**b).loss * float("nan")), "batch 0 .*inf or NaN"),

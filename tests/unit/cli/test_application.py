@@ -42,4 +42,4 @@ def test_an_empty_name_is_not_the_present_folder(
     monkeypatch.chdir(tmp_path)
     result = call(*arguments)
     assert result.code == 2
-    assert f"{name} is empty; give a value, or leave it out" in result.err
+    assert f"{name} is empty; give a value" in result.err

@@ -85,7 +85,7 @@ def test_damaged_states(change: dict[str, Any], said: str) -> None:
     state = {key: value for key, value in {**saved(), **change}.items() if value is not ...}
     model = lora()
     allocator = RankAllocator(model, sgd(model), config(warmup_steps=2, reallocate_every=3))
-    with pytest.raises(ValueError, match=f"state cannot be loaded: .*{said}.*another checkpoint"):
+    with pytest.raises(ValueError, match=f"cannot be loaded: .*{said}.*another checkpoint"):
         allocator.load_state_dict(state)
     assert allocator.ranks == {"first": 4, "second": 4}
     assert allocator.steps == 0
@@ -101,7 +101,7 @@ def test_a_state_without_the_optional_field_is_loaded() -> None:
 
 @pytest.mark.parametrize("step", [10**30, -1, "2", 2.0, True, None])
 def test_a_number_of_steps_that_no_training_has_made(step: Any) -> None:
-    with pytest.raises(ValueError, match=r"trainer_state.json has global_step=.*resume from another checkpoint"):
+    with pytest.raises(ValueError, match="trainer_state.json .*global_step=.*another checkpoint"):
         check_trainer_state(TrainerState(global_step=step))
 
 
@@ -110,14 +110,14 @@ def test_an_allocation_of_more_steps_than_its_checkpoint() -> None:
     state = TrainerState(global_step=3, stateful_callbacks={"RankAllocationCallback": entry})
     assert _saved_state(state, "RankAllocationCallback")["steps"] == 3
     state.global_step = 2
-    with pytest.raises(ValueError, match="state has 3 steps, and the checkpoint 2; resume from another one"):
+    with pytest.raises(ValueError, match="state .*3 steps, .*checkpoint 2; .*another"):
         _saved_state(state, "RankAllocationCallback")
 
 
 @pytest.mark.parametrize("state", [None, [], "state", 3])
 def test_what_is_not_a_state(state: Any) -> None:
     model = lora()
-    with pytest.raises(ValueError, match="state cannot be loaded: .*not a dictionary"):
+    with pytest.raises(ValueError, match="cannot be loaded: .*not a dictionary"):
         RankAllocator(model, sgd(model), config()).load_state_dict(state)
 
 

@@ -72,9 +72,7 @@ def test_state_under_names_is_refused_at_the_first_step() -> None:
     allocator = RankAllocator(model, optimizer, config(warmup_steps=3))
     backward(model)
     allocator.step()
-    with pytest.raises(
-        ValueError, match=r"LoraFAOptimizer keeps its state under names, such as '.*'.*use an optimizer of"
-    ):
+    with pytest.raises(ValueError, match="LoraFAOptimizer .*state under names, .*'.*'.*use an"):
         optimizer.step()
 
 
@@ -93,7 +91,7 @@ class Wrapped(torch.optim.Optimizer):
 
 def test_another_optimizer_within_must_have_the_same_groups() -> None:
     model = lora()
-    with pytest.raises(ValueError, match="Wrapped steps by a SGD"):
+    with pytest.raises(ValueError, match="Wrapped .* SGD"):
         RankAllocator(model, Wrapped(trained(model), share=False), config())
     optimizer = Wrapped(trained(model), share=True)
     allocator = RankAllocator(model, optimizer, config(warmup_steps=1))

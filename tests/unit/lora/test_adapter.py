@@ -157,9 +157,7 @@ def test_an_adapter_of_other_ranks_and_another_scaling_is_an_error_as_in_peft(tm
     model = lora()
     adapter = RankedAdapter(model)
     follow_loading(adapter)
-    with pytest.raises(
-        ValueError, match="first has scaling 2, and the checkpoint 1; make the model with the LoraConfig"
-    ):
+    with pytest.raises(ValueError, match="first .*scaling 2, .*checkpoint 1; .*LoraConfig"):
         model.load_adapter(tmp_path, "default", is_trainable=True)
     assert adapter.ranks == dict.fromkeys(NAMES, 4)
     wide.peft_config["default"].lora_alpha = 16

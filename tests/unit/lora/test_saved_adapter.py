@@ -145,5 +145,5 @@ def test_a_folder_that_is_here_is_not_looked_for_on_the_hub(tmp_path: Path, monk
     ):
         read_adapter(tmp_path / "run")
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ValueError, match="has no adapter_config.json; give a folder that save_pretrained wrote"):
+    with pytest.raises(ValueError, match="no adapter_config.json; .*save_pretrained"):
         read_adapter(tmp_path / "file")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -50,4 +52,4 @@ def test_non_finite_steps_stay_out_of_the_average(caplog: pytest.LogCaptureFixtu
     assert allocator.non_finite_steps == 1
     train(model, optimizer, allocator, 1)
     assert allocator.allocated
-    assert "1 of 3 warm-up steps had inf or NaN gradients" in caplog.text
+    assert re.search("1 of 3 warm-up steps .*NaN gradients", caplog.text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from glora.experiments.config import RunConfig
@@ -10,9 +12,7 @@ from glora.experiments.methods.registry import METHODS, find_method
 
 
 def test_an_unknown_method_is_refused_with_the_nearest_name() -> None:
-    with pytest.raises(
-        ValueError, match=r"unknown method 'adalore'; did you mean 'adalora'.*lora, rslora, .*, adalora, glora"
-    ):
+    with pytest.raises(ValueError, match="method 'adalore'; .*'adalora'.*lora, rslora, .*, adalora, glora"):
         find_method("adalore")
 
 
@@ -62,7 +62,7 @@ def test_warmup_is_an_epoch_a_share_or_steps(fields: dict, epochs: int, steps: i
 def test_a_warmup_that_is_not_shorter_than_training_is_refused() -> None:
     config = RunConfig(method="glora", warmup_steps=12)
     (error,) = METHODS["glora"].schedule_errors(config, Schedule(total_steps=12, steps_per_epoch=4))
-    assert "12 steps is not shorter than the training" in error
+    assert re.search("12 steps .*not shorter .*training", error)
     assert METHODS["glora"].schedule_errors(config, Schedule(total_steps=13, steps_per_epoch=4)) == []
     assert METHODS["lora"].schedule_errors(config, Schedule(total_steps=12, steps_per_epoch=4)) == []
 

@@ -82,7 +82,7 @@ def test_a_variants_settings_are_checked_with_those_of_all(glue_folder: Path, tm
 def test_a_variant_that_is_named_twice_is_refused(glue_folder: Path, tmp_path: Path) -> None:
     settings = {"task": "rte", "data_dir": str(glue_folder)}
     methods = ("lora", "glora:beta=0.50", "glora:beta=0.5")
-    with pytest.raises(InvalidComparisonError, match="glora:beta=0.5 is given more than once"):
+    with pytest.raises(InvalidComparisonError, match="glora:beta=0.5 .*more than once"):
         plan_comparison(tmp_path, methods=methods, seeds=(0,), settings=settings)
 
 

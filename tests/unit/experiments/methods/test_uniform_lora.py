@@ -128,5 +128,5 @@ def test_even_ranks_are_even_and_spend_the_total(matrices: int, total: int) -> N
 
 
 def test_too_few_ranks_for_each_matrix_are_refused() -> None:
-    with pytest.raises(ValueError, match="lora:total_rank=3 is below 1 for each of the 4 matrices; give 4 or more"):
+    with pytest.raises(ValueError, match="lora:total_rank=3 .*below 1 .*4 matrices; give 4 "):
         even_ranks("abcd", 3)

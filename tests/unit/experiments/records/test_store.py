@@ -43,7 +43,7 @@ def test_a_full_disk_leaves_the_old_record_whole(
 
     with monkeypatch.context() as patch:
         patch.setattr(module, name, full, raising=False)
-        with pytest.raises(NotWrittenError, match=r"No space left on device.*unchanged.*free space") as caught:
+        with pytest.raises(NotWrittenError, match="No space left.*unchanged.*free space") as caught:
             write_record(tmp_path, finished_run(train_seconds=2.0))
     assert caught.value.errno == errno.ENOSPC
     assert path.read_bytes() == before
@@ -125,7 +125,7 @@ def test_a_record_that_can_be_kept_nowhere_is_printed(
 ) -> None:
     record = finished_run()
     fill(monkeypatch, elsewhere)
-    with pytest.raises(RecordKeptElsewhereError, match="save it there by hand") as caught:
+    with pytest.raises(RecordKeptElsewhereError, match="by hand") as caught:
         keep_record(elsewhere / "results", record)
     assert left_in(elsewhere) == []
 
@@ -138,7 +138,7 @@ def test_a_record_that_can_be_kept_nowhere_is_printed(
     assert ended.value.code == 2
     printed = capsys.readouterr()
     assert RunRecord.model_validate_json(printed.out) == record
-    assert "No space left on device" in printed.err
+    assert "No space left" in printed.err
 
 
 def test_ctrl_c_while_a_record_is_written_comes_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +197,7 @@ def test_a_disk_that_is_really_full(small_disk: Path, elsewhere: Path) -> None:
     with open(small_disk / "ballast", "ab", buffering=0) as file, pytest.raises(OSError, match="No space left"):
         while True:
             file.write(bytes(4096))
-    with pytest.raises(RecordKeptElsewhereError, match="No space left on device") as caught:
+    with pytest.raises(RecordKeptElsewhereError, match="No space left") as caught:
         keep_record(small_disk, new)
     assert read_record(place) == old
     assert left_in(small_disk) == ["ballast", f"runs/{place.name}"]
