@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import get_args
 
 import pytest
@@ -67,7 +68,7 @@ def test_a_warmup_is_a_share_or_whole_steps() -> None:
         12,
         30,
     ]
-    with pytest.raises(ValidationError, match="warmup_steps=1.5 must be a number of steps"):
+    with pytest.raises(ValidationError, match="warmup_steps=1.5 .*number of steps"):
         RunConfig(warmup_steps=1.5)
 
 
@@ -87,7 +88,7 @@ def test_settings_go_by_flat_names_and_are_checked_together() -> None:
         is None
     )
     assert len(found) == 2, "an unknown name and a wrong type hide the rules"
-    assert "kep: there is no such setting; did you mean 'keep'" in found[0] + found[1]
+    assert re.search("kep: .*no such setting; .*'keep'", found[0] + found[1])
     assert "did you mean 'delta'" in found[0] + found[1]
     found = []
     collect(lambda: config.with_settings({"beta": 1, "total_rank": 0, "epochs": "x"}), found)
@@ -156,7 +157,8 @@ def test_true_is_no_number(name: str, value: bool) -> None:
     for form in ({name: value}, nested or {name: value}):
         with pytest.raises(ValidationError) as refused:
             RunConfig.model_validate(form)
-        assert errors_of(refused.value) == [f"{name}={value}: expected a number or a text, not true or false"]
+        (error,) = errors_of(refused.value)
+        assert re.match(f"{name}={value}: .*not true or false", error)
 
 
 def test_settings_that_are_true_or_false_are_no_numbers() -> None:

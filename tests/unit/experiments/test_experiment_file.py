@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -285,12 +286,13 @@ def test_errors_of_searches_are_said_together(file: Callable[..., Path]) -> None
     found = errors(file(hyperparameters_to_search=[{"name": n, "range": r} for n, r in [*searches, ("LR", "1e-4")]]))
     assert len(found) == 5
     assert all(error.startswith("hyperparameters_to_search: ") for error in found)
-    assert "hyperparameters_to_search: learning_rate is given more than once; keep one of them" in found
+    assert any(re.match("hyperparameters_to_search: learning_rate .*more than once", error) for error in found)
 
 
 def test_errors_of_settings_are_said_once_for_all_pairs(file: Callable[..., Path]) -> None:
     found = errors(file(models_to_use=["roberta-base", "bert-base-uncased"], settings={"epochs": 0, "min_rank": 9}))
-    assert found == ("settings: epochs=0: input should be greater than 0",)
+    (error,) = found
+    assert re.match("settings: epochs=0: .*greater than 0", error)
     found = errors(file(models_to_use=["roberta-base", "bert-base-uncased"], settings={"min_rank": 9}))
     assert len(found) == 1
     assert found[0].startswith("settings: glora: min_rank=9")
@@ -298,9 +300,7 @@ def test_errors_of_settings_are_said_once_for_all_pairs(file: Callable[..., Path
 
 def test_a_metric_that_no_data_set_has_is_refused(file: Callable[..., Path]) -> None:
     (error,) = errors(file(evaluation_metrics=["F1", "Accuracy"]))
-    assert error == (
-        "evaluation_metrics: 'F1' (f1) is not measured on stdlib-docs; choose from accuracy, matthews_correlation"
-    )
+    assert re.match(r"evaluation_metrics: 'F1' \(f1\) .*stdlib-docs; .*accuracy, matthews_correlation", error)
     assert load_experiment(file(evaluation_metrics=["F1"], datasets_to_use=["stdlib-docs", "MRPC"]))
 
 

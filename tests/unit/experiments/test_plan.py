@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,8 @@ def test_all_errors_are_told_at_once_with_the_nearest_names(plan, tmp_path: Path
         settings={"task": "rtee", "model": "./no-such-folder"},
     )
     text = "\n".join(found)
-    assert "unknown method 'lroa'; did you mean 'lora'" in text
-    assert "seeds: 0 is given more than once" in text
+    assert re.search("method 'lroa'; .*'lora'", text)
+    assert re.search("seeds: 0 .*more than once", text)
     assert "seed=-1" in text
     assert len(found) == 3, "names are looked up once the settings are valid"
     text = "\n".join(
@@ -65,9 +66,9 @@ def test_all_errors_are_told_at_once_with_the_nearest_names(plan, tmp_path: Path
 def test_wrong_values_are_named_with_the_rule(plan) -> None:
     text = "\n".join(errors(plan, settings={"beta": 1.0, "rank": 0, "precision": "float16", "learnrate": 1}))
     assert "beta=1.0 must be in [0, 1)" in text
-    assert "rank=0: input should be greater than or equal to 1" in text
+    assert re.search("rank=0: .*equal to 1", text)
     assert "precision='float16'" in text
-    assert "learnrate: there is no such setting; did you mean 'learning_rate'" in text
+    assert re.search("learnrate: .*no such setting; .*'learning_rate'", text)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +88,7 @@ def test_a_schedule_that_cannot_run_is_refused_with_those_that_can(
 ) -> None:
     (error,) = errors(plan, settings=settings)
     assert f"lr_scheduler={settings['lr_scheduler']!r} {expected}" in error
-    assert "choose one of linear, cosine, " in error
+    assert "linear, cosine, " in error
     assert "greedy," not in error
 
 
@@ -113,7 +114,8 @@ def test_what_the_models_matrices_cannot_hold_is_found_without_weights(
 @pytest.mark.parametrize("what", ["seeds", "methods"])
 def test_more_than_anybody_means_is_one_message(plan, what: str) -> None:
     values = [*range(200_000)] if what == "seeds" else ["lora"] * 200_000
-    assert errors(plan, **{what: values}) == (f"{what}: 200,000 are given; give at most 1,000",)
+    (error,) = errors(plan, **{what: values})
+    assert re.match(f"{what}: 200,000 .*at most 1,000", error)
 
 
 def test_a_record_under_the_key_of_another_configuration_is_refused(plan, tmp_path: Path) -> None:
@@ -122,7 +124,8 @@ def test_a_record_under_the_key_of_another_configuration_is_refused(plan, tmp_pa
         tmp_path / "out", finished(config.with_settings({"learning_rate": 0.5})).model_copy(update={"key": config.key})
     )
     (error,) = errors(plan, methods=("lora",), seeds=(0,))
-    assert error.startswith(f"{config.key}: this record is of a run with other settings")
+    assert error.startswith(f"{config.key}: ")
+    assert "other settings" in error
 
 
 @pytest.mark.parametrize("empty", ["methods", "seeds"])
@@ -133,7 +136,7 @@ def test_nothing_to_compare_is_an_error(plan, empty: str) -> None:
 def test_a_warmup_as_long_as_the_training_is_refused_before_a_model_is_loaded(plan) -> None:
     found = errors(plan, methods=("lora", "glora", "shuffled"), settings={"epochs": 1, "warmup_steps": 6})
     assert len(found) == 2
-    assert found[0].startswith("glora: a warm-up of 6 steps is not shorter")
+    assert re.match("glora: .*6 steps .*not shorter", found[0])
     assert plan(methods=("lora",), settings={"epochs": 1}).steps_to_make == 3 * 6
 
 

@@ -137,7 +137,7 @@ def test_no_parameter_is_left_out() -> None:
 
 
 def test_a_model_that_does_not_name_its_encoder() -> None:
-    with pytest.raises(ValueError, match=r"cannot tell the encoder of Sequential .* target_modules"):
+    with pytest.raises(ValueError, match="the encoder of Sequential .* target_modules"):
         find_target_modules(nn.Sequential(nn.Linear(2, 2)))
 
 
@@ -153,9 +153,9 @@ def test_modules_are_chosen_by_full_names_and_endings() -> None:
     names = ["a.0.query", "a.0.key", "a.1.query"]
     assert choose_modules(names, None, what="layer") == names
     assert choose_modules(names, ["0.query", "a.1.query"], what="layer") == ["a.0.query", "a.1.query"]
-    with pytest.raises(ValueError, match="target_modules: 'qery' matches no layer; did you mean 'query'"):
+    with pytest.raises(ValueError, match="target_modules: 'qery' matches no layer; .*'query'"):
         choose_modules(names, ["qery"], what="layer")
-    with pytest.raises(ValueError, match="'xyz' matches no layer; use one of 0.key, 0.query"):
+    with pytest.raises(ValueError, match="'xyz' matches no layer; .*0.key, 0.query"):
         choose_modules(names, ["xyz"], what="layer")
 
 

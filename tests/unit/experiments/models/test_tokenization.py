@@ -50,7 +50,7 @@ def test_truncation_takes_from_the_longer_text(tokenizer: PreTrainedTokenizerBas
 
 def test_more_tokens_than_the_model_reads(tokenizer: PreTrainedTokenizerBase) -> None:
     tokenize(data(PAIR), tokenizer, 64)
-    with pytest.raises(ValueError, match="max_length=65 is more than this model reads; lower it to 64"):
+    with pytest.raises(ValueError, match="max_length=65 .*more than .*to 64"):
         tokenize(data(PAIR), tokenizer, 65)
 
 

@@ -25,8 +25,8 @@ def folder(tiny_deberta: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"config.json": "{"}, r"/config\.json: malformed JSON at line 1, column 2"),
-        ({"config.json": "null"}, r"/config\.json: holds a NoneType; expected an object"),
+        ({"config.json": "{"}, r"/config\.json: malformed JSON .*line 1, column 2"),
+        ({"config.json": "null"}, r"/config\.json: holds a NoneType; "),
         ({"config.json": "[" * 99_999}, r"/config\.json: nested more than"),
         ({"config.json": b"{\n\xe9"}, r"/config\.json, line 2: not UTF-8"),
         (
@@ -35,12 +35,12 @@ def folder(tiny_deberta: Path, tmp_path: Path) -> Path:
         ),
         ({"tokenizer.json": '{"model": '}, r"/tokenizer\.json: malformed JSON"),
         ({"tokenizer_config.json": "[]"}, r"/tokenizer_config\.json: holds a list"),
-        ({"adapter_config.json": "{"}, r"/adapter_config\.json: malformed JSON at line 1, column 2"),
-        ({"adapter_config.json": "{}"}, "holds an adapter .* beside the model; merge it"),
-        ({"model.safetensors": None}, "no weights|no file named model.safetensors"),
-        ({"model.safetensors": b"cut"}, r"/model\.safetensors: cut off or not a safetensors file"),
-        ({"model.safetensors": "version https://git-lfs.github.com/spec/v1"}, "cut off or not a safetensors file"),
-        ({"pytorch_model.bin": b"PK\x03\x04"}, r"/pytorch_model\.bin: cut off or not a file of torch\.save"),
+        ({"adapter_config.json": "{"}, r"/adapter_config\.json: malformed JSON .*line 1, column 2"),
+        ({"adapter_config.json": "{}"}, "an adapter .*beside the model; merge"),
+        ({"model.safetensors": None}, "no weights|no file .*model.safetensors"),
+        ({"model.safetensors": b"cut"}, r"/model\.safetensors: .*not a safetensors"),
+        ({"model.safetensors": "version https://git-lfs.github.com/spec/v1"}, "not a safetensors"),
+        ({"pytorch_model.bin": b"PK\x03\x04"}, r"/pytorch_model\.bin: .*torch\.save"),
         ({"model.safetensors.index.json": '{"weight_map": {"a": "b"}}'}, r"index\.json: b is missing \(1 of 1\)"),
     ],
 )

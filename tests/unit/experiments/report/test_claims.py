@@ -105,7 +105,7 @@ def test_without_a_gain_of_adalora_there_is_no_share_of_it(rival: tuple[float, .
     """Two losses of 3 points would make a share of 95 %: a ratio of the means must not say so."""
     found = after({"glora": [0.93 * value for value in rival], "adalora": rival})[SHARE]
     assert (found.verdict, found.mean) == ("not shown", None)
-    assert found.remark.startswith("adalora's own gain is not shown to be positive: ")
+    assert found.remark.startswith("adalora's own gain is not shown")
 
 
 def test_a_lower_loss_is_a_gain() -> None:
@@ -113,10 +113,11 @@ def test_a_lower_loss_is_a_gain() -> None:
     made += runs("adalora", (1.0, 1.0, 1.0), metric="loss") + runs("glora", (1.08, 1.09, 1.1), metric="loss")
     found = only(made)
     assert found[SHARE].mean == pytest.approx(100 * (2.1 - 1.09) / (2.1 - 1.0))
-    assert (found[GAIN].verdict, found[GAIN].remark) == ("not shown", "the task is not measured in points")
+    assert found[GAIN].verdict == "not shown"
+    assert "not measured in points" in found[GAIN].remark
     made += runs("adalora", (3.0, 3.1, 3.2), metric="loss", learning_rate=0.1)
     upward = [run for run in made if run.config.method != "adalora" or run.config.learning_rate == 0.1]
-    assert "not shown to be positive" in only(upward)[SHARE].remark
+    assert "not shown" in only(upward)[SHARE].remark
 
 
 @pytest.mark.parametrize(
@@ -141,7 +142,8 @@ def test_times_of_other_commands_show_nothing() -> None:
         made[made.index(run)] = run.model_copy(update={"provenance": provenance})
     found = only(made)
     assert found[TIME].verdict == "not shown"
-    assert (found[TIME].mean, found[TIME].remark) == (None, "never measured side by side with lora")
+    assert found[TIME].mean is None
+    assert "side by side with lora" in found[TIME].remark
     assert found[GAIN].mean == 0
 
 
@@ -166,7 +168,7 @@ def test_two_seeds_conclude_nothing_but_what_is_counted() -> None:
     (group,) = summarise(made)
     found = only(made)
     assert [one.verdict for one in found] == ["not shown", "not shown", "not shown", "holds"]
-    assert {one.remark for one in found[:3]} == {"nothing can be concluded from 2 seeds"}
+    assert all("2 seeds" in one.remark for one in found[:3])
     table = claims_table(group)
     assert tuple(map(str, table.rows[GAIN])) == (
         "gain over lora, Accuracy",

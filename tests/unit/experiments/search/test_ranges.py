@@ -51,19 +51,19 @@ def test_a_range_is_understood(setting: str, text: object, expected: SearchRange
     [
         ("learning_rate", "5e-4-1e-4", "5e-4 below and 1e-4 above; write '1e-4-5e-4'"),
         ("beta", "0.9-0.9", "is one value; write '0.9'"),
-        ("learning_rate", "0-5e-4", "log scale, which 0 is not on; begin above 0, or say '0-5e-4 linear'"),
-        ("total_rank", "0-96 log", "log scale, which 0 is not on; begin above 0$"),
+        ("learning_rate", "0-5e-4", "log scale, .*above 0, .*'0-5e-4 linear'"),
+        ("total_rank", "0-96 log", "log scale, .*above 0$"),
         ("beta", "", "is empty"),
         ("beta", [], "is empty"),
         ("total_rank", "96,,128", "has a value missing"),
         ("total_rank", "96,128,96", "has 96 more than once"),
         ("beta", "0.8-1.2", "beta=1.2 must be in"),
         ("total_rank", "0-96", "total_rank=0 must be an int ≥ 1"),
-        ("total_rank", "96.5-128", "96.5: input should be a valid integer"),
-        ("beta", [0.9, False], "beta=False: expected a number or a text, not true or false"),
-        ("rank", True, "rank=True: expected a number or a text, not true or false"),
-        ("beta", "high", "'high': input should be a valid number"),
-        ("signal", "delta,delta_b", "'delta_b': input should be 'delta', 'delta_exact' or 'lora_b'"),
+        ("total_rank", "96.5-128", "96.5: .*integer"),
+        ("beta", [0.9, False], "beta=False: .*not true or false"),
+        ("rank", True, "rank=True: .*not true or false"),
+        ("beta", "high", "'high': .*number"),
+        ("signal", "delta,delta_b", "'delta_b': .*'delta', 'delta_exact' or 'lora_b'"),
     ],
 )
 def test_a_range_that_makes_no_sense_is_refused(setting: str, text: object, reason: str) -> None:
@@ -94,7 +94,7 @@ def test_a_setting_is_found_by_what_people_call_it(name: str, setting: str) -> N
 def test_an_unknown_setting_is_refused_with_the_nearest() -> None:
     with pytest.raises(SearchRangeError, match="'learning_rat'.*did you mean 'learning_rate'"):
         find_setting("learning_rat")
-    with pytest.raises(SearchRangeError, match="'seed' is not a searchable setting"):
+    with pytest.raises(SearchRangeError, match="'seed' is not a searchable"):
         find_setting("seed")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -31,7 +32,7 @@ from unit.experiments.training.run_case import of, ok
 def test_a_run_that_diverges_is_recorded_with_advice(config: RunConfig) -> None:
     record = run(of(config, "glora", learning_rate=1e30))
     assert record.kind == "diverged"
-    assert record.error.startswith("DivergedError: the training loss is nan by step 6")
+    assert re.match("DivergedError: .*loss .*nan .*step 6", record.error)
     assert "learning rate (1e+30)" in record.advice
     assert record.steps == 6
     assert record.initial_ranks
