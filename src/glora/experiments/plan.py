@@ -27,7 +27,7 @@ from glora.experiments.models.loading import build_skeleton
 from glora.experiments.models.model_fit import comes_from_hub, length_errors, unsupported_settings
 from glora.experiments.models.modules import largest_ranks
 from glora.experiments.models.registry import resolve_model
-from glora.experiments.models.weights import FileDigests, weights_fingerprint
+from glora.experiments.models.weights import weights_fingerprint
 from glora.experiments.publishing import published_name
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.records.store import finished_records, same_settings
@@ -82,14 +82,9 @@ class Plan:
 
 
 class TaskLoader:
-    """Load each task once for all plans that train on the same data.
-
-    Attributes:
-        digests: of the files of models, which are read once, too.
-    """
+    """Load each task once for all plans that train on the same data."""
 
     def __init__(self) -> None:
-        self.digests = FileDigests()
         self._loaded: dict[tuple[object, ...], TaskData] = {}
 
     def __call__(self, config: RunConfig) -> TaskData:
@@ -159,7 +154,7 @@ def plan_comparison(
     task = load(base)
     schedules = {name: Schedule.of(len(task.train), c.batch_size, c.epochs) for name, c in bases.items()}
     _raise_if_any(f"{m.name}: {error}" for m in chosen for error in m.schedule_errors(bases[m.name], schedules[m.name]))
-    _raise_if_any(_other_sources(list(done.values()), base, task, load.digests, output))
+    _raise_if_any(_other_sources(list(done.values()), base, task, output))
     runs = tuple(PlannedRun(config, schedules[config.method], finished=config.key in done) for config in configs)
     return Plan(runs=runs, task=task, output=output)
 
@@ -282,9 +277,7 @@ def _matrix_errors(config: RunConfig, kind: Kind, methods: Sequence[Method]) -> 
     return [f"{method.name}: {error}" for method in able for error in method.matrix_errors(config, limits)]
 
 
-def _other_sources(
-    records: Sequence[RunRecord], base: RunConfig, task: TaskData, digests: FileDigests, output: Path
-) -> list[str]:
+def _other_sources(records: Sequence[RunRecord], base: RunConfig, task: TaskData, output: Path) -> list[str]:
     """Finished runs of another model or on other data that have the same name: it changed, or another has its name."""
     named = {name: published_name(base.setting(name)) for name in ("model", "task")}
     same_model = [r for r in records if published_name(r.config.model) == named["model"]]
@@ -294,7 +287,7 @@ def _other_sources(
     models = {r.key: found for r in same_model if (found := r.provenance.model_fingerprint)}
     data = {r.key: found for r in same_data if (found := r.provenance.data_fingerprint)}
     errors: list[str] = []
-    fingerprint = collect(lambda: weights_fingerprint(base.model, digests), errors) if models else None
+    fingerprint = collect(lambda: weights_fingerprint(base.model), errors) if models else None
     return errors + [
         f"output={str(output)!r} has {pluralize(len(odd), 'finished run')} {what} {base.setting(name)!r} (fingerprint "
         f"{_short(next(iter(odd.values())))} in {next(iter(odd))}, now {_short(now)}); choose another folder, or move those "

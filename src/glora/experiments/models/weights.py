@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import hashlib
 import os
 import zipfile
@@ -32,31 +33,26 @@ TRAINING_FILES = {"training_args.bin", "optimizer.bin", "scheduler.bin"}
 """Files that training leaves beside a model; they do not change it."""
 
 
-class FileDigests:
-    """SHA-256 of files: each file is read once, as long as its size and modification time stay the same."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[Path, int, int], str] = {}
-
-    def __call__(self, path: Path) -> str:
-        """Return a file's digest in hexadecimal."""
-        status = path.stat()
-        key = (path, status.st_mtime_ns, status.st_size)
-        if key not in self._known:
-            whole = hashlib.sha256()
-            with path.open("rb") as file:
-                while block := file.read(1 << 20):
-                    whole.update(block)
-            self._known[key] = whole.hexdigest()
-        return self._known[key]
+def file_digest(path: Path) -> str:
+    """Return a file's SHA-256; it is read once, as long as its size and modification time stay the same."""
+    status = path.stat()
+    return _digest(path.absolute(), status.st_mtime_ns, status.st_size)
 
 
-def weights_fingerprint(name: str, digest: FileDigests | None = None) -> str | None:
+@functools.cache
+def _digest(path: Path, _modified: int, _size: int) -> str:
+    whole = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            whole.update(block)
+    return whole.hexdigest()
+
+
+def weights_fingerprint(name: str) -> str | None:
     """Return what tells a model's files from others of the same name, without loading it.
 
     Args:
         name: as for `resolve_model`.
-        digest: computes the files' digests; hand on one object so that large files are read once.
 
     Returns:
         A folder's (and the embedded encoder's) `sha256:...` over names, sizes and contents of the files that are loaded; a hub
@@ -70,11 +66,10 @@ def weights_fingerprint(name: str, digest: FileDigests | None = None) -> str | N
     if not folder.is_dir():
         cached = try_to_load_from_cache(source, "config.json")
         return f"commit:{Path(cached).parent.name}" if isinstance(cached, str) else None
-    digest = digest or FileDigests()
-    check_embedded_weights(name, digest)
+    check_embedded_weights(name)
     whole = hashlib.sha256()
     for path in model_files(folder):
-        whole.update(b"%s\0%d\0%s\n" % (os.fsencode(path.name), path.stat().st_size, digest(path).encode()))
+        whole.update(b"%s\0%d\0%s\n" % (os.fsencode(path.name), path.stat().st_size, file_digest(path).encode()))
     return f"sha256:{whole.hexdigest()}"
 
 
@@ -148,7 +143,7 @@ def has_weights(folder: Path) -> bool:
     return any(path.suffix in {".safetensors", ".bin", ".gguf"} for path in model_files(folder))
 
 
-def check_embedded_weights(name: str, digest: FileDigests | None = None) -> None:
+def check_embedded_weights(name: str) -> None:
     """Check the embedded encoder's weights against their pinned hash; other models pass.
 
     Raises:
@@ -156,16 +151,16 @@ def check_embedded_weights(name: str, digest: FileDigests | None = None) -> None
     """
     entry = find_entry(name)
     if entry is not None and entry.name == EMBEDDED_WEIGHTS.model:
-        check_pinned(Path(resolve_model(name)) / "model.safetensors", EMBEDDED_WEIGHTS, digest)
+        check_pinned(Path(resolve_model(name)) / "model.safetensors", EMBEDDED_WEIGHTS)
 
 
-def check_pinned(path: Path, pinned: PinnedWeights, digest: FileDigests | None = None) -> None:
+def check_pinned(path: Path, pinned: PinnedWeights) -> None:
     """Check the file of a package's weights against their pinned hash.
 
     Raises:
         ModelNotFoundError: it is another file, or there is none.
     """
-    found = (digest or FileDigests())(path) if path.is_file() else "no file"
+    found = file_digest(path) if path.is_file() else "no file"
     if found != pinned.sha256:
         raise ModelNotFoundError(
             f"{path}: the weights of {pinned.model} have SHA-256 {found:.12}, expected {pinned.sha256:.12}; "

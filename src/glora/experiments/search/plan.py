@@ -18,7 +18,7 @@ from glora.experiments.data.task import TaskData
 from glora.experiments.errors import collect, repeated
 from glora.experiments.experiment import load_experiment
 from glora.experiments.methods.base import Method, Schedule
-from glora.experiments.models.weights import FileDigests, weights_fingerprint
+from glora.experiments.models.weights import weights_fingerprint
 from glora.experiments.number_format import distinct_names
 from glora.experiments.plan import InvalidComparisonError, TaskLoader, check_comparison
 from glora.experiments.search.ranges import SearchRange, find_range
@@ -44,7 +44,6 @@ class MethodSearch:
         schedule: length of a trial with the settings of `base`.
         task: with the examples of a trial.
         options: the search's options.
-        digests: of the model's files, which all studies share.
     """
 
     method: Method
@@ -53,7 +52,6 @@ class MethodSearch:
     schedule: Schedule
     task: TaskData
     options: SearchOptions
-    digests: FileDigests
 
     @property
     def examples(self) -> Mapping[str, int]:
@@ -122,7 +120,7 @@ class MethodSearch:
             "metric": f"{self.metric}, {self.direction}",
             "seed of the trials": self.base.seed,
             "data": self.task.fingerprint,
-            WEIGHTS: weights_fingerprint(self.base.model, self.digests),
+            WEIGHTS: weights_fingerprint(self.base.model),
         }
 
 
@@ -230,9 +228,9 @@ def plan_search(
         InvalidComparisonError: naming every error.
     """
     errors = _option_errors(options)
-    found, load, digests = [], TaskLoader(), FileDigests()
+    found, load = [], TaskLoader()
     for settings in () if errors else pairs:
-        pair = _pair(output, settings, methods, seeds, options, ranges, load, digests, errors)
+        pair = _pair(output, settings, methods, seeds, options, ranges, load, errors)
         found += [pair] if pair else []
     errors += [] if errors else _unsearched(ranges, found)
     if errors:
@@ -259,7 +257,6 @@ def _pair(
     options: SearchOptions,
     ranges: Sequence[SearchRange],
     load: TaskLoader,
-    digests: FileDigests,
     errors: list[str],
 ) -> PairSearch | None:
     """The studies of a model and a data set, or None and its errors."""
@@ -278,7 +275,6 @@ def _pair(
                 schedule=Schedule.of(len(task.train), trial.batch_size, trial.epochs),
                 task=task,
                 options=options,
-                digests=digests,
             )
             for method in found
         )

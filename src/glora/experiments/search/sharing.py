@@ -17,7 +17,7 @@ from typing import Any
 from optuna import Study, Trial
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from glora.experiments.models.weights import FileDigests, weights_fingerprint
+from glora.experiments.models.weights import weights_fingerprint
 from glora.experiments.number_format import distinct_names, printable
 from glora.experiments.plan import Plan, PlannedRun
 from glora.experiments.records.interrupts import record_before_interrupts
@@ -145,8 +145,7 @@ def _shared_seeds(sharing: Sharing, plans: Sequence[Plan]) -> list[_SharedSeed]:
     firsts = [plan.runs[0].config for plan in plans]
     tasks, models = (distinct_names(config.setting(name) for config in firsts) for name in ("task", "model"))
     names = [f"{sharing.name} / {tasks[config.task]} / {models[config.model]} / runs" for config in firsts]
-    digests = FileDigests()
-    study_configs = [_study_config(plan, sharing.claim, digests) for plan in plans]
+    study_configs = [_study_config(plan, sharing.claim) for plan in plans]
     return [
         _SharedSeed(sharing, plan, runs, f"{name} / seed {seed}", study_config)
         for seed in dict.fromkeys(
@@ -157,7 +156,7 @@ def _shared_seeds(sharing: Sharing, plans: Sequence[Plan]) -> list[_SharedSeed]:
     ]
 
 
-def _study_config(plan: Plan, claim: str, digests: FileDigests) -> dict[str, Any]:
+def _study_config(plan: Plan, claim: str) -> dict[str, Any]:
     """Return what workers must agree on: all settings of the runs but the seed."""
     first = plan.runs[0].config
     configs = {run.config.method: run.config for run in plan.runs if run.config.seed == first.seed}
@@ -169,7 +168,7 @@ def _study_config(plan: Plan, claim: str, digests: FileDigests) -> dict[str, Any
             continue
         equal = all(value == values[first.method] for value in values.values())
         shared[name] = values[first.method] if equal else ", ".join(f"{m} {value}" for m, value in values.items())
-    return {**shared, WEIGHTS: weights_fingerprint(first.model, digests)}
+    return {**shared, WEIGHTS: weights_fingerprint(first.model)}
 
 
 class _SharedSeed:

@@ -21,7 +21,7 @@ from glora.experiments.methods.base import MethodContext, Schedule
 from glora.experiments.methods.registry import find_method
 from glora.experiments.models.loading import build_skeleton
 from glora.experiments.models.tokenization import TokenizedTask
-from glora.experiments.models.weights import FileDigests, weights_fingerprint
+from glora.experiments.models.weights import weights_fingerprint
 from glora.experiments.records.failures import describe_failure
 from glora.experiments.records.interrupts import hold_interrupts
 from glora.experiments.records.output_folder import SCRATCH
@@ -40,10 +40,9 @@ ADAPTERS_FOLDER = "adapters"
 
 
 class RunCache:
-    """State that consecutive runs share: the digests of the model's files, and the tokens of the last model and task."""
+    """State that consecutive runs share: the tokens of the last model and task."""
 
     def __init__(self) -> None:
-        self.digests = FileDigests()
         self._key: tuple[object, ...] | None = None
         self._tokens: TokenizedTask | None = None
 
@@ -143,7 +142,7 @@ def _train(
 
     kind = find_kind(task.kind)
     model, tokenizer = kind.load_model(config, task)
-    fingerprint = weights_fingerprint(config.model, cache.digests)  # of the hub: its cache holds the model now
+    fingerprint = weights_fingerprint(config.model)  # of the hub: its cache holds the model now
     measured["provenance"] = measured["provenance"].model_copy(update={"model_fingerprint": fingerprint})
     tokens = cache.tokenized(config, task, model, tokenizer)
     memory = PeakMemory()

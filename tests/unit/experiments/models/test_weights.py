@@ -13,7 +13,7 @@ from glora.experiments.config import DEFAULT_MODEL
 from glora.experiments.models import weights
 from glora.experiments.models.loading import load_causal_lm, load_classifier
 from glora.experiments.models.registry import ModelNotFoundError
-from glora.experiments.models.weights import FileDigests, weights_fingerprint
+from glora.experiments.models.weights import file_digest, weights_fingerprint
 from glora.experiments.plan import InvalidComparisonError, check_settings
 
 
@@ -126,16 +126,15 @@ def test_place_notes_and_what_training_leaves_do_not_count(folder: Path, tmp_pat
 
 
 def test_a_file_is_read_once_until_it_changes(folder: Path) -> None:
-    digest = FileDigests()
     path = folder / "model.safetensors"
-    first = digest(path)
+    first = file_digest(path)
     status = path.stat()
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert digest(path) == first
+    assert file_digest(path) == first
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
-    assert digest(path) != first
+    assert file_digest(path) != first
 
 
 def test_a_hub_model_is_known_by_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
