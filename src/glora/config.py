@@ -187,13 +187,6 @@ class RankAllocationConfig:
         return self.rule != "gradient_norm"
 
     @property
-    def unread(self) -> frozenset[str]:
-        """The fields that the rule and the signal do not read."""
-        if self.cuts:
-            return frozenset({"beta", "signal", "exact_every"})
-        return frozenset({"energy"} if self.signal == "delta_exact" else {"energy", "exact_every"})
-
-    @property
     def columns_kept(self) -> Keep:
         """`keep`, its default filled in."""
         return self.keep or ("svd" if self.cuts else "norm")

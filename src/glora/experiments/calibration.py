@@ -15,7 +15,10 @@ from torch.utils.data import DataLoader
 from glora.experiments.config import RunConfig
 from glora.experiments.data.loading import load_task
 from glora.experiments.training.task_kinds import find_kind
+from glora.messages import did_you_mean
 from glora.suggest import suggest_ranks
+
+FORMATS = ("json", "yaml", "python")
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class SuggestedRanks:
             for key, pattern in patterns.items():
                 lines += [f"{key}={{", *(f"    {name!r}: {value}," for name, value in pattern.items()), "},"]
             return "\n".join(lines)
-        raise ValueError(f"format={form!r} is unknown; choose one of json, yaml, python")
+        raise ValueError(f"format={form!r} is unknown{did_you_mean(form, FORMATS)}; use one of {', '.join(FORMATS)}")
 
 
 def suggest(config: RunConfig, batches: int) -> SuggestedRanks:

@@ -18,7 +18,7 @@ from docstring_parser import parse
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_serializer, field_validator, model_validator
 
 from glora.config import ConfigurationError, RankAllocationConfig
-from glora.experiments.publishing import DIGEST, published_name
+from glora.experiments.publishing import published_name, without_digest
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 DEFAULT_TASK = "stdlib-docs"
@@ -257,7 +257,7 @@ class RunConfig(BaseModel):
         settings = {name: value for name, value in self.recorded_settings().items() if value != defaults.get(name)}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
         end = f"--r{self.rank}--seed{self.seed}--{digest}"
-        names = (DIGEST.sub("", settings[name]).rsplit("/", 1)[-1] for name in ("task", "model", "method"))
+        names = (without_digest(settings[name]).rsplit("/", 1)[-1] for name in ("task", "model", "method"))
         slug = "--".join("".join(c if c.isalnum() or c in ".-" else "-" for c in name) for name in names)
         return slug.encode()[: MAX_KEY_BYTES - len(end)].decode(errors="ignore") + end
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from glora.experiments.publishing import DIGEST, is_local
+from glora.experiments.publishing import is_local, without_digest
 
 MISSING = "–"
 
@@ -64,7 +64,7 @@ def numbered(labels: Sequence[str]) -> list[str]:
 def _last_parts(name: str, count: int) -> str:
     """Return the last parts of a local path; other names whole, the digest of a recorded path as a second part."""
     if not is_local(name):
-        return DIGEST.sub("", name) if count == 1 else name
+        return without_digest(name) if count == 1 else name
     return "/".join(name.replace("\\", "/").rstrip("/").split("/")[-count:])
 
 

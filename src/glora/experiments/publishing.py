@@ -15,8 +15,6 @@ from pathlib import Path
 
 import glora
 
-DIGEST = re.compile(r"~[0-9a-f]{8}$")
-
 _WORD = r"""(?:[^/\\\s"'`:;|<>*?]|(?<=\w)'(?=\w)|[ ](?![ /\\]))"""
 _PART = rf"(?![ ]){_WORD}+"
 """A part of a path; it may have spaces inside, and an apostrophe between letters."""
@@ -75,6 +73,11 @@ def published_name(name: str) -> str:
     last = re.sub(r"[^,]*/", "", path).lstrip("~") or "folder"
     digest = hashlib.sha256(os.fsencode(os.path.abspath(os.path.expanduser(name)))).hexdigest()
     return _as_utf8(f"{last}~{digest[:8]}")
+
+
+def without_digest(name: str) -> str:
+    """Return the name of a record without the digest that tells paths apart."""
+    return re.sub(r"~[0-9a-f]{8}$", "", name)
 
 
 def is_local(name: str) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 from glora.experiments.data.source import HubSource
 from glora.experiments.data.table_files import NUMBER, Table, read_table
 from glora.experiments.data.task import CLASSIFICATION_METRICS, REGRESSION_METRICS, DataError, Examples, Task
+from glora.messages import did_you_mean
 
 HUB_DATASET = "nyu-mll/glue"
 WITH_F1 = ("accuracy", "f1", "matthews_correlation")
@@ -83,7 +84,8 @@ class GlueTask(HubSource):
         spellings = names if self.labels_spelled else ("0", "1")
         if value not in spellings:
             raise DataError(
-                f"{table.where(row)}: unknown label {value!r}; the labels of {self.task.name} are {', '.join(spellings)}."
+                f"{table.where(row)}: unknown label {value!r}{did_you_mean(value, spellings) or '.'} "
+                f"The labels of {self.task.name} are {', '.join(spellings)}."
             )
         return spellings.index(value)
 

@@ -17,14 +17,16 @@ from typing import TYPE_CHECKING, Any
 from glora.config import RankAllocationConfig
 from glora.experiments.config import ALLOCATION_SETTINGS, SETTINGS, RunConfig
 
+_CUTS = ("rule", ("spectrum", "uniform"))
+_NORMS = ("rule", ("gradient_norm",))
 _READ_WITH = {
-    "start_factor": "rule=spectrum or rule=uniform",
-    "energy": "rule=spectrum or rule=uniform",
-    "beta": "rule=gradient_norm",
-    "signal": "rule=gradient_norm",
-    "exact_every": "signal=delta_exact",
+    "start_factor": _CUTS,
+    "energy": _CUTS,
+    "beta": _NORMS,
+    "signal": _NORMS,
+    "exact_every": ("signal", ("delta_exact",)),
 }
-"""Settings that not every rule reads -> what reads them."""
+"""Settings that not every rule reads -> the setting, and its values, that read them."""
 
 if TYPE_CHECKING:
     import torch
@@ -159,15 +161,14 @@ class Method:
 
     def reads(self, config: RunConfig) -> frozenset[str]:
         """Return the allocation settings that the method reads under a configuration's rule, or under its own."""
-        config = config.with_settings(self.fixed)
-        unread = config.allocation.unread | (frozenset() if config.allocation.cuts else {"start_factor"})
-        return self.settings - unread
+        allocation = config.with_settings(self.fixed).allocation
+        return frozenset(name for name in self.settings if _is_read(name, allocation))
 
     def setting_errors(self, config: RunConfig) -> list[str]:
         """Return what the method does not support in a configuration, as sentences."""
         unread = [name for name in self.fixed if name in self.settings - self.reads(config)]
         return [
-            *(f"{name} is read with {_READ_WITH[name]} only; leave it out, or give that as well" for name in unread),
+            *(f"{name} is read with {_condition(name)} only; leave it out, or give that as well" for name in unread),
             *self.check_settings(config.with_settings(self.fixed)),
         ]
 
@@ -199,15 +200,26 @@ def unread_settings(config: RunConfig, methods: Sequence[Method]) -> list[str]:
     """Return an error for each allocation setting that is not at its default and that none of the methods reads."""
     unread = ALLOCATION_SETTINGS - {name for method in methods for name in method.reads(config)}
     values = vars(config.allocation) | {"start_factor": config.start_factor}
+    names = ", ".join(method.name for method in methods)
     return [
-        f"{name}={values[name]} is read by {_reader(name)}, not by {', '.join(method.name for method in methods)}; leave it out"
+        f"{name}={values[name]} is read by glora{_condition(name, ' with ')}, not by {names}; leave it out"
         for name in SETTINGS
         if name in unread and values[name] != SETTINGS[name].default
     ]
 
 
-def _reader(name: str) -> str:
-    return f"glora with {_READ_WITH[name]}" if name in _READ_WITH else "glora"
+def _is_read(name: str, allocation: RankAllocationConfig) -> bool:
+    """Return whether the rule and the signal of an allocation read a setting."""
+    if name not in _READ_WITH:
+        return True
+    setting, values = _READ_WITH[name]
+    return getattr(allocation, setting) in values and _is_read(setting, allocation)
+
+
+def _condition(name: str, before: str = "") -> str:
+    """Return the values that read a setting, `rule=spectrum or rule=uniform`, after `before`; empty if all do."""
+    setting, values = _READ_WITH.get(name, ("", ()))
+    return before + " or ".join(f"{setting}={value}" for value in values) if values else ""
 
 
 BOTH = ("rank", "parameters")

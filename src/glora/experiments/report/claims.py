@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from glora.experiments.data.metric import METRICS, Metric
-from glora.experiments.publishing import DIGEST, published_name
+from glora.experiments.publishing import published_name, without_digest
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.report.cells import difference_cell
 from glora.experiments.report.statistics import SEEDS_FOR_AN_INTERVAL, PairedDifference, ratio_of_means
@@ -73,7 +73,7 @@ class Finding:
 
 def findings(group: GroupSummary) -> dict[str, tuple[Finding, ...]]:
     """Return gain, share, time and parameters by the label of each row of the proposed method, in the published experiment."""
-    model = DIGEST.sub("", published_name(group.model)).rpartition("/")[2]
+    model = without_digest(published_name(group.model)).rpartition("/")[2]
     if (model, group.task) != (PUBLISHED_MODEL, PUBLISHED_TASK):
         return {}
     return {

@@ -38,7 +38,7 @@ from glora.experiments.search.study import (
 )
 from glora.experiments.training.progress import RunProgress
 from glora.experiments.training.run import runs_of
-from glora.messages import get_logger, pluralize
+from glora.messages import did_you_mean, get_logger, pluralize
 
 CLAIMS = ("seeds", "runs")
 """Units that a worker can claim."""
@@ -72,7 +72,7 @@ def open_sharing(url: str | None, study: str | None, claim: str | None, output: 
         given = f"study={study!r}" if study is not None else f"claim={claim!r}"
         raise StorageError(f"{given} is for shared runs; name the database: --storage URL")
     if claim not in (None, *CLAIMS):
-        raise StorageError(f"claim={claim!r} is unknown; use one of {', '.join(CLAIMS)}")
+        raise StorageError(f"claim={claim!r} is unknown{did_you_mean(claim, CLAIMS)}; use one of {', '.join(CLAIMS)}")
     return Sharing(open_storage(url), study or output.resolve().name, claim or CLAIMS[0])
 
 
