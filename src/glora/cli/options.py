@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from cyclopts import Group, Parameter
 
-from glora.experiments.config import DEFAULT_METHODS, DEFAULT_SEEDS, SETTINGS, Setting
+from glora.experiments.config import DEFAULT_METHODS, DEFAULT_SEEDS, SETTINGS, SearchOptions, Setting
 from glora.experiments.errors import repeated
 
 
@@ -122,6 +122,18 @@ Seeds = Annotated[
     Parameter(group=_GROUPS["comparison"], help=f"Seeds, with commas. Default: {','.join(map(str, DEFAULT_SEEDS))}."),
 ]
 Preset = Annotated[str | None, Parameter(group=_GROUPS["comparison"], help="Start from a preset: demo.")]
+
+
+@dataclass(frozen=True)
+class _SearchSettings(SearchOptions):
+    """With other names for some of the options."""
+
+    trials: Annotated[int, Parameter(name=("--trials", "-n"))] = SearchOptions.trials
+    seed: Annotated[int, Parameter(name="--search-seed")] = SearchOptions.seed
+
+
+SEARCH = _SearchSettings()
+Search = Annotated[_SearchSettings, Parameter(name="*")]
 
 
 @dataclass(frozen=True)

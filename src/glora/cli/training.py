@@ -14,12 +14,14 @@ from glora.cli.application import app
 from glora.cli.console import open_console, print_error, running
 from glora.cli.options import (
     NOT_SHARED,
+    SEARCH,
     ComparisonSettings,
     Debug,
     Methods,
     Output,
     Plan,
     Preset,
+    Search,
     Seeds,
     Shared,
     SharingOptions,
@@ -30,7 +32,8 @@ from glora.cli.options import (
     names_of,
     seeds_of,
 )
-from glora.experiments.config import SearchOptions
+from glora.cli.presets import find_preset
+from glora.experiments.config import DEFAULT_METHODS, DEFAULT_SEEDS
 
 if TYPE_CHECKING:
     from glora.experiments.experiment import ResolvedExperiment
@@ -62,14 +65,11 @@ def compare(
     Finished runs in the output folder are skipped: after Ctrl-C, or with more seeds, repeat the command.
     Given on several machines with one --storage, they share the runs.
     """
-    from glora.cli.presets import find_preset
-
     console = open_console()
     start = find_preset(preset) if preset else None
     with running(console, output, verbose):
         sharing = _sharing(shared, output)
         with console.status("Reading the task's data ..."):
-            from glora.experiments.config import DEFAULT_METHODS, DEFAULT_SEEDS
             from glora.experiments.plan import plan_comparison
 
             wanted, numbers = names_of(methods), seeds_of(seeds)
@@ -155,9 +155,7 @@ def search(
     experiment: ExperimentFile = None,
     /,
     *,
-    trials: Annotated[
-        int, Parameter(name=("--trials", "-n"), help="Trials of each method, on each model and task.")
-    ] = SearchOptions.trials,
+    options: Search = SEARCH,
     output: Annotated[Path | None, Output] = None,
     ranges: Annotated[
         list[str] | None,
@@ -167,10 +165,6 @@ def search(
             "Default: the file's; else learning_rate, beta, total_rank, warmup_steps.",
         ),
     ] = None,
-    held_out: Annotated[
-        float, Parameter(help="Share of the training examples that trials are judged by.")
-    ] = SearchOptions.held_out,
-    search_seed: Annotated[int, Parameter(help="Seeds what the search chooses.")] = SearchOptions.seed,
     methods: Methods = None,
     seeds: Seeds = None,
     settings: ComparisonSettings = None,
@@ -200,7 +194,7 @@ def search(
         url = shared.storage or sqlite_url(output)
         shown = check_storage(url)
         opened = open_storage(url) if shared.storage and not plan else None
-        name, options = search_name(output, shared.study), SearchOptions(trials, held_out, search_seed)
+        name = search_name(output, shared.study)
         with console.status("Reading the data ..."):
             planned = plan_search(output, name, options=options, **request)
         console.print(describe_search(planned, shown))
