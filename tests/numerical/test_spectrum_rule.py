@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import pytest
 import torch
@@ -124,7 +125,7 @@ def test_beside_a_twin_across_the_cut(budget: str, caplog: pytest.LogCaptureFixt
             energy = sum(before[name].square().sum().item() for name in NAMES)
             assert allocator.reallocation.energy_kept == pytest.approx(1 - dropped / energy, rel=1e-4)
             assert dropped / energy > 0.01, "the case must cut something"
-            assert f"kept {1 - dropped / energy:.1%} of the learned update's energy in " in caplog.text
+            assert re.search(f"kept {1 - dropped / energy:.1%} .*energy", caplog.text)
         assert allocator.ranks == {name: len(twin.A[name]) for name in NAMES}
         for name in NAMES:
             delta = getattr(model.base_model.model, name).get_delta_weight("default")

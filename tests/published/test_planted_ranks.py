@@ -60,7 +60,7 @@ def test_runs_are_chosen_by_variant_and_setting() -> None:
     }
     assert {seed for *_, seed in chosen} == set(grid.SEEDS)
     assert list(grid.only(grid.runs(), None, None)) == list(grid.runs())
-    with pytest.raises(SystemExit, match="'delat' is not in the benchmark; choose from uniform, planted"):
+    with pytest.raises(SystemExit, match="'delat' .*benchmark; .*uniform, planted"):
         grid.only(grid.runs(), ["delat"], None)
 
 

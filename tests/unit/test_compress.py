@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def test_the_result_is_one_line(folder: Path, tmp_path: Path) -> None:
     assert made.ranks_before == {"0": 2, "2": 4}
     line = str(made)
     assert "\n" not in line
-    assert f"in {sum(made.ranks.values())} of 6 ranks, {made.parameters} of 76 parameters" in line
+    assert re.search(f" {sum(made.ranks.values())} of 6 ranks, {made.parameters} of 76 ", line)
     assert line.endswith(f"{tmp_path / 'out'}")
 
 
@@ -111,7 +112,7 @@ def test_a_trained_bias_keeps_the_adapter_that_it_is_saved_with(tmp_path: Path) 
 def test_the_folder_of_a_model_is_no_output(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match="holds a model.*another folder"):
+    with pytest.raises(ValueError, match="a model.*another folder"):
         compress_adapter(folder, parameters=0.5, output=tmp_path / "model")
 
 
@@ -139,24 +140,24 @@ def test_after_a_reallocation_the_matrices_at_rank_0_stay_out(tmp_path: Path) ->
 
 def test_the_adapter_that_is_there_is_replaced_only_where_asked_for(folder: Path, tmp_path: Path) -> None:
     compress_adapter(folder, parameters=0.5, output=tmp_path / "out")
-    with pytest.raises(ValueError, match="already holds an adapter.*overwrite"):
+    with pytest.raises(ValueError, match="an adapter.*overwrite"):
         compress_adapter(folder, parameters=0.5, output=tmp_path / "out")
     compress_adapter(folder, parameters=0.5, output=tmp_path / "out", overwrite=True)
     with pytest.raises(ValueError, match="another folder"):
         compress_adapter(folder, parameters=0.5, output=folder, overwrite=True)
     (tmp_path / "file").touch()
     for name in ("file", "file/below"):
-        with pytest.raises(ValueError, match="file is a file, and the output needs a folder"):
+        with pytest.raises(ValueError, match="file is a file, .*folder"):
             compress_adapter(folder, parameters=0.5, output=tmp_path / name, overwrite=True)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "no size given; give one of average_rank, parameters, energy"),
+        ({}, "no size .*average_rank, parameters, energy"),
         ({"average_rank": 2, "energy": 0.5}, "average_rank=2 and energy=0.5 given"),
-        ({"average_rank": 0}, "average_rank=0 must be a number above 0"),
-        ({"average_rank": 99}, r"average_rank=99 is not below the adapter's own, [\d.]+; give for example"),
+        ({"average_rank": 0}, "average_rank=0 .*above 0"),
+        ({"average_rank": 99}, r"average_rank=99 .*adapter's own, [\d.]+; "),
         ({"average_rank": float("nan")}, "average_rank=nan"),
         ({"parameters": 1.5}, "parameters=1.5 must be a share"),
         ({"parameters": 0}, "parameters=0 must be"),
@@ -166,7 +167,7 @@ def test_the_adapter_that_is_there_is_replaced_only_where_asked_for(folder: Path
         ({"parameters": 0.5, "budget": "rank"}, "does not go with budget='rank'"),
         ({"parameters": 0.2, "min_rank": 2}, "min_rank"),
         ({"parameters": 0.2, "min_rank": 2, "uniform": True}, "min_rank"),
-        ({"energy": 1.1}, "energy=1.1 must be above 0 and at most 1"),
+        ({"energy": 1.1}, "energy=1.1 .*above 0 .*at most 1"),
         ({"energy": 0.0}, "energy=0.0"),
         ({"average_rank": 2, "budget": "ranks"}, "budget='ranks' must be one of"),
         ({"average_rank": 2, "min_rank": -1}, "min_rank=-1"),
@@ -210,7 +211,7 @@ def test_a_factor_that_is_not_finite_is_named(folder: Path, tmp_path: Path, valu
         model.base_model.model[2].lora_B["default"].weight[0, 0] = value
     model.save_pretrained(tmp_path / "broken")
     for adapter, output in ((model, None), (tmp_path / "broken", tmp_path / "out")):
-        with pytest.raises(ValueError, match="2 has inf, NaN or numbers above 1e19 in its B"):
+        with pytest.raises(ValueError, match="2 .*inf, NaN .*1e19 .*B"):
             compress_adapter(adapter, parameters=0.5, output=output)
 
 
@@ -248,6 +249,6 @@ def test_what_max_rank_leaves_of_the_budget_is_said(tmp_path: Path) -> None:
     adapter = CompressibleAdapter(tmp_path / "adapter")
     made = adapter.cut(Size(parameters=0.75, max_rank=1))
     assert made.unspent == 0.75 * (2 * 14 + 4 * 12) - (14 + 12)
-    assert "; max_rank leaves 31 parameters of the budget unspent" in str(made)
-    assert "max_rank leaves 1 rank of the budget" in str(adapter.cut(Size(average_rank=1.5, budget="rank", max_rank=1)))
+    assert "; max_rank leaves 31 parameters " in str(made)
+    assert "max_rank leaves 1 rank " in str(adapter.cut(Size(average_rank=1.5, budget="rank", max_rank=1)))
     assert "unspent" not in str(adapter.cut(Size(parameters=0.75, max_rank=4)))

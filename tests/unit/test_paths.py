@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -93,11 +94,11 @@ def test_what_is_no_file_is_one_error(tmp_path: Path, pipe: Callable[[Path], Non
         file.symlink_to("/dev/null")
     with pytest.raises((OSError, ValueError)) as refused:
         read(file)
-    assert f"{file} is {what}; save its content to a file" in f"{refused.value} {refused.value.__cause__}"
+    assert f"{file} is {what}; save its content" in f"{refused.value} {refused.value.__cause__}"
 
 
 def test_the_kinds(tmp_path: Path) -> None:
-    with pytest.raises(IsADirectoryError, match="is a folder; name a file"):
+    with pytest.raises(IsADirectoryError, match="a folder; name a file"):
         regular_file(tmp_path)
     for absent in (tmp_path / "absent", tmp_path / "absent" / "file"):
         with pytest.raises(FileNotFoundError, match="'.*absent"):
@@ -127,7 +128,7 @@ def test_a_checkpoint_is_of_files(
     else:
         pipe(path / name)
     assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-1")
-    assert f"checkpoint-2 ({name} is not a file); using checkpoint-1" in caplog.text
+    assert re.search(rf"checkpoint-2 \({name} .*\); .*checkpoint-1", caplog.text)
 
 
 @pytest.mark.parametrize("name", ["", " "])
@@ -140,9 +141,9 @@ def test_an_empty_name_is_not_the_present_folder(tmp_path: Path, monkeypatch: py
         lambda: save_allocation(allocator, name),
         lambda: compress_adapter(model, average_rank=1, output=name),
     ):
-        with pytest.raises(ValueError, match="the output folder has an empty name; name a folder, or write '.'"):
+        with pytest.raises(ValueError, match=r"output folder .*empty name; .*'\.'"):
             write()
-    with pytest.raises(ValueError, match="the adapter's folder has an empty name"):
+    with pytest.raises(ValueError, match="adapter's folder .*empty name"):
         compress_adapter(name, average_rank=1, output="smaller")
     assert not list(tmp_path.iterdir())
     assert named_folder(".") == Path(".")
@@ -151,5 +152,5 @@ def test_an_empty_name_is_not_the_present_folder(tmp_path: Path, monkeypatch: py
 def test_a_user_whom_the_machine_does_not_know() -> None:
     assert expanded("~/x") == Path.home() / "x"
     assert expanded("~no-such-user/x.csv") == Path("~no-such-user/x.csv")
-    with pytest.raises(FileNotFoundError, match="no data file or folder '~no-such-user/x.csv'"):
+    with pytest.raises(FileNotFoundError, match="file or folder '~no-such-user/x.csv'"):
         parse_custom_data("~no-such-user/x.csv")

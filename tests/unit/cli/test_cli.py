@@ -100,7 +100,7 @@ def test_lists_show_every_name_with_what_it_is(call, what: str, names: dict[str,
 def test_listing_something_else_names_what_there_is(call) -> None:
     result = call("list", "method")
     assert result.code == 2
-    assert "cannot list 'method'; did you mean 'methods'" in result.err
+    assert re.search("list 'method'; .*'methods'", result.err)
 
 
 # compare
@@ -134,7 +134,7 @@ def test_a_plan_says_what_custom_data_were_taken_for(call, made, tiny_deberta: P
         data.write_text("text,label\n" + "a,0\nb,1\n" * 20 + "c,nan\n")
         refused = call(*command, "-o", tmp_path / "out", "--plan")
         assert refused.code != 0
-        assert "line 42: the label 'nan' is not a number" in " ".join(refused.err.split())
+        assert re.search("line 42: .*'nan' .*number", " ".join(refused.err.split()))
 
 
 def test_a_plan_of_one_of_each_is_in_the_singular(call, made, source, tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_a_comparison_runs_reports_and_goes_on(call, made, source, tmp_path: Pat
     assert again.code == 0
     assert len(made) == 2
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()} == before
-    assert "2 already finished, nothing is left to run" in again.out
+    assert "2 already finished" in again.out
     assert f"The report: {tmp_path / 'report.md'}" in again.out
 
 
@@ -195,7 +195,7 @@ def test_a_failed_run_is_told_and_the_others_are_reported(call, made, source, tm
     assert result.code == 1
     assert [config.method for config in made] == ["lora", "adalora", "glora"]
     assert "adalora, seed 0 failed: ValueError: broken on purpose" in result.out
-    assert "1 of 3 runs did not finish" in result.out
+    assert "1 of 3 runs did not" in result.out
     assert (tmp_path / "report.md").is_file()
     assert {record.status for record in read_records(tmp_path)} == {"finished", "failed"}
 
@@ -204,7 +204,7 @@ def test_when_every_run_fails_there_is_no_report_and_no_traceback(call, made, so
     folder = tmp_path / "rte[/]"  # rich would read it as markup
     result = call("compare", *source, "-o", folder, "--methods", "adalora", "--seeds", "0")
     assert result.code == 1
-    assert f"1 of 1 runs did not finish: see above, and the tracebacks in {folder / 'runs'}. The same" in result.out
+    assert re.search(rf"1 of 1 runs .*{re.escape(str(folder / 'runs'))}\. The same", result.out)
     assert not (folder / "report.md").exists()
     assert result.err == ""
 
@@ -228,7 +228,7 @@ def test_an_interrupt_frees_the_run_and_says_how_to_go_on(
     monkeypatch.setattr(train, "run", interrupted)
     result = call("compare", *source, "-o", tmp_path, "--methods", "lora,glora", "--seeds", "0")
     assert result.code == code
-    assert f"{expected}. Finished runs are kept in {tmp_path}; the same command goes on with the rest." in result.out
+    assert re.search(f"{expected}. .*kept in {tmp_path}; .*same command", result.out)
     assert [record.config.method for record in read_records(tmp_path)] == ["lora"]
     assert freed == ["glora"]
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -263,7 +263,7 @@ def test_a_preset_is_a_start_and_what_is_given_wins(call, made, source, tmp_path
 def test_an_unknown_preset_is_refused(call, tmp_path: Path) -> None:
     result = call("compare", "-o", tmp_path, "--preset", "demmo")
     assert result.code == 2
-    assert "unknown preset 'demmo'; did you mean 'demo'?" in result.err
+    assert re.search("preset 'demmo'; .*'demo'", result.err)
 
 
 # Bad input
@@ -273,7 +273,7 @@ def test_errors_are_one_message_without_a_traceback(call, source, tmp_path: Path
     result = call("compare", *source, "-o", tmp_path, "--methods", "lora,gloria", "--beta", 1)
     assert result.code == 2
     assert result.err.startswith("error: 2 things are wrong:")
-    assert "unknown method 'gloria'; did you mean 'glora'" in result.err
+    assert re.search("method 'gloria'; .*'glora'", result.err)
     assert "beta=1.0 must be in [0, 1)" in result.err
     assert "Traceback" not in result.err
     assert "--debug" not in result.err
@@ -282,7 +282,7 @@ def test_errors_are_one_message_without_a_traceback(call, source, tmp_path: Path
 def test_a_plan_tells_what_the_model_cannot_take(call, source, tmp_path: Path) -> None:
     result = call("compare", *source, "-o", tmp_path, "--max-length", 65, "--plan")
     assert result.code == 2
-    assert "max_length=65 is more than the 64 tokens that" in result.err
+    assert re.search("max_length=65 .*64 tokens", result.err)
     result = call("compare", *source, "-o", tmp_path, "--model", "someone/some-model", "--plan")
     assert result.code == 2
     assert "cannot load the model 'someone/some-model'" in result.err
@@ -295,9 +295,9 @@ def test_runs_that_were_not_made_for_want_of_a_model_are_counted(call, source, t
     monkeypatch.setattr("glora.experiments.training.classification.load_classifier", load_classifier)
     result = call("compare", *source, "-o", tmp_path, "--methods", "lora,glora", "--seeds", "0,1")
     assert result.code == 1
-    assert "lora, seed 0 failed: ModelNotFoundError: cannot load the model: the disk is full" in result.out
-    assert "3 runs more would need the same model: not made" in result.out
-    assert "4 of 4 runs did not finish: see above" in result.out
+    assert re.search("lora, seed 0 failed: ModelNotFoundError: .*disk is full", result.out)
+    assert re.search("3 runs .*same model: not made", result.out)
+    assert "4 of 4 runs did not" in result.out
 
 
 def test_seeds_must_be_numbers(call, source, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_a_template_that_opens_an_answer_only_when_it_asks(caplog: pytest.LogCap
         _, example = encoded(tokenizer, answer="3")
     assert words(tokenizer, example.prompt).endswith("<turn> assistant minus")
     assert words(tokenizer, example.answer) == "3 <end>"
-    assert "assistant minus ' only if no answer follows" in caplog.text
+    assert "assistant minus ' only if" in caplog.text
 
 
 def test_whatever_can_end_an_answer_stops_it() -> None:
@@ -131,7 +131,7 @@ def test_too_long_an_example_loses_its_end_and_not_its_place() -> None:
 
 def test_a_conversation_that_a_template_refuses_is_said_to_be_one() -> None:
     refusing = "{{ raise_exception('no system role') if messages[0]['role'] == 'system' }}" + TEMPLATE
-    with pytest.raises(ValueError, match="rejects a conversation of system, user: no system role"):
+    with pytest.raises(ValueError, match="system, user: no system role"):
         encoded(build_tokenizer(refusing), prompt=[{"role": "system", "content": "how"}, *ASK])
     without = TEMPLATE.replace("{{ message['content'] }}", "{{ message['content'].strip('3') }}")
     with pytest.raises(ValueError, match="leaves out the answer '3'"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import pytest
@@ -33,25 +34,22 @@ def sentences(*made: list[RunRecord]) -> tuple[str, ...]:
 def test_it_names_what_was_compared_and_the_smallest_difference_that_could_be_seen() -> None:
     """Differences 1, 2, 3 points: (4.3027 + 1.0607) · 1 / sqrt(3) = 3.10."""
     first, second = sentences(runs("lora", LORA), runs("glora", (0.81, 0.84, 0.87)))
-    assert first == (
-        "LoRA and GLoRA by gradient norm were trained with all-MiniLM-L6-v2 on stdlib-docs (3 seeds each), "
-        "judged by Accuracy on 500 examples."
+    assert re.match(
+        r"LoRA and GLoRA .*all-MiniLM-L6-v2 .*stdlib-docs \(3 seeds each\), .*Accuracy .*500 examples", first
     )
-    assert second == (
-        "No difference to LoRA was shown for GLoRA by gradient norm; one below 3.1 points could not have been seen."
-    )
+    assert re.match("No difference .*LoRA .*GLoRA .*below 3.1 points", second)
 
 
 def test_differences_that_were_shown_come_with_interval_and_size() -> None:
     spectrum = runs("glora:rule=spectrum", (0.81, 0.832, 0.848), rule="spectrum")
     _, better, worse = sentences(runs("lora", LORA), spectrum, runs("adalora", (0.7, 0.721, 0.742)))
-    assert better.startswith("Better than LoRA: GLoRA by spectrum by 1.0 points (0.5 to 1.5) at 100 % of its ")
-    assert worse.startswith("Worse than LoRA: AdaLoRA by 9.9 points (9.7 to 10.1) at ")
+    assert re.match(r"Better .*LoRA: GLoRA by spectrum .*1\.0 points \(0\.5 to 1\.5\) .*100 %", better)
+    assert re.match(r"Worse .*LoRA: AdaLoRA .*9\.9 points \(9\.7 to 10\.1\)", worse)
 
 
 def test_less_loss_is_better() -> None:
     _, second = sentences(runs("lora", (2.0, 2.1, 2.2), metric="loss"), runs("glora", (1.0, 1.11, 1.2), metric="loss"))
-    assert second.startswith("Better than LoRA: GLoRA by gradient norm by 0.997 (")
+    assert re.match(r"Better .*LoRA: GLoRA .*0\.997 \(", second)
 
 
 @pytest.mark.parametrize(("majority", "seeds"), [(0.79, None), (0.80, "0"), (0.83, "0, 1")])
@@ -65,7 +63,6 @@ def test_a_run_that_is_not_above_the_majority_class_learned_nothing(majority: fl
         assert said == []
         assert "learned?" not in table.columns
     else:
-        assert said == [
-            f"Learned nothing: LoRA (seed {seeds}), not above the {100 * majority:.1f} % of the majority class."
-        ]
+        (sentence,) = said
+        assert re.search(rf"LoRA \(seed {seeds}\), .*{100 * majority:.1f} % .*majority class", sentence)
         assert str(table.rows[0][1]) == f"nothing in seed {seeds}"

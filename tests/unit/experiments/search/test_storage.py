@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import multiprocessing
+import re
 import socket
 import sys
 import time
@@ -34,7 +35,7 @@ def test_a_server_that_does_not_run_is_reported_at_once_without_the_password() -
     assert time.monotonic() - began < 5
     assert message.startswith(f"storage=postgresql://me:***@127.0.0.1:{port}/studies: ")
     assert "refused" in message.lower()
-    assert "check server, port, user, password, database" in message
+    assert "server, port, user, password" in message
 
 
 def test_a_server_that_does_not_answer_is_waited_for_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +76,7 @@ def test_a_missing_driver_is_named_with_what_to_install(
     monkeypatch.setattr(builtins, "__import__", without)
     for loaded in [name for name in sys.modules if name.split(".")[0] == module]:
         monkeypatch.delitem(sys.modules, loaded)
-    assert f"driver {module} not installed: pip install '{package}'" in refused(url)
+    assert re.search(f"driver {module} .*pip install '{re.escape(package)}'", refused(url))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_urls_that_cannot_be_a_storage(url: str, part: str) -> None:
 
 def test_a_file_that_is_not_a_database(tmp_path: Path) -> None:
     (tmp_path / "search.db").write_text("not a database, but long enough to be looked at " * 20)
-    assert "file is not a database" in refused(sqlite_url(tmp_path))
+    assert "not a database" in refused(sqlite_url(tmp_path))
 
 
 @pytest.mark.parametrize(
