@@ -69,6 +69,8 @@ def imports(name: str) -> Iterator[tuple[str, bool]]:
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
                 yield (whole if whole in FILES else node.module or "", id(node) in inside)
+        elif isinstance(node, ast.Constant) and ":" in str(node.value):  # "module:function", imported when it is used
+            yield from ((name, False) for name in FILES if str(node.value).startswith(f"{name}:"))
 
 
 IMPORTS = {name: list(imports(name)) for name in FILES}

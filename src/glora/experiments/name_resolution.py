@@ -16,7 +16,8 @@ from glora.experiments.data.custom_data import looks_like_custom_data
 from glora.experiments.data.metric import METRICS
 from glora.experiments.data.registry import TASKS, find_task, resolve_task
 from glora.experiments.methods.registry import METHODS, find_method, split_variant
-from glora.experiments.models.registry import MODELS, ModelEntry, resolve_model
+from glora.experiments.models.registry import MODELS, ModelEntry
+from glora.experiments.models.resolution import resolve_model
 from glora.messages import did_you_mean, plain
 
 COLUMNS: dict[str, tuple[str, ...]] = {

@@ -26,7 +26,7 @@ from glora.experiments.methods.registry import find_method
 from glora.experiments.models.loading import build_skeleton
 from glora.experiments.models.model_fit import comes_from_hub, length_errors, unsupported_settings
 from glora.experiments.models.modules import largest_ranks
-from glora.experiments.models.registry import resolve_model
+from glora.experiments.models.resolution import resolve_model
 from glora.experiments.models.weights import weights_fingerprint
 from glora.experiments.publishing import published_name
 from glora.experiments.records.schema import RunRecord
@@ -287,7 +287,7 @@ def _other_sources(records: Sequence[RunRecord], base: RunConfig, task: TaskData
     models = {r.key: found for r in same_model if (found := r.provenance.model_fingerprint)}
     data = {r.key: found for r in same_data if (found := r.provenance.data_fingerprint)}
     errors: list[str] = []
-    fingerprint = collect(lambda: weights_fingerprint(base.model), errors) if models else None
+    fingerprint = collect(lambda: weights_fingerprint(resolve_model(base.model)), errors) if models else None
     return errors + [
         f"output={str(output)!r} has {pluralize(len(odd), 'finished run')} {what} {base.setting(name)!r} (fingerprint "
         f"{_short(next(iter(odd.values())))} in {next(iter(odd))}, now {_short(now)}); choose another folder, or move those "

@@ -11,7 +11,8 @@ from glora.experiments.data.metric import METRICS
 from glora.experiments.data.registry import TASKS, reads_data_dir, resolve_task
 from glora.experiments.data.task import EXACT_MATCH_METRICS, LOSS_METRICS, DataNotFoundError
 from glora.experiments.methods.registry import METHODS
-from glora.experiments.models.registry import MODELS, ModelNotFoundError, resolve_model
+from glora.experiments.models.registry import MODELS, ModelNotFoundError
+from glora.experiments.models.resolution import resolve_model
 from glora.experiments.name_resolution import (
     COLUMNS,
     UnknownNameError,

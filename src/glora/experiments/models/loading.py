@@ -20,8 +20,9 @@ from transformers.utils import logging
 from glora.experiments.config import RunConfig
 from glora.experiments.data.task import Kind
 from glora.experiments.models.model_fit import UNLIMITED, positions, why_it_writes_no_text
-from glora.experiments.models.registry import ModelNotFoundError, loading
-from glora.experiments.models.weights import check_embedded_weights, check_model_files
+from glora.experiments.models.registry import ModelNotFoundError
+from glora.experiments.models.resolution import loading
+from glora.experiments.models.weights import check_model_files
 from glora.messages import pluralize
 
 if TYPE_CHECKING:
@@ -51,8 +52,7 @@ def load_classifier(
         trust_remote_code: whether code that comes with the model may run; without, transformers would ask on the terminal.
 
     Raises:
-        ModelNotFoundError: see `resolve_model`; transformers cannot load it, or the embedded encoder's weights are not the
-            pinned ones.
+        ModelNotFoundError: see `resolve_model`; or transformers cannot load it.
     """
     labels: dict[str, Any] = {"num_labels": num_labels}
     if label_names is not None:
@@ -61,7 +61,6 @@ def load_classifier(
             "label2id": {label: i for i, label in enumerate(label_names)},
         }
     with loading(name, "sequence-classification model") as source, _quiet(), torch.random.fork_rng(devices=[]):
-        check_embedded_weights(name)
         check_model_files(source)
         torch.default_generator.manual_seed(seed)  # devices' generators are not touched
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)

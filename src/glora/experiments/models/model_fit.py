@@ -17,7 +17,8 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from glora.experiments.config import RunConfig
 from glora.experiments.data.task import Kind
-from glora.experiments.models.registry import find_entry, loading, resolve_model
+from glora.experiments.models.registry import find_entry
+from glora.experiments.models.resolution import loading, resolve_model
 from glora.experiments.models.weights import check_model_files, has_weights
 from glora.messages import pluralize
 

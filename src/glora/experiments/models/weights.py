@@ -13,13 +13,7 @@ from typing import Any
 from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 
-from glora.experiments.models.registry import (
-    EMBEDDED_WEIGHTS,
-    ModelNotFoundError,
-    PinnedWeights,
-    find_entry,
-    resolve_model,
-)
+from glora.experiments.models.registry import ModelNotFoundError, PinnedWeights
 from glora.experiments.structured_text import MalformedFileError, decode, parse_json
 from glora.paths import regular_file
 
@@ -48,25 +42,20 @@ def _digest(path: Path, _modified: int, _size: int) -> str:
     return whole.hexdigest()
 
 
-def weights_fingerprint(name: str) -> str | None:
+def weights_fingerprint(source: str) -> str | None:
     """Return what tells a model's files from others of the same name, without loading it.
 
     Args:
-        name: as for `resolve_model`.
+        source: a folder or hub id, as `resolve_model` returns it.
 
     Returns:
-        A folder's (and the embedded encoder's) `sha256:...` over names, sizes and contents of the files that are loaded; a hub
-        model's `commit:...`, the commit in the local cache. None if the cache does not hold it yet.
-
-    Raises:
-        ModelNotFoundError: see `resolve_model`; or the embedded encoder's weights are not the pinned ones.
+        A folder's `sha256:...` over names, sizes and contents of the files that are loaded; a hub model's `commit:...`, the
+        commit in the local cache. None if the cache does not hold it yet.
     """
-    source = resolve_model(name)
     folder = Path(source)
     if not folder.is_dir():
         cached = try_to_load_from_cache(source, "config.json")
         return f"commit:{Path(cached).parent.name}" if isinstance(cached, str) else None
-    check_embedded_weights(name)
     whole = hashlib.sha256()
     for path in model_files(folder):
         whole.update(b"%s\0%d\0%s\n" % (os.fsencode(path.name), path.stat().st_size, file_digest(path).encode()))
@@ -141,17 +130,6 @@ def _is_torch_file(path: Path) -> bool:
 def has_weights(folder: Path) -> bool:
     """Return whether a folder holds weights in a format that transformers loads."""
     return any(path.suffix in {".safetensors", ".bin", ".gguf"} for path in model_files(folder))
-
-
-def check_embedded_weights(name: str) -> None:
-    """Check the embedded encoder's weights against their pinned hash; other models pass.
-
-    Raises:
-        ModelNotFoundError: the installed package holds other weights.
-    """
-    entry = find_entry(name)
-    if entry is not None and entry.name == EMBEDDED_WEIGHTS.model:
-        check_pinned(Path(resolve_model(name)) / "model.safetensors", EMBEDDED_WEIGHTS)
 
 
 def check_pinned(path: Path, pinned: PinnedWeights) -> None:

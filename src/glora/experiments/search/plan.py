@@ -18,6 +18,7 @@ from glora.experiments.data.task import TaskData
 from glora.experiments.errors import collect, repeated
 from glora.experiments.experiment import load_experiment
 from glora.experiments.methods.base import Method, Schedule
+from glora.experiments.models.resolution import resolve_model
 from glora.experiments.models.weights import weights_fingerprint
 from glora.experiments.number_format import distinct_names
 from glora.experiments.plan import InvalidComparisonError, TaskLoader, check_comparison
@@ -120,7 +121,7 @@ class MethodSearch:
             "metric": f"{self.metric}, {self.direction}",
             "seed of the trials": self.base.seed,
             "data": self.task.fingerprint,
-            WEIGHTS: weights_fingerprint(self.base.model),
+            WEIGHTS: weights_fingerprint(resolve_model(self.base.model)),
         }
 
 

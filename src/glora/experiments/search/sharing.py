@@ -17,6 +17,7 @@ from typing import Any
 from optuna import Study, Trial
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from glora.experiments.models.resolution import resolve_model
 from glora.experiments.models.weights import weights_fingerprint
 from glora.experiments.number_format import distinct_names, printable
 from glora.experiments.plan import Plan, PlannedRun
@@ -168,7 +169,7 @@ def _study_config(plan: Plan, claim: str) -> dict[str, Any]:
             continue
         equal = all(value == values[first.method] for value in values.values())
         shared[name] = values[first.method] if equal else ", ".join(f"{m} {value}" for m, value in values.items())
-    return {**shared, WEIGHTS: weights_fingerprint(first.model)}
+    return {**shared, WEIGHTS: weights_fingerprint(resolve_model(first.model))}
 
 
 class _SharedSeed:

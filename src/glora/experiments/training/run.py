@@ -20,6 +20,7 @@ from glora.experiments.methods.adapted_model import AdaptedModel
 from glora.experiments.methods.base import MethodContext, Schedule
 from glora.experiments.methods.registry import find_method
 from glora.experiments.models.loading import build_skeleton
+from glora.experiments.models.resolution import resolve_model
 from glora.experiments.models.tokenization import TokenizedTask
 from glora.experiments.models.weights import weights_fingerprint
 from glora.experiments.records.failures import describe_failure
@@ -142,7 +143,7 @@ def _train(
 
     kind = find_kind(task.kind)
     model, tokenizer = kind.load_model(config, task)
-    fingerprint = weights_fingerprint(config.model)  # of the hub: its cache holds the model now
+    fingerprint = weights_fingerprint(resolve_model(config.model))  # of the hub: its cache holds the model now
     measured["provenance"] = measured["provenance"].model_copy(update={"model_fingerprint": fingerprint})
     tokens = cache.tokenized(config, task, model, tokenizer)
     memory = PeakMemory()

@@ -13,10 +13,11 @@ import transformers
 from transformers import AutoModel, AutoTokenizer
 
 from glora.experiments.config import DEFAULT_MODEL
-from glora.experiments.models import registry
+from glora.experiments.models import resolution
 from glora.experiments.models.loading import _dequantized, load_causal_lm, load_classifier
 from glora.experiments.models.modules import find_head_modules, find_target_modules
 from glora.experiments.models.registry import ModelNotFoundError
+from glora.experiments.models.resolution import resolve_model
 
 
 def head(model: transformers.PreTrainedModel) -> torch.Tensor:
@@ -120,14 +121,14 @@ def test_a_sentencepiece_tokenizer_without_its_packages(tiny_deberta: Path, monk
         raise ValueError("`tiktoken` is required to read a `tiktoken` file.")
 
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", from_pretrained)
-    monkeypatch.setattr(registry, "_is_installed", lambda module: module != "google.protobuf")
+    monkeypatch.setattr(resolution, "_is_installed", lambda module: module != "google.protobuf")
     with pytest.raises(ModelNotFoundError, match=r"SentencePiece model, which needs protobuf: pip install 'glora"):
         load_classifier(str(tiny_deberta), num_labels=2)
 
 
 @pytest.mark.encoder
 def test_the_embedded_encoder(embedded_encoder: Path) -> None:
-    assert registry.resolve_model(DEFAULT_MODEL) == str(embedded_encoder)
+    assert resolve_model(DEFAULT_MODEL) == str(embedded_encoder)
     model, tokenizer = load_classifier(DEFAULT_MODEL, num_labels=2)
     assert sum(p.numel() for p in model.bert.parameters()) == pytest.approx(22.7e6, rel=0.01)
     assert tokenizer.tokenize("Rank allocation.") == ["rank", "allocation", "."]

@@ -11,7 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from glora.experiments.models import packaged_llm
-from glora.experiments.models.registry import PACKAGED_LLM, ModelNotFoundError, resolve_model
+from glora.experiments.models.registry import PACKAGED_LLM, ModelNotFoundError
+from glora.experiments.models.resolution import resolve_model
 
 
 @pytest.fixture

