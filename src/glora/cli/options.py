@@ -126,7 +126,7 @@ Preset = Annotated[str | None, Parameter(group=_GROUPS["comparison"], help="Star
 
 @dataclass(frozen=True)
 class _SearchSettings(SearchOptions):
-    """With other names for some of the options."""
+    """Options of a search, two of them under other names."""
 
     trials: Annotated[int, Parameter(name=("--trials", "-n"))] = SearchOptions.trials
     seed: Annotated[int, Parameter(name="--search-seed")] = SearchOptions.seed
