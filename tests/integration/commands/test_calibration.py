@@ -40,7 +40,7 @@ def test_the_printed_pattern_makes_an_adapter(
     assert printed["r"] == 4
     assert capsys.readouterr().err == ""
     ranks(*common, "--batches", "1000", "--batch-size", "100")
-    assert "The training data has only 2 batches, not 1,000." in capsys.readouterr().err
+    assert "only 2 batches, not 1,000" in capsys.readouterr().err
     assert sum(printed["rank_pattern"].values()) == 4 * len(printed["rank_pattern"])
     assert min(printed["rank_pattern"].values()) >= 1
     assert len(set(printed["rank_pattern"].values())) > 1
@@ -64,7 +64,7 @@ def test_target_modules_are_those_of_a_run(
     with pytest.raises(SystemExit):
         main()
     message = capsys.readouterr().err
-    assert "'querry_proj' matches no linear layer of the encoder" in message
+    assert "'querry_proj' matches no linear layer" in message
     assert "did you mean" in message
 
 
@@ -108,9 +108,7 @@ def test_export_replaces_an_adapter_only_where_it_is_told_to(present: str, tiny_
     (out / present).write_text("old")
     for name in written - {present, "README.md"}:
         (out / name).unlink()
-    with pytest.raises(
-        ValueError, match=rf"out already holds an adapter \({present}\).*give another folder.*--overwrite"
-    ):
+    with pytest.raises(ValueError, match=rf"out .*adapter \({present}\).*another folder.*--overwrite"):
         invoke(*arguments)
     assert (out / present).read_text() == "old"
     invoke(*arguments, "--overwrite")

@@ -154,12 +154,12 @@ def test_a_task_is_evaluated_before_and_after(
     task = ("--task", "rte", "--data-dir", glue_folder, "--max-length", "64")
     code, shown = compress(adapter, "--energy", "0.2", "--output", tmp_path / "out", *task)
     assert code == 0, shown
-    assert f"before: Accuracy {accuracy} % on 48 examples of the validation split (one example is 2.08" in shown
+    assert re.search(rf"before: Accuracy {accuracy} % .*48 .*validation split .*2\.08", shown)
     assert re.search(r"after: Accuracy \d+\.\d\d % \((the same|\d+\.\d\d points)", shown)
 
     code, shown = compress(adapter, "--tolerance", "100", "--output", tmp_path / "smallest", *task)
     assert code == 0, shown
-    assert "the smallest that loses at most 100 points" in shown
+    assert "at most 100 points" in shown
     assert "of the parameters: Accuracy" in shown
     ranks = json.loads((tmp_path / "smallest" / "adapter_config.json").read_text())
     assert ranks["r"] == 1
@@ -169,8 +169,8 @@ def test_an_adapter_of_another_task_is_one_message(compress, adapter: Path, glue
     task = ("--task", "mnli", "--data-dir", glue_folder, "--max-length", "64")
     code, shown = compress(adapter, "--keep", "50%", "--output", tmp_path / "out", *task)
     assert code == 2
-    assert "does not fit the model" in shown
-    assert "with the task mnli: size mismatch for" in shown
+    assert "not fit the model" in shown
+    assert "task mnli: size mismatch" in shown
     assert "Traceback" not in shown
     assert not (tmp_path / "out").exists()
 
@@ -186,7 +186,7 @@ def test_written_answers_are_evaluated_too(compress, tiny_writer: Path, sums_fol
     arguments = ("--average-rank", "2", "--uniform", "--output", tmp_path / "out", "--picture", picture)
     code, shown = compress(tmp_path / "adapter", *arguments, *options)
     assert code == 0, shown
-    assert re.search(r"before: Exact match \d+\.\d\d % on 8 examples of the test split", shown)
+    assert re.search(r"before: Exact match \d+\.\d\d % .*8 .*test split", shown)
     assert re.search(r"after: Exact match \d+\.\d\d % \(", shown)
     assert {
         len(t) for key, t in load_file(tmp_path / "out" / "adapter_model.safetensors").items() if "lora_A" in key

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -209,12 +210,12 @@ def test_what_leaves_no_room_is_said(config: RunConfig, caplog: pytest.LogCaptur
         assert not record.steps, "known before the first step"
         return str(record.error)
 
-    assert "max_length=64 is more than this model reads; lower it to 48 or less" in failure(max_length=64)
-    assert "max_length=8 leaves no token of any answer of the training examples" in failure(max_length=8)
-    assert "this model reads 48: no room for max_new_tokens=40; lower it to 36" in failure(max_new_tokens=40)
+    assert re.search("max_length=64 .*more than .*to 48 or less", failure(max_length=64))
+    assert re.search("max_length=8 .*no token .*answer", failure(max_length=8))
+    assert re.search("48: .*max_new_tokens=40; .*to 36", failure(max_new_tokens=40))
     caplog.clear()
     ok(run(config.model_copy(update={"epochs": 1, "train_limit": 32, "eval_limit": 4, "max_length": 16})))
-    assert "32 of 32 training examples are longer than max_length=16 and cut off" in caplog.text
+    assert re.search("32 of 32 .*longer than max_length=16", caplog.text)
 
 
 def test_a_loss_beyond_a_float_is_an_infinite_perplexity() -> None:
@@ -245,7 +246,7 @@ def test_every_matrix_that_is_adapted_learns(family) -> None:
         task_type=kind.adapter_task_type,
     )
     if stacks:
-        with pytest.raises(ValueError, match="adalora cannot adapt stacked experts, such as model.layers"):
+        with pytest.raises(ValueError, match="adalora .*stacked experts, .*model.layers"):
             METHODS["adalora"].apply(to)
     adapted = METHODS["lora"].apply(to)
     assert set(adapted.ranks()) == {*layers, *stacks}
@@ -255,7 +256,7 @@ def test_every_matrix_that_is_adapted_learns(family) -> None:
     text = torch.arange(3, 11)[None]  # a model that also sees is trained on text alone
     adapted.model(input_ids=text, labels=text).loss.backward()
     assert [name for name, p in factors.items() if "lora_B" in name and not p.grad.any()] == []
-    with pytest.raises(ValueError, match="'q_prox' matches no linear layer or stack of experts of the decoder"):
+    with pytest.raises(ValueError, match="'q_prox' matches no linear layer or stack"):
         kind.target_modules(family.base(), ("q_prox",))
 
 

@@ -86,7 +86,7 @@ def test_every_run_of_the_file_is_made_and_reported(ran, tiny_deberta: Path) -> 
     report = (output / "report.md").read_text()
     assert all(word in report for word in ("rte", "sst2", "glora", "Accuracy"))
     assert f"The report: {output / 'report.md'}" in printed
-    assert "`glora run` searches nothing, `glora search` does; it trains with learning_rate=0.005, beta=0.9" in printed
+    assert re.search("`glora run` .*`glora search` .*learning_rate=0.005, beta=0.9", printed)
 
 
 def test_a_plan_loads_nothing_and_says_what_it_does_not_know(file: Path, tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_plan_loads_nothing_and_says_what_it_does_not_know(file: Path, tmp_pat
     assert "4 = 1 model × 2 data sets × 2 methods × 1 seed" in printed
     assert "learning_rate 0.0001 to 0.0005 (log); beta 0.8 to 0.99 (linear)" in printed
     assert "unknown: no finished run" in printed
-    assert "is known when its data is" in printed
+    assert "when its data is" in printed
     assert not (tmp_path / "out").exists()
 
 
@@ -110,7 +110,7 @@ def test_a_plan_needs_neither_the_hub_nor_the_data(tmp_path: Path) -> None:
 def test_a_plan_with_earlier_runs_knows_steps_and_times(ran, file: Path, tmp_path: Path) -> None:
     output, _ = ran
     printed = plan(tmp_path, file, "--output", output, "--seeds", "0,1", "--set", "epochs=6")
-    assert re.search(r"about (\d+ min )?\d+ s, judging by the finished runs", printed)
+    assert re.search(r"about (\d+ min )?\d+ s, .*finished runs", printed)
     for method in ("lora", "glora"):  # 192 examples are 6 steps an epoch; other epochs make every run a new one
         assert re.search(rf"sst2 +{method} +0,1 +36 +2 +(\d+ min )?\d+ s", printed), printed
     printed = plan(tmp_path, file, "--output", output, "--seeds", "0,1")
@@ -145,20 +145,20 @@ def test_what_is_wrong_with_a_file_is_one_message(refused: Callable[..., str], t
     path = tmp_path / "wrong.json"
     path.write_text(json.dumps(EXPERIMENT | {"datasets_to_use": ["gsm8"], "comparative_methods": ["AdaLoR"]}))
     message = refused(path, "--plan")
-    assert "'gsm8' is not a known data set; did you mean 'gsm8k'?" in message
-    assert "'AdaLoR' is not a known method; did you mean 'adalora'" in message
+    assert re.search("'gsm8' .*data set; .*'gsm8k'", message)
+    assert re.search("'AdaLoR' .*method; .*'adalora'", message)
     path.write_text('{"seeds": [0],}')
-    assert f"{path}: malformed JSON at line 1, column 15" in refused(path, "--plan")
+    assert re.search(f"{path}: malformed JSON .*line 1, column 15", refused(path, "--plan"))
 
 
 def test_options_that_make_no_sense_are_refused(refused: Callable[..., str], file: Path) -> None:
     assert "--set epochs: write NAME=VALUE" in refused(file, "--set", "epochs")
     assert "--model =x: write NAME=VALUE" in refused(file, "--model", "=x")
-    assert "settings: epoch: there is no such setting; did you mean 'epochs'" in refused(file, "--set", "epoch=1")
+    assert re.search("settings: epoch: .*no such setting; .*'epochs'", refused(file, "--set", "epoch=1"))
     assert "model_overrides: 'bert' is not in models_to_use" in refused(file, "--model", "bert=x/y")
     assert "seeds='one'" in refused(file, "--seeds", "one")
     assert "seeds is empty" in refused(file, "--seeds", "")
-    assert "the experiment file is missing; name one" in refused()
+    assert "experiment file is missing" in refused()
 
 
 def test_the_schema_is_json(call) -> None:

@@ -40,7 +40,7 @@ def test_a_search_that_is_interrupted_and_resumed(call, source: tuple[str, ...],
     stopped = begun.wait(120)
     assert stopped.returncode == 130, stopped
     assert "Traceback" not in stopped.stderr
-    assert f"Finished trials and runs are kept in {output}; the same command goes on with the rest" in stopped.stdout
+    assert re.search(f"kept in {output}; .*same command", stopped.stdout)
 
     done = call("search", *command)
     assert done.code == 0, done.err
@@ -60,7 +60,7 @@ def test_a_search_that_is_interrupted_and_resumed(call, source: tuple[str, ...],
         assert record.examples == {"train": 192, "validation": 48}, "all training examples, and the task's own split"
         assert tuned.examples == {"train": 154, "tuning": 38}
     report = (output / "report.md").read_text()
-    assert "How the settings were tuned" in report
+    assert "settings were tuned" in report
     assert f"learning\\_rate={found.methods[0].best['learning_rate']:.4g}" in report
     assert "judged by 38 others" in (output / "report.html").read_text()
 
@@ -149,5 +149,5 @@ def test_if_every_trial_fails_the_exit_code_says_so(
     monkeypatch.setattr(train, "run", FakeRuns(broken))
     done = call("search", *source, "--trials", 2, "--output", tmp_path / "out")
     assert done.code == 1
-    assert "0 of 2 trials of lora on rte finished" in done.err
+    assert re.search("0 of 2 trials .*lora on rte ", done.err)
     assert not (tmp_path / "out" / "report.md").exists()

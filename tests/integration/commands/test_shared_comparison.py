@@ -172,7 +172,7 @@ def test_ctrl_c_says_how_to_go_on_and_gives_the_seed_back(
     with monkeypatch.context() as patch:
         patch.setattr(train, "run", interrupted)
         out = shown("compare", *options, *shared, "--output", tmp_path / "one", code=130)
-    assert "the same command goes on with the rest" in out
+    assert "the same command" in out
     began = time.monotonic()
     shown("compare", *options, *shared, "--output", tmp_path / "two")
     assert len(made) == 3

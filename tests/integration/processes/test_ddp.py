@@ -192,7 +192,7 @@ def test_a_state_of_other_ranks_needs_the_wrapper(tmp_path: Path) -> None:
     path, folder = tmp_path / "one.pt", tmp_path / "two"
     train_in_parts(Job(), path, WARMUP + 1, True)
     errors = wait(start(train_in_parts, 2, folder, Job(give_wrapper=False), path, WARMUP + 1, False), folder)
-    assert all("make the allocator with what accelerator.prepare(model)" in error for error in errors)
+    assert all("accelerator.prepare(model)" in error for error in errors)
 
 
 def test_within_join(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_within_join(tmp_path: Path) -> None:
     for config in (dict(), dict(signal="delta_exact", exact_every=1)):
         folder = tmp_path / str(len(config))
         errors = wait(start(train_within_join, 2, folder, Job(config=config), (STEPS, WARMUP - 2)), folder)
-        assert "1 of 2 processes have run out of batches" in errors[0]
+        assert re.search("1 of 2 processes .*out of batches", errors[0])
         assert errors[1]
 
 

@@ -97,7 +97,7 @@ def test_an_optimizer_for_one_factor_alone_is_refused(held: str) -> None:
     model = lora()
     optimizer = torch.optim.AdamW([p for name, p in model.named_parameters() if held in name])
     other = {"lora_A": "lora_B", "lora_B": "lora_A"}[held]
-    with pytest.raises(ValueError, match=f"does not hold {other} of 2 of 2 matrices.*one optimizer.*or freeze"):
+    with pytest.raises(ValueError, match=f"not hold {other} of 2 of 2 matrices.*one optimizer.*freeze"):
         allocator_for(model, optimizer)
 
 
@@ -107,7 +107,7 @@ def test_an_optimizer_made_anew_is_an_error_at_once() -> None:
     again = adamw(model, lr=1e-3)
     train(model, again, allocator, range(2, 3))
     loss_of(model, batch_of(3)).backward()
-    with pytest.raises(RuntimeError, match="another optimizer trains them. Make a new RankAllocator"):
+    with pytest.raises(RuntimeError, match="another optimizer .* RankAllocator"):
         allocator.step()
     state = allocator.state_dict()
     continued = allocator_for(model, again)
@@ -131,7 +131,7 @@ def test_a_deleted_adapter_is_named() -> None:
     model.set_adapter("other")
     model.delete_adapter("default")
     loss_of(model, batch_of(1)).backward()
-    with pytest.raises(RuntimeError, match="adapter 'default' was deleted .* give another RankAllocator"):
+    with pytest.raises(RuntimeError, match="adapter 'default' was deleted .*RankAllocator"):
         allocator.step()
 
 

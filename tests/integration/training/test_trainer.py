@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,7 +116,7 @@ def test_the_callback_can_be_used_again(trainer_of) -> None:
 
 def test_too_long_a_warmup_is_refused_before_the_first_step(trainer_of) -> None:
     trainer = trainer_of(RankAllocationCallback(warmup_steps=24), num_train_epochs=2)
-    with pytest.raises(ValueError, match=r"24 steps\) must be shorter than .*\(24 steps"):
+    with pytest.raises(ValueError, match=r"24 steps\) .*shorter .*\(24 steps"):
         trainer.train()
     assert trainer.state.global_step == 0
 
@@ -126,7 +127,7 @@ def test_training_that_ends_early_says_that_it_was_plain_lora(trainer_of, caplog
             control.should_training_stop = state.global_step == 3
 
     trainer_of(RankAllocationCallback(), Stop()).train()
-    assert "3 of 12 warm-up steps: the ranks were not reallocated, this is plain LoRA" in caplog.text
+    assert re.search("3 of 12 warm-up steps: .*plain LoRA", caplog.text)
 
 
 def test_another_tuner_is_refused(trainer_of, tiny_deberta: Path) -> None:

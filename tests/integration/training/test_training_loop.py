@@ -122,7 +122,7 @@ def test_gradients_changed_after_they_were_read(how: str, caplog: pytest.LogCapt
         assert not caplog.messages
         scaled_run(unscale=False, steps=2, fused=fused)
     (message,) = caplog.messages
-    assert re.search("factor of .* after scaler.unscale_.* after clipping", message)
+    assert re.search("factor .* scaler.unscale_.* clipping", message)
     assert how == "clipped" or "0.000977" in message
 
 
@@ -249,8 +249,8 @@ def test_weights_that_are_not_finite_keep_their_ranks(keep: str, caplog: pytest.
     train(model, optimizer, allocator, range(WARMUP - 1, WARMUP + 2))
     assert allocator.ranks == {"first": 4, "second": 4}
     assert not allocator.allocated
-    assert re.search("weights of 2 matrices hold inf or NaN.*: first, second", caplog.text)
-    assert re.search("1 of 4 warm-up steps had inf or NaN gradients.*: first", caplog.text)
+    assert re.search("weights of 2 matrices .*NaN.*: first, second", caplog.text)
+    assert re.search("1 of 4 warm-up steps .*NaN gradients.*: first", caplog.text)
 
 
 def test_a_warmup_without_one_finite_step_is_reported(caplog: pytest.LogCaptureFixture) -> None:
@@ -263,7 +263,7 @@ def test_a_warmup_without_one_finite_step_is_reported(caplog: pytest.LogCaptureF
             parameter.grad = None  # a loop that throws bad gradients away, and steps all the same
         optimizer.step()
     assert not allocator.allocated
-    assert re.search("4 of 4 warm-up steps had inf or NaN gradients.*: first, second", caplog.messages[0])
+    assert re.search("4 of 4 warm-up steps .*NaN gradients.*: first, second", caplog.messages[0])
     assert "plain LoRA" in caplog.messages[1]
     assert all(torch.equal(p, untouched[name]) for name, p in model.state_dict().items())
     train(model, optimizer, allocator, range(2))

@@ -110,7 +110,7 @@ def test_a_causal_model_pads_with_its_end_token(tiny_deberta: Path, tmp_path: Pa
 def test_what_the_hub_does_not_deliver(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelNotFoundError, match=r"'bert-base-uncasd': .*; did you mean 'bert-base-uncased'"):
         load_classifier("bert-base-uncasd", num_labels=2)
-    with pytest.raises(ModelNotFoundError, match="give the folder of a local copy of FacebookAI/roberta-base"):
+    with pytest.raises(ModelNotFoundError, match="folder .*local copy of FacebookAI/roberta-base"):
         load_classifier("roberta-base", num_labels=2)
 
 
@@ -122,7 +122,7 @@ def test_a_sentencepiece_tokenizer_without_its_packages(tiny_deberta: Path, monk
 
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", from_pretrained)
     monkeypatch.setattr(resolution, "_is_installed", lambda module: module != "google.protobuf")
-    with pytest.raises(ModelNotFoundError, match=r"SentencePiece model, which needs protobuf: pip install 'glora"):
+    with pytest.raises(ModelNotFoundError, match="SentencePiece .*protobuf: pip install 'glora"):
         load_classifier(str(tiny_deberta), num_labels=2)
 
 
@@ -153,5 +153,5 @@ def test_loading_a_causal_model(tiny_writer: Path, tiny_deberta: Path, tmp_path:
         load_causal_lm(str(tiny_deberta), dtype=torch.float32)
     AutoModel.from_pretrained(tiny_writer).save_pretrained(tmp_path / "backbone")
     AutoTokenizer.from_pretrained(tiny_writer).save_pretrained(tmp_path / "backbone")
-    with pytest.raises(ModelNotFoundError, match="has no weights for lm_head.weight, and would"):
+    with pytest.raises(ModelNotFoundError, match="no weights for lm_head.weight"):
         load_causal_lm(str(tmp_path / "backbone"), dtype=torch.float32)

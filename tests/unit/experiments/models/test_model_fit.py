@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def error(**settings: object) -> str:
 def test_encoders_write_no_answers(tmp_path: Path, tiny_deberta: Path, sums_folder: Path) -> None:
     data = {"task": "gsm8k", "data_dir": str(sums_folder)}
     assert "model='roberta-base' is an encoder" in error(model="roberta-base", **data)
-    assert "name a causal model, such as Qwen3-0.6B" in error(model="microsoft/deberta-v3-base", **data)
+    assert "causal model, such as Qwen3-0.6B" in error(model="microsoft/deberta-v3-base", **data)
     assert "(deberta-v2) is an encoder" in error(model=str(tiny_deberta), **data)
     for kind, message in (("t5", "an encoder and a decoder"), ("vit", "is not a causal language model")):
         (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, "is_encoder_decoder": kind == "t5"}))
@@ -47,28 +48,26 @@ def test_more_tokens_than_a_model_reads_are_refused_at_once(
     tmp_path: Path, tiny_deberta: Path, tiny_writer: Path, glue_folder: Path, sums_folder: Path
 ) -> None:
     found = error(model=str(tiny_deberta), task="rte", data_dir=str(glue_folder), max_length=65)
-    assert found == f"max_length=65 is more than the 64 tokens that {tiny_deberta} reads; lower it to 64 or less"
+    assert re.fullmatch(f"max_length=65 .*64 tokens .*{tiny_deberta} .*to 64 or less", found)
     assert check_settings({"model": str(tiny_deberta), "task": "rte", "max_length": 64}).max_length == 64
     found = error(model=str(tiny_writer), task="gsm8k", data_dir=str(sums_folder))
-    assert found.startswith("max_length=1024 is more than the 48 tokens"), (
-        "by default it is 1024 where answers are written"
-    )
+    assert re.match("max_length=1024 .*48 tokens", found), "by default it is 1024 where answers are written"
     (tmp_path / "config.json").write_text('{"model_type": "roberta", "max_position_embeddings": 34, "pad_token_id": 1}')
-    assert "lower it to 32 or less" in error(model=str(tmp_path), task="rte", max_length=33), "no tokenizer says more"
+    assert "to 32 or less" in error(model=str(tmp_path), task="rte", max_length=33), "no tokenizer says more"
 
 
 def test_a_model_that_cannot_be_had_is_told_before_the_first_run(tmp_path: Path, glue_folder: Path) -> None:
     settings = {"model": "someone/some-model", "task": "rte", "data_dir": str(glue_folder)}
-    with pytest.raises(InvalidComparisonError, match=r"cannot load the model 'someone/some-model'.*glora list models"):
+    with pytest.raises(InvalidComparisonError, match="model 'someone/some-model'.*glora list models"):
         plan_comparison(tmp_path / "out", methods=("lora",), seeds=(0,), settings=settings)
     (tmp_path / "config.json").write_text('{"model_type": "no such model"}')
-    assert "cannot load a model from the folder" in error(model=str(tmp_path), task="rte")
+    assert "from the folder" in error(model=str(tmp_path), task="rte")
 
 
 def test_without_trl_written_answers_are_refused_at_once(monkeypatch: pytest.MonkeyPatch, sums_folder: Path) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     found = error(model="Qwen3-0.6B", task="gsm8k", data_dir=str(sums_folder))
-    assert found == "gsm8k is trained by TRL, which is not installed: pip install 'glora[experiments]'"
+    assert re.fullmatch(r"gsm8k .*TRL, .*not installed: pip install 'glora\[experiments]'", found)
     assert check_settings({"model": "roberta-base", "task": "rte"}).task == "rte"
 
 
@@ -79,9 +78,7 @@ def test_what_says_nothing_is_not_refused() -> None:
 
 
 def test_settings_of_written_answers_are_for_them() -> None:
-    assert error(task="rte", max_new_tokens=9) == (
-        "max_new_tokens=9 is for written answers, which rte does not have; leave it out"
-    )
+    assert re.match("max_new_tokens=9 .*written answers, .*rte ", error(task="rte", max_new_tokens=9))
     assert "temperature=0.5 is for written answers" in error(task="rte", temperature=0.5)
 
 

@@ -74,7 +74,7 @@ def test_failed_runs_are_listed_with_the_first_line_of_their_error(study_report:
         assert "shuffled, seed 0 failed: ValueError: out of cheese" in text
         assert "second line" not in text
     assert study_report[1].startswith("# Fine-tuning methods compared\n\n## ")
-    assert "- 9 finished runs, 1 failed; made from the records" in study_report[1]
+    assert "- 9 finished runs, 1 failed; " in study_report[1]
 
 
 def test_every_picture_is_linked_by_a_relative_path_that_exists(study_report: tuple[Path, str, str]) -> None:
@@ -128,14 +128,14 @@ def test_each_comparison_begins_with_its_conclusion(tmp_path: Path) -> None:
         tmp_path, [*study(METHODS, (0, 1, 2), task="rte"), *study(METHODS, (0,), task="cola")]
     )
     cola, rte = markdown.partition("## rte")[::2]
-    assert "LoRA, AdaLoRA and GLoRA by gradient norm were trained with all-MiniLM-L6-v2 on cola (1 seed each)" in cola
-    assert "Fewer than 3 seeds conclude nothing about AdaLoRA and GLoRA by gradient norm against LoRA" in cola
+    assert re.search(r"LoRA, AdaLoRA and GLoRA .*all-MiniLM-L6-v2 .*cola \(1 seed each\)", cola)
+    assert re.search("Fewer than 3 seeds .*AdaLoRA and GLoRA .*LoRA", cola)
     assert rte.index("were trained with") < rte.index("**Results")
-    assert "were trained with all-MiniLM-L6-v2 on rte (3 seeds each)" in " ".join(printed.split())
+    assert re.search(r"all-MiniLM-L6-v2 .*rte \(3 seeds each\)", " ".join(printed.split()))
 
 
 def test_an_empty_folder_says_which_command_makes_runs(tmp_path: Path) -> None:
-    with pytest.raises(NoFinishedRunsError, match=r"no finished run under .*glora compare --output"):
+    with pytest.raises(NoFinishedRunsError, match="no finished run .*glora compare --output"):
         write_report(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -339,6 +339,6 @@ def test_a_full_disk_leaves_the_old_report_whole(tmp_path: Path, monkeypatch: py
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(store.os, "fsync", full)
-    with pytest.raises(NotWrittenError, match="No space left on device.*unchanged"):
+    with pytest.raises(NotWrittenError, match="No space left.*unchanged"):
         write_report(tmp_path, console=Terminal(file=io.StringIO()))
     assert {name: (tmp_path / name).read_bytes() for name in before} == before

@@ -154,7 +154,8 @@ def test_a_run_that_kills_its_processes_is_given_up_and_said(
     time.sleep(2.5)  # heartbeats are compared by whole seconds
     records = make_shared_runs(sharing, [planned], Said(), make_run=last, look_after=LOOK)
     assert (len(records), last.made) == (2, [])
-    assert Said.lines == ["glora, seed 0 is given up: every worker that tried died"]
+    (line,) = Said.lines
+    assert line.startswith("glora, seed 0 is given up")
     assert look(sharing, [planned]) == (counts(2, 0, 1, 0),)
 
 
@@ -210,7 +211,7 @@ def test_a_failed_run_does_not_keep_its_seed_from_ending_and_is_tried_again(plan
         ({"methods": ("lora", "glora")}, "methods: it has lora, adalora, glora; now lora, glora"),
         ({"beta": 0.5}, "beta: it has 0.9; now lora 0.9, adalora 0.9, glora 0.5"),
         ({"train_limit": 64}, "data: it has"),
-        ({"claim": "runs"}, "claim: it has seeds; now runs"),
+        ({"claim": "runs"}, "claim: .*seeds; now runs"),
         # a model in another folder has other keys: its runs would be made twice
         ({"model": "elsewhere"}, r"model: it has tiny-deberta\d~\w+; now tiny-deberta\d~"),
     ],
@@ -335,7 +336,7 @@ def test_the_name_is_the_folders_and_the_options_go_together(tmp_path: Path) -> 
     sharing = open_sharing(url, None, None, tmp_path / "results" / "rte")
     assert (sharing.name, sharing.claim) == ("rte", "seeds")
     assert open_sharing(url, "ours", "runs", tmp_path).name == "ours"
-    with pytest.raises(StorageError, match="claim='all' is unknown; use one of seeds, runs"):
+    with pytest.raises(StorageError, match="claim='all' .*seeds, runs"):
         open_sharing(url, None, "all", tmp_path)
-    with pytest.raises(StorageError, match="study='ours' is for shared runs; name the database: --storage URL"):
+    with pytest.raises(StorageError, match="study='ours' .*shared runs; .*--storage URL"):
         open_sharing(None, "ours", None, tmp_path)

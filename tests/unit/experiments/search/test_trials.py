@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -224,9 +225,9 @@ def test_if_all_trials_of_a_method_fail_that_is_said(plan, storage) -> None:
             raise OSError("broken on purpose")
         return 0.5
 
-    with pytest.raises(SearchFailedError, match="0 of 2 trials of glora on rte finished") as caught:
+    with pytest.raises(SearchFailedError, match="0 of 2 trials .*glora on rte ") as caught:
         search(plan(trials=2), storage, FakeRuns(accuracy))
-    assert "OSError: broken on purpose. Fix it and run the same command again" in str(caught.value)
+    assert re.search("OSError: broken on purpose.*same command", str(caught.value))
     assert "of lora" not in str(caught.value)
     runs = FakeRuns()
     search(plan(trials=2), storage, runs)
@@ -238,9 +239,7 @@ def test_what_fails_every_time_is_not_tried_to_the_end(plan, storage) -> None:
         raise OSError("broken on purpose")
 
     runs = FakeRuns(accuracy)
-    with pytest.raises(
-        SearchFailedError, match="the first 3 trials of lora on rte failed with one error: OSError: broken"
-    ):
+    with pytest.raises(SearchFailedError, match="first 3 trials .*lora on rte .*OSError: broken"):
         search(plan(methods=("lora",), trials=6), storage, runs)
     assert len(runs.made) == 3
     (outcome,) = search(plan(methods=("lora",), trials=6), storage, FakeRuns(lambda _config: 0.5))
@@ -270,7 +269,7 @@ def test_the_search_is_recorded_and_shown(plan, storage, tmp_path: Path, tiny_de
     assert [row[0] for row in table.rows] == ["lora", "glora"]
     assert table.rows[1][1].startswith("learning_rate=0.00")
     assert [(str(row[3]), str(row[5])) for row in table.rows] == [("4", "0")] * 2
-    assert "154 of the training examples with seed 2 and judged by 38 others" in table.note
+    assert re.search("154 .*seed 2 .*38 others", table.note)
     assert tuning_table(record, "sst2", str(tiny_deberta)) is None
     path.write_text('{"schema_version": 1, "name": 3}')
     with pytest.raises(RecordError, match=r"search\.json: .*Move it away"):
@@ -300,4 +299,4 @@ def test_choices_that_are_no_more_than_trials_are_each_tried_once(plan, storage)
     assert sorted(rates) == [1e-4, 1e-3, 1e-2, 2e-2]  # 7 trials, but lora has only 4 combinations
     assert len([config for config in runs.made if config.method == "glora"]) == 7  # of 8 combinations: TPE's choice
     lora, glora = searched.studies
-    assert (lora.sampler, glora.sampler[:3]) == ("each of the 4 combinations once", "TPE")
+    assert ("4 combinations" in lora.sampler, glora.sampler[:3]) == (True, "TPE")
