@@ -32,9 +32,8 @@ from glora.allocation.cut import kept_energy
 from glora.config import RankAllocationConfig, as_config
 from glora.distributed.agreement import Processes
 from glora.distributed.unsupported import check_engine
-from glora.guards.same_adapter import check_same_adapter
 from glora.guards.saved_state import STATE_VERSION, check_saved_state
-from glora.guards.setup import check_active, check_held, check_same_matrices, check_setup
+from glora.guards.setup import check_active, check_held, check_same_adapter, check_same_matrices, check_setup
 from glora.guards.training_loop import FirstStep, OtherOptimizer, WarmUp
 from glora.lora.adapter import RankedAdapter
 from glora.lora.input_gradients import release_input_gradients
@@ -265,7 +264,7 @@ class RankAllocator:
         self._given = dict(state["ranks"]) if state["allocated"] else None
         if state["allocated"]:
             release_input_gradients(self.adapter.root, self.adapter.input_hooks)
-        self.adapter.initial_ranks = {name: state["initial_ranks"][name] for name in self.adapter.matrices}
+        self.adapter.resume_from(state["initial_ranks"])
         self.total_rank = total_rank_of(self.config, self.adapter)
         self.reallocation = Reallocation(**state["reallocation"]) if state["reallocation"] else None
         self.steps, self._reallocations = state["steps"], state["reallocations"]

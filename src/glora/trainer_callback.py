@@ -21,12 +21,11 @@ from glora.checkpoints import PROMISED, write_checksums
 from glora.config import RankAllocationConfig, as_config
 from glora.distributed.unsupported import check_engine
 from glora.export import save_allocation
-from glora.guards.same_adapter import check_loaded_adapter
 from glora.guards.saved_state import check_saved_state, check_trainer_state
-from glora.guards.setup import check_same_matrices
+from glora.guards.setup import check_loaded_adapter, check_same_matrices
 from glora.guards.training_loop import describe_unfinished
 from glora.lora.adapter import RankedAdapter
-from glora.lora.following import follow_loading, following, stop_following
+from glora.lora.following import Following, follow_loading, following, stop_following
 from glora.lora.input_gradients import asked_by_last_call
 from glora.messages import get_logger, pluralize
 from glora.paths import regular_file
@@ -70,7 +69,7 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
             raise TypeError(f"give config, or the fields {', '.join(fields)}, not both")
         self.config = as_config(fields if config is None else config)
         self.allocator: RankAllocator | None = None
-        self._adapter: RankedAdapter | None = None
+        self._following: Following | None = None
         self._training_batch: int | None = None
 
     def on_init_end(
@@ -84,12 +83,12 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
     ) -> None:
         """Let checkpoints of other ranks be loaded from now on."""
         try:
-            adapter = self._follow(model, optimizer)
+            adapter = self._follow(model, optimizer).adapter
             if type(args).__module__.startswith("trl."):
                 adapter.input_hooks -= asked_by_last_call(adapter.root)  # TRL's, for checkpointing
         except ValueError:
             # on_train_begin reports what is wrong with the model; it may still be changed until then
-            self._adapter = None
+            self._following = None
 
     def on_train_begin(
         self,
@@ -111,8 +110,9 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
             check_engine(model, optimizer)
         if args.restore_callback_states_from_checkpoint and state.global_step > 0:
             self._check_same_config(model)
-        adapter = self._follow(model, optimizer)
-        adapter.take_out_empty()  # the optimizer is made
+        followed = self._follow(model, optimizer)
+        followed.take_out_empty()  # the optimizer is made
+        adapter = followed.adapter
         if self.config.signal == "delta_exact" and not self.config.cuts:
             check_not_compiled(adapter.root, will_be=args.torch_compile)
         saved = _saved_state(state, type(self).__name__)
@@ -123,7 +123,7 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
         if saved is not None:
             _check_loaded(saved, adapter)
         elif state.global_step > 0 and self._training_batch is None:
-            check_loaded_adapter(adapter)
+            check_loaded_adapter(adapter, followed.loaded)
         if self.allocator is not None:
             self.allocator.detach()
         if self._ran_out_of_memory(args, state) and saved is None and adapter.ranks != adapter.initial_ranks:
@@ -168,7 +168,7 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
             ValueError: there is no Trainer yet, or the checkpoint is damaged, has no state of this callback or is of another
                 model.
         """
-        if self._adapter is None:
+        if self._following is None:
             raise ValueError("take_ranks_from needs a model; give this callback to Trainer(callbacks=[...]) first")
         file = Path(checkpoint) / "trainer_state.json"
         try:
@@ -182,9 +182,9 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
             raise ValueError(
                 f"{checkpoint} was made without {type(self).__name__}, so it has no ranks; use another checkpoint"
             )
-        check_same_matrices(saved["ranks"], self._adapter)
+        check_same_matrices(saved["ranks"], self._following.adapter)
         # under FSDP2 the model must have its final modules when it is sharded; its optimizer knows parameters by name
-        self._adapter.set_ranks(saved["ranks"], keep_places=not _shards())
+        self._following.take_ranks(saved["ranks"], keep_places=not _shards())
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -234,21 +234,19 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
         last, now = self._training_batch, state.train_batch_size
         return bool(args.auto_find_batch_size) and last is not None and now is not None and now < last
 
-    def _follow(self, model: nn.Module | None, optimizer: torch.optim.Optimizer | None) -> RankedAdapter:
-        """Return the adapter of this model, whose ranks follow what is loaded; hyperparameter_search makes new models."""
+    def _follow(self, model: nn.Module | None, optimizer: torch.optim.Optimizer | None) -> Following:
+        """Let the ranks of this model's adapter follow what is loaded; hyperparameter_search makes new models."""
         if model is None:
             raise ValueError("RankAllocationCallback needs Trainer's model")
         name = self.config.adapter_name
         # Trainer may have replaced the callback that followed the loading by this one (restore_callback_states_from_...)
-        before = following(model)
-        known = [one for one in (self._adapter, before.adapter if before else None) if one is not None]
+        known = [one.adapter for one in (self._following, following(model)) if one is not None]
         adapter = next((one for one in known if one.describes(model, name)), None) or RankedAdapter(model, name)
         for other in known:
             if other is not adapter:
                 stop_following(other)
-        self._adapter = adapter
-        follow_loading(adapter, optimizer, asked_by=self.config)
-        return adapter
+        self._following = follow_loading(adapter, optimizer, asked_by=self.config)
+        return self._following
 
     def _check_same_config(self, model: nn.Module | None) -> None:
         """Compare with the callback that the user gave, which the adapter knows: Trainer made this one from the checkpoint."""

@@ -1,15 +1,18 @@
-"""Adapters, optimizers and signals that do not go together, rejected before the first step."""
+"""Adapters, optimizers, signals and saved states that do not go together, rejected before the first step."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
+from peft import PeftConfig
 
 from glora.config import RankAllocationConfig
 from glora.lora.adapter import RankedAdapter
 from glora.lora.layout import is_sharded
 from glora.lora.optimizer_state import check_optimizer, held_by
+from glora.lora.peft_config import SAME_CONFIG, check_scalings
 from glora.messages import pluralize
 
 
@@ -67,3 +70,33 @@ def check_same_matrices(names: Iterable[str], adapter: RankedAdapter) -> None:
             f"the allocator's state is of another model or other target_modules, by {pluralize(len(odd), 'name')}, e.g. "
             f"{odd[0]!r}. Make the model as the run began, with the same LoraConfig: loading gives it its ranks"
         )
+
+
+def check_same_adapter(state: Mapping[str, Any], adapter: RankedAdapter) -> None:
+    """Compare the adapter with that of an allocator's saved state. Call it before the ranks follow the state.
+
+    PEFT rejects other ranks when it loads weights. glora gives the model the ranks of what is loaded, so it compares the
+    adapter with the one that the run began with: weights trained at one scaling compute another function at another.
+    """
+    began = adapter.initial_ranks
+    if began not in (state["initial_ranks"], state["ranks"]):
+        name = next(name for name, rank in began.items() if rank != state["initial_ranks"].get(name))
+        raise ValueError(
+            f"{name} was made with rank {began[name]}, and the checkpoint's run began with rank "
+            f"{state['initial_ranks'].get(name)}; {SAME_CONFIG}"
+        )
+    check_scalings(adapter.scalings, state["scalings"])
+
+
+def check_loaded_adapter(adapter: RankedAdapter, config: PeftConfig | None) -> None:
+    """Check that a checkpoint that has no state of an allocator, of plain LoRA, has the ranks and scalings of the model.
+
+    The ranks have followed the weights by now; the scalings are those of the configuration beside the weights.
+    """
+    for name, rank in adapter.ranks.items():
+        if rank != (began := adapter.initial_ranks[name]):
+            raise ValueError(
+                f"{name} was made with rank {began}, and the checkpoint, which has no allocation, has rank {rank}; "
+                f"{SAME_CONFIG}"
+            )
+    check_scalings(adapter.scalings, adapter.scalings_beside(config))

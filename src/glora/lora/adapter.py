@@ -9,13 +9,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any, cast
+from typing import cast
 
 import torch
 from peft import LoraConfig, PeftConfig
 from peft.tuners.lora.layer import LoraLayer
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from glora.config import Keep
 from glora.lora.discovery import adapted_model, base_model, find_matrices, peft_configs
@@ -30,30 +29,6 @@ Gather = Callable[[LoraMatrix, "torch.optim.Optimizer | None"], AbstractContextM
 
 # (name of a matrix, its tensors): makes the tensors the same on all processes
 Share = Callable[[str, Iterable[torch.Tensor]], None]
-
-# DistributedDataParallel's attribute of the model that it wraps: names of parameters that it leaves alone.
-_IGNORED_BY_DDP = "_ddp_params_and_buffers_to_ignore"
-
-
-class Hook:
-    """A function of an owner that its model calls; a copied or saved model comes without."""
-
-    def __init__(self, owner: object, call: Callable[..., None]) -> None:
-        self.owner, self.call = owner, call
-
-    def __call__(self, *arguments: Any) -> None:
-        """Call the function."""
-        self.call(*arguments)
-
-    def __reduce__(self) -> Any:
-        return NoHook, ()
-
-
-class NoHook:
-    """A hook's place in a copy."""
-
-    def __call__(self, *_: Any) -> None:
-        """Do nothing."""
 
 
 class Layout:
@@ -88,12 +63,10 @@ class RankedAdapter:
         model: The model as it was given.
         root: The base model, which module names are relative to.
         matrices: The matrices by name, those at rank 0 included.
-        initial_ranks: The ranks when this object was made.
+        initial_ranks: The ranks when this object was made, or when the run that it resumes began.
         layout: How processes hold the model; changes of rank go through it. `glora.distributed` sets it.
         adapted: The model that PEFT has adapted.
         paths: The path of each matrix's LoRA layer in the base model, by the matrix's name.
-        loading: The configuration beside the weights that are being loaded; None if there is none.
-        loaded: The configuration beside the weights that were loaded last into this adapter.
         input_hooks: Keys of the hooks by which the user made the embedding's output require a gradient.
 
     Raises:
@@ -112,10 +85,6 @@ class RankedAdapter:
         self._config = self._configs.get(self.name)
         self._exclude_modules = getattr(self._config, "exclude_modules", None)
         self.adapted = adapted
-        self.loading: PeftConfig | None = None
-        self.loaded: PeftConfig | None = None
-        self._places: list[RemovableHandle] = []
-        self._ignored_by_ddp = tuple(getattr(model, _IGNORED_BY_DDP, ()))
         paths = {module: path for path, module in self.root.named_modules()}
         self.paths = {name: paths[matrix.layer] for name, matrix in self.matrices.items()}
 
@@ -148,6 +117,10 @@ class RankedAdapter:
     def scalings(self) -> dict[str, float]:
         """s_k of each matrix that has an adapter."""
         return {matrix.name: matrix.scaling for matrix in self.present}
+
+    def resume_from(self, initial_ranks: Mapping[str, int]) -> None:
+        """Take over the ranks that the resumed run began with."""
+        self.initial_ranks = {name: initial_ranks[name] for name in self.matrices}
 
     def scalings_beside(self, config: PeftConfig | None) -> dict[str, float]:
         """Return the scalings that a configuration beside saved weights gives the matrices that have an adapter."""
@@ -186,8 +159,7 @@ class RankedAdapter:
             keep: Columns that a shrinking matrix keeps.
             seed: Seeds the new rows of A, together with the matrix's name.
             share: Makes the factors of a resized matrix, and their moments, the same on all processes.
-            keep_places: Leave the LoRA layers at rank 0 in the model until `take_out_empty`, the next forward pass or
-                state dict, for an optimizer that is still to be made.
+            keep_places: Leave the LoRA layers at rank 0 in the model until `take_out_empty`.
         """
         changing = [matrix for name, matrix in self.matrices.items() if ranks[name] != matrix.rank]
         returning = [matrix.name for matrix in changing if matrix.rank == 0]
@@ -208,8 +180,6 @@ class RankedAdapter:
         finally:
             if self.layout.one_by_one:  # interrupted, too, so that the matrices that are changed can be saved
                 self._describe()
-        if keep_places:
-            self._hold_places()
 
     def _resized(
         self, matrix: LoraMatrix, rank: int, optimizer: torch.optim.Optimizer | None, keep: Keep, seed: str
@@ -261,11 +231,6 @@ class RankedAdapter:
 
     def take_out_empty(self) -> None:
         """Take the adapters of rank 0 out that `set_ranks(..., keep_places=True)` has left in the model."""
-        for handle in self._places:
-            handle.remove()
-        self._places = []
-        if vars(self.model).pop(_IGNORED_BY_DDP, None) and self._ignored_by_ddp:
-            vars(self.model)[_IGNORED_BY_DDP] = list(self._ignored_by_ddp)
         for matrix in self.matrices.values():
             if matrix.present and matrix.rank == 0:
                 self._take_out(matrix)
@@ -277,19 +242,6 @@ class RankedAdapter:
             alphas = {matrix.name: matrix.layer.lora_alpha[self.name] for matrix in self.present}
             describe_ranks(config, self.ranks, alphas, self._exclude_modules)
             self._configs[self.name] = config
-
-    def _hold_places(self) -> None:
-        """Take the empty adapters out as soon as anything but an optimizer or a wrapper is made of the model."""
-        if not self._places:
-            # PEFT reads the state dict to load another adapter: that is not yet a use of the model
-            hook = Hook(self, lambda *_: None if self.loading else self.take_out_empty())
-            self._places = [
-                self.root.register_forward_pre_hook(hook),
-                self.root.register_state_dict_pre_hook(hook),  # type: ignore[no-untyped-call]
-            ]
-        empty = {factor for m in self.matrices.values() if m.present and m.rank == 0 for factor in m.factors}
-        names = [name for name, parameter in self.model.named_parameters() if parameter in empty]
-        vars(self.model)[_IGNORED_BY_DDP] = [*self._ignored_by_ddp, *names]
 
     def _put_into_tree(self, matrix: LoraMatrix, module: nn.Module) -> None:
         parent, _, child = matrix.name.rpartition(".")

@@ -21,7 +21,9 @@ class FactorWatch:
     A copied or saved model comes with this class in place of the subclass, so it is not watched.
     """
 
-    _prepared: torch.Tensor | None = None
+    def __init__(self) -> None:
+        self._handles: list[RemovableHandle] = []
+        self._prepared: torch.Tensor | None = None
 
     def begin(self) -> None:
         """Note that a forward pass of the layer begins."""
@@ -41,7 +43,7 @@ class FactorWatch:
     def attach(self, matrix: LoraMatrix) -> None:
         """Hook the layer, and A and B, which must be modules that the layer calls."""
         layer, name = matrix.layer, matrix.adapter_name
-        self._handles: list[RemovableHandle] = [
+        self._handles = [
             layer.register_forward_pre_hook(self._before_layer),
             layer.lora_A[name].register_forward_hook(self._after_A),
             layer.lora_B[name].register_forward_hook(self._after_B),

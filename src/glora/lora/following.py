@@ -18,8 +18,9 @@ import torch
 from peft import PeftConfig
 from peft.tuners.lora.layer import LoraLayer
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
-from glora.lora.adapter import Hook, RankedAdapter
+from glora.lora.adapter import RankedAdapter
 from glora.lora.discovery import adapted_model, base_model
 from glora.lora.layout import is_sharded
 from glora.lora.matrix import LoraMatrix
@@ -33,6 +34,30 @@ _KEYS = {
     "lora_embedding_B": "lora_embedding_B.{}",
 }
 
+# DistributedDataParallel's attribute of the model that it wraps: names of parameters that it leaves alone.
+_IGNORED_BY_DDP = "_ddp_params_and_buffers_to_ignore"
+
+
+class Hook:
+    """A function of an owner that its model calls; a copied or saved model comes without."""
+
+    def __init__(self, owner: object, call: Callable[..., None]) -> None:
+        self.owner, self.call = owner, call
+
+    def __call__(self, *arguments: Any) -> None:
+        """Call the function."""
+        self.call(*arguments)
+
+    def __reduce__(self) -> Any:
+        return NoHook, ()
+
+
+class NoHook:
+    """A hook's place in a copy."""
+
+    def __call__(self, *_: Any) -> None:
+        """Do nothing."""
+
 
 class Following:
     """Until `stop_following`, an adapter takes on the ranks of weights that are loaded into its model.
@@ -41,16 +66,58 @@ class Following:
         adapter: The adapter.
         asked_by: The configuration of the callback that asked for it.
         optimizer: Gives the optimizer that trains the adapter; None if there is none yet.
+        loading: The configuration beside the weights that are being loaded; None if there is none.
+        loaded: The configuration beside the weights that were loaded last into this adapter.
     """
 
     def __init__(self, adapter: RankedAdapter) -> None:
         self.adapter = adapter
         self.asked_by: object = None
         self.optimizer: Callable[[], torch.optim.Optimizer | None] = lambda: None
+        self.loading: PeftConfig | None = None
+        self.loaded: PeftConfig | None = None
+        self._places: list[RemovableHandle] = []
+        self._ignored_by_ddp: tuple[str, ...] = ()
         hook = Hook(self, self._before_loading)
         self._handle = adapter.root.register_load_state_dict_pre_hook(hook)  # type: ignore[no-untyped-call]
         if hasattr(adapter.adapted, "load_adapter"):
-            vars(adapter.adapted)["load_adapter"] = LoadAdapter(adapter, adapter.adapted)
+            vars(adapter.adapted)["load_adapter"] = LoadAdapter(self, adapter.adapted)
+
+    def take_ranks(
+        self, ranks: Mapping[str, int], optimizer: torch.optim.Optimizer | None = None, *, keep_places: bool
+    ) -> None:
+        """Give the adapter the ranks of a checkpoint.
+
+        Args:
+            ranks: The rank of each matrix, by name.
+            optimizer: The optimizer that trains the adapter, if there is one yet.
+            keep_places: Leave the LoRA layers at rank 0 in the model until `take_out_empty`, the next forward pass or
+                state dict, for an optimizer that is still to be made.
+        """
+        adapter, model = self.adapter, self.adapter.model
+        adapter.set_ranks(ranks, optimizer=optimizer, keep_places=keep_places)
+        if not keep_places:
+            return
+        if not self._places:
+            # PEFT reads the state dict to load another adapter: that is not yet a use of the model
+            hook = Hook(self, lambda *_: None if self.loading else self.take_out_empty())
+            self._places = [
+                adapter.root.register_forward_pre_hook(hook),
+                adapter.root.register_state_dict_pre_hook(hook),  # type: ignore[no-untyped-call]
+            ]
+            self._ignored_by_ddp = tuple(getattr(model, _IGNORED_BY_DDP, ()))
+        empty = {factor for m in adapter.matrices.values() if m.present and m.rank == 0 for factor in m.factors}
+        names = [name for name, parameter in model.named_parameters() if parameter in empty]
+        vars(model)[_IGNORED_BY_DDP] = [*self._ignored_by_ddp, *names]
+
+    def take_out_empty(self) -> None:
+        """Take the adapters of rank 0 out that `take_ranks(..., keep_places=True)` has left in the model."""
+        if self._places:
+            for handle in self._places:
+                handle.remove()
+            self._places = []
+            vars(self.adapter.model)[_IGNORED_BY_DDP] = list(self._ignored_by_ddp)
+        self.adapter.take_out_empty()
 
     def _before_loading(self, module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
         adapter = self.adapter
@@ -82,16 +149,16 @@ class Following:
                     "load it from its checkpoint, into a new model)"
                 )
             in_weights = {name: scaling for name, scaling in adapter.scalings.items() if found[name]}
-            check_scalings(in_weights, adapter.scalings_beside(adapter.loading))
+            check_scalings(in_weights, adapter.scalings_beside(self.loading))
             optimizer = self.optimizer()
-            adapter.set_ranks(found, optimizer=optimizer, keep_places=optimizer is None)
+            self.take_ranks(found, optimizer, keep_places=optimizer is None)
         for name, matrix in adapter.matrices.items():
             if matrix.present and matrix.rank == 0:
                 _fill(state_dict, prefix + adapter.paths[name], matrix)
 
     def _excluded(self) -> set[str]:
         """Return the matrices that the configuration of the adapter that is being loaded says to be at rank 0."""
-        exclude = getattr(self.adapter.loading, "exclude_modules", None)
+        exclude = getattr(self.loading, "exclude_modules", None)
         patterns = set(exclude.split("|")) if isinstance(exclude, str) else set()
         return {name for name in self.adapter.matrices if re.escape(name) in patterns}
 
@@ -108,7 +175,7 @@ def _all_following(root: nn.Module) -> Iterator[Following]:
 
 def follow_loading(
     adapter: RankedAdapter, optimizer: torch.optim.Optimizer | None = None, asked_by: object = None
-) -> None:
+) -> Following:
     """Let an adapter follow what is loaded into its model.
 
     Args:
@@ -120,6 +187,7 @@ def follow_loading(
     known = next((one for one in _all_following(adapter.root) if one.adapter is adapter), None) or Following(adapter)
     known.optimizer = (lambda: None) if optimizer is None else weakref.ref(optimizer)
     known.asked_by = asked_by
+    return known
 
 
 def stop_following(adapter: RankedAdapter) -> None:
@@ -139,26 +207,27 @@ def adapter_in(model: nn.Module, adapter_name: str, *, trainable: bool = True) -
 
 
 class LoadAdapter:
-    """The model's `load_adapter`, which also tells the adapter where the weights come from."""
+    """The model's `load_adapter`, which also notes the configuration beside the weights."""
 
-    def __init__(self, adapter: RankedAdapter, model: nn.Module) -> None:
-        self._adapter, self._model = adapter, model
+    def __init__(self, following: Following, model: nn.Module) -> None:
+        self._following, self._model = following, model
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         """Load an adapter, as the model's class does."""
+        adapter = self._following.adapter
         folder = arguments[0] if arguments else options.get("model_id", options.get("peft_model_id"))
         where = {key: options[key] for key in ("subfolder", "revision", "cache_dir", "token") if key in options}
         try:
-            self._adapter.loading = PeftConfig.from_pretrained(str(folder), **where)
+            self._following.loading = PeftConfig.from_pretrained(str(folder), **where)
         except (ValueError, OSError, TypeError):
-            self._adapter.loading = None  # PEFT says what is wrong there
-        name = arguments[1] if len(arguments) > 1 else options.get("adapter_name", self._adapter.name)
-        if name == self._adapter.name:
-            self._adapter.loaded = self._adapter.loading
+            self._following.loading = None  # PEFT says what is wrong there
+        name = arguments[1] if len(arguments) > 1 else options.get("adapter_name", adapter.name)
+        if name == adapter.name:
+            self._following.loaded = self._following.loading
         try:
             return type(self._model).load_adapter(self._model, *arguments, **options)  # type: ignore[attr-defined]
         finally:
-            self._adapter.loading = None
+            self._following.loading = None
 
     def __reduce__(self) -> Any:
         return getattr, (self._model, "load_adapter")  # the class's own, of the copy

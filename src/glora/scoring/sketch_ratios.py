@@ -164,6 +164,7 @@ class _Watch(FactorWatch):
     """The products of one matrix."""
 
     def __init__(self, matrix: LoraMatrix) -> None:
+        super().__init__()
         self.matrix = matrix
         self.product: torch.Tensor | None = None
         self._omega: torch.Tensor | None = None

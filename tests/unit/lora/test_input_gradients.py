@@ -177,7 +177,7 @@ def test_trl_s_hook_is_not_the_user_s(library: str, arguments: str, released: in
     callback = RankAllocationCallback()
     callback.on_init_end(args, TrainerState(), TrainerControl(), model=model)
     base.activation_checkpointing_enable({"use_reentrant": False})
-    release_input_gradients(base, callback._adapter.input_hooks)
+    release_input_gradients(base, callback._following.adapter.input_hooks)
     assert len(base.get_input_embeddings()._forward_hooks) == 1 - released
 
 

@@ -187,6 +187,7 @@ class _SharedSeed:
         self._study: Study | None = None
         self._records: dict[str, RunRecord] = {}
         self._read: set[int] = set()
+        self._here: dict[str, str] = {}
         self.items: dict[str, list[PlannedRun]] = {}
         for run in runs:
             item = f"seed {run.config.seed}" + ("" if sharing.claim == "seeds" else f", {run.config.method}")
