@@ -16,13 +16,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import get_args
 
 import torch
 from peft import LoraConfig
 from torch import nn
 
 from glora.allocation.cut import cut_spectra, cut_uniformly
-from glora.config import SettingError, is_int, is_number, plain_number
+from glora.config import Budget, SettingError, is_int, is_number, one_of, plain_number
 from glora.lora.adapter import RankedAdapter
 from glora.lora.discovery import adapted_model, peft_configs
 from glora.lora.following import adapter_in
@@ -60,8 +61,8 @@ class Size:
         if len(given) != 1:
             named = " and ".join(f"{{{name}}}" for name in given) or "no size"
             raise SettingError(f"{named} given; give one of {', '.join(WAYS)}", **given)
-        if self.budget not in ("rank", "parameters"):
-            raise ValueError(f"budget={self.budget!r} must be one of rank, parameters")
+        if self.budget not in get_args(Budget):
+            raise ValueError(f"budget={self.budget!r} must be {one_of(Budget, self.budget)}")
         if self.average_rank is not None and not is_number(self.average_rank, 0):
             raise SettingError("{average_rank} must be a number above 0, such as 4", **given)
         if self.energy is not None and not (is_number(self.energy, 0) and self.energy <= 1):

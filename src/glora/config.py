@@ -127,7 +127,7 @@ class RankAllocationConfig:
                 object.__setattr__(self, name, float(value))
         share = isinstance(self.warmup_steps, float) and 0 < self.warmup_steps < 1
         rules = {  # field -> whether it is kept, and the rule
-            "rule": (self.rule in get_args(Rule), _one_of(Rule, self.rule)),
+            "rule": (self.rule in get_args(Rule), one_of(Rule, self.rule)),
             "total_rank": (_is_int_or_none(self.total_rank), "an int ≥ 1"),
             "average_rank": (self.average_rank is None or is_number(self.average_rank, above=0), "a number above 0"),
             "energy": (
@@ -139,7 +139,7 @@ class RankAllocationConfig:
                 "a number of steps (int ≥ 1), a share of all steps (float between 0 and 1) or None for one epoch",
             ),
             "beta": (is_number(self.beta, above=-1) and 0 <= self.beta < 1, "in [0, 1)"),
-            "signal": (self.signal in get_args(Signal), _one_of(Signal, self.signal)),
+            "signal": (self.signal in get_args(Signal), one_of(Signal, self.signal)),
             "exact_every": (is_int(self.exact_every, 1), "an int ≥ 1"),
             "reallocate_every": (_is_int_or_none(self.reallocate_every), "an int ≥ 1, or None for one reallocation"),
             "max_reallocations": (
@@ -147,8 +147,8 @@ class RankAllocationConfig:
                 or (is_int(self.max_reallocations, 1) and self.reallocate_every is not None),
                 "an int ≥ 1 together with reallocate_every, or None",
             ),
-            "budget": (self.budget in get_args(Budget), _one_of(Budget, self.budget)),
-            "keep": (self.keep is None or self.keep in get_args(Keep), _one_of(Keep, self.keep)),
+            "budget": (self.budget in get_args(Budget), one_of(Budget, self.budget)),
+            "keep": (self.keep is None or self.keep in get_args(Keep), one_of(Keep, self.keep)),
             "min_rank": (_is_bound(self.min_rank), "an int ≥ 0, or one for each module name"),
             "max_rank": (
                 self.max_rank is None or _is_bound(self.max_rank),
@@ -291,5 +291,6 @@ def _is_bound(value: object) -> bool:
     return is_int(value, 0)
 
 
-def _one_of(values: Any, given: object) -> str:
+def one_of(values: Any, given: object) -> str:
+    """Return `one of` the values of a Literal, and the nearest to what was given."""
     return f"one of {', '.join(get_args(values))}{did_you_mean(str(given), get_args(values))}"

@@ -128,7 +128,7 @@ def test_frozen_factors_stay_frozen() -> None:
         (dict(rank=-1), "rank=-1 .*from 0 to .* = 9"),
         (dict(rank=10), "rank=10 .*from 0 to .* = 9"),
         (dict(rank=2.0), r"rank=2.0 must be an integer"),
-        (dict(rank=2, keep="best"), "keep='best' .*'norm', 'svd', 'first'"),
+        (dict(rank=2, keep="norms"), "keep='norms' .*norm, svd, first; .*'norm'"),
         (dict(rank=2, adapter_name="other"), r"adapter 'other'; .*\['default'\]"),
     ],
 )

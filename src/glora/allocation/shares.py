@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from numbers import Integral
 
-from glora.messages import pluralize
+from glora.messages import did_you_mean, pluralize
 
 Bound = int | Mapping[str, int] | None
 
@@ -133,7 +133,10 @@ def _check_bounds(
     for what, bound in (("min_rank", min_rank), ("max_rank", max_rank)):
         unknown = sorted(set(bound) - set(names)) if isinstance(bound, Mapping) else []
         if unknown:
-            raise ValueError(f"{what} names {unknown[0]!r}, which is not among the {pluralize(len(names), 'score')}")
+            near = did_you_mean(unknown[0], names)
+            raise ValueError(
+                f"{what} names {unknown[0]!r}, which is not among the {pluralize(len(names), 'score')}{near}"
+            )
     n = len(names)
     least = sum(low[name] * price[name] for name in names)
     if least > budget:

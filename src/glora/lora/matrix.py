@@ -26,7 +26,7 @@ from peft.tuners.lora import variants
 from peft.tuners.lora.layer import Embedding, LoraLayer, ParamWrapper
 from torch import nn
 
-from glora.config import Keep, plain_number
+from glora.config import Keep, one_of, plain_number
 from glora.lora.layout import class_of
 from glora.lora.optimizer_state import carried_state, check_optimizer, per_element, set_state
 from glora.lora.resize import by_rank_A, by_rank_B, carry_state, columns_at
@@ -200,7 +200,7 @@ class LoraMatrix:
             )
         self.check_supported()
         if keep not in get_args(Keep):
-            raise ValueError(f"keep={keep!r} is unknown; choose one of {', '.join(map(repr, get_args(Keep)))}")
+            raise ValueError(f"keep={keep!r} must be {one_of(Keep, keep)}")
         rank = plain_number(rank)
         largest, (smallest, why) = min(self.shape), self.min_supported_rank
         if isinstance(rank, bool) or not isinstance(rank, int) or not smallest <= rank <= largest:

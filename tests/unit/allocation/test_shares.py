@@ -154,7 +154,7 @@ def test_ties_go_to_the_name_that_sorts_first() -> None:
             "total_rank=10 .*3 matrices .*max_rank=3; .*total_rank to at most 9",
         ),
         (dict(scores={"a": 1.0}, total_rank=4, min_rank=3, max_rank=2), "min_rank=3 is above max_rank=2 for 'a'"),
-        (dict(scores={"a": 1.0}, total_rank=4, max_rank={"b": 2}), "max_rank names 'b'"),
+        (dict(scores={"query": 1.0}, total_rank=4, max_rank={"qeury": 2}), "max_rank names 'qeury'.*'query'"),
         (dict(scores={"a": 1.0}, total_rank=4, min_rank=-1), "min_rank for 'a' is -1"),
         (dict(scores={"a": 1.0}, total_rank=4, costs={"b": 2}), "costs .*no entry .*'a'"),
         (dict(scores={"a": 1.0}, total_rank=4, costs={"a": 0}), r"costs\['a'\]=0 .*at least 1"),
