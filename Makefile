@@ -26,8 +26,8 @@ $(TESTED): $(READY)
 
 demo: $(READY)   ## what an adapter's size buys, and how to have it smaller: about three minutes on two quiet cores
 	@HF_HUB_OFFLINE=1 $(BIN)/glora compare --preset demo --output $(DEMO)
-	@echo; echo "The rank 8 adapter of seed 0, cut to a quarter after training by glora compress:"
-	@HF_HUB_OFFLINE=1 $(BIN)/glora compress $(DEMO)/adapters/*--lora-average-rank-8--r2--seed0--* --keep 25% --overwrite \
+	@echo; echo "The rank 4 adapter of seed 0, cut to a quarter after training by glora compress:"
+	@HF_HUB_OFFLINE=1 $(BIN)/glora compress $(DEMO)/adapters/*--lora-average-rank-4--r1--seed0--* --keep 25% --overwrite \
 		--output $(DEMO)/compressed --model all-MiniLM-L6-v2 --task stdlib-docs --eval-limit 400 --max-length 32
 
 test: $(TESTED)  ## run the tests

@@ -77,6 +77,26 @@ def test_trl_sft(tmp_path: Path) -> None:
     assert reallocations(done.stderr) == 1
 
 
+@pytest.mark.encoder
+def test_embedding_model(embedded_encoder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("sentence_transformers")
+    done = run("embedding_model", tmp_path, str(tmp_path / "output"))
+    before, after = numbers(r"loss of the pairs: ([\d.]+) before, ([\d.]+) after", done.stdout)
+    assert after < before / 2
+    (difference,) = numbers(r"the largest difference: ([\d.e+-]+)", done.stdout)
+    assert difference < 1e-5
+    assert "matrices without an adapter: pooler" not in done.stderr
+    assert (tmp_path / "output" / "adapter_config.json").is_file()
+
+
+def test_grpo(tmp_path: Path) -> None:
+    pytest.importorskip("trl")
+    done = run("grpo", tmp_path)
+    first, last = numbers(r"reward: ([\d.]+) at first, ([\d.]+) at last", done.stdout)
+    assert last > max(0.95, first + 0.05)
+    assert "of the learned update's energy" in done.stderr
+
+
 def test_accelerate_loop(tmp_path: Path) -> None:
     done = run("accelerate_loop", tmp_path)
     smallest, largest = numbers(r"uninterrupted: loss [\d.]+, ranks (\d+) to (\d+)", done.stdout)

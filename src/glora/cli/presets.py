@@ -22,11 +22,11 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "demo": Preset(
-        methods=("lora", "lora:average_rank=8", "glora:rule=spectrum:budget=parameters"),
+        methods=("lora", "lora:average_rank=4", "glora:rule=spectrum:budget=parameters"),
         seeds=(0, 1, 2),
-        # 32 tokens hold most pairs whole. At 3e-3 LoRA of rank 8 collapses in one of three seeds.
+        # 32 tokens hold most pairs whole. At 3e-3 and rank 8 LoRA collapses in one of three seeds.
         settings={
-            "rank": 2,
+            "rank": 1,
             "train_limit": 960,
             "eval_limit": 400,
             "batch_size": 8,
@@ -37,8 +37,8 @@ PRESETS: dict[str, Preset] = {
         },
         intro=(
             "What does the size of an adapter buy, and can it be had smaller? A small encoder learns whether a docstring "
-            "describes a function: with LoRA of rank 2, with LoRA of rank 8, four times as large, and with GLoRA's spectrum "
-            "rule, which starts at rank 8 and cuts to the size of rank 2. Nine short runs; the report says what they show. "
+            "describes a function: with LoRA of rank 1, with LoRA of rank 4, four times as large, and with GLoRA's spectrum "
+            "rule, which starts at rank 4 and cuts to the size of rank 1. Nine short runs; the report says what they show. "
             "All have one learning rate and little time, in which larger adapters learn faster; after long training the "
             "differences are smaller."
         ),

@@ -107,7 +107,7 @@ def test_the_example_is_understood() -> None:
     found = load_experiment(ROOT / "examples" / "experiment.json")
     assert set(STUDY) < set(json.loads(found.path.read_text())), "it has the fields that people's files have"
     assert list(found.models.values()) == ["all-MiniLM-L6-v2"]
-    assert len(found.configs) == 6
+    assert len(found.configs) == 8
 
 
 def test_yaml_says_the_same(file: Callable[..., Path], tmp_path: Path) -> None:
