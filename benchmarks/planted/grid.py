@@ -54,8 +54,9 @@ AT_EVERY_RANK = ("uniform", "spectrum_4", "uniform_cut_4", "delta", "planted", "
 AT_RANK_4 = ("uniform_cut_8", "spectrum_4_cuts_2", "spectrum_4_cuts_4", "spectrum_4_input", "spectrum_4_gauss_newton")
 EQUAL_PARAMETERS = dataclasses.replace(BASE, budget="parameters")
 
+AVERAGE_RANKS = {f"r̄ = {rank}": dataclasses.replace(EQUAL_PARAMETERS, rank=rank) for rank in (1, 2, 4, 8)}
 WIDE_CELLS: dict[str, Setting] = {
-    **{f"r̄ = {rank}": dataclasses.replace(EQUAL_PARAMETERS, rank=rank) for rank in (1, 2, 4, 8)},
+    **AVERAGE_RANKS,
     "r̄ = 4, warm-up 10 %": dataclasses.replace(EQUAL_PARAMETERS, warmup=0.10),
     "r̄ = 4, warm-up 50 %": dataclasses.replace(EQUAL_PARAMETERS, warmup=0.50),
     "r̄ = 4, rank budget": BASE,
@@ -86,9 +87,7 @@ def wide(adalora: Sequence[str]) -> Iterator[tuple[Setting, str, int]]:
         adalora: The tuned variants of AdaLoRA.
     """
     for cell, setting in WIDE_CELLS.items():
-        variants = AT_EVERY_RANK[:5]
-        if cell in ("r̄ = 4", "r̄ = 2"):
-            variants = (*AT_EVERY_RANK, *adalora)
+        variants = (*AT_EVERY_RANK, *adalora) if cell in AVERAGE_RANKS else AT_EVERY_RANK[:5]
         if cell == "r̄ = 4":
             variants += AT_RANK_4
         yield from ((setting, variant, seed) for variant in variants for seed in WIDE_SEEDS)
