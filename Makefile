@@ -24,7 +24,7 @@ $(TESTED): $(READY)
 		-c constraints.txt -e '.[experiments,demo,dev,optimizers]'
 	@touch $@
 
-demo: $(READY)   ## what an adapter's size buys, and how to have it smaller: about three minutes on two quiet cores
+demo: $(READY)   ## what an adapter's size buys, and how to have it smaller (3 to 5 minutes on 2 quiet cores)
 	@HF_HUB_OFFLINE=1 $(BIN)/glora compare --preset demo --output $(DEMO)
 	@echo; echo "The rank 4 adapter of seed 0, cut to a quarter after training by glora compress:"
 	@HF_HUB_OFFLINE=1 $(BIN)/glora compress $(DEMO)/adapters/*--lora-average-rank-4--r1--seed0--* --keep 25% --overwrite \

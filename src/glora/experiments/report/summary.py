@@ -219,8 +219,8 @@ def _labels(rows: Sequence[tuple[RunRecord, ...]]) -> list[str]:
         siblings = [other for other, theirs in zip(configs, titles) if theirs == title]
         own = named_settings(config.method) - {"rule"}  # the title has the rule
         shown = own.union(differing_settings(siblings, ignored=NAMED_BY_ROW))
-        settings = filter(None, (_setting_text(config, name) for name in SETTINGS if name in shown))
-        labels.append(", ".join([title, *settings]))
+        settings = ", ".join(filter(None, (_setting_text(config, name) for name in SETTINGS if name in shown)))
+        labels.append(f"{title} ({settings})" if settings else title)
     return numbered(labels)
 
 

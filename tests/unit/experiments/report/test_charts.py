@@ -197,7 +197,7 @@ def test_secondary_splits_are_not_on_the_curve() -> None:
 
 
 def test_a_method_keeps_its_color_whatever_is_beside_it() -> None:
-    few, many = method_styles([GLORA]), method_styles(["LoRA", "DoRA", "PiSSA", f"{GLORA}, beta=0.5", GLORA])
+    few, many = method_styles([GLORA]), method_styles(["LoRA", "DoRA", "PiSSA", f"{GLORA} (beta=0.5)", GLORA])
     assert few[GLORA] == many[GLORA]
     assert len({color for color, _ in many.values()}) == 5
     crowd = method_styles(["LoRA", "AdaLoRA", GLORA, *(f"method {i}" for i in range(15))])

@@ -186,10 +186,10 @@ def test_a_diverged_run_shows_nothing() -> None:
 def test_each_row_of_the_method_has_its_claims_and_names_its_settings() -> None:
     made = runs("lora", LORA) + runs("glora", LORA, beta=0.5) + runs("glora", LORA, beta=0.9)
     (group,) = summarise(made)
-    assert list(findings(group)) == ["GLoRA by gradient norm, beta=0.5", "GLoRA by gradient norm, beta=0.9"]
+    assert list(findings(group)) == ["GLoRA by gradient norm (beta=0.5)", "GLoRA by gradient norm (beta=0.9)"]
     assert [row[0].partition(": ")[0] for row in claims_table(group).rows[::4]] == [
-        "GLoRA by gradient norm, beta=0.5",
-        "GLoRA by gradient norm, beta=0.9",
+        "GLoRA by gradient norm (beta=0.5)",
+        "GLoRA by gradient norm (beta=0.9)",
     ]
 
 

@@ -133,8 +133,8 @@ def test_no_mean_over_different_settings() -> None:
     ]
     group = only(summarise(records))
     assert [method.label for method in group.methods] == [
-        "GLoRA by gradient norm, beta=0.5",
-        "GLoRA by gradient norm, beta=0.9",
+        "GLoRA by gradient norm (beta=0.5)",
+        "GLoRA by gradient norm (beta=0.9)",
     ]
     assert [[run.final["accuracy"] for run in method.runs] for method in group.methods] == [[0.5] * 2, [0.9] * 2]
 
@@ -155,8 +155,8 @@ def test_each_row_is_compared_with_the_lora_of_its_schedule() -> None:
         if method.differences
     }
     assert differences == {
-        "GLoRA by gradient norm, learning_rate=0.0001": 0.1,
-        "GLoRA by gradient norm, learning_rate=0.001": -0.1,
+        "GLoRA by gradient norm (learning_rate=0.0001)": 0.1,
+        "GLoRA by gradient norm (learning_rate=0.001)": -0.1,
     }
 
 
