@@ -89,7 +89,7 @@ UNUSED = "unused"
 ENCODER = {"learning_rate": 1.5e-3, "batch_size": 16, "group_by_length": True}
 SETTINGS: dict[str, Setting] = {
     "sst2": Setting({**ENCODER, "epochs": 2, "max_length": 48}, (0.5, 0.25, 0.125), read_sst2),
-    "rte": Setting({**ENCODER, "epochs": 4, "max_length": 128}, (0.25,), read_rte),
+    "rte": Setting({**ENCODER, "learning_rate": 5e-4, "epochs": 4, "max_length": 128}, (0.25,), read_rte),
     "gsm8k": Setting(
         {"model": PACKAGED_LLM.model, "learning_rate": 1e-3, "batch_size": 4, "epochs": 1, "max_length": 512},
         (0.25,),

@@ -18,7 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from glora.allocation.budget import check_start
 from glora.allocator import RankAllocator
 from glora.checkpoints import PROMISED, write_checksums
-from glora.config import RankAllocationConfig, as_config
+from glora.config import CUT_WARMUP, ONE_EPOCH_WARMUP, RankAllocationConfig, as_config
 from glora.distributed.unsupported import check_engine
 from glora.export import save_allocation
 from glora.guards.saved_state import check_saved_state, check_trainer_state
@@ -303,9 +303,10 @@ def _warmup_steps(
     left, epoch = state.max_steps - (state.global_step if fresh else 0), _epoch(args, train_dataloader)
     steps = config.warmup_of(state.max_steps, epoch)
     if steps >= left:
+        share = CUT_WARMUP if config.cuts else ONE_EPOCH_WARMUP
         raise ValueError(
             f"the warm-up (warmup_steps={config.warmup_steps}, {pluralize(steps, 'step')}) must be shorter than training "
-            f"({pluralize(left, 'step')}); {'set for example warmup_steps=0.1, or ' if left > 1 else ''}train longer"
+            f"({pluralize(left, 'step')}); {f'set for example warmup_steps={share:g}, or ' if left > 1 else ''}train longer"
         )
     if (last := config.last_cut(steps)) >= left:
         raise ValueError(

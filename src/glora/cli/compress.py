@@ -101,7 +101,9 @@ def _check_evaluation(evaluated: Collection[str], tolerance: float | None, *, pl
     """Check that an evaluation has a task, and that --plan does not leave it out."""
     option = "--tolerance" if tolerance is not None else option_of(next(iter(evaluated)))
     if plan or "task" not in evaluated:
-        raise UsageError(f"{option} needs {'an evaluation, so leave out --plan' if plan else '--task'}")
+        raise UsageError(
+            f"{option}: --plan evaluates nothing; leave out one of them" if plan else f"{option} needs --task"
+        )
     if tolerance is not None and not 0 <= tolerance < math.inf:
         raise UsageError(f"--tolerance {tolerance:g} must be a number of points, at least 0, such as 0.5")
 

@@ -241,8 +241,8 @@ def _endings(embedding: bool) -> tuple[str, str]:
 def _read_config(adapter: str | Path) -> tuple[LoraConfig, str]:
     file = Path(adapter) / CONFIG_NAME
     if Path(adapter).exists() and not file.exists():  # what is here is not looked for on the hub
-        below = next((str(path.parent) for path in Path(adapter).glob(f"*/{CONFIG_NAME}")), None)
-        raise ValueError(f"{adapter} has no {CONFIG_NAME}; give {below or 'a folder that save_pretrained wrote'}")
+        below = (f"for example {path.parent}" for path in Path(adapter).glob(f"*/{CONFIG_NAME}"))
+        raise ValueError(f"{adapter} has no {CONFIG_NAME}; give {next(below, 'a folder that save_pretrained wrote')}")
     if not file.exists():
         try:
             config = PeftConfig.from_pretrained(str(adapter))

@@ -219,7 +219,7 @@ def test_written_answers_are_evaluated_too(compress, tiny_writer: Path, sums_fol
         (["--tolerance", "0.5", "--output", "out"], "--tolerance needs --task"),
         (["--tolerance", "nan", "--task", "rte", "--output", "out"], "--tolerance nan must be a number of points"),
         (["--tolerance", "-1", "--task", "rte", "--output", "out"], "--tolerance -1 must be a number of points"),
-        (["--plan", "--task", "rte"], "--task needs an evaluation, so leave out --plan"),
+        (["--plan", "--task", "rte"], "--task: --plan evaluates nothing"),
         (["--keep", "50%", "--data-dir", "glue", "--output", "out"], "--data-dir needs --task"),
         (["--keep", "25%", "--output", "out", "--task", "rtee"], "rtee"),
         (["--keep", "25%", "--output", "adapter"], "is the adapter itself"),

@@ -31,7 +31,8 @@ def find_method(name: str) -> Method:
     """
     base, settings = split_variant(name)
     if base not in METHODS:
-        raise ValueError(f"unknown method {base!r}{did_you_mean(base, METHODS) or '.'} Methods: {', '.join(METHODS)}")
+        near = f"; did you mean 'glora:rule={base}'?" if base in RULES else did_you_mean(base, METHODS)
+        raise ValueError(f"unknown method {base!r}{near or '.'} Methods: {', '.join(METHODS)}")
     return _variant(METHODS[base], settings) if settings else METHODS[base]
 
 

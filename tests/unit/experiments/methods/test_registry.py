@@ -62,6 +62,7 @@ def test_a_variant_has_another_key_than_its_method() -> None:
         ("glora:beta=2", "beta=2.0 must be in [0, 1)"),
         ("lora:", "such as lora:learning_rate=1e-3"),
         ("glore:keep=svd", "unknown method 'glore'; did you mean 'glora'"),
+        ("spectrum", "did you mean 'glora:rule=spectrum'"),
     ],
 )
 def test_what_a_variant_cannot_be_is_refused(name: str, expected: str) -> None:
