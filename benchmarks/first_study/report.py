@@ -124,7 +124,7 @@ def summary(tuned: Runs, at_one_rate: Runs) -> str:
         "",
         *_header("", "parameters", *tuned, "all: metric", "all: training loss"),
     ]
-    found = ["Each at the rate that its tuning found:", "", *_header("", "parameters", *tuned)]
+    found = ["Each at the learning rate that its tuning found:", "", *_header("", "parameters", *tuned)]
     for method, name in NAMES.items():
         rows = compare(at_one_rate, method, "lora") if method != "lora" else []
         over_all = ("", "")

@@ -119,7 +119,7 @@ def test_methods_that_differ_in_one_command(tiny_deberta: Path, glue_folder: Pat
     assert {m for m, r in records.items() if r.preparation_seconds} == {"pissa", "eva", "lora_ga"}
     report = (tmp_path / "report.md").read_text()
     rows = {line.split(" | ")[0].strip("| "): line for line in report.splitlines() if line.startswith("| ")}
-    assert {name.replace("_", r"\_") for name in DIFFERENT} <= set(rows)
+    assert {METHODS_BY_NAME[name].title for name in DIFFERENT} <= set(rows)
     larger = 100 * records["dora"].adapter_parameters_after / lora.adapter_parameters_after
     assert f"| {larger:.1f} % |" in report
     assert "full has no adapter" in report

@@ -66,7 +66,7 @@ def test_refused(tmp_path: Path) -> None:
 def test_resumed_by_another_number_of_processes(tmp_path: Path) -> None:
     job, path = Job(sharded=True), tmp_path / "sharded.pt"
     whole = together(train_in_parts, 2, tmp_path / "two", job, path, WARMUP + 1, True)
-    for result in together(train_in_parts, 3, tmp_path / "three", job, path, WARMUP + 1, False):
+    for result in together(train_in_parts, 4, tmp_path / "four", job, path, WARMUP + 1, False):
         assert result["ranks"] == whole[0]["ranks"]
         for name, weight in whole[0]["weights"].items():
             torch.testing.assert_close(result["weights"][name], weight, rtol=1e-3, atol=1e-5, msg=name)
