@@ -122,7 +122,7 @@ def test_methods_that_differ_in_one_command(tiny_deberta: Path, glue_folder: Pat
     assert {METHODS_BY_NAME[name].title for name in DIFFERENT} <= set(rows)
     larger = 100 * records["dora"].adapter_parameters_after / lora.adapter_parameters_after
     assert f"| {larger:.1f} % |" in report
-    assert "full has no adapter" in report
+    assert "full fine-tuning has no adapter" in report
 
 
 # those that have an optimizer, a look at the data, their own layer or model
