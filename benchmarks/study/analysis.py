@@ -15,7 +15,6 @@ from scipy import stats
 
 from glora.experiments.report.statistics import CONFIDENCE, PairedDifference, paired_difference
 
-POWER = 0.8
 BySeed = dict[int, dict[str, Any]]
 
 
@@ -28,7 +27,6 @@ class Comparison:
         log_loss: Differences of the logarithm of the held-out loss.
         score: Differences of accuracy or reciprocal rank; None where a task has neither.
         p: Two-sided p of log_loss by Student's t; None below three seeds, or where all differences are equal.
-        smallest: The difference of log_loss that would have been shown with 80 % power; None where p is.
         by_examples: 95 % interval of the relative difference over the held-out examples, averaged over seeds.
     """
 
@@ -39,7 +37,6 @@ class Comparison:
     log_loss: PairedDifference
     score: PairedDifference | None
     p: float | None
-    smallest: float | None
     by_examples: tuple[float, float]
 
 
@@ -63,17 +60,8 @@ def compare(task: str, size: float, arm: str, other: str, mine: BySeed, theirs: 
         if scored
         else None
     )
-    p, smallest = _test(log_loss.values)
-    return Comparison(task, size, arm, other, log_loss, score, p, smallest, _by_examples(mine, theirs, log_loss.seeds))
-
-
-def _test(differences: Sequence[float]) -> tuple[float | None, float | None]:
-    """p, and the smallest difference that this spread and number of seeds show with 80 % power."""
-    n, sd = len(differences), float(np.std(differences, ddof=1)) if len(differences) > 1 else 0.0
-    if n < 3 or sd == 0:
-        return None, None
-    quantiles = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) + stats.t.ppf(POWER, n - 1)
-    return float(stats.ttest_1samp(differences, 0).pvalue), float(quantiles * sd / math.sqrt(n))
+    p = float(stats.ttest_1samp(log_loss.values, 0).pvalue) if log_loss.smallest else None
+    return Comparison(task, size, arm, other, log_loss, score, p, _by_examples(mine, theirs, log_loss.seeds))
 
 
 def _by_examples(mine: BySeed, theirs: BySeed, seeds: Sequence[int]) -> tuple[float, float]:

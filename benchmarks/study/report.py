@@ -71,7 +71,7 @@ def _family(comparisons: list[Comparison]) -> Iterator[str]:
     for each, p in zip(comparisons, holm([each.p for each in comparisons])):
         name = f"{ARMS[each.arm].label} against {ARMS[each.other].label}"
         examples = "[{}, {}]".format(*map(_percent, each.by_examples))
-        smallest = "" if each.smallest is None else f"±{100 * math.expm1(each.smallest):.1f} %"
+        smallest = f"±{100 * math.expm1(each.log_loss.smallest):.1f} %" if each.log_loss.smallest else ""
         cells = [
             f"{each.size:g}",
             name,

@@ -149,11 +149,11 @@ def test_the_smallest_effect_is_shown_in_four_of_five_draws() -> None:
             TASK, 2.0, "spectrum", "uniform", *(by_seed(found, TASK, arm, 2.0) for arm in ("spectrum", "uniform"))
         )
         assert each is not None
-        assert each.smallest is not None
+        assert each.log_loss.smallest is not None
         smallest = (stats.t.ppf(0.975, 9) + stats.t.ppf(0.8, 9)) * 0.02 / math.sqrt(10)
         shifted = [v + smallest for v in noise.values()]
         shown += stats.ttest_1samp(shifted, 0).pvalue < 0.05
-        total += each.smallest / 400
+        total += each.log_loss.smallest / 400
     assert total == pytest.approx(smallest, rel=0.05)
     assert 0.74 < shown / 400 < 0.86
 

@@ -116,7 +116,9 @@ class Following:
             for handle in self._places:
                 handle.remove()
             self._places = []
-            vars(self.adapter.model)[_IGNORED_BY_DDP] = list(self._ignored_by_ddp)
+            vars(self.adapter.model).pop(_IGNORED_BY_DDP, None)
+            if self._ignored_by_ddp:
+                vars(self.adapter.model)[_IGNORED_BY_DDP] = list(self._ignored_by_ddp)
         self.adapter.take_out_empty()
 
     def _before_loading(self, module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:

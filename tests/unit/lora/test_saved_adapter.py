@@ -141,7 +141,7 @@ def test_a_folder_that_is_here_is_not_looked_for_on_the_hub(tmp_path: Path, monk
     (tmp_path / "run" / "adapter").mkdir(parents=True)
     (tmp_path / "run" / "adapter" / "adapter_config.json").write_text("{}")
     with pytest.raises(
-        ValueError, match=f"has no adapter_config.json; give {re.escape(str(tmp_path / 'run' / 'adapter'))}"
+        ValueError, match=f"has no adapter_config.json; give for example {re.escape(str(tmp_path / 'run' / 'adapter'))}"
     ):
         read_adapter(tmp_path / "run")
     (tmp_path / "file").write_text("x")

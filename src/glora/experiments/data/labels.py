@@ -136,10 +136,10 @@ class LabelColumn:
                 f"{table.where(0)}: the label {self._values[0]!r:.60} is nearly a number, as all others are; write numbers "
                 "with a decimal point, without signs for thousands and percent."
             )
-        self._refuse_alike(counts)
+        self._check_spellings(counts)
         return tuple(sorted(counts, key=Decimal if all(map(INTEGER.fullmatch, counts)) else None))
 
-    def _refuse_alike(self, counts: Mapping[str, int]) -> None:
+    def _check_spellings(self, counts: Mapping[str, int]) -> None:
         for form, difference in ((_looks, "space, case or Unicode form"), (_keyboard_form, "letters that look alike")):
             alike: dict[str, list[str]] = {}
             for name in counts:

@@ -34,7 +34,9 @@ def collect_provenance(*, data_fingerprint: str | None = None) -> Provenance:
     Args:
         data_fingerprint: hash of the run's examples.
     """
-    return _of_process(os.getpid()).model_copy(update={"data_fingerprint": data_fingerprint})
+    known = _of_process(os.getpid())
+    machine = known.machine.model_copy(update={"torch_threads": torch.get_num_threads()})  # may change within a process
+    return known.model_copy(update={"machine": machine, "data_fingerprint": data_fingerprint})
 
 
 @functools.cache

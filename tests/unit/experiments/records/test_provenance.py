@@ -56,6 +56,16 @@ def test_the_facts_of_a_process_are_collected_once(monkeypatch: pytest.MonkeyPat
     assert collect_provenance(data_fingerprint="b") == first.model_copy(update={"data_fingerprint": "b"})
 
 
+def test_threads_are_those_of_now() -> None:
+    before = torch.get_num_threads()
+    collect_provenance()
+    try:
+        torch.set_num_threads(before + 1)
+        assert collect_provenance().machine.torch_threads == before + 1
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_no_host_user_or_folder_is_recorded() -> None:
     written = collect_provenance().model_dump_json()
     for private in (socket.gethostname(), str(Path.home()), str(Path.cwd()), str(Path(glora.__file__).parent)):
