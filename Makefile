@@ -52,10 +52,10 @@ docs: $(READY)   ## build the site into build/site; a link that leads nowhere is
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q -f .site/mkdocs.yml
 	@echo build/site/index.html
 
-wheel: $(READY)  ## build the wheel into dist/
+wheel: $(READY)  ## build the wheel into dist/, and check what it holds and that it works from another folder
 	@rm -rf dist
 	@$(BIN)/python -m build --wheel --no-isolation --outdir dist . > /dev/null
-	@ls dist/*.whl
+	@$(BIN)/python .ci/check_wheel.py dist/*.whl
 
 clean:           ## remove the virtual environment and everything built
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache
