@@ -63,7 +63,7 @@ def main(folder):
         ),
         train_dataset=pairs,
         loss=MultipleNegativesRankingLoss(model),
-        callbacks=[RankAllocationCallback(rule="spectrum", average_rank=2, budget="parameters")],
+        callbacks=[RankAllocationCallback(rule="spectrum", average_rank=2)],
     )
     trainer.train()
     model.save_pretrained(folder)

@@ -54,7 +54,7 @@ def main(folder):
             disable_tqdm=True,
             bf16=False,
         ),
-        callbacks=[RankAllocationCallback(rule="spectrum", average_rank=2, budget="parameters")],
+        callbacks=[RankAllocationCallback(rule="spectrum", average_rank=2)],
     )
     trainer.train()
     trainer.save_model(folder)

@@ -224,7 +224,7 @@ def _grown(
 def _cut(allocator: RankAllocator, spectra: Mapping[str, list[float]]) -> dict[str, int]:
     """One cut through all spectra, at what R_total ranks cost spread evenly."""
     costs = {name: matrix.cost for name, matrix in allocator.adapter.matrices.items()}
-    if allocator.config.budget == "rank":
+    if allocator.config.budget_unit == "rank":
         costs = dict.fromkeys(costs, 1)
     return cut_spectra(spectra, budget=allocator.total_rank * sum(costs.values()) / len(costs), costs=costs).ranks
 

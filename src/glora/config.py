@@ -88,7 +88,8 @@ class RankAllocationConfig:
         max_reallocations: Largest number of reallocations, together with reallocate_every. Default: no limit, where norms
             decide.
         budget: Quantity held equal: "rank", Σ r_k = R_total exactly (as proposed), or "parameters", Σ r_k·(d_in + d_out)
-            at most the cost of R_total ranks spread evenly, and within one column of it.
+            at most the cost of R_total ranks spread evenly, and within one column of it. Default: "rank" with
+            rule="gradient_norm", and "parameters" with the others, so that average_rank=8 is never larger than LoRA at r = 8.
         min_rank: Smallest rank of a matrix: an int, or one for each module name. At 0 a matrix can lose its adapter;
             layers with DoRA or lora_bias, and experts, keep at least rank 1.
         max_rank: Largest rank of a matrix: an int, or one for each module name. min(d_in, d_out) always bounds it.
@@ -112,7 +113,7 @@ class RankAllocationConfig:
     exact_every: int = 16
     reallocate_every: int | None = None
     max_reallocations: int | None = None
-    budget: Budget = "rank"
+    budget: Budget | None = None
     min_rank: int | Mapping[str, int] = 0
     max_rank: int | Mapping[str, int] | None = None
     keep: Keep | None = None
@@ -147,7 +148,7 @@ class RankAllocationConfig:
                 or (is_int(self.max_reallocations, 1) and self.reallocate_every is not None),
                 "an int ≥ 1 together with reallocate_every, or None",
             ),
-            "budget": (self.budget in get_args(Budget), one_of(Budget, self.budget)),
+            "budget": (self.budget is None or self.budget in get_args(Budget), one_of(Budget, self.budget)),
             "keep": (self.keep is None or self.keep in get_args(Keep), one_of(Keep, self.keep)),
             "min_rank": (_is_bound(self.min_rank), "an int ≥ 0, or one for each module name"),
             "max_rank": (
@@ -191,6 +192,11 @@ class RankAllocationConfig:
         """`keep`, its default filled in."""
         return self.keep or ("svd" if self.cuts else "norm")
 
+    @property
+    def budget_unit(self) -> Budget:
+        """`budget`, its default filled in."""
+        return self.budget or ("parameters" if self.cuts else "rank")
+
     def warmup_of(self, total_steps: int, epoch: int | None) -> int:
         """Return T_warmup in optimizer steps.
 
@@ -212,9 +218,9 @@ class RankAllocationConfig:
         return warmup_steps + (self.max_reallocations - 1) * self.reallocate_every
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values, fit for JSON; `keep` with its default filled in."""
+        """Return the fields as plain values, fit for JSON; `keep` and `budget` with their defaults filled in."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        values["keep"] = self.columns_kept
+        values |= {"keep": self.columns_kept, "budget": self.budget_unit}
         return {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
 
     def differences(self, earlier: Mapping[str, Any]) -> str:

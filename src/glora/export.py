@@ -135,7 +135,7 @@ def _section(allocator: RankAllocator, parameters_before: int) -> str:
         status = (
             f"GLoRA {__version__} allocated the ranks of this LoRA adapter. After {pluralize(reallocation.step, 'step')} of "
             f"warm-up it shared out {sum(ranks.values()):,} ranks over "
-            f"{pluralize(len(ranks), 'matrix')} {_how(config, reallocation)}, under the {config.budget} budget: "
+            f"{pluralize(len(ranks), 'matrix')} {_how(config, reallocation)}, under the {config.budget_unit} budget: "
             f"{min(ranks.values())} to {max(ranks.values())} a matrix, {sum(r == 0 for r in ranks.values())} without an "
             f"adapter. Adapter parameters: {parameters_before:,} before, {allocator.parameters:,} after."
         )

@@ -102,11 +102,11 @@ class Twin:
             self.A[name], self.B[name] = A, B
 
 
-@pytest.mark.parametrize("budget", ["rank", "parameters"])
-def test_beside_a_twin_across_the_cut(budget: str, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("budget", ["rank", "parameters", None])  # by default, parameters
+def test_beside_a_twin_across_the_cut(budget: str | None, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="glora")
     model, costs = wide(), {"first": 5 + 9, "second": 9 + 7}
-    twin = Twin(model, 4, costs if budget == "parameters" else dict.fromkeys(costs, 1))
+    twin = Twin(model, 4, dict.fromkeys(costs, 1) if budget == "rank" else costs)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=LR)
     fields = dict(rule="spectrum", average_rank=2, budget=budget, warmup_steps=WARMUP)
     allocator = RankAllocator(model, optimizer, fields)
@@ -150,7 +150,7 @@ def test_planted_ranks_are_found(fields: dict) -> None:
             base.weight += 0.5 * torch.linalg.qr(torch.randn(len(base.weight), rank))[0] @ directions
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.02)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0, total_iters=1001)
-    allocator = RankAllocator(model, optimizer, dict(rule="spectrum", warmup_steps=1000, **fields))
+    allocator = RankAllocator(model, optimizer, dict(rule="spectrum", budget="rank", warmup_steps=1000, **fields))
     x = torch.randn(256, 5)
     for _ in range(1000):
         optimizer.zero_grad()

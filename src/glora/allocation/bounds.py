@@ -28,7 +28,7 @@ def allocate_within_bounds(
     """
     low, high = rank_bounds(adapter, config)
     room = sum(min(matrix.shape) for matrix in adapter.present)
-    if config.budget == "rank" and total_rank > room:
+    if config.budget_unit == "rank" and total_rank > room:
         raise ValueError(
             f"total_rank={total_rank} is more than {pluralize(len(low), 'matrix')} can hold: no rank exceeds "
             f"min(d_in, d_out), and those add up to {room}; lower total_rank to at most {room}"
@@ -38,7 +38,7 @@ def allocate_within_bounds(
         total_rank,
         min_rank=low,
         max_rank=high,
-        costs=_costs(adapter) if config.budget == "parameters" else None,
+        costs=_costs(adapter) if config.budget_unit == "parameters" else None,
     )
     return _any_rank(ranks, config, f"total_rank={total_rank}")
 
@@ -71,7 +71,7 @@ def cut_within_bounds(
             f"min_rank={low[narrow]} is above the rank {adapter.ranks[narrow]} of {narrow!r}, and rule={config.rule!r} only "
             "cuts; lower it, or start with a larger r"
         )
-    costs = _costs(adapter) if config.budget == "parameters" else dict.fromkeys(high, 1)
+    costs = _costs(adapter) if config.budget_unit == "parameters" else dict.fromkeys(high, 1)
     budget = None if total_rank is None else total_rank * sum(costs.values()) / len(costs)
     full = {name: spectra.get(name, ()) for name in high}
     rule = cut_uniformly if config.rule == "uniform" else cut_spectra
@@ -108,7 +108,7 @@ def _costs(adapter: RankedAdapter) -> dict[str, int]:
 def _any_rank(ranks: dict[str, int], config: RankAllocationConfig, amount: str) -> dict[str, int]:
     if not any(ranks.values()):
         raise ValueError(
-            f"{amount} with budget={config.budget!r} and these bounds pays for no rank of any matrix; raise "
+            f"{amount} with budget={config.budget_unit!r} and these bounds pays for no rank of any matrix; raise "
             "it, or max_rank where it is 0"
         )
     return ranks

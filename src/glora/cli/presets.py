@@ -22,7 +22,7 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "demo": Preset(
-        methods=("lora", "lora:average_rank=4", "glora:rule=spectrum:budget=parameters"),
+        methods=("lora", "lora:average_rank=4", "glora:rule=spectrum"),
         seeds=(0, 1, 2),
         # 32 tokens hold most pairs whole. At 3e-3 and rank 8 LoRA collapses in one of three seeds.
         settings={

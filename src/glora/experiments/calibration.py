@@ -87,7 +87,7 @@ def suggest(config: RunConfig, batches: int) -> SuggestedRanks:
         loader,
         lora,
         total_rank=allocation.total_rank,
-        budget=allocation.budget,
+        budget=allocation.budget_unit,
         min_rank=max(config.setting("min_rank"), 1),
         max_rank=config.setting("max_rank"),
         seed=config.seed,

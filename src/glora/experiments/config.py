@@ -11,7 +11,7 @@ import hashlib
 import json
 import operator
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse
@@ -22,7 +22,7 @@ from glora.experiments.publishing import published_name, without_digest
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 DEFAULT_TASK = "stdlib-docs"
-DEFAULT_METHODS = ("lora", "glora:rule=spectrum:budget=parameters", "glora")
+DEFAULT_METHODS = ("lora", "glora:rule=spectrum", "glora")
 DEFAULT_SEEDS = (0, 1, 2)
 GENERATIVE_MAX_LENGTH = 1024
 """Default of `max_length` where answers are written. Nothing is padded to it, so it costs only those that are so long."""
@@ -197,14 +197,12 @@ class RunConfig(BaseModel):
 
     @field_validator("allocation")
     @classmethod
-    def _one_form_of_a_run(cls, allocation: RankAllocationConfig) -> RankAllocationConfig:
+    def _bounds_for_all_matrices(cls, allocation: RankAllocationConfig) -> RankAllocationConfig:
         bounds = {"min_rank": allocation.min_rank, "max_rank": allocation.max_rank}
         errors = [f"{name} must be one int for all matrices" for name, v in bounds.items() if isinstance(v, Mapping)]
         if errors:
             raise ConfigurationError(errors)
-        # a record has the default of `keep` filled in, and is of the same run
-        default = replace(allocation, keep=None)
-        return default if default.columns_kept == allocation.keep else allocation
+        return allocation
 
     @field_serializer("model", "task")
     def _record_name(self, name: str) -> str:

@@ -69,7 +69,7 @@ def describe_plan(plan: Plan, sharing: Sharing | None = None, state: Mapping[str
     rows += [
         (
             method,
-            f"warm-up {pluralize(schedule.warmup_steps(c.allocation), 'step')}, {_rule(c)}, {c.allocation.budget} budget, "
+            f"warm-up {pluralize(schedule.warmup_steps(c.allocation), 'step')}, {_rule(c)}, {c.allocation.budget_unit} budget, "
             f"keeps columns by {c.allocation.columns_kept}{_unpublished(c)}",
         )
         for method, c in allocating.items()

@@ -50,7 +50,7 @@ def same(results: list[dict[str, Any]], alone: dict[str, Any], rtol: float = 1e-
             torch.testing.assert_close(result["weights"][name], weight, rtol=rtol, atol=rtol / 10, msg=name)
 
 
-SPECTRUM = dict(rule="spectrum", average_rank=1.5, budget="parameters", reallocate_every=2, max_reallocations=2)
+SPECTRUM = dict(rule="spectrum", average_rank=1.5, reallocate_every=2, max_reallocations=2)
 JOBS = {
     "plain": Job(),
     "not given the wrapper": Job(give_wrapper=False),

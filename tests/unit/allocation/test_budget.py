@@ -61,7 +61,10 @@ def test_a_cut_needs_a_budget_at_once() -> None:
         ({"average_rank": 2, "max_rank": {"third": 1}}, "max_rank names 'third'"),
         ({"average_rank": 2, "max_rank": 1}, "the matrices hold 2 ranks at most under max_rank"),
         ({"total_rank": 100}, "and 100 are asked for; ask for less"),
-        ({"average_rank": 0.2}, "total_rank=0.4 with budget='rank' and these bounds pays for no rank"),
+        (
+            {"average_rank": 0.2, "budget": "rank"},
+            "total_rank=0.4 with budget='rank' and these bounds pays for no rank",
+        ),
     ],
     ids=str,
 )
@@ -85,9 +88,9 @@ def test_wider_is_meant_in_parameters_under_their_budget() -> None:
     lora_config = LoraConfig(r=8, lora_alpha=8, target_modules=["first", "second"], rank_pattern=ranks)
     adapter = RankedAdapter(get_peft_model(Pair(), lora_config))
     fields = dict(rule="spectrum", total_rank=8)
-    check_start(config(**fields), adapter)
+    check_start(config(**fields, budget="rank"), adapter)
     with pytest.raises(ValueError, match=r"r=8, .* for .*LoraConfig\(r=16\)"):
-        check_start(config(**fields, budget="parameters"), adapter)
+        check_start(config(**fields), adapter)
 
 
 def test_singular_values_that_overflow_keep_the_ranks(caplog: pytest.LogCaptureFixture) -> None:
@@ -107,7 +110,7 @@ def test_singular_values_that_overflow_keep_the_ranks(caplog: pytest.LogCaptureF
 def test_bounds_hold_in_a_cut() -> None:
     model = lora()
     optimizer = sgd(model)
-    fields = dict(rule="spectrum", average_rank=2, min_rank={"second": 1}, max_rank={"first": 1})
+    fields = dict(rule="spectrum", average_rank=2, budget="rank", min_rank={"second": 1}, max_rank={"first": 1})
     allocator = RankAllocator(model, optimizer, config(**fields))
     train(model, optimizer, allocator, 3)
     assert allocator.ranks == {"first": 1, "second": 3}
@@ -118,7 +121,7 @@ def test_half_a_rank_on_average_is_not_rounded_up(average: float) -> None:
     """A rank costs 16 and 128 parameters, 144 in both."""
     lora_config = LoraConfig(r=8, lora_alpha=8, target_modules=["first", "second"], init_lora_weights=False)
     model = get_peft_model(Pair(), lora_config)
-    fields = dict(rule="spectrum", average_rank=average, warmup_steps=1, budget="parameters")
+    fields = dict(rule="spectrum", average_rank=average, warmup_steps=1)
     allocator = RankAllocator(model, sgd(model), config(**fields))
     ranks = allocator.allocate()
     assert 0 < 16 * ranks["first"] + 128 * ranks["second"] <= average * 144
@@ -157,7 +160,7 @@ def test_nothing_learned_keeps_the_ranks(caplog: pytest.LogCaptureFixture) -> No
 
 def test_the_line_names_the_matrices_without_an_adapter(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="glora")
-    model, optimizer, allocator = started(rule="spectrum", average_rank=1, max_rank={"first": 0})
+    model, optimizer, allocator = started(rule="spectrum", average_rank=1, budget="rank", max_rank={"first": 0})
     train(model, optimizer, allocator, 3)
     (line,) = caplog.messages
     kept = allocator.reallocation.energy_kept

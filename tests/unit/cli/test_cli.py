@@ -115,7 +115,7 @@ def test_a_plan_is_shown_and_nothing_is_run(call, made, source, tmp_path: Path) 
         "192 for training, 48 for validation",
         "4 epochs of 6 steps = 24 steps, 32 examples each",
         "warm-up 6 steps, beta 0.9, signal delta, rank budget",
-        "6 = 3 methods (lora, glora:rule=spectrum:budget=parameters, glora) × 2 seeds (0, 1)",
+        "6 = 3 methods (lora, glora:rule=spectrum, glora) × 2 seeds (0, 1)",
     ):
         assert part in result.out
 

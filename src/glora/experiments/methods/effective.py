@@ -56,5 +56,6 @@ def _default(run: RunRecord, name: str) -> str | None:
         "temperature": "greedy",
         "max_rank": "min(d_in, d_out)",
         "keep": allocation.columns_kept,
+        "budget": allocation.budget_unit,
         "reallocate_every": "one reallocation",
     }.get(name)
