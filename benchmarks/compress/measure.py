@@ -16,7 +16,6 @@ The ways, at 50, 25 and 12.5 % of the parameters:
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import tempfile
 import warnings
@@ -38,7 +37,7 @@ from glora.experiments.compression.evaluation import TaskEvaluation
 from glora.experiments.config import RunConfig
 from glora.experiments.data.loading import build_task_data, load_hub_dataset
 from glora.experiments.data.registry import resolve_task
-from glora.experiments.data.task import LOSS_METRICS, TaskData, limited
+from glora.experiments.data.task import TaskData, limited
 from glora.experiments.methods.base import MethodContext, Schedule
 from glora.experiments.methods.registry import find_method
 from glora.experiments.models.registry import PACKAGED_LLM
@@ -81,7 +80,7 @@ def read_rte(data: Path) -> TaskData:
 def read_gsm8k(data: Path) -> TaskData:
     """160 problems, and 100 of the test problems, whose answers' loss is measured; none is written."""
     task, read = resolve_task("gsm8k", str(data / "gsm8k")).read(load_hub_dataset, only_train=False)
-    task = dataclasses.replace(task, metrics=LOSS_METRICS, scoring=None)
+    task = task.judged_by_loss()
     return build_task_data(task, limited(read["train"], 160), {UNUSED: limited(read["test"], 100)})
 
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from glora.experiments.config import RunConfig
 from glora.experiments.data.loading import build_task_data, load_hub_dataset
 from glora.experiments.data.registry import resolve_task
 from glora.experiments.data.stdlib_docs import StdlibDocs, build_splits
-from glora.experiments.data.task import LOSS_METRICS, TaskData, limited
+from glora.experiments.data.task import TaskData, limited
 from glora.experiments.models.loading import load_classifier
 from glora.experiments.models.tokenization import TokenizedTask
 from glora.experiments.training.classification import Classification
@@ -102,7 +101,7 @@ def _retrieval(_data: Path) -> TaskData:
 def _gsm8k(data: Path) -> TaskData:
     """640 training problems and 100 others that select; 500 of the test problems held out."""
     task, read = resolve_task("gsm8k", str(data / "gsm8k")).read(load_hub_dataset, only_train=False)
-    task = dataclasses.replace(task, metrics=LOSS_METRICS, scoring=None)  # nothing is written: the loss decides
+    task = task.judged_by_loss()  # nothing is written: the loss decides
     drawn = limited(read["train"], 740)
     test = next(v for k, v in read.items() if k != "train")
     return _task_data(task, drawn.at(range(640)), drawn.at(range(640, 740)), limited(test, 500))

@@ -121,9 +121,10 @@ class RunConfig(BaseModel):
     )
     max_new_tokens: int | None = Field(
         None,
-        ge=1,
+        ge=0,
         le=2**24,
-        description="Where answers are written: a model stops after this many tokens. Default: 512.",
+        description="Where answers are written: a model stops after this many tokens. At 0 it writes none, and the loss of the "
+        "reference answers is compared. Default: 512.",
     )
     temperature: float | None = Field(
         None, gt=0, description="Where answers are written: they are drawn at this temperature. Default: greedily."
@@ -241,6 +242,11 @@ class RunConfig(BaseModel):
     def alpha(self) -> float:
         """LoRA's alpha, the default filled in: 2 * rank."""
         return self.lora_alpha if self.lora_alpha is not None else 2.0 * self.rank
+
+    @property
+    def writes_answers(self) -> bool:
+        """False if the loss is compared where answers could be written."""
+        return self.max_new_tokens != 0
 
     @property
     def key(self) -> str:

@@ -93,7 +93,14 @@ class TaskLoader:
         Raises:
             ValueError, FileNotFoundError: the task cannot be loaded.
         """
-        key = (config.task, config.data_dir, config.train_limit, config.eval_limit, config.held_out)
+        key = (
+            config.task,
+            config.data_dir,
+            config.train_limit,
+            config.eval_limit,
+            config.held_out,
+            config.writes_answers,
+        )
         if key not in self._loaded:
             self._loaded[key] = load_task(
                 config.task,
@@ -101,6 +108,7 @@ class TaskLoader:
                 train_limit=config.train_limit,
                 eval_limit=config.eval_limit,
                 held_out=config.held_out,
+                write_answers=config.writes_answers,
             )
         return self._loaded[key]
 

@@ -170,6 +170,15 @@ def test_the_training_loss_is_that_of_the_answers_and_has_adaloras_penalty(
     )
 
 
+def test_nothing_is_written_where_the_loss_is_asked_for(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = ok(run(short := config.model_copy(update={"epochs": 1, "train_limit": 32, "eval_limit": 8})))
+    monkeypatch.setattr(generation, "generate_answers", lambda *_, **__: pytest.fail("an answer was written"))
+    record = ok(run(short.with_settings({"max_new_tokens": 0})))
+    assert record.primary_metric == "loss"
+    assert record.final == {name: written.final[name] for name in ("loss", "perplexity")}
+    assert not record.answers
+
+
 def test_generating_is_not_training_time(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     generate = generation.generate_answers
 

@@ -47,7 +47,11 @@ class TaskEvaluation:
     def __init__(self, config: RunConfig, task: TaskData | None = None) -> None:
         self._config = config
         self._task = task or load_task(
-            config.task, data_dir=config.data_dir, train_limit=1, eval_limit=config.eval_limit
+            config.task,
+            data_dir=config.data_dir,
+            train_limit=1,
+            eval_limit=config.eval_limit,
+            write_answers=config.writes_answers,
         )
         self._kind = find_kind(self._task.kind)
         self._model, self._tokenizer = self._kind.load_model(config, self._task)

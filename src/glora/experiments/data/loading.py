@@ -27,6 +27,7 @@ def load_task(
     train_limit: int | None = None,
     eval_limit: int | None = None,
     held_out: float | None = None,
+    write_answers: bool = True,
 ) -> TaskData:
     """Load a task.
 
@@ -38,6 +39,7 @@ def load_task(
         eval_limit: the same for every evaluation split.
         held_out: evaluate on this share of the training examples, which are then not trained on; the task's own
             evaluation splits are not read.
+        write_answers: whether written answers are scored, where the task scores them; otherwise their loss judges it.
 
     Raises:
         UnknownTaskError, DataNotFoundError, DataError: see `resolve_task`; and a malformed line, an unknown label, or a
@@ -48,6 +50,8 @@ def load_task(
         if limit is not None and limit < 1:
             raise ValueError(f"{argument}={limit} must be at least 1; leave it out to use all examples.")
     task, read = resolve_task(name, data_dir).read(load_hub_dataset, only_train=held_out is not None)
+    if task.scoring and not write_answers:
+        task = task.judged_by_loss()
     splits = dict(read)
     task = task if task.reading else replace(task, reading=describe(task, splits["train"]))
     train = limited(splits.pop("train"), train_limit)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -56,6 +56,10 @@ class Task:
     def primary_metric(self) -> str:
         """The metric that judges the task."""
         return self.metrics[0]
+
+    def judged_by_loss(self) -> Task:
+        """Return the task without written answers: the loss of the reference answers judges it."""
+        return replace(self, metrics=LOSS_METRICS, scoring=None)
 
     @property
     def regression(self) -> bool:
