@@ -145,7 +145,8 @@ def _variant(rank: int, accelerated: bool, signal: str | None, measures: bool) -
     allocator = None
     with _measuring(measures):
         if signal is not None:
-            config = RankAllocationConfig(warmup_steps=10**6, signal=signal, exact_every=1)  # type: ignore[arg-type]
+            every_step = {"exact_every": 1} if signal == "delta_exact" else {}
+            config = RankAllocationConfig(warmup_steps=10**6, signal=signal, **every_step)  # type: ignore[arg-type]
             allocator = RankAllocator(model, optimizer, config)
 
     def step(batch: dict[str, Any]) -> None:

@@ -22,6 +22,14 @@ CUT_WARMUP, ONE_EPOCH_WARMUP = 0.25, 0.1
 """Default warm-up as a share of all steps: of the rules that cut, and of a training without a second epoch."""
 
 
+READ_WITH: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "beta": ("rule", ("gradient_norm",)),
+    "signal": ("rule", ("gradient_norm",)),
+    "exact_every": ("signal", ("delta_exact",)),
+    "energy": ("rule", ("spectrum", "uniform")),
+}
+"""Fields that not every rule reads -> the field, and its values, that read them."""
+
 MAX_ERRORS = 30
 """Errors of one configuration that its message names."""
 
@@ -239,17 +247,40 @@ def as_config(config: RankAllocationConfig | Mapping[str, Any] | None) -> RankAl
 
     Raises:
         TypeError: it is neither, or a field does not exist.
-        ValueError: any field is out of range, or a rule that cuts has no budget.
+        ValueError: any field is out of range or not read by the rule, or a rule that cuts has no budget.
     """
     config = _made_from_fields(config)
+    errors = [_unread(config, name) for name in READ_WITH if _is_given_unread(config, name)]
     if config.cuts and all(getattr(config, name) is None for name in BUDGETS):
-        raise ConfigurationError(
-            [
-                f"rule={config.rule!r} cuts to a budget; give average_rank, such as average_rank=8, or total_rank or energy"
-            ],
-            where="RankAllocationConfig",
-        )
+        errors += [
+            f"rule={config.rule!r} cuts to a budget; give average_rank, such as average_rank=8, or total_rank or energy"
+        ]
+    if errors:
+        raise ConfigurationError(errors, where="RankAllocationConfig")
     return config
+
+
+def _is_given_unread(config: RankAllocationConfig, name: str) -> bool:
+    """Return whether a field that nothing reads is not at its default; a default given by name changes nothing.
+
+    Checked where a configuration is used, not where it is made: methods of an experiment share settings that one of them reads.
+    """
+    default = RankAllocationConfig.__dataclass_fields__[name].default
+    return getattr(config, name) != default and not is_read(config, name)
+
+
+def is_read(config: RankAllocationConfig, name: str) -> bool:
+    """Return whether the rule and the signal of a configuration read a field."""
+    if name not in READ_WITH:
+        return True
+    field, values = READ_WITH[name]
+    return getattr(config, field) in values and is_read(config, field)
+
+
+def _unread(config: RankAllocationConfig, name: str) -> str:
+    unread_with = "rule" if config.cuts else READ_WITH[name][0]
+    now = f"{unread_with}={getattr(config, unread_with)!r}"
+    return f"{name}={getattr(config, name)!r} is not read with {now}; leave {name} out"
 
 
 def _made_from_fields(config: RankAllocationConfig | Mapping[str, Any] | None) -> RankAllocationConfig:

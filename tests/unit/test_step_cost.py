@@ -61,7 +61,7 @@ def test_a_step_waits_for_nothing(signal: str, accelerated: bool, monkeypatch: p
     model = network(3)
     if accelerated:
         accelerate_lora(model)
-    allocator, optimizer = allocation(model, signal=signal, exact_every=2)
+    allocator, optimizer = allocation(model, signal=signal, **({"exact_every": 2} if signal == "delta_exact" else {}))
 
     def step() -> None:
         model(torch.ones(2, 8)).square().mean().backward()

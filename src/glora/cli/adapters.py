@@ -26,7 +26,7 @@ def report(
     show_report(open_console(), directory)
 
 
-@app.command(help_epilogue="Example: glora ranks --model microsoft/deberta-v3-base --task rte --rank 8 --format yaml")
+@app.command(help_epilogue="Example: glora ranks --model roberta-base --task rte --rank 8 --format yaml")
 def ranks(
     *,
     settings: RanksSettings = None,

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from glora.experiments.terminal import Terminal
 
 
-@app.command(help_epilogue="Example: glora compress my-adapter --keep 25% --output smaller")
+@app.command(
+    help_epilogue="Example: glora compress my-adapter --keep 25% --output smaller\n\n"
+    "Example: glora compress my-adapter --plan --energy 95%"
+)
 def compress(
     adapter: Annotated[str, Parameter(help="Folder or hub id of a LoRA adapter.")],
     /,

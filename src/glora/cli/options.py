@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, make_dataclass
 from typing import Annotated, Any, Literal, get_args
 
-from cyclopts import Group, Parameter
+from cyclopts import Group, Parameter, Token
 
 from glora.experiments.config import DEFAULT_METHODS, DEFAULT_SEEDS, SETTINGS, SearchOptions, Setting
 from glora.experiments.errors import repeated
@@ -33,6 +33,15 @@ REPEATED = {"method", "seed"}
 """Settings that a comparison has several of, by `--methods` and `--seeds`."""
 
 
+def _share(_type: Any, tokens: Sequence[Token]) -> float:
+    """Read 95% and 0.95 as the same share."""
+    text = tokens[0].value.strip()
+    try:
+        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        raise ValueError(f"write a share such as 95% or 0.95, not {text!r}") from None
+
+
 def _option(setting: Setting, group: Group | None, default: Any) -> tuple[str, Any, None]:
     """The field of a command's settings; it is None unless the user gives the option, and `default` is only shown."""
     types = get_args(setting.type) or (setting.type,)
@@ -43,6 +52,7 @@ def _option(setting: Setting, group: Group | None, default: Any) -> tuple[str, A
         kind = str
     parameter = Parameter(
         name=OTHER_NAMES.get(setting.name),
+        converter=_share if setting.name == "energy" else None,
         help=setting.description,
         group=group or _GROUPS[setting.group],
         negative="--no-" + setting.name.replace("_", "-") if bool in types else "",

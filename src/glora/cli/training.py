@@ -46,7 +46,8 @@ ExperimentFile = Annotated[Path | None, Parameter(help="Experiment file, JSON or
 
 
 @app.command(
-    help_epilogue="Example: glora compare --output results --task rte --methods lora,glora --seeds 0,1,2 --rank 8"
+    help_epilogue="Example: glora compare -o results --task rte --methods lora,glora:rule=spectrum\n\n"
+    "Example: glora compare -o results --task train.csv --seeds 0,1,2 --plan"
 )
 def compare(
     *,
@@ -88,7 +89,10 @@ def compare(
         _finish(console, failed, len(planned.runs), output)
 
 
-@app.command(help_epilogue="Example: glora run examples/experiment.json --set epochs=1 --seeds 0")
+@app.command(
+    help_epilogue="Example: glora run examples/experiment.json --plan\n\n"
+    "Example: glora run examples/experiment.json --set epochs=1 --seeds 0"
+)
 def run(
     experiment: ExperimentFile = None,
     /,
@@ -149,7 +153,8 @@ def run(
 
 
 @app.command(
-    help_epilogue="Example: glora search --task rte --trials 20 --range learning_rate=1e-4-5e-4 --range rank=4,8,16"
+    help_epilogue="Example: glora search examples/experiment.json --trials 20 --plan\n\n"
+    "Example: glora search --task rte --range learning_rate=1e-4-5e-4 --range beta=0.5-0.9"
 )
 def search(
     experiment: ExperimentFile = None,

@@ -115,6 +115,7 @@ def compress(call) -> Callable[..., tuple[int, str]]:
         ("--keep", "1_500.0"),
         ("--average-rank", "2"),
         ("--energy", "0.9"),
+        ("--energy", "90%"),
     ],
     ids=str,
 )
@@ -124,7 +125,7 @@ def test_the_command_writes_what_the_function_writes(
     code, shown = compress(adapter, *size, "--output", tmp_path / "out")
     assert code == 0, shown
     keywords = {"--average-rank": "average_rank", "--energy": "energy"}
-    value = {"30%": 0.3, "1500": 1500, "1_500.0": 1500}.get(size[1], float(size[1].rstrip("%")))
+    value = {"30%": 0.3, "90%": 0.9, "1500": 1500, "1_500.0": 1500}.get(size[1], float(size[1].rstrip("%")))
     expected = compress_adapter(adapter, **{keywords.get(size[0], "parameters"): value}, output=tmp_path / "twin")
     assert str(expected).replace("twin", "out") in shown
     assert "key_proj" in shown
@@ -139,6 +140,13 @@ def test_the_plan_writes_nothing(compress, adapter: Path, tmp_path: Path) -> Non
     assert code == 0, shown
     assert "12.5 %" in shown
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_row_of_the_plan_is_one_line_of_80_columns(compress, adapter: Path) -> None:
+    _, shown = compress(adapter, "--plan", "--energy", "90%")
+    lines = shown.rstrip().splitlines()
+    assert [line for line in lines if line.endswith("<- asked")] != []
+    assert max(map(len, lines)) <= 75  # the counts of large adapters take a few more
 
 
 def test_a_task_is_evaluated_before_and_after(
@@ -208,6 +216,7 @@ def test_written_answers_are_evaluated_too(compress, tiny_writer: Path, sums_fol
         (["--average-rank", "0", "--output", "out"], "--average-rank 0.0 must be a number above 0"),
         (["--average-rank", "99", "--output", "out"], "--average-rank 99.0 is not below the adapter's own, "),
         (["--energy", "2", "--plan"], "--energy 2.0 must be above 0"),
+        (["--energy", "most", "--plan"], "write a share such as 95% or 0.95, not 'most'"),
         (
             ["--keep", "50%", "--max-rank", "0", "--output", "out"],
             "--min-rank 0 and --max-rank 0: ints, the first at least 0",

@@ -287,10 +287,11 @@ def test_ranks_change_under_an_accelerated_model(signal: str, fused: list) -> No
         if accelerated:
             accelerate_lora(model)
         optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05)
+        exact = {"exact_every": 2} if signal == "delta_exact" else {}
         allocator = RankAllocator(
             model,
             optimizer,
-            RankAllocationConfig(warmup_steps=4, signal=signal, exact_every=2, max_rank={"second": 0, "third": 5}),
+            RankAllocationConfig(warmup_steps=4, signal=signal, max_rank={"second": 0, "third": 5}, **exact),
         )
         for _ in range(7):
             model(tokens()).square().mean().backward()

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
+
+from glora import cli
+
+COMMANDS = sorted(name for name in cli.app if not name.startswith("-"))
 
 
 @pytest.mark.parametrize(
@@ -43,3 +49,13 @@ def test_an_empty_name_is_not_the_present_folder(
     result = call(*arguments)
     assert result.code == 2
     assert f"{name} is empty; give a value" in result.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_help_ends_with_examples_that_parse(call, command: str) -> None:
+    examples = re.findall("^Example: glora (.*)$", call(command, "--help").out, re.MULTILINE)
+    assert 1 <= len(examples) <= 2
+    for example in examples:
+        function, bound, _ = cli.app.parse_args(shlex.split(example))
+        assert function is cli.app[command].default_command
+        assert bound.args or bound.kwargs

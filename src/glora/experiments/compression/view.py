@@ -43,11 +43,11 @@ def ranks_table(made: Compression, costs: Mapping[str, int]) -> Table:
 def plan_table(cut: Cut, adapter: CompressibleAdapter, asked: Compression | None = None) -> Table:
     """Return the energy that each size keeps, with a mark at the size that was asked for."""
     table = Table(box=None, pad_edge=False)
-    for header in ("size", "parameters", "tensors", "ranks", "mean rank", "without adapter", "energy kept"):
-        table.add_column(header, justify="right")
+    for header in ("size", "parameters", "tensors", "ranks", "mean\nrank", "without\nadapter", "energy\nkept"):
+        table.add_column(header, justify="right", vertical="bottom")
     curve = {tuple(made.ranks.values()): made for made in _curve(cut, SHARES)}  # bounds make several shares one size
     if asked is not None:
-        table.add_column("")
+        table.add_column("", no_wrap=True)
         curve[tuple(asked.ranks.values())] = asked
     for made in sorted(curve.values(), key=lambda made: -made.parameters):
         ranks = list(made.ranks.values())
@@ -59,7 +59,7 @@ def plan_table(cut: Cut, adapter: CompressibleAdapter, asked: Compression | None
             f"{sum(ranks) / len(ranks):.1f}",
             f"{ranks.count(0)}",
             f"{100 * made.energy:.2f} %",
-            *(["<- asked for"] if made is asked else []),
+            *(["<- asked"] if made is asked else []),
         )
     return table
 

@@ -14,18 +14,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from glora.config import RankAllocationConfig
+from glora.config import READ_WITH, RankAllocationConfig, is_read
 from glora.experiments.config import ALLOCATION_SETTINGS, SETTINGS, RunConfig
 
-_CUTS = ("rule", ("spectrum", "uniform"))
-_NORMS = ("rule", ("gradient_norm",))
-_READ_WITH = {
-    "start_factor": _CUTS,
-    "energy": _CUTS,
-    "beta": _NORMS,
-    "signal": _NORMS,
-    "exact_every": ("signal", ("delta_exact",)),
-}
+_READ_WITH = {**READ_WITH, "start_factor": READ_WITH["energy"]}
 """Settings that not every rule reads -> the setting, and its values, that read them."""
 
 if TYPE_CHECKING:
@@ -198,7 +190,7 @@ class Method:
 
 def unread_settings(config: RunConfig, methods: Sequence[Method]) -> list[str]:
     """Return an error for each allocation setting that is not at its default and that none of the methods reads."""
-    unread = ALLOCATION_SETTINGS - {name for method in methods for name in method.reads(config)}
+    unread = ALLOCATION_SETTINGS - {name for method in methods for name in method.reads(config) - method.fixed.keys()}
     values = vars(config.allocation) | {"start_factor": config.start_factor}
     names = ", ".join(method.name for method in methods)
     return [
@@ -210,10 +202,7 @@ def unread_settings(config: RunConfig, methods: Sequence[Method]) -> list[str]:
 
 def _is_read(name: str, allocation: RankAllocationConfig) -> bool:
     """Return whether the rule and the signal of an allocation read a setting."""
-    if name not in _READ_WITH:
-        return True
-    setting, values = _READ_WITH[name]
-    return getattr(allocation, setting) in values and _is_read(setting, allocation)
+    return allocation.cuts if name == "start_factor" else is_read(allocation, name)
 
 
 def _condition(name: str, before: str = "") -> str:

@@ -39,18 +39,18 @@ def test_the_plan_and_the_picture(tmp_path: Path) -> None:
     def cut(share: float) -> Compression:
         return adapter.cut(Size(parameters=share))
 
-    _, *rows = shown(plan_table(cut, adapter))
+    _, _, *rows = shown(plan_table(cut, adapter))
     assert [row[0] for row in rows] == [f"{100 * int(row[2]) / 76:.3g}" for row in rows]
-    _, *bounded = shown(plan_table(lambda share: adapter.cut(Size(parameters=share, max_rank=1)), adapter))
+    _, _, *bounded = shown(plan_table(lambda share: adapter.cut(Size(parameters=share, max_rank=1)), adapter))
     assert [row[0] for row in bounded] == ["34.2", "18.4"]  # 26 and 14 of 76 parameters
     assert rows[0][-2:] == ["100.00", "%"]
     energies = [float(row[-2]) for row in rows]
     assert energies == sorted(energies, reverse=True)
     asked = adapter.cut(Size(parameters=0.6))
-    _, *marked = shown(plan_table(cut, adapter, asked))
-    assert [row[-3:] == ["<-", "asked", "for"] for row in marked] == [False, False, True, False, False]
-    _, *same = shown(plan_table(cut, adapter, cut(0.5)))
-    assert [row[-1] == "for" for row in same] == [False, False, True, False]
+    _, _, *marked = shown(plan_table(cut, adapter, asked))
+    assert [row[-2:] == ["<-", "asked"] for row in marked] == [False, False, True, False, False]
+    _, _, *same = shown(plan_table(cut, adapter, cut(0.5)))
+    assert [row[-1] == "asked" for row in same] == [False, False, True, False]
     with pytest.raises(ValueError, match="max_rank=0"):
         plan_table(lambda share: adapter.cut(Size(parameters=share, max_rank=0)), adapter)
     save_picture(tmp_path / "curve.png", {"global cut": cut}, "an adapter")

@@ -92,6 +92,11 @@ def test_the_rule_of_all_methods_counts_for_a_variant() -> None:
         ),
         (["lora"], {"beta": 0.5}, ["beta=0.5 is read by glora with rule=gradient_norm, not by lora"]),
         (["lora"], {"total_rank": 96}, ["total_rank=96 is read by glora, not by lora"]),
+        (
+            ["lora", "glora:rule=spectrum"],
+            {"rule": "uniform"},
+            ["rule=uniform is read by glora, not by lora, glora:rule="],
+        ),
         (["lora", "adalora"], {"total_rank": 96}, []),
         (["glora", "glora:rule=spectrum"], {"start_factor": 2, "beta": 0.5}, []),
         (["glora"], {"rule": "spectrum", "start_factor": 2}, []),
