@@ -91,7 +91,7 @@ def _report(tables: dict[str, list[Row]], confirmed: dict[str, list[Row]], wide:
     ]
     for title, of_cells in (
         ("One factor changed at a time", others),
-        (f"Seeds {UNSEEN.start} to {UNSEEN.stop - 1}, by which nothing was chosen", confirmed),
+        (f"Seeds {UNSEEN.start} to {UNSEEN.stop - 1}, unseen until then", confirmed),
         (
             f"Train wide, cut once: seeds {WIDE_SEEDS.start} to {WIDE_SEEDS.stop - 1}, equal parameters where not said "
             f"otherwise; AdaLoRA's learning rate is the best of four on seeds {TUNING_SEEDS.start} to {TUNING_SEEDS.stop - 1}",
@@ -195,7 +195,8 @@ def _draw_wide(tables: dict[str, list[Row]], path: Path) -> None:
     ]
     detail = (
         "Held-out loss compared with uniform LoRA's at equal parameters (in the last row at equal total rank), paired by "
-        f"seed, with 95 % intervals: left of zero is better. {len(WIDE_SEEDS)} seeds by which nothing was chosen."
+        f"seed, with 95 % intervals: left of zero is better. {len(WIDE_SEEDS)} unseen seeds; r̄ is the average rank. Where r̄ is "
+        "small, the teacher's proportions are not the best ranks."
     )
     panel = interval_panel(
         values, "difference in held-out loss (%)", [VARIANTS[variant].what for variant in SHOWN_WIDE]

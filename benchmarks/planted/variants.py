@@ -298,11 +298,9 @@ _EVERY_STEP = {"signal": "delta_exact", "exact_every": 1}
 
 VARIANTS = {
     "uniform": Variant("uniform LoRA", None),
-    "planted": Variant("as planted (knows the truth)", PlantedAllocator),
-    "planted_svd": Variant("as planted (knows the truth), keep = svd", PlantedAllocator, {"keep": "svd"}),
-    "planted_times_norm": Variant(
-        "planted rank × estimated norm (knows the truth)", SensitiveAllocator, estimated=True
-    ),
+    "planted": Variant("in proportion to the teacher's ranks", PlantedAllocator),
+    "planted_svd": Variant("in proportion to the teacher's ranks, keep = svd", PlantedAllocator, {"keep": "svd"}),
+    "planted_times_norm": Variant("the teacher's rank × estimated norm", SensitiveAllocator, estimated=True),
     "delta": Variant("gradient norm (as proposed)"),
     "estimate": Variant("estimated norm", estimated=True),
     "shuffled": Variant("ranks by estimated norm, shuffled", ShuffledRankAllocator, estimated=True),
