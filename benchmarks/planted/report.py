@@ -163,7 +163,8 @@ def _draw(tables: dict[str, list[Row]], path: Path) -> None:
     base = [row for row in base if row.seeds >= SEEDS_FOR_AN_INTERVAL] or base
     seeds = min(row.seeds for row in base), max(row.seeds for row in base)
     detail = (
-        "A model learns updates whose ranks are known (the teacher's). Held-out loss compared with uniform LoRA's, paired by seed, with 95 % intervals: left of zero is better. Above: "
+        "A model learns updates whose ranks are known (the teacher's). "
+        "Held-out loss compared with uniform LoRA's, paired by seed, with 95 % intervals: left of zero is better. Above: "
         f"every way to get ranks, at the base setting ({seeds[0]} to {seeds[1]} seeds). Below: one factor changed at a time."
     )
     axis = "difference in held-out loss (%)"
@@ -194,7 +195,8 @@ def _draw_wide(tables: dict[str, list[Row]], path: Path) -> None:
         if row.difference is not None and row.variant in SHOWN_WIDE
     ]
     detail = (
-        "A model learns updates whose ranks are known (the teacher's). Held-out loss compared with uniform LoRA's at equal parameters (in the last row at equal total rank), paired by "
+        "A model learns updates whose ranks are known (the teacher's). "
+        "Held-out loss compared with uniform LoRA's at equal parameters (in the last row at equal total rank), paired by "
         f"seed, with 95 % intervals: left of zero is better. {len(WIDE_SEEDS)} unseen seeds; r̄ is the average rank. Where r̄ is "
         "small, the teacher's proportions are not the best ranks."
     )
