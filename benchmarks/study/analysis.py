@@ -40,9 +40,9 @@ class Comparison:
     by_examples: tuple[float, float]
 
 
-def by_seed(records: Records, task: str, arm: str, size: float, *, shared_rate: bool = False) -> BySeed:
-    """Return an arm's records by seed, at its own learning rate or at uniform LoRA's; without the tuning seed's."""
-    rate = best_rate(records, task, "uniform" if shared_rate else arm, size)
+def by_seed(records: Records, task: str, arm: str, size: float, *, rate_of: str | None = None) -> BySeed:
+    """Return an arm's records by seed, at its own learning rate or that of another arm; without the tuning seed's."""
+    rate = best_rate(records, task, rate_of or arm, size)
     if rate is None:
         return {}
     found = {seed: record_of(records, task, arm, size, rate, seed) for seed in TASKS[task].seeds if seed != TUNING_SEED}

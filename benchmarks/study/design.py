@@ -7,7 +7,7 @@ average rank 8, and the ceiling of average rank 2.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -165,7 +165,8 @@ def runs(tasks: Sequence[str], best: Best) -> Iterator[Run]:
 
 
 def _cells(task: str, best: Best) -> list[list[Run]]:
-    """Return the runs of each cell: the tuning, then the arms at the rates that it chose, seed by seed.
+    """Return the runs of each cell: the tuning, then the arms at the rates that it chose, seed by seed, and
+    uniform LoRA at spectrum's.
 
     Last come all cells again at uniform LoRA's rate. Arms whose tuning is missing are left out.
     """
@@ -176,7 +177,7 @@ def _cells(task: str, best: Best) -> list[list[Run]]:
         for size in design.sizes
     ]
 
-    def at_rates(size: float, arms: Sequence[str], seeds: Sequence[int], rates: Sequence[float | None]) -> list[Run]:
+    def at_rates(size: float, arms: Collection[str], seeds: Sequence[int], rates: Sequence[float | None]) -> list[Run]:
         return [
             run_of(task, arm, size, rate, seed) for seed in seeds for arm, rate in zip(arms, rates) if rate is not None
         ]
@@ -188,6 +189,7 @@ def _cells(task: str, best: Best) -> list[list[Run]]:
             for factor in ARMS[arm].rates
         ]
         + at_rates(size, arms, seeds, [best(task, arm, size) for arm in arms])
+        + at_rates(size, {"uniform"} & {*arms}, seeds, [best(task, "spectrum", size)])
         for size, arms, seeds in cells
     ]
     return tuned + [

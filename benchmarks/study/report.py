@@ -42,8 +42,8 @@ def write_report(folder: Path = HERE) -> None:
     for task, records in found.items():
         lines += [f"## {task}", "", *_progress(task, records), "", *_family(families[task])]
         for size in TASKS[task].sizes:
-            for shared in (False, True):
-                lines += _size(task, size, records, shared_rate=shared)
+            for rate_of in (None, "uniform", "spectrum"):
+                lines += _size(task, size, records, rate_of)
     write_whole(folder / "report.md", "\n".join(lines).encode())
     if panels := [panel for task, records in found.items() if (panel := _frontier(task, records)) is not None]:
         save_picture(
@@ -92,15 +92,16 @@ def _verdict(each: Comparison, p: float | None) -> str:
     return "lower loss" if each.log_loss.mean < 0 else "higher loss"
 
 
-def _size(task: str, size: float, records: Records, *, shared_rate: bool) -> Iterator[str]:
+def _size(task: str, size: float, records: Records, rate_of: str | None) -> Iterator[str]:
     arms = [arm for arm in TASKS[task].arms if size in ARMS[arm].sizes]
     runs: dict[str, BySeed] = {
-        arm: found for arm in arms if (found := by_seed(records, task, arm, size, shared_rate=shared_rate))
+        arm: found for arm in arms if (found := by_seed(records, task, arm, size, rate_of=rate_of))
     }
-    if not runs or (shared_rate and len(runs) < 2):
+    if not runs or (rate_of and len(runs) < 2):
         return
-    rates = {arm: best_rate(records, task, "uniform" if shared_rate else arm, size) for arm in runs}
-    yield f"### r̄ = {size:g}, {'at the learning rate of uniform LoRA' if shared_rate else 'each at its own learning rate'}"
+    rates = {arm: best_rate(records, task, rate_of or arm, size) for arm in runs}
+    at = f"all at the learning rate of {ARMS[rate_of].label}" if rate_of else "each at its own learning rate"
+    yield f"### r̄ = {size:g}, {at}"
     yield ""
     score = SCORES.get(task)
     yield _row(
