@@ -32,12 +32,12 @@ def train(folder, resume=False):
     accelerator = Accelerator(gradient_accumulation_steps=2)
     size = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
     base = BertForSequenceClassification(BertConfig(vocab_size=100, **size))
-    lora = LoraConfig(r=4, lora_alpha=8, target_modules=["query", "key", "value", "dense"], task_type="SEQ_CLS")
+    lora = LoraConfig(r=8, lora_alpha=16, target_modules=["query", "key", "value", "dense"], task_type="SEQ_CLS")
     model = get_peft_model(base, lora)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-3)
     batches = DataLoader(dataset(), batch_size=8)
     model, optimizer, batches = accelerator.prepare(model, optimizer, batches)
-    allocator = RankAllocator(model, optimizer, RankAllocationConfig(warmup_steps=8))
+    allocator = RankAllocator(model, optimizer, RankAllocationConfig(rule="spectrum", average_rank=2, warmup_steps=8))
 
     def save_ranks(models, weights, directory):
         Path(directory, "glora.json").write_text(json.dumps(allocator.state_dict()))

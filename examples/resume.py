@@ -39,7 +39,7 @@ def make_trainer(folder, *callbacks):
     set_seed(0)
     size = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
     base = BertForSequenceClassification(BertConfig(vocab_size=100, **size))
-    lora = LoraConfig(r=4, lora_alpha=8, target_modules=["query", "key", "value", "dense"], task_type="SEQ_CLS")
+    lora = LoraConfig(r=8, lora_alpha=16, target_modules=["query", "key", "value", "dense"], task_type="SEQ_CLS")
     arguments = TrainingArguments(
         output_dir=str(folder),
         learning_rate=5e-3,
@@ -49,7 +49,7 @@ def make_trainer(folder, *callbacks):
         report_to="none",
         disable_tqdm=True,
     )
-    allocation = RankAllocationCallback(warmup_steps=6)
+    allocation = RankAllocationCallback(rule="spectrum", average_rank=2, warmup_steps=6)
     return Trainer(
         model=get_peft_model(base, lora),
         args=arguments,
@@ -69,7 +69,7 @@ def main(folder):
     ours, theirs = whole.model.state_dict(), resumed.model.state_dict()
     same = ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     print(f"cut off at step 15, resumed, trained to step {resumed.state.global_step}")
-    print(f"largest rank {resumed.model.peft_config['default'].r}, before the reallocation 4")
+    print(f"largest rank {resumed.model.peft_config['default'].r}, before the reallocation 8")
     print(f"the same weights, to the last bit: {same}")
 
 

@@ -24,10 +24,10 @@ def base_model():
 
 
 def train():
-    lora = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+    lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
     model = get_peft_model(base_model(), lora)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
-    allocator = RankAllocator(model, optimizer, RankAllocationConfig(warmup_steps=10))
+    allocator = RankAllocator(model, optimizer, RankAllocationConfig(rule="spectrum", average_rank=4, warmup_steps=10))
     for _ in range(40):
         tokens = (torch.randint(100, (16, 1)) + torch.arange(12)) % 100
         model(input_ids=tokens, labels=tokens).loss.backward()

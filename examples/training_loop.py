@@ -13,7 +13,7 @@ from torch import nn
 
 from glora import RankAllocationConfig, RankAllocator
 
-ACCUMULATE = 2
+ACCUMULATE, AVERAGE_RANK = 2, 4
 
 
 def accuracy(model, images, digits):
@@ -41,9 +41,12 @@ def main():
     negatives = 1 - images
     print(f"before: accuracy on negatives {accuracy(network, negatives[test], digits[test]):.2f}")
 
-    model = get_peft_model(network, LoraConfig(r=4, lora_alpha=8, target_modules=["0", "2", "4"]))
+    lora = LoraConfig(r=4 * AVERAGE_RANK, lora_alpha=8 * AVERAGE_RANK, target_modules=["0", "2", "4"])
+    model = get_peft_model(network, lora)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
-    allocator = RankAllocator(model, optimizer, RankAllocationConfig(warmup_steps=50))
+    allocator = RankAllocator(
+        model, optimizer, RankAllocationConfig(rule="spectrum", average_rank=AVERAGE_RANK, warmup_steps=100)
+    )
 
     for step in range(1, 401):
         for _ in range(ACCUMULATE):
@@ -57,7 +60,6 @@ def main():
         if step % 100 == 0:
             print(f"step {step}: ranks {allocator.ranks}, {allocator.parameters:,} parameters")
 
-    print("scores:", {name: round(score, 2) for name, score in allocator.scores.items()})
     print(f"after: accuracy on negatives {accuracy(model, negatives[test], digits[test]):.2f}")
 
 

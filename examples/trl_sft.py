@@ -17,6 +17,7 @@ from trl import SFTConfig, SFTTrainer
 
 from glora import RankAllocationCallback
 
+AVERAGE_RANK = 8
 COLOURS = ["red", "green", "blue", "white", "black", "grey"]
 ANIMALS = ["fox", "owl", "cat", "horse", "goat", "hen"]
 PLACES = ["barn", "garden", "forest", "river"]
@@ -44,12 +45,16 @@ def main(folder):
     tokenizer = word_tokenizer(row["prompt"] + row["completion"] for row in rows)
     size = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4)
     base = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), pad_token_id=0, eos_token_id=1, **size))
-    callback = RankAllocationCallback(warmup_steps=0.2)  # the first fifth of the training
+    callback = RankAllocationCallback(
+        rule="spectrum", average_rank=AVERAGE_RANK
+    )  # one cut, after a quarter of the steps
     trainer = SFTTrainer(
         model=base,
         processing_class=tokenizer,
         train_dataset=Dataset.from_list(rows),
-        peft_config=LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"),
+        peft_config=LoraConfig(
+            r=4 * AVERAGE_RANK, lora_alpha=8 * AVERAGE_RANK, target_modules="all-linear", task_type="CAUSAL_LM"
+        ),
         args=SFTConfig(
             output_dir=folder,
             learning_rate=1e-2,

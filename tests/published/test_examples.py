@@ -32,7 +32,7 @@ def numbers(pattern: str, text: str) -> list[float]:
 
 
 def reallocations(stderr: str) -> int:
-    return len(re.findall(r"^glora: step \d+: \d+ of \d+ matrices changed rank", stderr, re.MULTILINE))
+    return len(re.findall(r"^glora: step \d+: kept .* of the learned update's energy", stderr, re.MULTILINE))
 
 
 def test_every_example_has_a_test() -> None:
@@ -46,7 +46,8 @@ def test_trainer(embedded_encoder: Path, tmp_path: Path) -> None:
     (accuracy,) = numbers(r"accuracy on new words: ([\d.]+)", done.stdout)
     assert accuracy > 0.8
     matrices, total = numbers(r"(\d+) matrices, (\d+) ranks in all", done.stdout)
-    assert (matrices, total) == (36, 36 * 8)
+    assert matrices == 36
+    assert 0.9 < total / (36 * 8) < 1.1  # parameters are held, not ranks
     ranks = [int(line.split()[0]) for line in done.stdout.splitlines() if line.endswith((".dense", ".query", ".key"))]
     assert ranks == sorted(ranks, reverse=True)
     assert ranks[0] > 8 > ranks[-1]
@@ -62,7 +63,8 @@ def test_training_loop(tmp_path: Path) -> None:
     )
     assert before < 0.2
     assert after > 0.6
-    assert sum(numbers(r"step 400: ranks \{'0': (\d+), '2': (\d+), '4': (\d+)\}", done.stdout)) == 3 * 4
+    (parameters,) = numbers(r"step 400: .*, ([\d,]+) parameters", done.stdout)
+    assert parameters <= 4 * (64 + 256 + 256 + 128 + 128 + 10) < 1.05 * parameters
     assert reallocations(done.stderr) == 1
 
 
@@ -72,7 +74,7 @@ def test_trl_sft(tmp_path: Path) -> None:
     first, last = numbers(r"loss of the answers: ([\d.]+) at first, ([\d.]+) at last", done.stdout)
     assert last < first - 0.1
     ranks = [int(rank) for rank in re.findall(r"^ *(\d+)  model\.layers", done.stdout, re.MULTILINE)]
-    assert sum(ranks) == 14 * 8
+    assert 0.9 < sum(ranks) / (14 * 8) < 1.1  # parameters are held, not ranks
     assert len(set(ranks)) > 2
     assert reallocations(done.stderr) == 1
 
@@ -100,7 +102,7 @@ def test_grpo(tmp_path: Path) -> None:
 def test_accelerate_loop(tmp_path: Path) -> None:
     done = run("accelerate_loop", tmp_path)
     smallest, largest = numbers(r"uninterrupted: loss [\d.]+, ranks (\d+) to (\d+)", done.stdout)
-    assert smallest < 4 < largest
+    assert smallest < 2 < largest < 8
     assert "the same: True" in done.stdout
     assert reallocations(done.stderr) == 1, "the resumed run begins after the reallocation"
 
@@ -134,7 +136,7 @@ def test_serve_uniform(tmp_path: Path) -> None:
 def test_resume(tmp_path: Path) -> None:
     done = run("resume", tmp_path, str(tmp_path / "output"))
     assert "same weights, to the last bit: True" in done.stdout
-    (largest,) = numbers(r"largest rank (\d+), before the reallocation 4", done.stdout)
-    assert largest > 4
+    (largest,) = numbers(r"largest rank (\d+), before the reallocation 8", done.stdout)
+    assert 2 < largest < 8
     assert reallocations(done.stderr) == 2, "once in each run that came to it, not again after resuming"
     assert (tmp_path / "output" / "cut-off" / "checkpoint-12").is_dir()
