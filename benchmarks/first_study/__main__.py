@@ -40,7 +40,7 @@ def main() -> None:
     else:
         from benchmarks.first_study.report import write_report
 
-        write_report(HERE, HERE.parents[1] / "docs" / "study.md")
+        write_report(HERE, HERE.parents[1] / "docs" / "first-study.md")
 
 
 if __name__ == "__main__":

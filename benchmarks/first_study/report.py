@@ -65,7 +65,7 @@ MADE, UNTIL = "<!-- made by benchmarks/first_study/report.py -->", "<!-- until h
 
 
 def write_report(folder: Path, page: Path | None = None) -> None:
-    """Write report.md and study.png into the folder of the records, and the tables of docs/study.md between its marks.
+    """Write report.md and study.png into the folder of the records, and the tables of docs/first-study.md between its marks.
 
     Raises:
         SystemExit: there are no records.
@@ -117,7 +117,7 @@ def write_report(folder: Path, page: Path | None = None) -> None:
 
 
 def summary(tuned: Runs, at_one_rate: Runs) -> str:
-    """The two tables of docs/study.md."""
+    """The two tables of docs/first-study.md."""
     one = [
         f"At one learning rate, {ONE_RATE * 1e3:g}e-3: accuracy, for CoLA Matthews correlation, times 100; behind it the "
         "difference to uniform LoRA.",

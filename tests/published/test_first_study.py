@@ -158,7 +158,7 @@ def test_the_pages_belong_to_the_committed_records(tmp_path: Path) -> None:
     study = root / "benchmarks" / "first_study"
     for folder in (path.parent for path in study.glob("*/runs")):
         shutil.copytree(folder, tmp_path / folder.name, ignore=shutil.ignore_patterns("pictures", "*.html"))
-    page = shutil.copy(root / "docs" / "study.md", tmp_path)
+    page = shutil.copy(root / "docs" / "first-study.md", tmp_path)
     write_report(tmp_path, Path(page))
     assert (tmp_path / "report.md").read_text(encoding="utf-8") == (study / "report.md").read_text(encoding="utf-8")
-    assert Path(page).read_text(encoding="utf-8") == (root / "docs" / "study.md").read_text(encoding="utf-8")
+    assert Path(page).read_text(encoding="utf-8") == (root / "docs" / "first-study.md").read_text(encoding="utf-8")
