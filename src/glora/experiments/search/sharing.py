@@ -27,9 +27,9 @@ from glora.experiments.records.store import finished_records, keep_record
 from glora.experiments.search.plan import WEIGHTS
 from glora.experiments.search.storage import SharedStorage, StorageError, open_storage
 from glora.experiments.search.study import (
-    PROGRESS,
     Job,
     TrialFailedError,
+    confirm_progress,
     find_study,
     item_of,
     open_study,
@@ -184,7 +184,7 @@ class _SharedSeed:
     ) -> None:
         self.plan, self._runs = plan, {run.config.key: run for run in runs}
         self._storage, self._name, self._config = sharing.storage, name, study_config
-        self._study: Study | None = None
+        self._study: Study  # from `open` or `look`
         self._records: dict[str, RunRecord] = {}
         self._read: set[int] = set()
         self._here: dict[str, str] = {}
@@ -214,21 +214,19 @@ class _SharedSeed:
                     record = make_run(run.config, self.plan.task, progress=progress)
                     keep_record(self.plan.output, record)
                     self._add(record)
-                trial.set_user_attr(PROGRESS, True)
+                confirm_progress(trial)
                 errors += [str(record.error)] if record.status == "failed" else []
             if errors:
                 raise TrialFailedError(errors[0])
             return 0.0
 
-        assert self._study is not None
-        return Job(self._study, {item: {} for item in self.items}, make)
+        return Job(self._study, self.items, make)
 
     def left(self) -> list[PlannedRun]:
         """Return the unfinished runs of items that are open."""
-        assert self._study is not None
-        finished, items = self._finished(), read_items(self._study)
-        open_items = [name for name in self.items if name in items and items[name].state in ("open", "lost")]
-        return [run for name in open_items for run in self.items[name] if run.config.key not in finished]
+        finished, trials = self._finished(), read_items(self._study)
+        open_items = [runs for name, runs in self.items.items() if not trials[name].state.is_finished()]
+        return [run for runs in open_items for run in runs if run.config.key not in finished]
 
     def gather(self) -> int:
         """Write the records of the database to the output folder; return how many runs are left."""
@@ -241,17 +239,18 @@ class _SharedSeed:
 
     def look(self) -> dict[str, int]:
         """Count runs by state."""
-        self._study = find_study(self._storage, self._name, self._config)
-        counts = dict.fromkeys(STATES, 0)
-        finished = self._finished() | {key for key, run in self._runs.items() if run.finished}
-        found = read_items(self._study) if self._study else {}
+        counts, states = dict.fromkeys(STATES, 0), dict.fromkeys(self.items, TrialState.WAITING)
+        finished = {key for key, run in self._runs.items() if run.finished}
+        if study := find_study(self._storage, self._name, self._config):
+            self._study = study
+            finished |= self._finished()
+            states.update((name, trial.state) for name, trial in read_items(study).items())
         for name, runs in self.items.items():
-            left = sum(run.config.key not in finished for run in runs)
-            trials = found[name].trials if name in found else ()
-            making = int(left > 0 and any(trial.state == TrialState.RUNNING for trial in trials))
+            left, state = sum(run.config.key not in finished for run in runs), states[name]
+            making = int(left > 0 and state == TrialState.RUNNING)
             counts["finished"] += len(runs) - left
             counts["being made"] += making
-            counts["failed" if trials and found[name].state == "failed" else "waiting"] += left - making
+            counts["failed" if state == TrialState.FAIL else "waiting"] += left - making
         return counts
 
     def _finished(self) -> set[str]:
@@ -259,7 +258,7 @@ class _SharedSeed:
 
     def records(self) -> dict[str, RunRecord]:
         """Return the records in the database by key: the first finished one, else the last that failed."""
-        for trial in self._study.get_trials(deepcopy=False) if self._study else ():
+        for trial in self._study.get_trials(deepcopy=False):
             if trial.number in self._read or FIRST_PART not in trial.user_attrs:
                 continue
             self._read.add(trial.number)
@@ -270,13 +269,10 @@ class _SharedSeed:
 
     def _add(self, record: RunRecord) -> None:
         """Keep a record for all workers. Optuna writes a finished trial with all its attributes in one transaction."""
-        assert self._study is not None
         text = record.model_dump_json()
         parts = {f"part {i}": text[i * PART : (i + 1) * PART] for i in range(-(-len(text) // PART))}
-        value = record.final.get(record.primary_metric or "", 0.0)  # for Optuna's own tools
-        outcome: dict[str, Any] = {"value": value if math.isfinite(value) else 0.0}
-        if record.status == "failed":
-            outcome = {"state": TrialState.FAIL}
+        value = record.final.get(record.primary_metric or "", math.nan)  # for Optuna's own tools
+        outcome: dict[str, Any] = {"value": value} if math.isfinite(value) else {"state": TrialState.FAIL}
         self._study.add_trial(create_trial(**outcome, user_attrs=parts))
 
 

@@ -22,6 +22,12 @@ from glora.messages import get_logger
 HEARTBEAT_SECONDS, GRACE_SECONDS = 10, 60
 """A worker counts as dead after six missing heartbeats: training may delay one."""
 
+ERROR, STARTS = "error", "starts"
+"""User attributes of a trial: what failed, and how often it was started since the last progress or interruption."""
+
+MAX_STARTS = 3
+"""Starts after which a trial whose worker dies is given up: it may be what kills them, such as by lack of memory."""
+
 CONNECT_SECONDS, LOCK_SECONDS = 10, 60
 """Longest waits for a server, and for SQLite's lock, which is held for milliseconds."""
 
@@ -70,7 +76,7 @@ def _without_secrets(text: str, url: str) -> str:
 
 
 class SharedStorage(RDBStorage):
-    """A storage with a write lock in SQLite and a heartbeat from before a trial runs.
+    """A storage with a write lock in SQLite, a heartbeat from before a trial runs, and trials that outlive their workers.
 
     Args:
         url: as SQLAlchemy writes it.
@@ -103,9 +109,17 @@ class SharedStorage(RDBStorage):
         return show_url(self.url)
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """Set a trial's state; Optuna never finds a running trial dead that has had no heartbeat."""
+        """Set a trial's state; one that failed by no error of its own waits again, unless it was started MAX_STARTS times.
+
+        Optuna fails the trial of a worker that was killed or interrupted; it never finds a running trial dead that has had no
+        heartbeat.
+        """
         if state == TrialState.RUNNING:
             super().record_heartbeat(trial_id)
+        if state == TrialState.FAIL:
+            attributes = self.get_trial(trial_id).user_attrs
+            if ERROR not in attributes and attributes.get(STARTS, 0) < MAX_STARTS:
+                state = TrialState.WAITING
         return super().set_trial_state_values(trial_id, state, values)
 
     def record_heartbeat(self, trial_id: int) -> None:
@@ -145,6 +159,7 @@ def open_storage(url: str, *, heartbeat: int = HEARTBEAT_SECONDS, grace: int = G
     shown = check_storage(url)
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # progress shows what becomes of trials
     warnings.simplefilter("ignore", ExperimentalWarning)  # heartbeats are
+    warnings.filterwarnings("ignore", "The reported value is ignored")  # a trial made again reports the same values
     for attempt in range(1, MAX_CONNECTIONS + 1):
         try:
             return SharedStorage(url, heartbeat=heartbeat, grace=grace)

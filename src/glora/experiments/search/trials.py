@@ -32,10 +32,8 @@ from glora.experiments.search.record import (
     write_search_record,
 )
 from glora.experiments.search.space import chosen, config_errors, suggest
-from glora.experiments.search.storage import SharedStorage
+from glora.experiments.search.storage import ERROR, SharedStorage
 from glora.experiments.search.study import (
-    ERROR,
-    Item,
     Job,
     TrialFailedError,
     item_of,
@@ -48,6 +46,9 @@ from glora.experiments.search.study import (
 from glora.experiments.training.progress import RunProgress, RunStopped
 from glora.experiments.training.run import runs_of
 from glora.messages import pluralize
+
+DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+"""States of a trial that ended with a result."""
 
 MAX_EQUAL_FAILURES = 3
 """If the first trials of a study fail with one error this often, the others would too."""
@@ -63,12 +64,12 @@ class StudyOutcome:
 
     Attributes:
         search: the study.
-        items: its trials.
+        trials: the trial of each item that counts.
         best: the best finished trial, None without one. Of equal ones it is the first, so that all workers agree.
     """
 
     search: MethodSearch
-    items: tuple[Item, ...]
+    trials: tuple[FrozenTrial, ...]
     best: FrozenTrial | None
 
     @property
@@ -79,10 +80,9 @@ class StudyOutcome:
     @property
     def counts(self) -> dict[str, int]:
         """Number of trials that finished, were stopped early, and failed or diverged."""
-        last = [item.last for item in self.items]
-        complete = sum(trial.state == TrialState.COMPLETE for trial in last)
-        stopped = sum(trial.state == TrialState.PRUNED and ERROR not in trial.user_attrs for trial in last)
-        return {"complete": complete, "stopped early": stopped, "failed": len(last) - complete - stopped}
+        complete = sum(trial.state == TrialState.COMPLETE for trial in self.trials)
+        stopped = sum(trial.state == TrialState.PRUNED and ERROR not in trial.user_attrs for trial in self.trials)
+        return {"complete": complete, "stopped early": stopped, "failed": len(self.trials) - complete - stopped}
 
 
 def run_trials(
@@ -124,7 +124,7 @@ def run_trials(
         )
         outcomes = tuple(_outcome(study, search) for study, search in zip(studies, plan.studies))
     fruitless = [
-        _advice(f"0 of {pluralize(len(each.items), 'trial')} of {each.search.title} finished", each.items[-1])
+        _advice(f"0 of {pluralize(len(each.trials), 'trial')} of {each.search.title} finished", each.trials[-1])
         for each in outcomes
         if each.best is None
     ]
@@ -198,7 +198,7 @@ def _open(name: str, search: MethodSearch, storage: SharedStorage) -> Study:
         direction=search.direction,
         pruner=MedianPruner(n_startup_trials=search.trials_before_pruning),
     )
-    if not any(item.state == "done" for item in read_items(study).values()):
+    if not study.get_trials(deepcopy=False, states=DONE):
         retry_failed(study)
     return study
 
@@ -299,25 +299,24 @@ class _TrialWatch:
 
 
 def _outcome(study: Study, search: MethodSearch) -> StudyOutcome:
-    items = tuple(read_items(study).values())
-    complete = [item.last for item in items if item.last.state == TrialState.COMPLETE]
+    trials = tuple(read_items(study).values())
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     sign = -1 if search.direction == "maximize" else 1
     best = min(complete, key=lambda trial: (sign * float(trial.value or 0.0), trial.number), default=None)
-    return StudyOutcome(search, items, best)
+    return StudyOutcome(search, trials, best)
 
 
 def _check_failures(search: MethodSearch, study: Study) -> None:
-    items = read_items(study).values()
-    failed = [item for item in items if item.state == "failed"]
-    same_error = len({item.last.user_attrs.get(ERROR) for item in failed}) == 1
-    if len(failed) >= MAX_EQUAL_FAILURES and same_error and not any(item.state == "done" for item in items):
+    failed = [trial for trial in read_items(study).values() if trial.state == TrialState.FAIL]
+    same_error = len({trial.user_attrs.get(ERROR) for trial in failed}) == 1
+    if len(failed) >= MAX_EQUAL_FAILURES and same_error and not study.get_trials(deepcopy=False, states=DONE):
         raise SearchFailedError(
             _advice(f"the first {pluralize(len(failed), 'trial')} of {search.title} failed with one error", failed[-1])
         )
 
 
-def _advice(what: str, item: Item) -> str:
-    error = item.last.user_attrs.get(ERROR, "its workers were killed").rstrip(".")
+def _advice(what: str, trial: FrozenTrial) -> str:
+    error = trial.user_attrs.get(ERROR, "its workers were killed").rstrip(".")
     return (
         f"{what}: {error}. Fix it and run the same command again; for other settings or ranges name another --output, or "
         "with --storage another --study"

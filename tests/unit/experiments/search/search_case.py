@@ -87,7 +87,7 @@ class Worker:
         value = trial.suggest_float("x", 0, 1)
         mark = self.log.with_name(f"died in {item_of(trial)}")
         if item_of(trial) in self.die_in and not mark.exists():
-            mark.touch()
+            mark.write_text(str(value))
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(self.seconds)
         with open(self.log, "a") as file:

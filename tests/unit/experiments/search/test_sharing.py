@@ -19,6 +19,7 @@ from glora.experiments.number_format import short_name
 from glora.experiments.plan import Plan, plan_comparison
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.records.store import read_records, write_record
+from glora.experiments.search import storage as storage_module
 from glora.experiments.search import study as study_module
 from glora.experiments.search.sharing import Sharing, look, make_shared_runs, open_sharing
 from glora.experiments.search.storage import SharedStorage, StorageError, sqlite_url
@@ -129,7 +130,7 @@ def test_what_others_finished_is_there_after_ctrl_c_too(plan, storage, tmp_path:
 def test_a_seed_that_gets_on_is_not_given_up_however_often_its_processes_are_killed(
     plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(study_module, "MAX_DEATHS", 1)
+    monkeypatch.setattr(storage_module, "MAX_STARTS", 1)
     planned, last = plan(seeds=(0,)), FakeRuns()
     for method in ("adalora", "glora"):
         killed_in(method, tmp_path, planned)
@@ -146,7 +147,7 @@ def test_a_run_that_kills_its_processes_is_given_up_and_said(
         def say(self, message: str) -> None:
             self.lines.append(message)
 
-    monkeypatch.setattr(study_module, "MAX_DEATHS", 1)
+    monkeypatch.setattr(storage_module, "MAX_STARTS", 1)
     planned, last = plan(seeds=(0,)), FakeRuns()
     for _ in range(2):  # the first has at least made the runs before it
         killed_in("glora", tmp_path, planned)

@@ -14,14 +14,13 @@ from optuna.trial import TrialState
 
 from glora.experiments.records.interrupts import hold_interrupts
 from glora.experiments.search import study as study_module
-from glora.experiments.search.storage import SharedStorage, open_storage
+from glora.experiments.search.storage import MAX_STARTS, STARTS, SharedStorage, open_storage
 from glora.experiments.search.study import (
     ITEM,
-    MAX_DEATHS,
-    SURPLUS,
     Job,
     StudyMismatchError,
     TrialFailedError,
+    confirm_progress,
     item_of,
     open_study,
     read_items,
@@ -31,7 +30,7 @@ from glora.experiments.search.study import (
 from unit.experiments.search.search_case import GRACE, LOOK, Worker, quick_storage, read_trials, together
 
 ITEMS: dict[str, dict[str, Any]] = {"a": {}, "b": {}, "c": {}}
-DONE = dict.fromkeys(ITEMS, "done")
+DONE = dict.fromkeys(ITEMS, "COMPLETE")
 
 
 @pytest.fixture
@@ -49,7 +48,7 @@ def study_of(storage: SharedStorage, items: dict[str, dict[str, Any]] = ITEMS, *
 
 
 def states(study: optuna.Study) -> dict[str, str]:
-    return {name: item.state for name, item in sorted(read_items(study).items())}
+    return {name: trial.state.name for name, trial in sorted(read_items(study).items())}
 
 
 def test_an_entry_that_is_not_known_yet_is_filled_in_by_who_knows_it(storage) -> None:
@@ -111,11 +110,11 @@ def test_the_trial_of_a_killed_worker_is_made_again_with_the_same_settings(url: 
     worker = Worker(url, tmp_path / "done", items=6, die_in=("trial 2", "trial 4"))
     assert sorted(together([worker] * 3)) == [-signal.SIGKILL, -signal.SIGKILL, 0]
     assert sorted(worker.done) == sorted(f"trial {i}" for i in range(6))
-    trials = [trial for trial in read_trials(url) if SURPLUS not in trial.user_attrs]
-    for item in ("trial 2", "trial 4"):
-        dead, made = (trial for trial in trials if item_of(trial) == item)
-        assert (dead.state, made.state) == (TrialState.FAIL, TrialState.COMPLETE)
-        assert dead.params == made.params != {}
+    settings = {trial.user_attrs[ITEM]: str(trial.params["x"]) for trial in read_trials(url) if trial.params}
+    tried = [line.split(",")[::2] for line in (tmp_path / "done").read_text().splitlines()]
+    for item in worker.die_in:
+        assert [item, settings[item]] in tried
+        assert (tmp_path / f"died in {item}").read_text() == settings[item]
 
 
 def test_a_lone_worker_that_was_killed_is_resumed_by_another(url: str, tmp_path: Path) -> None:
@@ -137,7 +136,7 @@ def test_ctrl_c_frees_the_trial_at_once(storage: SharedStorage) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         finish(study, interrupted)
-    assert states(study) == {"a": "done", "b": "lost", "c": "open"}
+    assert states(study) == {"a": "COMPLETE", "b": "WAITING", "c": "WAITING"}
     began = time.monotonic()
     finish(study, interrupted)
     assert time.monotonic() - began < GRACE, "without waiting for missing heartbeats"
@@ -156,7 +155,7 @@ def test_ctrl_c_while_a_measured_trial_is_written_waits_for_it(storage: SharedSt
 
     with pytest.raises(KeyboardInterrupt):
         finish(study, measured)
-    assert states(study) == {"a": "done", "b": "open", "c": "open"}
+    assert states(study) == {"a": "COMPLETE", "b": "WAITING", "c": "WAITING"}
     assert made == ["a"]
 
 
@@ -178,17 +177,8 @@ def test_killed_while_filling_a_study(storage: SharedStorage, monkeypatch: pytes
         study_of(storage, n=2)
 
 
-def test_killed_between_declaring_a_trial_dead_and_replacing_it(storage: SharedStorage) -> None:
-    study = study_of(storage)
-    (trial,) = (trial for trial in study.get_trials() if item_of(trial) == "a")
-    storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
-    storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-    assert states(study) == {"a": "lost", "b": "open", "c": "open"}
-    assert sorted(finish(study)) == sorted(ITEMS)
-
-
 def test_one_of_two_trials_of_an_item_is_made(storage: SharedStorage) -> None:
-    """Two workers that replace a lost trial at the same time, or fill a study together, add it twice."""
+    """Two workers that retry a failed trial at the same time, or fill a study together, add it twice."""
     study = study_of(storage)
     for item in ("a", "b"):
         study.enqueue_trial({}, {ITEM: item})
@@ -207,7 +197,7 @@ def test_a_trial_that_optuna_adds_to_an_empty_queue_is_let_go(
     assert study_module._take_one(Job(study, {"a": {}}, lambda _: 1.0))
     monkeypatch.undo()
     assert finish(study, items={"a": {}}) == ["a"]
-    assert states(study) == {"a": "done"}
+    assert states(study) == {"a": "COMPLETE"}
 
 
 @pytest.mark.parametrize("reports", [True, False])
@@ -228,18 +218,33 @@ def test_a_worker_that_was_thought_dead_continues_with_the_next_trial(
 
     finish(study, asleep)
     assert states(study) == DONE
-    assert len(study.get_trials()) == 4
-    assert {item.last.value for item in read_items(study).values()} == {1.0}
+    assert {trial.value for trial in study.get_trials()} == {1.0}
+
+
+def test_a_worker_that_was_thought_dead_leaves_the_rest_of_an_item_to_another(storage: SharedStorage, url: str) -> None:
+    study, made = study_of(storage, {"a": {}}), []
+
+    def asleep(trial: optuna.Trial) -> float:
+        for part in ("first", "second"):
+            made.append(part)
+            for state in (TrialState.FAIL, TrialState.RUNNING):  # another worker takes it over
+                open_storage(url).set_trial_state_values(trial._trial_id, state)
+            confirm_progress(trial)
+        return 1.0
+
+    assert study_module._take_one(Job(study, {"a"}, asleep))
+    assert made == ["first"]
+    assert states(study) == {"a": "RUNNING"}, "the other worker's trial is not ended"
 
 
 def test_a_trial_that_kills_every_worker_is_given_up(url: str) -> None:
     storage = open_storage(url)
-    for deaths in range(1, MAX_DEATHS + 1):
+    for starts in range(1, MAX_STARTS + 1):
         study = study_of(storage, {"a": {}})
-        trial_id = study._pop_waiting_trial_id()
-        assert trial_id is not None
-        storage.set_trial_state_values(trial_id, TrialState.FAIL)
-        assert states(study) == {"a": "failed" if deaths == MAX_DEATHS else "lost"}
+        trial = study.ask()
+        trial.set_user_attr(STARTS, starts)
+        storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+        assert states(study) == {"a": "FAIL" if starts == MAX_STARTS else "WAITING"}
     assert finish(study, items={"a": {}}) == []
 
 
@@ -255,8 +260,8 @@ def test_a_failed_trial_is_an_outcome_and_is_tried_again_only_when_asked(storage
         return 1.0
 
     assert finish(study, broken) == list(ITEMS)
-    assert states(study) == {"a": "done", "b": "failed", "c": "done"}
-    assert read_items(study)["b"].last.user_attrs["error"] == "broken on purpose"
+    assert states(study) == {"a": "COMPLETE", "b": "FAIL", "c": "COMPLETE"}
+    assert read_items(study)["b"].user_attrs["error"] == "broken on purpose"
     assert finish(study, broken) == []
     retry_failed(study)
     retry_failed(study)  # by another worker at the same time
@@ -271,7 +276,7 @@ def test_an_error_of_the_program_is_not_an_outcome(storage: SharedStorage) -> No
     study = study_of(storage)
     with pytest.raises(ValueError, match="an error"):
         finish(study, invalid)
-    assert finish(study) == ["b", "c", "a"], "and the trial is not lost"
+    assert finish(study) == ["a", "b", "c"], "and the trial is not lost"
 
 
 def test_fixed_parameters_are_those_of_the_trial(storage: SharedStorage) -> None:

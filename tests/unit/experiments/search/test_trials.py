@@ -120,7 +120,7 @@ def test_a_loss_is_minimised(plan, storage, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(MethodSearch, "metric", "loss")
     (outcome,) = search(plan(methods=("lora",)), storage, make_run)
-    rates = [item.last.params["learning_rate"] for item in outcome.items]
+    rates = [trial.params["learning_rate"] for trial in outcome.trials]
     assert outcome.values["learning_rate"] == min(rates)
 
 
@@ -177,7 +177,7 @@ def test_a_bad_trial_is_stopped_early_but_not_before_the_ranks_are_allocated(pla
     outcomes = search(plan(trials=6, ranges=ranges, settings={"epochs": 4}), storage, runs)
     for outcome, epochs in zip(outcomes, (1, 3)):
         assert outcome.counts == {"complete": 2, "stopped early": 4, "failed": 0}
-        stopped = [item.last for item in outcome.items if item.last.state == TrialState.PRUNED]
+        stopped = [trial for trial in outcome.trials if trial.state == TrialState.PRUNED]
         assert {len(trial.intermediate_values) for trial in stopped} == {epochs}
 
 
@@ -194,8 +194,8 @@ def test_a_trial_that_diverges_counts_and_the_search_goes_on(plan, storage) -> N
         return config.learning_rate
 
     (outcome,) = search(plan(methods=("lora",), trials=8), storage, FakeRuns(accuracy))
-    diverged = [item.last for item in outcome.items if "error" in item.last.user_attrs]
-    assert len(outcome.items) == 8
+    diverged = [trial for trial in outcome.trials if "error" in trial.user_attrs]
+    assert len(outcome.trials) == 8
     assert outcome.counts["failed"] == len(diverged)
     assert 0 < len(diverged) < 8
     assert {trial.state for trial in diverged} == {TrialState.PRUNED}, "which TPE learns from; it forgets failures"
@@ -216,7 +216,7 @@ def test_a_trial_that_fails_counts_and_the_search_goes_on(plan, storage) -> None
 
     (outcome,) = search(plan(methods=("lora",)), storage, FakeRuns(accuracy))
     assert outcome.counts == {"complete": 2, "stopped early": 0, "failed": 2}
-    assert outcome.items[0].last.user_attrs["error"] == "OSError: broken on purpose"
+    assert outcome.trials[0].user_attrs["error"] == "OSError: broken on purpose"
 
 
 def test_if_all_trials_of_a_method_fail_that_is_said(plan, storage) -> None:
@@ -250,7 +250,7 @@ def test_settings_that_cannot_be_trained_together_cost_a_trial_and_no_training(p
     runs = FakeRuns()
     ranges = {"warmup_steps": "2-14", "epochs": "1,3"}  # 5 steps an epoch: 14 of 15 fit, but not in one epoch
     (outcome,) = search(plan(ranges=ranges, methods=("glora",), trials=12), storage, runs)
-    assert len(outcome.items) == 12
+    assert len(outcome.trials) == 12
     assert 0 < len(runs.made) < 12
     assert all(config.allocation.warmup_steps < 5 * config.epochs for config in runs.made)
     assert outcome.counts["failed"] == 12 - len(runs.made)
