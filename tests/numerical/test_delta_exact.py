@@ -88,6 +88,8 @@ def backward(model: nn.Module, batches: list[torch.Tensor], seed: int, scale: fl
 def allocator_for(model: nn.Module, **fields: object) -> tuple[RankAllocator, torch.optim.Optimizer]:
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     settings = dict(signal="delta_exact", exact_every=1, beta=0.0, warmup_steps=100) | fields
+    if settings["signal"] != "delta_exact":
+        del settings["exact_every"]
     return RankAllocator(model, optimizer, RankAllocationConfig(**settings)), optimizer
 
 

@@ -213,6 +213,14 @@ class RunConfig(BaseModel):
     def _record_allocation(self, allocation: RankAllocationConfig) -> dict[str, Any]:
         return {name: value for name, value in allocation.to_dict().items() if name in _NESTED}
 
+    def __eq__(self, other: object) -> bool:
+        """Return whether all settings are equal; a record has the defaults filled in that depend on the rule."""
+        return isinstance(other, RunConfig) and self.settings() == other.settings()
+
+    def __hash__(self) -> int:
+        """Return the hash of the key."""
+        return hash(self.key)
+
     def setting(self, name: str) -> Any:
         """Return a setting by its flat name, such as `beta`."""
         return self.allocation.to_dict()[name] if name in _NESTED else getattr(self, name)
