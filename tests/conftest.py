@@ -59,8 +59,11 @@ def pytest_collection_finish() -> None:
 
     And no test waits for a disk: none of them cuts the power.
     """
+    from glora.messages import get_logger
+
     gc.collect()
     gc.freeze()
+    get_logger()  # with its level: caplog would otherwise take away the level that it found unset
     os.fsync = lambda descriptor: None
 
 
