@@ -44,6 +44,7 @@ def write_report(folder: Path = HERE) -> None:
         for size in TASKS[task].sizes:
             for rate_of in (None, "uniform", "spectrum"):
                 lines += _size(task, size, records, rate_of)
+            lines += _described(task, size, records)
     write_whole(folder / "report.md", "\n".join(lines).encode())
     if panels := [panel for task, records in found.items() if (panel := _frontier(task, records)) is not None]:
         save_picture(
@@ -130,6 +131,27 @@ def _size(task: str, size: float, records: Records, rate_of: str | None) -> Iter
         cells += ["" if same else _ratio(against)]
         cells += [_spread(found, "score", 2, 100), "" if same else _points(against)] if score else []
         yield _row([*cells, f"{_mean(found, 'seconds'):.0f}"])
+    yield ""
+
+
+def _described(task: str, size: float, records: Records) -> Iterator[str]:
+    """What compressing costs, and what uniform LoRA gains by spectrum's learning rate."""
+    own = {arm: by_seed(records, task, arm, size) for arm in ("uniform", "wide", "compressed")}
+    pairs = {
+        "Compressed to r̄ against before": ("compressed", "wide", own["compressed"], own["wide"]),
+        "Uniform LoRA at spectrum's learning rate against its own": (
+            "uniform",
+            "uniform",
+            by_seed(records, task, "uniform", size, rate_of="spectrum"),
+            own["uniform"],
+        ),
+    }
+    for what, (arm, other, mine, theirs) in pairs.items():
+        each = compare(task, size, arm, other, mine, theirs) if mine else None
+        if each is not None and mine != theirs:
+            yield f"- {what}, {len(each.log_loss.seeds)} seeds: loss {_ratio(each)}" + (
+                f", score {_points(each)} points" if task in SCORES else ""
+            )
     yield ""
 
 

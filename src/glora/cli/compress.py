@@ -14,7 +14,7 @@ from cyclopts import Parameter
 
 from glora.cli.application import app
 from glora.cli.console import open_console
-from glora.cli.options import CutSettings, Debug, EvaluationSettings, UsageError, Verbosity, given, option_of
+from glora.cli.options import CutSettings, Debug, EvaluationSettings, UsageError, Verbosity, given, option_of, share_of
 from glora.config import SettingError
 
 if TYPE_CHECKING:
@@ -128,15 +128,14 @@ def _parameters(text: str) -> float:
     Raises:
         UsageError: the text is neither, or a number that was meant as a share.
     """
-    written = text.strip()
     try:
-        number = float(written.removesuffix("%"))
+        number = share_of(text)
     except ValueError:
         raise UsageError(
             f"--keep {text}: write a share such as 25%, or a number of parameters such as 100000"
         ) from None
-    if written.endswith("%"):
-        return number / 100
+    if text.strip().endswith("%"):
+        return number
     if 1 <= number <= 100:
         raise UsageError(f"--keep {text}: write {number:g}% or {number / 100:g} for a share of the parameters")
     return int(number) if number > 1 and number.is_integer() else number

@@ -33,13 +33,16 @@ REPEATED = {"method", "seed"}
 """Settings that a comparison has several of, by `--methods` and `--seeds`."""
 
 
-def _share(_type: Any, tokens: Sequence[Token]) -> float:
+def share_of(text: str) -> float:
     """Read 95% and 0.95 as the same share."""
-    text = tokens[0].value.strip()
+    return float(text.strip().removesuffix("%")) / (100 if text.strip().endswith("%") else 1)
+
+
+def _share(_type: Any, tokens: Sequence[Token]) -> float:
     try:
-        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        return share_of(tokens[0].value)
     except ValueError:
-        raise ValueError(f"write a share such as 95% or 0.95, not {text!r}") from None
+        raise ValueError(f"write a share such as 95% or 0.95, not {tokens[0].value!r}") from None
 
 
 def _option(setting: Setting, group: Group | None, default: Any) -> tuple[str, Any, None]:
