@@ -135,7 +135,7 @@ def _size(task: str, size: float, records: Records, rate_of: str | None) -> Iter
 
 
 def _described(task: str, size: float, records: Records) -> Iterator[str]:
-    """What compressing costs, and what uniform LoRA gains by spectrum's learning rate."""
+    """Yield the cost of compressing, and the gain of uniform LoRA by the learning rate of spectrum."""
     own = {arm: by_seed(records, task, arm, size) for arm in ("uniform", "wide", "compressed")}
     pairs = {
         "Compressed to r̄ against before": ("compressed", "wide", own["compressed"], own["wide"]),
