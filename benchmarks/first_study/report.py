@@ -22,6 +22,7 @@ from benchmarks.first_study.comparison import (
     ranks_by_layer,
 )
 from benchmarks.interval_chart import interval, interval_panel, save_picture
+from benchmarks.marked import fill
 
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.records.store import read_records
@@ -61,7 +62,6 @@ NAMES = {
     "glora:budget=parameters": 'GLoRA, `budget="parameters"`',
     "glora:budget=parameters:relative_to=weight": 'the same, `relative_to="weight"`',
 }
-MADE, UNTIL = "<!-- made by benchmarks/first_study/report.py -->", "<!-- until here -->"
 
 
 def write_report(folder: Path, page: Path | None = None) -> None:
@@ -111,9 +111,10 @@ def write_report(folder: Path, page: Path | None = None) -> None:
     (folder / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     _draw(runs, at_one_rate if more else {}, folder / "study.png")
     if page is not None:
-        before, rest = page.read_text(encoding="utf-8").split(MADE)
-        made = "\n\n".join((MADE, summary(runs, at_one_rate), UNTIL))
-        page.write_text(before + made + rest.split(UNTIL, 1)[1], encoding="utf-8")
+        made = f"\n{summary(runs, at_one_rate)}\n"
+        page.write_text(
+            fill(page.read_text(encoding="utf-8"), "benchmarks/first_study/report.py", made), encoding="utf-8"
+        )
 
 
 def summary(tuned: Runs, at_one_rate: Runs) -> str:

@@ -27,9 +27,10 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     if arguments.what == "report":
+        from benchmarks.study.records import README
         from benchmarks.study.report import write_report
 
-        write_report()
+        write_report(page=README)
         return
     import torch
     from benchmarks.study.training import Bench

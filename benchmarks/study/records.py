@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks.study.design import ARMS, TASKS, TUNING_SEED, Run, run_of
 
 HERE = Path(__file__).parent
+README = HERE.parents[1] / "README.md"
 Records = dict[tuple[Run, bool], dict[str, Any]]
 """(run, whether its adapter was compressed afterwards) -> record."""
 

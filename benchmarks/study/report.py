@@ -11,6 +11,7 @@ from typing import Any
 
 import altair as alt
 from benchmarks.interval_chart import save_picture
+from benchmarks.marked import fill
 from benchmarks.study.analysis import BySeed, Comparison, by_seed, compare, family, holm, pool
 from benchmarks.study.design import ARMS, TASKS
 from benchmarks.study.records import HERE, Records, best_rate, read
@@ -18,11 +19,12 @@ from benchmarks.study.records import HERE, Records, best_rate, read
 from glora.experiments.records.store import write_whole
 from glora.experiments.report.chart_style import LIGHT, data
 
+NAMES = {"sst2": "SST-2", "gsm8k": "GSM8K", "retrieval": "retrieval", "stdlib-docs": "stdlib-docs"}
 SCORES = {"sst2": "accuracy", "stdlib-docs": "accuracy", "retrieval": "mean reciprocal rank"}
 
 
-def write_report(folder: Path = HERE) -> None:
-    """Write report.md and frontier.png into the folder of the records.
+def write_report(folder: Path = HERE, page: Path | None = None) -> None:
+    """Write report.md and frontier.png into the folder of the records, and the table of a page between its marks.
 
     Raises:
         SystemExit: there are no records.
@@ -30,6 +32,9 @@ def write_report(folder: Path = HERE) -> None:
     found = {task: records for task in TASKS if (records := read(task, folder))}
     if not found:
         raise SystemExit(f"{folder} has no records; run `python -m benchmarks.study run`")
+    if page is not None:
+        made = fill(page.read_text(encoding="utf-8"), "benchmarks/study/report.py", "\n".join(summary(found)))
+        page.write_text(made, encoding="utf-8")
     families = {task: family(task, records) for task, records in found.items()}
     lines = [
         "# The study: tables",
@@ -53,6 +58,29 @@ def write_report(folder: Path = HERE) -> None:
             "Relative to uniform LoRA of average rank 2 on the same seed; mean and 95 % interval over seeds; lower is better.",
             folder / "frontier.png",
         )
+
+
+def summary(found: dict[str, Records]) -> Iterator[str]:
+    """Yield README's table: the held-out loss against uniform LoRA at the same size, where three seeds have it."""
+    arms = {
+        "spectrum": "train wide, cut once",
+        "uniform_cut": "the same, one rank for all",
+        "compressed": "LoRA r × 4, then `glora compress`",
+        "wide": "LoRA r × 4, four times as large",
+    }
+    yield f"| | {' | '.join(arms.values())} |"
+    yield "|---" * (len(arms) + 1) + "|"
+    for task, records in found.items():
+        for size in TASKS[task].sizes:
+            for rate_of, rates in ((None, "rates tuned"), ("spectrum", "one learning rate")):
+                lora = by_seed(records, task, "uniform", size, rate_of=rate_of)
+                cells = []
+                for arm in arms:
+                    mine = by_seed(records, task, arm, size, rate_of=rate_of) if size in ARMS[arm].sizes else {}
+                    each = compare(task, size, arm, "uniform", mine, lora)
+                    cells.append("" if each is None or each.p is None else _ratio(each))
+                if any(cells):
+                    yield f"| {NAMES[task]}, r = {size:g}, {rates}, {len(lora)} seeds | {' | '.join(cells)} |"
 
 
 def _progress(task: str, records: Records) -> Iterator[str]:

@@ -15,8 +15,8 @@ import torch
 from benchmarks.study import training
 from benchmarks.study.analysis import by_seed, compare, family, holm, pool
 from benchmarks.study.design import ALTERNATE, ARMS, TASKS, TUNING_SEED, Run, chosen, run_of, runs
-from benchmarks.study.records import Records, append, best_rate, path_of, read
-from benchmarks.study.report import write_report
+from benchmarks.study.records import HERE, README, Records, append, best_rate, path_of, read
+from benchmarks.study.report import summary, write_report
 from benchmarks.study.tasks import HELD_OUT, SELECTION, StudyTask, measure_labels, measure_retrieval
 from benchmarks.study.training import Bench, decode, encode
 from scipy import stats
@@ -238,3 +238,30 @@ def test_retrieval_counts_the_place_of_the_own_docstring() -> None:
     found = measure_retrieval(Encoder(), rows, collate)  # type: ignore[arg-type]
     assert found.scores is not None
     assert found.scores.tolist() == pytest.approx([1, 1 / 3, 1 / 3])
+
+
+def test_readme_has_the_table_of_the_records(tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text(README.read_text(encoding="utf-8"), encoding="utf-8")
+    for task in TASKS:
+        if path_of(task).exists():
+            (tmp_path / path_of(task).name).write_bytes(path_of(task).read_bytes())
+    write_report(tmp_path, page)
+    assert page.read_text(encoding="utf-8") == README.read_text(encoding="utf-8"), (
+        "run python -m benchmarks.study report"
+    )
+    assert (tmp_path / "report.md").read_bytes() == (HERE / "report.md").read_bytes()
+
+
+def test_the_summary_shows_no_arm_with_fewer_than_three_seeds() -> None:
+    records = records_of(
+        {("uniform", seed): 0.5 for seed in range(3)}
+        | {("spectrum", seed): 0.4 + seed / 100 for seed in range(3)}
+        | {("wide", 0): 0.3}
+    )
+    _, _, *rows = summary({TASK: records})
+    assert [row.split(" | ")[0] for row in rows] == [
+        "| SST-2, r = 2, rates tuned, 3 seeds",
+        "| SST-2, r = 2, one learning rate, 3 seeds",
+    ]
+    assert all("−18.0 % [" in row and row.count("%") == 3 for row in rows), rows

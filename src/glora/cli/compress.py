@@ -80,7 +80,8 @@ def compress(
         if picture is not None:
             _draw(console, picture, read, whole, Path(adapter).name)
         if directory is None:
-            console.print(plan_table(cut, read, made))
+            even = None if uniform else functools.partial(read.cut_to_share, like=replace(whole, uniform=True))
+            console.print(plan_table(cut, read, made, even))
             return
         task = _evaluation(console, evaluated, read.saved.config.base_model_name_or_path)
         before = _score(console, task, "before", adapter)

@@ -134,7 +134,7 @@ Seeds = Annotated[
     str | None,
     Parameter(group=_GROUPS["comparison"], help=f"Seeds, with commas. Default: {','.join(map(str, DEFAULT_SEEDS))}."),
 ]
-Preset = Annotated[str | None, Parameter(group=_GROUPS["comparison"], help="Start from a preset: demo.")]
+Preset = Annotated[str | None, Parameter(group=_GROUPS["comparison"], help="Start from a preset: demo, demo-llm.")]
 
 
 @dataclass(frozen=True)

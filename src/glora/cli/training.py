@@ -36,6 +36,9 @@ from glora.cli.presets import find_preset
 from glora.experiments.config import DEFAULT_METHODS, DEFAULT_SEEDS
 
 if TYPE_CHECKING:
+    from glora.experiments.config import RunConfig
+    from glora.experiments.data.task import TaskData
+    from glora.experiments.estimate import Pace
     from glora.experiments.experiment import ResolvedExperiment
     from glora.experiments.plan import Plan as ComparisonPlan
     from glora.experiments.search.plan import SearchPlan
@@ -82,7 +85,7 @@ def compare(
             )
         if start:
             console.print(f"{start.intro}\n")
-        _show_plans(console, [planned], sharing)
+        _show_plans(console, [planned], sharing, timed=plan and bool(planned.to_make))
         if plan:
             return
         failed = _make(console, [planned], sharing)
@@ -202,7 +205,8 @@ def search(
         name = search_name(output, shared.study)
         with console.status("Reading the data ..."):
             planned = plan_search(output, name, options=options, **request)
-        console.print(describe_search(planned, shown))
+        first = [pair.studies[0] for pair in planned.pairs] if plan else []
+        console.print(describe_search(planned, shown, [_pace(console, each.base, each.task) for each in first]))
         if not plan:
             output.mkdir(parents=True, exist_ok=True)
             _search(console, planned, Sharing(opened or open_storage(url), name, shared.claim or CLAIMS[0]))
@@ -279,17 +283,28 @@ def _show_experiment(console: Terminal, experiment: ResolvedExperiment, output: 
     console.print(describe_experiment(experiment, estimate(experiment, output), output, readings))
 
 
-def _show_plans(console: Terminal, plans: Sequence[ComparisonPlan], sharing: Sharing | None) -> None:
+def _show_plans(
+    console: Terminal, plans: Sequence[ComparisonPlan], sharing: Sharing | None, *, timed: bool = False
+) -> None:
     from glora.experiments.plan_view import describe_plan
 
+    paces = [_pace(console, each.to_make[0].config, each.task) if timed else None for each in plans]
     if sharing is None:
-        tables = [describe_plan(planned) for planned in plans]
+        tables = [describe_plan(planned, pace=pace) for planned, pace in zip(plans, paces)]
     else:
         from glora.experiments.search.sharing import look
 
-        tables = [describe_plan(each, sharing, state) for each, state in zip(plans, look(sharing, plans))]
+        states = look(sharing, plans)
+        tables = [describe_plan(each, sharing, state, pace) for each, state, pace in zip(plans, states, paces)]
     for i, table in enumerate(tables):
         console.print(*([""] if i else []), table, sep="\n")
+
+
+def _pace(console: Terminal, config: RunConfig, task: TaskData) -> Pace:
+    from glora.experiments.estimate import time_steps
+
+    with console.status("Timing a few steps ..."):
+        return time_steps(config, task)
 
 
 def _make(console: Terminal, plans: Sequence[ComparisonPlan], sharing: Sharing | None) -> int:

@@ -1,26 +1,37 @@
-"""Estimate the steps and the time of runs from the records of earlier ones, before any data or model is loaded.
+"""Estimate the steps and the time of runs: from the records of earlier ones, or from the first steps of a run.
 
-The number of steps comes from runs on the same data, the time of a step from runs of the same model: seconds of training are
-scaled by the number of steps, and the time beside training (loading, evaluation) is added.
+Records need neither data nor model. The number of steps comes from runs on the same data, the time of a step from runs of the
+same model: seconds of training are scaled by the number of steps, and the time beside training (loading, evaluation) is added.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
+from time import perf_counter
+
+from typing_extensions import override
 
 from glora.experiments.config import RunConfig
+from glora.experiments.data.task import TaskData
 from glora.experiments.experiment import ResolvedExperiment
 from glora.experiments.methods.base import Schedule
+from glora.experiments.models.resolution import resolve_model
+from glora.experiments.models.weights import weights_fingerprint
 from glora.experiments.publishing import published_name
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.records.store import finished_records
+from glora.experiments.training import run as training
+from glora.experiments.training.progress import RunProgress, RunStopped
 
 SAME_EXAMPLES = ("task", "train_limit")
 SAME_STEP = ("task", "model", "rank", "target_modules", "batch_size", "max_length", "precision")
+TIMED_STEPS = 6
 
 
 @dataclass(frozen=True)
@@ -99,3 +110,44 @@ def _alike(one: RunConfig, other: RunConfig, settings: Sequence[str]) -> bool:
 def _recorded(config: RunConfig, setting: str) -> object:
     value = config.setting(setting)
     return published_name(value) if isinstance(value, str) else value
+
+
+@dataclass(frozen=True)
+class Pace:
+    """The time of a step.
+
+    Attributes:
+        method: The method whose steps were timed.
+        seconds: Median time of a step; None where none could be timed.
+        unknown: Why not.
+    """
+
+    method: str
+    seconds: float | None = None
+    unknown: str | None = None
+
+
+class _FirstSteps(RunProgress):
+    """Keep the times at which the first steps of a run end, and end the run after them."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    @override
+    def step(self) -> None:
+        self.ends.append(perf_counter())
+        if len(self.ends) > TIMED_STEPS:
+            raise RunStopped
+
+
+def time_steps(config: RunConfig, task: TaskData) -> Pace:
+    """Time a run's second to seventh step, for which its model is loaded; nothing is kept, and no weights are downloaded."""
+    if weights_fingerprint(resolve_model(config.model)) is None:
+        return Pace(config.method, unknown="the weights are not on this machine yet")
+    first = _FirstSteps()
+    made = None
+    with contextlib.suppress(RunStopped):
+        made = training.run(config.model_copy(update={"save_adapters": False, "report_to": None}), task, progress=first)
+    if len(first.ends) > 1:
+        return Pace(config.method, seconds=median(later - earlier for earlier, later in pairwise(first.ends)))
+    return Pace(config.method, unknown=(made.error if made else None) or "a run has one step")

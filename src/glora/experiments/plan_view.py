@@ -12,7 +12,7 @@ from rich.table import Table
 
 from glora.experiments.config import ALLOCATION_SETTINGS, RunConfig
 from glora.experiments.data.registry import TASKS, reads_data_dir
-from glora.experiments.estimate import Estimate, ExpectedRun
+from glora.experiments.estimate import Estimate, ExpectedRun, Pace
 from glora.experiments.experiment import PROPOSED, REFERENCE, ResolvedExperiment
 from glora.experiments.methods.limits import start_rank
 from glora.experiments.methods.registry import find_method
@@ -34,13 +34,16 @@ FOLLOWS = {
 """Defaults that depend on the model or the data."""
 
 
-def describe_plan(plan: Plan, sharing: Sharing | None = None, state: Mapping[str, int] | None = None) -> Table:
+def describe_plan(
+    plan: Plan, sharing: Sharing | None = None, state: Mapping[str, int] | None = None, pace: Pace | None = None
+) -> Table:
     """Return a table of what is trained on what, how long, how often, and where its records go.
 
     Args:
         plan: the comparison.
         sharing: the workers that share its runs.
         state: the number of runs by their state.
+        pace: of its first run, from which the time of all is estimated.
     """
     configs = [run.config for run in plan.runs]
     config, schedule = configs[0], plan.runs[0].schedule
@@ -80,6 +83,8 @@ def describe_plan(plan: Plan, sharing: Sharing | None = None, state: Mapping[str
         f"{pluralize(len(seeds), 'seed')} ({', '.join(map(str, seeds))})",
     )
     rows += [("runs", _count(factors, len(plan.runs), len(plan.to_make)))]
+    if pace is not None:
+        rows += [("time", time_of(plan.steps_to_make, pace))]
     if sharing is not None and state is not None:
         where = f"as {sharing.name!r} in {sharing.storage.shown_url}, by {sharing.claim}"
         rows += [("shared", f"{where}: {_how_far(state)}")]
@@ -128,6 +133,16 @@ def describe_experiment(
         ("output", str(output)),
     ]
     return Group(facts_grid(rows), "", _runs(estimate))
+
+
+def time_of(steps: int, pace: Pace) -> str:
+    """Return the time of so many steps."""
+    if pace.seconds is None:
+        return f"unknown: {pace.unknown}"
+    return (
+        f"about {duration(steps * pace.seconds)} of training at {pace.seconds:.2g} s a step, timed now with {pace.method}; "
+        "loading and evaluations come on top"
+    )
 
 
 def facts_grid(rows: Iterable[tuple[str, str]]) -> Table:

@@ -10,10 +10,12 @@ import pytest
 
 from glora.experiments import experiment as experiments
 from glora.experiments.config import RunConfig
+from glora.experiments.data.loading import load_task
 from glora.experiments.data.task import DataNotFoundError
-from glora.experiments.estimate import estimate
+from glora.experiments.estimate import TIMED_STEPS, Pace, estimate, time_steps
 from glora.experiments.experiment import ResolvedExperiment, load_experiment, plan_experiment
 from glora.experiments.experiment_file import InvalidExperimentError
+from glora.experiments.plan_view import time_of
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.records.store import write_record
 from unit.experiments.synthetic_records import finished_run
@@ -119,3 +121,37 @@ def test_errors_of_all_data_sets_are_said_together(tmp_path: Path, monkeypatch: 
     with pytest.raises(InvalidExperimentError) as refused:
         plan_experiment(wanted, tmp_path)
     assert refused.value.errors == ("rte: no rte here", "mnli: no mnli here")
+
+
+def test_a_few_steps_are_timed_and_nothing_is_kept(
+    tiny_deberta: Path, glue_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock runs only in steps: the first, which chooses kernels, takes 100 s, the others 1, 2, 3, ... s."""
+    ends = iter([100.0, 101.0, 103.0, 106.0, 110.0, 115.0, 121.0])
+    monkeypatch.setattr("glora.experiments.estimate.perf_counter", lambda: next(ends))
+    monkeypatch.chdir(tmp_path)
+    config = RunConfig(
+        **{"method": "glora", "model": str(tiny_deberta), "task": "rte", "data_dir": str(glue_folder)},
+        **{"max_length": 16, "batch_size": 8, "save_adapters": True, "report_to": "tensorboard"},
+    )
+    task = load_task("rte", data_dir=str(glue_folder))
+    assert time_steps(config, task) == Pace("glora", seconds=3.5)
+    assert next(ends, None) is None, f"exactly {TIMED_STEPS} steps after the first"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_timed_says_why(tiny_deberta: Path, glue_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = {"task": "rte", "data_dir": str(glue_folder)}
+    config = RunConfig(method="lora", model=str(tiny_deberta), max_length=16, batch_size=192, epochs=1, **data)
+    task = load_task("rte", data_dir=str(glue_folder))
+    assert time_steps(config, task).unknown == "a run has one step"
+    assert "no_such_layer" in str(time_steps(config.with_settings({"target_modules": ["no_such_layer"]}), task).unknown)
+    monkeypatch.setattr("glora.experiments.estimate.weights_fingerprint", lambda _: None)
+    assert "not on this machine" in str(time_steps(config, task).unknown)
+
+
+def test_the_time_of_a_plan_follows_from_that_of_a_step() -> None:
+    assert time_of(600, Pace("lora", 0.25)).startswith(
+        "about 2 min 30 s of training at 0.25 s a step, timed now with lora"
+    )
+    assert time_of(600, Pace("lora", unknown="a run has one step")) == "unknown: a run has one step"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -40,28 +41,45 @@ def ranks_table(made: Compression, costs: Mapping[str, int]) -> Table:
     return table
 
 
-def plan_table(cut: Cut, adapter: CompressibleAdapter, asked: Compression | None = None) -> Table:
-    """Return the energy that each size keeps, with a mark at the size that was asked for."""
+def plan_table(
+    cut: Cut, adapter: CompressibleAdapter, asked: Compression | None = None, one_rank: Cut | None = None
+) -> Table:
+    """Return the energy that each size keeps, with a mark at the size that was asked for.
+
+    Args:
+        cut: Share of the parameters -> ranks.
+        adapter: The adapter.
+        asked: The size that was asked for.
+        one_rank: The same by one rank for all matrices, to see what unequal ranks gain: shown where it has a rank for the size.
+    """
     table = Table(box=None, pad_edge=False)
-    for header in ("size", "parameters", "tensors", "ranks", "mean\nrank", "without\nadapter", "energy\nkept"):
+    headers = ("size", "parameters", "tensors", "mean\nrank", "without\nadapter", "energy\nkept")
+    for header in (*headers, *(() if one_rank is None else ("by one\nrank",))):
         table.add_column(header, justify="right", vertical="bottom")
     curve = {tuple(made.ranks.values()): made for made in _curve(cut, SHARES)}  # bounds make several shares one size
     if asked is not None:
         table.add_column("", no_wrap=True)
         curve[tuple(asked.ranks.values())] = asked
+    even = [] if one_rank is None else _curve(one_rank, SHARES)
     for made in sorted(curve.values(), key=lambda made: -made.parameters):
         ranks = list(made.ranks.values())
         table.add_row(
             f"{100 * made.parameters / made.parameters_before:.3g} %",
             f"{made.parameters:,}",
             size_text(file_size(adapter, made.ranks)),
-            f"{sum(ranks):,}",
             f"{sum(ranks) / len(ranks):.1f}",
             f"{ranks.count(0)}",
             f"{100 * made.energy:.2f} %",
+            *([] if one_rank is None else [_energy_of_size(even, made.parameters)]),
             *(["<- asked"] if made is asked else []),
         )
     return table
+
+
+def _energy_of_size(cuts: Sequence[Compression], parameters: int) -> str:
+    """Return the energy of the cut that is as large, to 2 %; empty if there is none."""
+    alike = (f"{100 * made.energy:.2f} %" for made in cuts if math.isclose(made.parameters, parameters, rel_tol=0.02))
+    return next(alike, "")
 
 
 def save_picture(path: Path, cuts: Mapping[str, Cut], title: str) -> None:

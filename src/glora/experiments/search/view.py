@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 
 from glora.experiments.data.metric import metric_of
+from glora.experiments.estimate import Pace
 from glora.experiments.number_format import MISSING, distinct_names, settings_text
-from glora.experiments.plan_view import facts_grid
+from glora.experiments.plan_view import facts_grid, time_of
 from glora.experiments.search.plan import MethodSearch, SearchPlan, how_chosen
 from glora.experiments.search.trials import StudyOutcome
 from glora.messages import pluralize
@@ -17,8 +18,14 @@ from glora.messages import pluralize
 BETTER = {"maximize": "the higher the better", "minimize": "the lower the better"}
 
 
-def describe_search(plan: SearchPlan, storage: str) -> RenderableType:
-    """Show the ranges of each method, the examples, the trials, the final runs, and the database without its password."""
+def describe_search(plan: SearchPlan, storage: str, paces: Sequence[Pace] = ()) -> RenderableType:
+    """Show the ranges of each method, the examples, the trials, the final runs, and the database without its password.
+
+    Args:
+        plan: the search.
+        storage: its database, without the password.
+        paces: of the trials of each model and data set, from which their time is estimated.
+    """
     studies = plan.studies
     rows, (tasks, models) = [("search", plan.name)], _names(studies)
     for study in {(s.base.task, s.base.model): s for s in studies}.values():
@@ -48,10 +55,20 @@ def describe_search(plan: SearchPlan, storage: str) -> RenderableType:
             f"{'seed' if len(plan.seeds) == 1 else 'seeds'} {', '.join(map(str, plan.seeds))} on the whole training data, "
             "evaluated on the task's own splits",
         ),
+        *_times(plan, paces),
         ("storage", storage),
         ("output", str(plan.output)),
     ]
     return Group(facts_grid(rows), "", _spaces(plan))
+
+
+def _times(plan: SearchPlan, paces: Sequence[Pace]) -> Iterator[tuple[str, str]]:
+    tasks, models = _names(plan.studies)
+    for pair, pace in zip(plan.pairs, paces):
+        base = pair.studies[0].base
+        steps = sum(len(study.trials) * study.schedule.total_steps for study in pair.studies if study.ranges)
+        where = f" on {tasks[base.task]} with {models[base.model]}" if len(plan.pairs) > 1 else ""
+        yield "time", f"trials{where}, if none is pruned: {time_of(steps, pace)}"
 
 
 def _spaces(plan: SearchPlan) -> Table:

@@ -29,6 +29,8 @@ from glora.messages import pluralize
 
 WIDE = 100
 """Columns of a terminal in which long bars leave room for the rest."""
+SILENCE = 60.0
+"""Seconds after which a log shows that a run is alive."""
 
 
 class RunStopped(Exception):  # noqa: N818  (it is not an error)
@@ -202,13 +204,15 @@ class BarProgress(RunProgress):
 
 
 class LineProgress(RunProgress):
-    """Lines for a log: the beginning and the end of each run, and each evaluation."""
+    """Lines for a log: the beginning and the end of each run, each evaluation, and a sign of life after a silent minute."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._runs = self._done = 0
-        self._steps = self._all_steps = self._all_done = 0
-        self._began = 0.0
+        self._steps = self._run_steps = self._all_steps = self._all_done = 0
+        self._batch = self._batches = 0
+        self._split = ""
+        self._began = self._said = 0.0
         self._waiting_for = self._prepares = ""
 
     @override
@@ -229,7 +233,7 @@ class LineProgress(RunProgress):
 
     @override
     def run_begins(self, config: RunConfig, steps: int, *, name: str | None = None) -> None:
-        self._steps, self._prepares = 0, ""
+        self._steps, self._run_steps, self._prepares = 0, steps, ""
         self.say(f"[{self._done + 1}/{self._runs}] {name or _name(config)}: {pluralize(steps, 'step')}")
 
     @override
@@ -242,15 +246,31 @@ class LineProgress(RunProgress):
     def step(self) -> None:
         self._steps += 1
         self._all_done += 1
+        self._sign_of_life(f"step {self._steps:,} of {self._run_steps:,} (about {self._time_left()} left in all)")
+
+    @override
+    def evaluation_begins(self, split: str, batches: int) -> None:
+        self._split, self._batch, self._batches = split, 0, batches
+
+    @override
+    def evaluation_batch(self) -> None:
+        self._batch += 1
+        self._sign_of_life(f"{self._split}: batch {self._batch:,} of {self._batches:,}")
+
+    def _sign_of_life(self, how_far: str) -> None:
+        if time.monotonic() - self._said > SILENCE:
+            self.say(f"[{self._done + 1}/{self._runs}] {how_far}")
+
+    def _time_left(self) -> str:
+        spent = time.monotonic() - self._began
+        return duration(spent / max(1, self._all_done) * max(0, self._all_steps - self._all_done))
 
     @override
     def evaluated(self, metrics: EpochMetrics) -> None:
-        spent = time.monotonic() - self._began
-        left = spent / max(1, self._all_done) * max(0, self._all_steps - self._all_done)
         values = ", ".join(f"{name} {value:.4f}" for name, value in metrics.values.items())
         self.say(
             f"[{self._done + 1}/{self._runs}] epoch {metrics.epoch:.3g}, step {metrics.step}, {metrics.split}: {values} "
-            f"({metrics.train_seconds:.0f} s of training; about {duration(left)} left in all)"
+            f"({metrics.train_seconds:.0f} s of training; about {self._time_left()} left in all)"
         )
 
     @override
@@ -260,6 +280,7 @@ class LineProgress(RunProgress):
 
     @override
     def say(self, message: str) -> None:
+        self._said = time.monotonic()
         self._console.print(message, soft_wrap=True)
 
 

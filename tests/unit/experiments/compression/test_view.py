@@ -46,6 +46,11 @@ def test_the_plan_and_the_picture(tmp_path: Path) -> None:
     assert rows[0][-2:] == ["100.00", "%"]
     energies = [float(row[-2]) for row in rows]
     assert energies == sorted(energies, reverse=True)
+    even = adapter.cut(Size(parameters=0.75, uniform=True))
+    _, _, *beside = shown(plan_table(cut, adapter, one_rank=lambda s: adapter.cut(Size(parameters=s, uniform=True))))
+    assert beside[0][-4:] == ["100.00", "%", "100.00", "%"]
+    assert beside[1][2:3] + beside[1][-2:] == [str(even.parameters), f"{100 * even.energy:.2f}", "%"]
+    assert beside[2] == rows[2], "one rank for all has no size near"
     asked = adapter.cut(Size(parameters=0.6))
     _, _, *marked = shown(plan_table(cut, adapter, asked))
     assert [row[-2:] == ["<-", "asked"] for row in marked] == [False, False, True, False, False]

@@ -118,6 +118,28 @@ def test_a_log_estimates_the_time_left_from_all_steps(monkeypatch: pytest.Monkey
     assert "about 2 min 00 s left" in written(console)
 
 
+def test_a_log_shows_after_a_silent_minute_that_a_run_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    console = log_file()
+    progress = LineProgress(console)
+    progress.begin(1, 1000)
+    progress.run_begins(RunConfig(), 1000)
+    for _ in range(100):
+        now[0] += 2
+        progress.step()
+    progress.evaluation_begins("validation", 20)
+    for _ in range(10):
+        now[0] += 10
+        progress.evaluation_batch()
+    assert written(console).splitlines()[1:] == [
+        "[1/1] step 31 of 1,000 (about 32 min 18 s left in all)",
+        "[1/1] step 62 of 1,000 (about 31 min 16 s left in all)",
+        "[1/1] step 93 of 1,000 (about 30 min 14 s left in all)",
+        "[1/1] validation: batch 5 of 20",
+    ]
+
+
 def test_a_terminal_of_80_columns_shows_the_metric_and_the_time_left() -> None:
     console = terminal(80)
     with BarProgress(console) as progress:
