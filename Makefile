@@ -38,7 +38,7 @@ demo-llm: $(READY) ## the same with a small LLM on GSM8K (about 15 minutes); DAT
 	@echo; echo "The rank 4 adapter of seed 0, cut to a quarter after training by glora compress:"
 	@$(BIN)/glora compress $(DEMO)-llm/adapters/*--lora-average-rank-4--r1--seed0--* --keep 25% --overwrite \
 		--output $(DEMO)-llm/compressed --model SmolLM2-135M-Instruct --task gsm8k $(if $(DATA),--data-dir $(DATA)) \
-		--eval-limit 32 --batch-size 4 --max-length 256 --max-new-tokens 0
+		--eval-limit 32 --batch-size 4 --max-length 512 --max-new-tokens 0
 
 test: $(TESTED)  ## run the tests
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q

@@ -13,7 +13,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import weakref
 from pathlib import Path
+from typing import Any
 
 import peft
 import torch
@@ -26,7 +28,7 @@ from glora.allocator import RankAllocator
 from glora.config import RankAllocationConfig
 from glora.lora.resize import by_rank_A, by_rank_B
 from glora.lora.saved_adapter import SavedMatrix, check_output, check_product, load_adapter
-from glora.messages import pluralize
+from glora.messages import is_main_process, pluralize
 from glora.paths import named_folder, replace_file
 from glora.reallocation import Reallocation
 
@@ -76,8 +78,8 @@ def export_uniform(
 def save_allocation(allocator: RankAllocator, directory: str | Path) -> Path:
     """Write allocation.json into a folder, and a section into its model card if it has one.
 
-    RankAllocationCallback calls it for each checkpoint. After your own `model.save_pretrained(folder)`, call it for that
-    folder. A second call replaces what the first wrote.
+    With RankAllocationCallback, checkpoints, `trainer.save_model` and `model.save_pretrained` write it by themselves. In your
+    own training loop, call it after `model.save_pretrained(folder)`. A second call replaces what the first wrote.
 
     Args:
         allocator: The allocator of the adapter that is saved.
@@ -118,6 +120,31 @@ def save_allocation(allocator: RankAllocator, directory: str | Path) -> Path:
         text = card.read_text(encoding="utf-8", errors="surrogateescape")  # its bytes stay, in any encoding
         replace_file(card, _with_section(text, _section(allocator, initial)).encode(errors="surrogateescape"))
     return path
+
+
+class SavePretrained:
+    """A model's `save_pretrained`, which writes the allocation beside the adapter as long as the allocator is there."""
+
+    def __init__(self, allocator: RankAllocator) -> None:
+        self._allocator, self._model = weakref.ref(allocator), allocator.adapter.adapted
+
+    def __call__(self, save_directory: str | Path, *arguments: Any, **options: Any) -> Any:
+        """Save, as the model's class does."""
+        saved = type(self._model).save_pretrained(self._model, save_directory, *arguments, **options)  # type: ignore[attr-defined]
+        allocator = self._allocator()
+        if allocator is not None and options.get("is_main_process", True) and is_main_process():
+            save_allocation(allocator, save_directory)
+        return saved
+
+    def __reduce__(self) -> Any:
+        return getattr, (self._model, "save_pretrained")  # the class's own, of the copy
+
+
+def save_with(allocator: RankAllocator) -> None:
+    """Have the model's `save_pretrained` write the allocation too; a copied or saved model comes without."""
+    model = allocator.adapter.adapted
+    if hasattr(type(model), "save_pretrained"):
+        vars(model)["save_pretrained"] = SavePretrained(allocator)
 
 
 def _pad(matrix: SavedMatrix, rank: int, factor: float) -> None:

@@ -20,7 +20,7 @@ from glora.allocator import RankAllocator
 from glora.checkpoints import PROMISED, write_checksums
 from glora.config import CUT_WARMUP, ONE_EPOCH_WARMUP, RankAllocationConfig, as_config
 from glora.distributed.unsupported import check_engine
-from glora.export import save_allocation
+from glora.export import save_allocation, save_with
 from glora.guards.saved_state import check_saved_state, check_trainer_state
 from glora.guards.setup import check_loaded_adapter, check_same_matrices
 from glora.guards.training_loop import describe_unfinished
@@ -130,6 +130,7 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
             # Trainer starts again on the model as it is. After Ctrl-C, what was learned and allocated stays
             adapter.set_ranks(adapter.initial_ranks, optimizer=optimizer)
         self.allocator = self.allocator_class(adapter, optimizer, dataclasses.replace(self.config, warmup_steps=warmup))
+        save_with(self.allocator)
         self.allocator.warm_up.finish()  # on_train_end reports a warm-up that was not finished
         if saved is not None:
             self.allocator.load_state_dict(saved)

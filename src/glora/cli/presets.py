@@ -50,16 +50,16 @@ PRESETS: dict[str, Preset] = {
     "demo-llm": Preset(
         methods=METHODS,
         seeds=(0, 1, 2),
-        # Most problems with their answers are shorter than 256 tokens. Without written answers the loss judges.
+        # 512 tokens hold all problems whole. Without written answers the loss judges.
         settings={
             "model": PACKAGED_LLM.model,
             "task": "gsm8k",
             "rank": 1,
-            "train_limit": 96,
+            "train_limit": 80,
             "eval_limit": 32,
             "batch_size": 4,
             "epochs": 1,
-            "max_length": 256,
+            "max_length": 512,
             "max_new_tokens": 0,
             "learning_rate": 1e-3,
             "save_adapters": True,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import gc
 import json
 import os
 import subprocess
@@ -12,10 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 import transformers.trainer
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
+from torch import nn
 from transformers import Trainer
 
 from glora import RankAllocationCallback, RankAllocator, export_uniform, save_allocation
+from glora.export import save_with
 from integration.training.trainer_case import (
     TAKEN_OUT,
     callback_of,
@@ -154,6 +159,35 @@ def test_what_goes_to_the_hub_has_it_too(
     assert "adapter_config.json" in pushed
     ranks = {name: matrix["rank"] for name, matrix in json.loads(pushed["allocation.json"])["matrices"].items()}
     assert ranks == allocator.ranks
+
+
+def test_trainers_own_saving_has_it_too_and_a_copy_is_plain(
+    trained: Trainer, allocator: RankAllocator, tmp_path: Path
+) -> None:
+    trained.save_model(str(tmp_path / "saved"))
+    record = json.loads((tmp_path / "saved" / "allocation.json").read_text())
+    assert {name: matrix["rank"] for name, matrix in record["matrices"].items()} == allocator.ranks
+    assert "## Rank allocation" in (tmp_path / "saved" / "README.md").read_text()
+    copy.deepcopy(trained.model).save_pretrained(tmp_path / "copied")
+    assert sorted(path.name for path in (tmp_path / "copied").iterdir()) == [
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+
+
+def test_a_model_that_outlives_its_allocator_is_saved_plainly(tmp_path: Path) -> None:
+    model = get_peft_model(nn.Sequential(nn.Linear(8, 8)), LoraConfig(r=2, target_modules=["0"]))
+    optimizer = torch.optim.AdamW(model.parameters())
+    allocator = RankAllocator(model, optimizer, dict(warmup_steps=2))
+    save_with(allocator)
+    model.save_pretrained(tmp_path / "with")
+    assert (tmp_path / "with" / "allocation.json").is_file()
+    del allocator, optimizer
+    gc.collect()
+    model.save_pretrained(tmp_path / "without")
+    assert not (tmp_path / "without" / "allocation.json").exists()
+    assert (tmp_path / "without" / "adapter_config.json").is_file()
 
 
 def test_writing_again_replaces_the_section_and_leaves_the_rest_of_the_card(

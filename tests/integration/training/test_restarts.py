@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback
 
-from glora import RankAllocationCallback, RankAllocator, save_allocation
+from glora import RankAllocationCallback, RankAllocator
 from integration.adapters.test_saved_adapter import stock_logits
 from integration.training.resume_case import WARMUP, Job, differences, make_trainer, outcome, run
 from integration.training.trainer_case import TAKEN_OUT, base_model, callback_of, logits_of, lora_config, probe_batch
@@ -55,7 +55,6 @@ def test_the_best_model_has_its_own_ranks(tiny_deberta: Path, glue_folder: Path,
     assert torch.equal(stock_logits(tiny_deberta, batch, tmp_path, folder)[0], live)
 
     # the record beside it has the ranks of these weights, not those that the training ended with
-    save_allocation(callback.allocator, folder)
     record, card = json.loads((folder / "allocation.json").read_text()), (folder / "README.md").read_text()
     assert {name: matrix["rank"] for name, matrix in record["matrices"].items()} == callback.allocator.ranks
     if best < WARMUP:
