@@ -40,7 +40,7 @@ from glora.lora.input_gradients import release_input_gradients
 from glora.lora.layout import local
 from glora.lora.optimizer_state import changes_nothing, skipped_its_step, unwrap_optimizer
 from glora.messages import get_logger, pluralize, shortened
-from glora.reallocation import Reallocation
+from glora.reallocation import Reallocation, warn_of_dominant
 from glora.scoring.recorder import NormRecorder
 from glora.scoring.sketch_ratios import check_not_compiled
 from glora.scoring.spectrum import Spectra, spectra
@@ -305,16 +305,15 @@ class RankAllocator:
         return self.config.reallocate_every is not None and (most is None or self._reallocations < most)
 
     def _reallocate(self) -> None:
-        before, old, diverged = self.parameters, self.ranks, self._diverged()
+        old, costs, diverged = self.ranks, self.adapter.costs, self._diverged()
         learned = spectra(self.adapter.present) if self.config.cuts and not diverged else {}
         diverged += [name for name, values in learned.items() if not all(map(math.isfinite, values))]
         ranks = self._processes.decide(lambda: self._new_ranks(diverged, learned), list(old))
         if ranks is not None:
             seed = f"{self.config.seed}/{self._reallocations}"  # a matrix that grows twice must not draw the same rows
             how: dict[str, Any] = dict(keep=self.config.columns_kept, seed=seed, share=self._processes.share)
-            after = sum(ranks[name] * matrix.cost for name, matrix in self.adapter.matrices.items())
             kept = kept_energy(learned, ranks) if learned else None
-            made = Reallocation.between(self.steps, old, ranks, (before, after), kept)
+            made = Reallocation.between(self.steps, old, ranks, costs, kept)
             try:
                 self.adapter.set_ranks(ranks, optimizer=self._optimizer, **how)
             finally:  # Ctrl-C that waited for the change comes out of it
@@ -326,6 +325,7 @@ class RankAllocator:
                 self._first_step = FirstStep(self._optimizer, self.adapter, self._processes)
             release_input_gradients(self.adapter.root, self.adapter.input_hooks)
             logger.info("%s", made)
+            warn_of_dominant(old, ranks, costs)
         else:
             self._record_on()
 

@@ -109,7 +109,7 @@ class Size:
         return low, high
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Compression:
     """The result of a cut; `str()` gives it in one line.
 
@@ -143,6 +143,10 @@ class Compression:
             f"{sum(self.ranks_before.values()):,} ranks, {self.parameters:,} of {self.parameters_before:,} parameters "
             f"({_percent(share)}){without}{unspent}{where}"
         )
+
+    def __repr__(self) -> str:
+        """Return one line; the ranks of a large model would fill a screen."""
+        return f"Compression({self})"
 
 
 def compress_adapter(

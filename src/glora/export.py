@@ -93,8 +93,8 @@ def save_allocation(allocator: RankAllocator, directory: str | Path) -> Path:
     """
     directory = named_folder(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    adapter, norms = allocator.adapter, allocator.norms
-    initial = sum(adapter.initial_ranks[name] * matrix.cost for name, matrix in adapter.matrices.items())
+    adapter, norms, costs = allocator.adapter, allocator.norms, allocator.adapter.costs
+    initial = sum(rank * costs[name] for name, rank in adapter.initial_ranks.items())
     content = {
         "version": 1,
         "config": allocator.config.to_dict(),

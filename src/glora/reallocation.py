@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from glora.messages import pluralize, shortened
+from glora.messages import get_logger, pluralize, shortened
+
+logger = get_logger()
+DOMINANT = 0.15
+"""Share of the adapter's parameters above which a matrix is named, if ..."""
+TAKEN_OVER = 1.5
+"""... it is so many times its share before, since an embedding is large from the start, and ..."""
+SEVERAL = 10
+"""... there are so many matrices: of four, each has a quarter."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +51,10 @@ class Reallocation:
         step: int,
         before: Mapping[str, int],
         after: Mapping[str, int],
-        parameters: tuple[int, int],
+        costs: Mapping[str, int],
         energy_kept: float | None,
     ) -> Reallocation:
-        """Return the record of a change of ranks; `parameters` are their numbers before and after it."""
+        """Return the record of a change of ranks; a rank of a matrix costs that many parameters."""
         return cls(
             step=step,
             matrices=len(after),
@@ -56,8 +64,8 @@ class Reallocation:
             largest_rank=max(after.values()),
             total_rank_before=sum(before.values()),
             total_rank=sum(after.values()),
-            parameters_before=parameters[0],
-            parameters_after=parameters[1],
+            parameters_before=sum(rank * costs[name] for name, rank in before.items()),
+            parameters_after=sum(rank * costs[name] for name, rank in after.items()),
             energy_kept=energy_kept,
         )
 
@@ -81,3 +89,26 @@ class Reallocation:
             f"step {self.step}: {what}; adapter parameters {self.parameters_before:,} -> {self.parameters_after:,} "
             f"({ratio:+.1%}){lost}"
         )
+
+
+def warn_of_dominant(before: Mapping[str, int], after: Mapping[str, int], costs: Mapping[str, int]) -> None:
+    """Name the matrices that have taken over much of the adapter.
+
+    Args:
+        before: The ranks.
+        after: Those of the reallocation.
+        costs: Parameters of a rank of each matrix.
+    """
+    was, now = (_shares({name: rank * costs[name] for name, rank in ranks.items()}) for ranks in (before, after))
+    taken = [f"{name} ({now[name]:.0%})" for name in now if now[name] > max(DOMINANT, TAKEN_OVER * was[name])]
+    if taken and len(now) >= SEVERAL:
+        logger.warning(
+            "much of the adapter is now in %s: %s; max_rank bounds it, exclude_modules leaves it out",
+            pluralize(len(taken), "matrix"),
+            shortened(taken),
+        )
+
+
+def _shares(sizes: Mapping[str, int]) -> dict[str, float]:
+    whole = sum(sizes.values())
+    return {name: size / whole if whole else 0.0 for name, size in sizes.items()}

@@ -72,6 +72,12 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
         self._following: Following | None = None
         self._training_batch: int | None = None
 
+    def __repr__(self) -> str:
+        """Return one line: the settings that are not the defaults."""
+        given = {field.name: getattr(self.config, field.name) for field in dataclasses.fields(self.config)}
+        shown = (f"{name}={value!r}" for name, value in given.items() if value != getattr(RankAllocationConfig, name))
+        return f"{type(self).__name__}({', '.join(shown)})"
+
     def on_init_end(
         self,
         args: TrainingArguments,

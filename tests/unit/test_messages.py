@@ -74,5 +74,6 @@ def test_the_names_of_other_tools_lead_to_ours() -> None:
     assert did_you_mean("lr", SETTINGS) == "; did you mean 'learning_rate'?"
     assert did_you_mean("num-train-epochs", SETTINGS) == "; did you mean 'epochs'?"
     assert did_you_mean("r", ["method"]) == "", "no setting of that name here"
+    assert did_you_mean("--bs", ["--batch-size", "--beta"]) == "; did you mean '--batch-size'?"
     assert did_you_mean("R_total", SETTINGS) == "; did you mean 'total_rank'?"
     assert not SYNONYMS.keys() & {plain(name) for name in SETTINGS}, "a setting is not another's name"

@@ -38,7 +38,7 @@ def allocate_within_bounds(
         total_rank,
         min_rank=low,
         max_rank=high,
-        costs=_costs(adapter) if config.budget_unit == "parameters" else None,
+        costs=adapter.costs if config.budget_unit == "parameters" else None,
     )
     return _any_rank(ranks, config, f"total_rank={total_rank}")
 
@@ -71,7 +71,7 @@ def cut_within_bounds(
             f"min_rank={low[narrow]} is above the rank {adapter.ranks[narrow]} of {narrow!r}, and rule={config.rule!r} only "
             "cuts; lower it, or start with a larger r"
         )
-    costs = _costs(adapter) if config.budget_unit == "parameters" else dict.fromkeys(high, 1)
+    costs = adapter.costs if config.budget_unit == "parameters" else dict.fromkeys(high, 1)
     budget = None if total_rank is None else total_rank * sum(costs.values()) / len(costs)
     full = {name: spectra.get(name, ()) for name in high}
     rule = cut_uniformly if config.rule == "uniform" else cut_spectra
@@ -99,10 +99,6 @@ def rank_bounds(adapter: RankedAdapter, config: RankAllocationConfig) -> tuple[d
                 f"{smallest}, or leave the matrix out of target_modules"
             )
     return least, most
-
-
-def _costs(adapter: RankedAdapter) -> dict[str, int]:
-    return {name: matrix.cost for name, matrix in adapter.matrices.items()}
 
 
 def _any_rank(ranks: dict[str, int], config: RankAllocationConfig, amount: str) -> dict[str, int]:

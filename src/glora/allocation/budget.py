@@ -75,7 +75,5 @@ def check_start(config: RankAllocationConfig, adapter: RankedAdapter) -> None:
 
 def _size(config: RankAllocationConfig, adapter: RankedAdapter, ranks: Mapping[str, int]) -> float:
     """Return Σ r_k, under the parameter budget with each rank weighted by its cost over the average cost."""
-    costs = {
-        name: matrix.cost if config.budget_unit == "parameters" else 1 for name, matrix in adapter.matrices.items()
-    }
+    costs = adapter.costs if config.budget_unit == "parameters" else dict.fromkeys(adapter.matrices, 1)
     return sum(ranks[name] * cost for name, cost in costs.items()) * len(costs) / sum(costs.values())

@@ -134,6 +134,11 @@ class RankedAdapter:
         return how
 
     @property
+    def costs(self) -> dict[str, int]:
+        """Parameters of a rank of each matrix: d_in + d_out."""
+        return {name: matrix.cost for name, matrix in self.matrices.items()}
+
+    @property
     def parameters(self) -> int:
         """Parameters at the present ranks: Σ r_k·(d_in + d_out)."""
         return sum(matrix.rank * matrix.cost for matrix in self.matrices.values())
