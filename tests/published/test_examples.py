@@ -55,6 +55,21 @@ def test_trainer(embedded_encoder: Path, tmp_path: Path) -> None:
     assert (tmp_path / "output" / "adapter_config.json").is_file()
 
 
+@pytest.mark.encoder
+def test_get_started(embedded_encoder: Path, tmp_path: Path) -> None:
+    """The page's script, as it is, gives the line that the page and README show, but for the last digits."""
+    page = (EXAMPLES.parent / "docs" / "get-started.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "script.py").write_text(script, encoding="utf-8")
+    done = run_script(tmp_path / "script.py", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    line = r"glora: step 5: kept (\d+)\.\d% .* ranks, now .* in 36 matrices; adapter parameters 1,327,104 -> ([\d,]+) \(-75.0%\)"
+    found = numbers(line, done.stderr)
+    for text in (page, (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")):
+        assert numbers(line, text) == pytest.approx(found, rel=0.05)
+    assert {"adapter_config.json", "allocation.json"} <= {path.name for path in (tmp_path / "adapter").iterdir()}
+
+
 def test_training_loop(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     done = run("training_loop", tmp_path)

@@ -66,7 +66,7 @@ def _differences(group: GroupSummary) -> Iterator[str]:
     if unknown:
         seen = max(difference.smallest or 0 for _, difference in unknown)
         names = listed([method.label for method, _ in unknown])
-        yield f"No difference to {reference} was shown for {names}; one below {_amount(seen, metric)} could not have been seen."
+        yield f"No difference to {reference} was shown for {names}; a difference of {_amount(seen, metric)} would have been seen with 80 % power."
     if few:
         yield (
             f"Fewer than {SEEDS_FOR_AN_INTERVAL} seeds conclude nothing about {listed(few)} against {reference}: "
