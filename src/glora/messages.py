@@ -96,10 +96,10 @@ SYNONYMS = {
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'lora'?` for the known names nearest to a typo, or an empty string."""
     by_letters = {one.lower(): one for one in known}
-    by_plain = {plain(one): one for one in known}
-    synonym = by_plain.get(plain(SYNONYMS.get(plain(name), "")))
-    if synonym is not None:
-        return f"; did you mean {synonym!r}?"
+    if (ours := SYNONYMS.get(plain(name))) is not None:
+        for one in by_letters.values():
+            if plain(one) == plain(ours):
+                return f"; did you mean {one!r}?"
     near = difflib.get_close_matches(name.lower(), by_letters, n=2, cutoff=0.6)
     return f"; did you mean {' or '.join(repr(by_letters[one]) for one in near)}?" if near else ""
 

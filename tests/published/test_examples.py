@@ -63,7 +63,7 @@ def test_get_started(embedded_encoder: Path, tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(script, encoding="utf-8")
     done = run_script(tmp_path / "script.py", folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    line = r"glora: step 5: kept (\d+)\.\d% .* ranks, now .* in 36 matrices; adapter parameters 1,327,104 -> ([\d,]+) \(-75.0%\)"
+    line = r"glora: step 5: kept (\d+)\.\d% .* in 36 matrices; adapter parameters 1,327,104 -> ([\d,]+) \(-75.0%\)"
     found = numbers(line, done.stderr)
     for text in (page, (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")):
         assert numbers(line, text) == pytest.approx(found, rel=0.05)

@@ -215,7 +215,7 @@ def _time(estimate: Estimate, output: Path) -> str:
         return "none"
     unknown = sum(run.seconds is None for run in estimate.to_make)
     if estimate.seconds is None:
-        return f"unknown: no finished run in {output} is of the same model and data"
+        return f"unknown: no finished run in {output} is of the same model and data; `glora compare --plan` times a few steps"
     rest = f"; unknown for {unknown} of {pluralize(len(estimate.to_make), 'run')}" if unknown else ""
     return f"about {duration(estimate.seconds)}, judging by the finished runs in {output}{rest}"
 

@@ -66,7 +66,8 @@ def _differences(group: GroupSummary) -> Iterator[str]:
     if unknown:
         seen = max(difference.smallest or 0 for _, difference in unknown)
         names = listed([method.label for method, _ in unknown])
-        yield f"No difference to {reference} was shown for {names}; a difference of {_amount(seen, metric)} would have been seen with 80 % power."
+        seen_by = f"a difference of {_amount(seen, metric)} would have been seen with 80 % power"
+        yield f"No difference to {reference} was shown for {names}; {seen_by}."
     if few:
         yield (
             f"Fewer than {SEEDS_FOR_AN_INTERVAL} seeds conclude nothing about {listed(few)} against {reference}: "

@@ -37,7 +37,7 @@ def test_it_names_what_was_compared_and_the_smallest_difference_that_could_be_se
     assert re.match(
         r"LoRA and GLoRA .*all-MiniLM-L6-v2 .*stdlib-docs \(3 seeds each\), .*Accuracy .*500 examples", first
     )
-    assert re.match("No difference .*LoRA .*GLoRA .*below 3.1 points", second)
+    assert re.match("No difference .*LoRA .*GLoRA .*of 3.1 points .*80 % power", second)
 
 
 def test_differences_that_were_shown_come_with_interval_and_size() -> None:
