@@ -72,9 +72,10 @@ def write_report(folder: Path = HERE) -> None:
         lines += [*_table(race, runs), ""]
     write_whole(folder / "report.md", "\n".join(lines).encode())
     save_picture(
-        alt.hconcat(*(_curves(race, runs) for race, runs in found.items())).resolve_scale(color="shared"),
+        alt.vconcat(*(_curves(race, runs) for race, runs in found.items())),
         "Held-out loss against seconds of training",
-        "A line a seed; a dot an evaluation, which is not in the clock. The dashed line is uniform LoRA's mean final loss.",
+        "A line is a seed, in grey uniform LoRA's; a dot is an evaluation, which is not in the clock. "
+        "The dashed line is uniform LoRA's mean final loss.",
         folder / "curves.png",
     )
 
@@ -142,29 +143,37 @@ def _measured(race: str, runs: dict[str, BySeed]) -> str:
 
 
 def _curves(race: str, runs: dict[str, BySeed]) -> Any:
-    labels = [arm.label for arm in ARMS.values()]
-    rows = [
-        {"arm": ARMS[name].label, "seed": seed, "seconds": seconds, "loss": loss}
+    """A panel for each arm, over uniform LoRA in grey; every seed is a line."""
+    goal = statistics.fmean(_final_loss(record) for record in runs["uniform"].values())
+    rule = alt.Chart(data([{"loss": goal}])).mark_rule(strokeDash=[4, 4], color=LIGHT["muted"]).encode(y="loss:Q")
+    lora = _lines(runs["uniform"], LIGHT["muted"], opacity=0.45)
+    colors = dict(zip(ARMS, LIGHT["series"]))
+    panels = [
+        alt.layer(rule, lora, _lines(found, colors[name], opacity=0.9)).properties(width=300, height=170, title=title)
         for name, found in runs.items()
+        if name != "uniform"
+        for title in [f"{race}: {ARMS[name].label}"]
+    ]
+    return alt.concat(*panels, columns=2)
+
+
+def _lines(found: BySeed, color: str, opacity: float) -> alt.Chart:
+    rows = [
+        {"seed": seed, "seconds": seconds, "loss": loss}
         for seed, record in found.items()
         for _, seconds, loss in record["curve"]
     ]
-    goal = statistics.fmean(_final_loss(record) for record in runs["uniform"].values())
-    color = alt.Color(
-        "arm:N",
-        title=None,
-        scale=alt.Scale(domain=labels, range=list(LIGHT["series"][: len(labels)])),
-        legend=alt.Legend(orient="top", columns=3),
-    )
-    lines = (
+    return (
         alt.Chart(data(rows))
-        .mark_line(point=alt.OverlayMarkDef(size=14), strokeWidth=1.2, opacity=0.8)
+        .mark_line(
+            point=alt.OverlayMarkDef(size=14, color=color, opacity=opacity),
+            strokeWidth=1.2,
+            color=color,
+            opacity=opacity,
+        )
         .encode(
             x=alt.X("seconds:Q", title="seconds of training"),
-            y=alt.Y("loss:Q", title="held-out loss", scale=alt.Scale(zero=False)),
-            color=color,
+            y=alt.Y("loss:Q", title="held-out loss", scale=alt.Scale(type="log", nice=False, zero=False)),
             detail="seed:N",
         )
     )
-    rule = alt.Chart(data([{"loss": goal}])).mark_rule(strokeDash=[4, 4], color=LIGHT["muted"]).encode(y="loss:Q")
-    return alt.layer(rule, lines).properties(width=420, height=300, title=race)
