@@ -14,7 +14,7 @@ help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## */\t/' | expand -t 12
 
 $(READY): pyproject.toml constraints.txt
-	@echo "Setting up $(VENV) (once) ..."
+	@echo "Setting up $(VENV) (once, 2 to 5 minutes) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		-c constraints.txt -e '.[experiments,demo,dev]'

@@ -120,11 +120,9 @@ class RankAllocator:
 
     def __repr__(self) -> str:
         """Return one line: the rule, the steps, the ranks."""
-        ranks, warmup = self.ranks.values(), self.config.warmup_steps
-        return (
-            f"RankAllocator({self.config.rule}, {self.steps} of {warmup} warm-up steps, {sum(ranks):,} ranks from "
-            f"{min(ranks)} to {max(ranks)} in {pluralize(len(ranks), 'matrix')})"
-        )
+        ranks, steps = self.ranks.values(), f"{self.steps} of {self.config.warmup_steps} warm-up steps"
+        range_ = f"{sum(ranks):,} ranks from {min(ranks)} to {max(ranks)} in {pluralize(len(ranks), 'matrix')}"
+        return f"RankAllocator({self.config.rule}, {steps}, {range_})"
 
     @property
     def allocated(self) -> bool:
@@ -356,7 +354,9 @@ class RankAllocator:
         if self.config.cuts:
             if any(map(any, learned.values())):
                 return self.allocate(learned)
-            logger.warning("the warm-up has learned nothing (every Δ is 0), so the adapter stays as wide as it is")
+            logger.warning(
+                "the warm-up has learned nothing (every Δ is 0), so the adapter stays wide; raise warmup_steps"
+            )
             return None
         if any(norms.values()):
             if silent := [name for name, norm in norms.items() if norm == 0]:

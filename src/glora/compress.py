@@ -66,13 +66,13 @@ class Size:
         if self.average_rank is not None and not is_number(self.average_rank, 0):
             raise SettingError("{average_rank} must be a number above 0, such as 4", **given)
         if self.energy is not None and not (is_number(self.energy, 0) and self.energy <= 1):
-            raise SettingError("{energy} must be above 0 and at most 1, such as 0.95", **given)
+            raise SettingError("{energy} must be above 0 and at most 1, such as 0.95 or 95%", **given)
         if self.parameters is not None and self.budget == "rank":
             raise SettingError("{parameters} does not go with {budget}; give {average_rank}", budget="rank", **given)
         share = isinstance(self.parameters, float) and 0 < self.parameters <= 1
         if self.parameters is not None and not (share or is_int(self.parameters, 1)):
             raise SettingError(
-                "{parameters} must be a share such as 0.25, at most 1.0, or a number of parameters, an int", **given
+                "{parameters} must be a share of at most all, such as 0.25, or a whole number of parameters", **given
             )
         if not is_int(self.min_rank, 0) or not (self.max_rank is None or is_int(self.max_rank, max(self.min_rank, 1))):
             raise SettingError(
@@ -97,7 +97,8 @@ class Size:
         asked, mean = self.average_rank * sum(costs.values()), has / sum(costs.values())
         if asked >= has:
             raise SettingError(
-                f"{{average_rank}} is not below the adapter's own, {mean:.4g}; give for example {mean / 4:.2g}",
+                f"{{average_rank}} is not below the adapter's own: it has the parameters of rank {mean:.4g} in every matrix; "
+                f"give for example {mean / 4:.2g}",
                 **self.given,
             )
         return {"budget": asked}

@@ -157,7 +157,7 @@ def test_the_adapter_that_is_there_is_replaced_only_where_asked_for(folder: Path
         ({}, "no size .*average_rank, parameters, energy"),
         ({"average_rank": 2, "energy": 0.5}, "average_rank=2 and energy=0.5 given"),
         ({"average_rank": 0}, "average_rank=0 .*above 0"),
-        ({"average_rank": 99}, r"average_rank=99 .*adapter's own, [\d.]+; "),
+        ({"average_rank": 99}, r"average_rank=99 .*rank [\d.]+ in every matrix; "),
         ({"average_rank": float("nan")}, "average_rank=nan"),
         ({"parameters": 1.5}, "parameters=1.5 must be a share"),
         ({"parameters": 0}, "parameters=0 must be"),

@@ -67,9 +67,11 @@ def check_start(config: RankAllocationConfig, adapter: RankedAdapter) -> None:
     if config.cuts and total_rank is not None and total_rank >= (size := _size(config, adapter, adapter.ranks)):
         rank, start = max(adapter.ranks.values()), 4 * math.ceil(total_rank / len(adapter.matrices))
         start = min(start, max(min(matrix.shape) for matrix in adapter.present))
+        asked = f"average_rank={config.average_rank:g}" if config.average_rank else f"total_rank={config.total_rank}"
         raise ValueError(
-            f"rule={config.rule!r} cuts an adapter that starts wider than it ends; this one starts at r={rank}, {size:g} ranks "
-            f"for {total_rank:,g}. Start with LoraConfig(r={start}), and lora_alpha in proportion"
+            f"rule={config.rule!r} cuts an adapter that starts wider than it ends; this one starts at r={rank}, {size:g} "
+            f"ranks, and {asked} asks for {total_rank:,g}. Lower it, or start with LoraConfig(r={start}) and lora_alpha in "
+            "proportion"
         )
 
 

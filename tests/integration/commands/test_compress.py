@@ -214,7 +214,10 @@ def test_written_answers_are_evaluated_too(compress, tiny_writer: Path, sums_fol
         (["--keep", "0", "--output", "out"], "--keep 0 must be a share"),
         (["--keep", "0.01%", "--output", "out"], "--keep 0.01% pays for no direction"),
         (["--average-rank", "0", "--output", "out"], "--average-rank 0.0 must be a number above 0"),
-        (["--average-rank", "99", "--output", "out"], "--average-rank 99.0 is not below the adapter's own, "),
+        (
+            ["--average-rank", "99", "--output", "out"],
+            "--average-rank 99.0 is not below the adapter's own: it has the parameters of rank 8 ",
+        ),
         (["--energy", "2", "--plan"], "--energy 2.0 must be above 0"),
         (["--energy", "most", "--plan"], "write a share such as 95% or 0.95, not 'most'"),
         (

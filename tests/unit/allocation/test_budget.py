@@ -78,7 +78,7 @@ def test_refused_before_the_first_step(fields: dict, words: str) -> None:
 def test_a_start_that_is_not_wider_is_an_error_at_the_first_step(fields: dict, start: int) -> None:
     """The remedy is four times the average, here more than the 12 that a matrix can hold."""
     model, optimizer, allocator = started(**{"rule": "spectrum"} | fields)
-    with pytest.raises(ValueError, match=re.escape(f"Start with LoraConfig(r={start}), and lora_alpha")):
+    with pytest.raises(ValueError, match=re.escape(f"start with LoraConfig(r={start}) and lora_alpha")):
         train(model, optimizer, allocator, 1)
 
 

@@ -58,7 +58,9 @@ def metric_chart(group: GroupSummary) -> list[ReportChart]:
     curves = _Curves()
     for method in group.methods:
         curves.add(method, metric, divisor)
-    how = "; lines join the means over seeds, bars show the standard deviation at the end." if curves.spreads else "."
+    bars = "bars show the standard deviation at the end."
+    lines = "lines join the means over seeds, " if len(curves.means) > len(group.methods) else ""
+    how = f"; {lines}{bars}" if curves.spreads else "."
     caption = f"{metric.label} after each evaluation against the {unit} of training until then, each mark a run{how}"
     chart = _layers(group, curves, metric, unit).properties(width=640, height=340, usermeta={"fit": True})
     return [finished("time", group, f"{metric.label} against training time", caption, "", chart)]

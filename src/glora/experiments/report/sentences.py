@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from glora.experiments.config import ALLOCATION_SETTINGS
 from glora.experiments.data.metric import Metric
 from glora.experiments.methods.registry import METHODS, split_variant
 from glora.experiments.report.cells import metric_unit
@@ -103,6 +104,7 @@ def caveats(group: GroupSummary) -> list[str]:
     return [
         *_about_seeds(group),
         *_about_budgets(group),
+        *_about_allocations(group),
         *_about_learning_rates(group),
         *_about_sameness(group),
         *_about_values(group),
@@ -142,6 +144,19 @@ def _about_budgets(group: GroupSummary) -> Iterator[str]:
             yield (
                 f"The sizes differ: {method.label} ends with {abs(excess):.0%} "
                 f"{'more' if excess > 0 else 'fewer'} adapter parameters than {reference.label}."
+            )
+
+
+def _about_allocations(group: GroupSummary) -> Iterator[str]:
+    for method in group.methods:
+        known = METHODS.get(split_variant(method.method)[0])
+        if known is None or not known.settings >= ALLOCATION_SETTINGS:
+            continue
+        kept = [run for run in method.runs if run.reallocated_at is None and run.ranks == run.initial_ranks]
+        if kept:
+            yield (
+                f"{method.label} kept the ranks that it began with (seed {', '.join(str(run.config.seed) for run in kept)}): "
+                "nothing was allocated, so this is LoRA of the starting rank. The run's log says why."
             )
 
 

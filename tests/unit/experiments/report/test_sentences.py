@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from glora.experiments.records.schema import RunRecord
-from glora.experiments.report.sentences import conclusion
+from glora.experiments.report.sentences import caveats, conclusion
 from glora.experiments.report.summary import summarise
 from glora.experiments.report.tables import results_table
 from unit.experiments.synthetic_records import finished_run
@@ -66,3 +66,14 @@ def test_a_run_that_is_not_above_the_majority_class_learned_nothing(majority: fl
         (sentence,) = said
         assert re.search(rf"LoRA \(seed {seeds}\), .*{100 * majority:.1f} % .*majority class", sentence)
         assert str(table.rows[0][1]) == f"nothing in seed {seeds}"
+
+
+def test_a_method_whose_ranks_were_never_allocated_is_named() -> None:
+    lora, glora = runs("lora", LORA), runs("glora", LORA)
+    glora[1] = glora[1].model_copy(update={"reallocated_at": None, "ranks": glora[1].initial_ranks})
+    (group,) = summarise([*lora, *glora])
+    (found,) = [line for line in caveats(group) if "nothing was allocated" in line]
+    assert found.startswith("GLoRA")
+    assert "(seed 1)" in found
+    (whole,) = summarise([*lora, *runs("glora", LORA)])
+    assert not any("nothing was allocated" in line for line in caveats(whole))
