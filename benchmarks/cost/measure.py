@@ -293,12 +293,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="folder; default: that of this machine's processor in records/")
     parser.add_argument("--cell", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    logging.getLogger("glora").setLevel(logging.WARNING)
-    torch.set_num_threads(arguments.threads)
-    Variant.clock = CLOCKS[arguments.clock]
     device = torch.device(arguments.device)
     arguments.output = (arguments.output or machine_folder(device)).resolve()
-    if arguments.cell:
+    if arguments.cell:  # a process of its own, whose settings end with it
+        logging.getLogger("glora").setLevel(logging.WARNING)
+        torch.set_num_threads(arguments.threads)
+        Variant.clock = CLOCKS[arguments.clock]
         make(Cell(*arguments.cell), arguments, device)
         return
     begun = time.monotonic()
