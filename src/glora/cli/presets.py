@@ -62,7 +62,7 @@ PRESETS: dict[str, Preset] = {
             "epochs": 1,
             "max_length": 512,
             "max_new_tokens": 0,
-            "learning_rate": 1e-3,
+            "learning_rate": 4e-3,
             "save_adapters": True,
         },
         intro=(
