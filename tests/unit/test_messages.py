@@ -9,6 +9,8 @@ import sys
 import pytest
 from tqdm import tqdm
 
+from glora import RankAllocationCallback
+from glora.compress import Compression
 from glora.experiments.config import SETTINGS
 from glora.messages import PLURALS, SYNONYMS, AboveProgressBars, did_you_mean, get_logger, plain, pluralize
 
@@ -77,3 +79,12 @@ def test_the_names_of_other_tools_lead_to_ours() -> None:
     assert did_you_mean("--bs", ["--batch-size", "--beta"]) == "; did you mean '--batch-size'?"
     assert did_you_mean("R_total", SETTINGS) == "; did you mean 'total_rank'?"
     assert not SYNONYMS.keys() & {plain(name) for name in SETTINGS}, "a setting is not another's name"
+
+
+def test_what_a_notebook_shows_is_one_line() -> None:
+    made = Compression({"a": 8}, {"a": 2}, 0.9, 100, 25)
+    assert repr(made) == f"Compression({made})"
+    assert repr(RankAllocationCallback(rule="spectrum", average_rank=8)) == (
+        "RankAllocationCallback(rule='spectrum', average_rank=8.0)"
+    )
+    assert repr(RankAllocationCallback()) == "RankAllocationCallback()"
