@@ -104,9 +104,15 @@ def test_a_log_has_a_line_for_what_matters() -> None:
     ]
 
 
-def test_a_log_estimates_the_time_left_from_all_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time that the clock shows; a test moves it on."""
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_log_estimates_the_time_left_from_all_steps(now: list[float]) -> None:
     console = log_file()
     progress = LineProgress(console)
     progress.begin(2, 16)
@@ -118,9 +124,7 @@ def test_a_log_estimates_the_time_left_from_all_steps(monkeypatch: pytest.Monkey
     assert "about 2 min 00 s left" in written(console)
 
 
-def test_a_log_shows_after_a_silent_minute_that_a_run_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+def test_a_log_shows_after_a_silent_minute_that_a_run_is_alive(now: list[float]) -> None:
     console = log_file()
     progress = LineProgress(console)
     progress.begin(1, 1000)
