@@ -11,6 +11,7 @@ The ways, at 50, 25 and 12.5 % of the parameters:
     share       PEFT's convert_to_lora with a float: the same share of energy in every matrix, as large as the size allows
     first       the first columns of every matrix
     trained     LoRA of that size, trained from the start
+    faster      the same at twice the learning rate, which a smaller rank can need
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ from glora.scoring.spectrum import spectra
 
 RECORDS = Path(__file__).with_name("records.jsonl")
 RANK, SEEDS = 16, (0, 1, 2)
+TRAINED = {"before": 1, "trained": 1, "faster": 2}
+"""The ways that train an adapter, and the factor of the task's learning rate."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,7 @@ def main() -> None:
     wanted = [(seed, "before", 1.0) for seed in SEEDS]
     wanted += [
         (seed, way, size)
-        for way in ("global", "uniform", "share", "trained", "first")
+        for way in ("global", "uniform", "share", "trained", "first", "faster")
         for size in reversed(setting.sizes)
         for seed in SEEDS
     ]
@@ -174,13 +177,14 @@ def main() -> None:
         if (seed, way, size) in known:
             continue
         config = RunConfig(**setting.settings, task=arguments.task, method="lora", rank=RANK, seed=seed)
-        adapter = arguments.adapters / arguments.task / f"r{RANK}-seed{seed}"
+        adapter = arguments.adapters / arguments.task / f"r{RANK}-lr{config.learning_rate:g}-seed{seed}"
         folder = adapter.with_name(f"{adapter.name}-{way}-{size}")
         energy: float | None = None
-        if way in ("before", "trained"):
-            folder = adapter.with_name(f"r{int(RANK * size)}-seed{seed}")
+        if way in TRAINED:
+            smaller_rank, learning_rate = int(RANK * size), TRAINED[way] * config.learning_rate
+            folder = adapter.with_name(f"r{smaller_rank}-lr{learning_rate:g}-seed{seed}")
             if not folder.exists():
-                train(config.with_settings({"rank": int(RANK * size)}), task, folder)
+                train(config.with_settings({"rank": smaller_rank, "learning_rate": learning_rate}), task, folder)
         else:
             energy = smaller(adapter, way, size, lambda config=config: kind.load_model(config, task)[0], folder)
         record = {"task": arguments.task, "seed": seed, "way": way, "size": size, "energy": energy}

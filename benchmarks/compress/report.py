@@ -17,6 +17,7 @@ WAYS = {
     "share": "the same share of energy in every matrix (PEFT's `convert_to_lora` with a float)",
     "first": "the first columns",
     "trained": "trained at that size",
+    "faster": "trained at that size, twice the learning rate",
 }
 Values = dict[int, float]
 
