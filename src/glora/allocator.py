@@ -71,7 +71,6 @@ class RankAllocator:
     Attributes:
         config: The configuration.
         adapter: The RankedAdapter: the matrices and their ranks.
-        total_rank: R_total, a fraction where average_rank·n is one; None where the budget is an energy.
         steps: Optimizer steps recorded so far.
         reallocation: The last reallocation, or None.
         warm_up: Reports a warm-up that training did not last for.
@@ -94,17 +93,17 @@ class RankAllocator:
                 f"warmup_steps={config.warmup_steps!r} must be a number of steps in your own training loop; only "
                 "RankAllocationCallback knows the length of an epoch, or of the training"
             )
-        check_engine(model.model if isinstance(model, RankedAdapter) else model, optimizer)
+        whole = model.model if isinstance(model, RankedAdapter) else model
+        check_engine(whole, optimizer)
         self.adapter = adapter = (
             model if isinstance(model, RankedAdapter) else RankedAdapter(model, config.adapter_name)
         )
         if config.signal == "delta_exact" and not config.cuts:
-            check_not_compiled(adapter.root if isinstance(model, RankedAdapter) else model)
+            check_not_compiled(whole)
         self._optimizer = unwrap_optimizer(optimizer)
         check_setup(adapter, self._optimizer, config)
         self._processes = Processes(adapter)
 
-        self.total_rank = total_rank_of(config, adapter)
         check_budget(config, adapter)
         self.steps = self._reallocations = 0
         self.reallocation: Reallocation | None = None
@@ -123,6 +122,11 @@ class RankAllocator:
         ranks, steps = self.ranks.values(), f"{self.steps} of {self.config.warmup_steps} warm-up steps"
         range_ = f"{sum(ranks):,} ranks from {min(ranks)} to {max(ranks)} in {pluralize(len(ranks), 'matrix')}"
         return f"RankAllocator({self.config.rule}, {steps}, {range_})"
+
+    @property
+    def total_rank(self) -> float | None:
+        """R_total, a fraction where average_rank·n is one; None where the budget is an energy."""
+        return total_rank_of(self.config, self.adapter)
 
     @property
     def allocated(self) -> bool:
@@ -189,7 +193,6 @@ class RankAllocator:
             check_active(self.adapter)
             self._other.check(self._recorder.pending)
             self._recorder.read()
-            self._other.note_read()
             self._first_step.note_gradients()
 
     def allocate(self, learned: Spectra | None = None) -> dict[str, int]:
@@ -263,7 +266,6 @@ class RankAllocator:
         if state["allocated"]:
             release_input_gradients(self.adapter.root, self.adapter.input_hooks)
         self.adapter.resume_from(state["initial_ranks"])
-        self.total_rank = total_rank_of(self.config, self.adapter)
         self.reallocation = Reallocation(**state["reallocation"]) if state["reallocation"] else None
         self.steps, self._reallocations = state["steps"], state["reallocations"]
         self.warm_up.count(self.steps)
@@ -284,7 +286,6 @@ class RankAllocator:
             return  # torch's set_optimizer_state_dict makes the optimizer's state by such a step
         if self.recording:
             self._recorder.take()
-            self._other.note_step()
             self.steps += 1
         self._first_step.after_step()
         self.warm_up.count(self.steps)
@@ -345,31 +346,23 @@ class RankAllocator:
                 shortened(average.ever_non_finite),
             )
         if diverged:
-            logger.warning(
-                "the weights of %s hold inf or NaN; the ranks stay as they are: %s",
-                pluralize(len(diverged), "matrix"),
-                shortened(diverged),
-            )
-            return None
-        if self.config.cuts:
+            matrices = pluralize(len(diverged), "matrix")
+            why = f"the weights of {matrices} hold inf or NaN; the ranks stay as they are: {shortened(diverged)}"
+        elif self.config.cuts:
             if any(map(any, learned.values())):
                 return self.allocate(learned)
-            logger.warning(
-                "the warm-up has learned nothing (every Δ is 0), so the adapter stays wide; raise warmup_steps"
-            )
-            return None
-        if any(norms.values()):
+            why = "the warm-up has learned nothing (every Δ is 0), so the adapter stays wide; raise warmup_steps"
+        elif any(norms.values()):
             if silent := [name for name, norm in norms.items() if norm == 0]:
                 logger.warning("%s never got a gradient: %s", pluralize(len(silent), "matrix"), shortened(silent))
             return self.allocate()
         elif left_out < recorded:
-            logger.warning(
-                "no gradient reached the %s during the warm-up; the ranks stay as they are, this is plain LoRA: %s",
-                pluralize(len(norms), "matrix"),
-                shortened(list(norms)),
-            )
+            matrices = pluralize(len(norms), "matrix")
+            why = f"no gradient reached the {matrices} during the warm-up; the ranks stay as they are, this is plain LoRA: "
+            why += shortened(list(norms))
         else:
-            logger.warning("so there is no average; the ranks stay as they are, this is plain LoRA")
+            why = "so there is no average; the ranks stay as they are, this is plain LoRA"
+        logger.warning("%s", why)
         return None
 
     def _diverged(self) -> list[str]:

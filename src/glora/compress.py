@@ -28,8 +28,9 @@ from glora.lora.adapter import RankedAdapter
 from glora.lora.discovery import adapted_model, peft_configs
 from glora.lora.following import adapter_in
 from glora.lora.layout import is_sharded
+from glora.lora.matrix import alpha_holding
 from glora.lora.peft_config import describe_ranks
-from glora.lora.resize import by_rank_A, by_rank_B, columns_at
+from glora.lora.resize import as_stored, by_rank_A, by_rank_B, columns_at
 from glora.lora.saved_adapter import SavedAdapter, SavedMatrix, check_output, check_product, load_adapter
 from glora.messages import pluralize
 from glora.scoring.spectrum import Factored, Spectra, spectra
@@ -297,8 +298,7 @@ def _at_rank(matrix: SavedMatrix, rank: int, *, root: bool) -> SavedMatrix:
     """Return the best approximation of a matrix at a lower rank, with the same scaling."""
     if rank == matrix.rank:
         return matrix
-    E = matrix.experts
-    A, B = by_rank_A(matrix.A, E, matrix.rank), by_rank_B(matrix.B, E, matrix.rank)
+    A, B = by_rank_A(matrix.A, matrix.experts, matrix.rank), by_rank_B(matrix.B, matrix.experts, matrix.rank)
 
     def unused(count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Directions that add nothing and can be trained, where a matrix has fewer than its rank."""
@@ -306,14 +306,9 @@ def _at_rank(matrix: SavedMatrix, rank: int, *, root: bool) -> SavedMatrix:
         return (torch.zeros_like(new_A), new_B) if matrix.embedding else (new_A, torch.zeros_like(new_B))
 
     columns = columns_at(A, B, rank, "svd", unused)
-    alpha = matrix.alpha * (math.sqrt(rank / matrix.rank) if root else rank / matrix.rank)
-    return replace(
-        matrix,
-        A=columns.A.reshape(E * rank, *matrix.A.shape[1:]),
-        B=columns.B.reshape(matrix.B.shape[0], rank * E, *matrix.B.shape[2:]),
-        rank=rank,
-        alpha=int(alpha) if float(alpha).is_integer() else alpha,
-    )
+    new_A, new_B = as_stored(columns.A, columns.B, like=(matrix.A, matrix.B))
+    alpha = alpha_holding(matrix.alpha, matrix.rank, rank, root=root)
+    return replace(matrix, A=new_A, B=new_B, rank=rank, alpha=alpha)
 
 
 def _percent(share: float) -> str:

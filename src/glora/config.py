@@ -250,23 +250,22 @@ def as_config(config: RankAllocationConfig | Mapping[str, Any] | None) -> RankAl
         ValueError: any field is out of range or not read by the rule, or a rule that cuts has no budget.
     """
     config = _made_from_fields(config)
-    errors = [_unread(config, name) for name in READ_WITH if _is_given_unread(config, name)]
+    errors = []
+    for (
+        name
+    ) in READ_WITH:  # here and not where it is made: methods of an experiment share settings that one of them reads
+        value, default = getattr(config, name), RankAllocationConfig.__dataclass_fields__[name].default
+        if value != default and not is_read(config, name):
+            unread_with = "rule" if config.cuts else READ_WITH[name][0]
+            now = f"{unread_with}={getattr(config, unread_with)!r}"
+            errors.append(f"{name}={value!r} is not read with {now}; leave {name} out")
     if config.cuts and all(getattr(config, name) is None for name in BUDGETS):
-        errors += [
+        errors.append(
             f"rule={config.rule!r} cuts to a budget; give average_rank, such as average_rank=8, or total_rank or energy"
-        ]
+        )
     if errors:
         raise ConfigurationError(errors, where="RankAllocationConfig")
     return config
-
-
-def _is_given_unread(config: RankAllocationConfig, name: str) -> bool:
-    """Return whether a field that nothing reads is not at its default; a default given by name changes nothing.
-
-    Checked where a configuration is used, not where it is made: methods of an experiment share settings that one of them reads.
-    """
-    default = RankAllocationConfig.__dataclass_fields__[name].default
-    return getattr(config, name) != default and not is_read(config, name)
 
 
 def is_read(config: RankAllocationConfig, name: str) -> bool:
@@ -275,12 +274,6 @@ def is_read(config: RankAllocationConfig, name: str) -> bool:
         return True
     field, values = READ_WITH[name]
     return getattr(config, field) in values and is_read(config, field)
-
-
-def _unread(config: RankAllocationConfig, name: str) -> str:
-    unread_with = "rule" if config.cuts else READ_WITH[name][0]
-    now = f"{unread_with}={getattr(config, unread_with)!r}"
-    return f"{name}={getattr(config, name)!r} is not read with {now}; leave {name} out"
 
 
 def _made_from_fields(config: RankAllocationConfig | Mapping[str, Any] | None) -> RankAllocationConfig:

@@ -26,7 +26,8 @@ from torch import nn
 from glora._version import __version__
 from glora.allocator import RankAllocator
 from glora.config import RankAllocationConfig
-from glora.lora.resize import by_rank_A, by_rank_B
+from glora.lora.following import OwnMethod
+from glora.lora.resize import as_stored, by_rank_A, by_rank_B
 from glora.lora.saved_adapter import SavedMatrix, check_output, check_product, load_adapter
 from glora.messages import is_main_process, pluralize
 from glora.paths import named_folder, replace_file
@@ -122,37 +123,27 @@ def save_allocation(allocator: RankAllocator, directory: str | Path) -> Path:
     return path
 
 
-class SavePretrained:
-    """A model's `save_pretrained`, which writes the allocation beside the adapter as long as the allocator is there."""
+def save_with(allocator: RankAllocator) -> None:
+    """Have the model's `save_pretrained` write the allocation too, as long as the allocator is there."""
+    model: Any = allocator.adapter.adapted
+    reference = weakref.ref(allocator)
 
-    def __init__(self, allocator: RankAllocator) -> None:
-        self._allocator, self._model = weakref.ref(allocator), allocator.adapter.adapted
-
-    def __call__(self, save_directory: str | Path, *arguments: Any, **options: Any) -> Any:
-        """Save, as the model's class does."""
-        saved = type(self._model).save_pretrained(self._model, save_directory, *arguments, **options)  # type: ignore[attr-defined]
-        allocator = self._allocator()
-        if allocator is not None and options.get("is_main_process", True) and is_main_process():
-            save_allocation(allocator, save_directory)
+    def save_pretrained(save_directory: str | Path, *arguments: Any, **options: Any) -> Any:
+        saved = type(model).save_pretrained(model, save_directory, *arguments, **options)
+        there = reference()
+        if there is not None and options.get("is_main_process", True) and is_main_process():
+            save_allocation(there, save_directory)
         return saved
 
-    def __reduce__(self) -> Any:
-        return getattr, (self._model, "save_pretrained")  # the class's own, of the copy
-
-
-def save_with(allocator: RankAllocator) -> None:
-    """Have the model's `save_pretrained` write the allocation too; a copied or saved model comes without."""
-    model = allocator.adapter.adapted
     if hasattr(type(model), "save_pretrained"):
-        vars(model)["save_pretrained"] = SavePretrained(allocator)
+        OwnMethod(model, "save_pretrained", save_pretrained)
 
 
 def _pad(matrix: SavedMatrix, rank: int, factor: float) -> None:
     """Pad the factors, and multiply the output of B by a factor."""
-    A, B, E = matrix.A, matrix.B, matrix.experts
     missing = (0, 0, 0, rank - matrix.rank)
-    matrix.A = F.pad(by_rank_A(A, E, matrix.rank), missing).reshape(E * rank, *A.shape[1:])
-    matrix.B = F.pad(by_rank_B(B, E, matrix.rank) * factor, missing).reshape(B.shape[0], rank * E, *B.shape[2:])
+    A, B = by_rank_A(matrix.A, matrix.experts, matrix.rank), by_rank_B(matrix.B, matrix.experts, matrix.rank)
+    matrix.A, matrix.B = as_stored(F.pad(A, missing), F.pad(B * factor, missing), like=(matrix.A, matrix.B))
 
 
 def _section(allocator: RankAllocator, parameters_before: int) -> str:

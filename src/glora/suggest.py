@@ -73,7 +73,8 @@ def suggest_ranks(
     allocation = RankAllocationConfig(**bounds, seed=seed)  # type: ignore[arg-type]
     if not is_int(allocation.min_rank, 1):
         raise ValueError(f"min_rank={min_rank!r} must be an int ≥ 1; to leave a matrix out, use exclude_modules")
-    with _restored(model), _adapter_of(model, config, allocation.seed) as adapter:
+    with _restored(model):
+        adapter = _adapter_of(model, config, allocation.seed)
         check_budget(allocation, adapter)
         norms = _mean_norms(model, adapter, batches, loss or _loss_of_model)
         if not any(norms.values()):
@@ -128,9 +129,8 @@ def _loss_of_model(model: nn.Module, batch: Any) -> torch.Tensor:
     return cast(torch.Tensor, loss)
 
 
-@contextmanager
-def _adapter_of(model: nn.Module, config: LoraConfig | None, seed: int) -> Iterator[RankedAdapter]:
-    """Yield the model's adapter, or a temporary one."""
+def _adapter_of(model: nn.Module, config: LoraConfig | None, seed: int) -> RankedAdapter:
+    """Return the model's adapter, or a temporary one; nothing else requires a gradient."""
     root = base_model(model)
     if config is None:
         try:
@@ -160,7 +160,7 @@ def _adapter_of(model: nn.Module, config: LoraConfig | None, seed: int) -> Itera
     root.requires_grad_(False)
     for factor in adapter.factors:
         factor.requires_grad_(True)
-    yield adapter
+    return adapter
 
 
 def _without_heads(config: LoraConfig) -> Any:

@@ -83,7 +83,7 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        model: nn.Module | None = None,
+        model: nn.Module,
         optimizer: torch.optim.Optimizer | None = None,
         **kwargs: Any,
     ) -> None:
@@ -101,8 +101,8 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        model: nn.Module | None = None,
-        optimizer: torch.optim.Optimizer | None = None,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
         train_dataloader: Any = None,
         lr_scheduler: Any = None,
         **kwargs: Any,
@@ -110,10 +110,7 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
         """Start a warm-up with a new allocator, or continue where the checkpoint was taken."""
         _check_not_data_parallel(args)
         _check_only_callback(state, self)
-        if optimizer is None:
-            raise ValueError("RankAllocationCallback needs Trainer's optimizer in on_train_begin")
-        if model is not None:
-            check_engine(model, optimizer)
+        check_engine(model, optimizer)
         if args.restore_callback_states_from_checkpoint and state.global_step > 0:
             self._check_same_config(model)
         followed = self._follow(model, optimizer)
@@ -222,13 +219,11 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
     ) -> None:
         """Warn if training ended before the warm-up, or the last cut."""
         self._training_batch = None
-        allocator = self.allocator
-        if allocator is None:
-            return
-        if unfinished := describe_unfinished(allocator.config, allocator.steps):
-            skipped = allocator.describe_skipped()
-            logger.warning("%s%s", unfinished, skipped and f": {skipped}")
-        allocator.detach()
+        if (allocator := self.allocator) is not None:
+            if unfinished := describe_unfinished(allocator.config, allocator.steps):
+                skipped = allocator.describe_skipped()
+                logger.warning("%s%s", unfinished, skipped and f": {skipped}")
+            allocator.detach()
 
     def state(self) -> dict[str, Any]:
         """Return what Trainer writes into a checkpoint's trainer_state.json."""
@@ -241,10 +236,8 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
         last, now = self._training_batch, state.train_batch_size
         return bool(args.auto_find_batch_size) and last is not None and now is not None and now < last
 
-    def _follow(self, model: nn.Module | None, optimizer: torch.optim.Optimizer | None) -> Following:
+    def _follow(self, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> Following:
         """Let the ranks of this model's adapter follow what is loaded; hyperparameter_search makes new models."""
-        if model is None:
-            raise ValueError("RankAllocationCallback needs Trainer's model")
         name = self.config.adapter_name
         # Trainer may have replaced the callback that followed the loading by this one (restore_callback_states_from_...)
         known = [one.adapter for one in (self._following, following(model)) if one is not None]
@@ -255,10 +248,9 @@ class RankAllocationCallback(TrainerCallback, ExportableState):  # type: ignore[
         self._following = follow_loading(adapter, optimizer, asked_by=self.config)
         return self._following
 
-    def _check_same_config(self, model: nn.Module | None) -> None:
+    def _check_same_config(self, model: nn.Module) -> None:
         """Compare with the callback that the user gave, which the adapter knows: Trainer made this one from the checkpoint."""
-        known = following(model) if model is not None else None
-        given = known.asked_by if known is not None else None
+        given = getattr(following(model), "asked_by", None)
         if isinstance(given, RankAllocationConfig) and (differing := given.differences(self.config.to_dict())):
             raise ValueError(
                 f"restore_callback_states_from_checkpoint=True replaces your configuration by the checkpoint's: {differing}. "

@@ -115,18 +115,15 @@ def test_a_silent_matrix_is_named(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_forgetting_allocator_step_is_an_error_at_the_first_step() -> None:
-    model = lora()
-    optimizer = sgd(model)
-    RankAllocator(model, optimizer, config())
+    model, optimizer, _ = started()
     backward(model)
     with pytest.raises(RuntimeError, match="call allocator.step\\(\\) between loss.backward"):
         optimizer.step()
 
 
 def test_detach_stops_listening() -> None:
-    model = lora()
-    optimizer = sgd(model)
-    RankAllocator(model, optimizer, config()).detach()
+    model, optimizer, allocator = started()
+    allocator.detach()
     backward(model)
     optimizer.step()
     assert not optimizer._optimizer_step_post_hooks
@@ -146,8 +143,7 @@ def test_rank_zero_takes_the_layer_out() -> None:
 
 
 def test_state_of_something_else_is_refused() -> None:
-    model = lora()
-    allocator = RankAllocator(model, sgd(model), config())
+    _, _, allocator = started()
     state = allocator.state_dict()
     with pytest.raises(ValueError, match="version 99"):
         allocator.load_state_dict(state | {"version": 99})

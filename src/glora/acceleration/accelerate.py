@@ -8,7 +8,6 @@ layer at each call, and calls PEFT's wherever it does not apply.
 from __future__ import annotations
 
 import types
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch import nn
 from glora.acceleration.fused_lora import fused_lora
 from glora.lora.discovery import base_model
 from glora.lora.factor_watch import FactorWatch, watch_of
-from glora.messages import get_logger
+from glora.messages import get_logger, shortened
 
 logger = get_logger()
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -202,7 +201,5 @@ def _reasons(left: dict[str, str]) -> str:
     names: dict[str, list[str]] = {}
     for name, why in left.items():
         names.setdefault(why, []).append(name)
-    counts = Counter(left.values())
-    return "; ".join(
-        f"{why}: {', '.join(names[why][:3])}{f' and {n - 3} more' if n > 3 else ''}" for why, n in counts.most_common()
-    )
+    most_first = sorted(names, key=lambda why: -len(names[why]))
+    return "; ".join(f"{why}: {shortened(names[why], 3)}" for why in most_first)

@@ -11,7 +11,7 @@ order of a dictionary.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from glora.config import SettingError
@@ -68,8 +68,14 @@ def cut_spectra(
         raise _short(-left)
     total = _energy(spectra, {name: len(values) for name, values in spectra.items()})
     held = _energy(spectra, ranks)
+    by_worth = sorted(
+        (-(value**2) / price[name], name, place, value)
+        for name, values in spectra.items()
+        for place, value in enumerate(values[: high.get(name, len(values))])
+        if place >= low.get(name, 0) and value > 0
+    )
     closed: set[str] = set()  # a matrix whose next direction did not fit: none behind it may jump the queue
-    for name, value in _by_worth(spectra, price, low, high):
+    for _, name, _, value in by_worth:
         if energy is not None and held >= energy * total * (1 - 1e-12):
             break
         if name in closed:
@@ -123,16 +129,3 @@ def kept_energy(spectra: Spectra, ranks: Mapping[str, int]) -> float:
 
 def _energy(spectra: Spectra, ranks: Mapping[str, int]) -> float:
     return math.fsum(value**2 for name, values in spectra.items() for value in values[: ranks[name]])
-
-
-def _by_worth(
-    spectra: Spectra, price: Mapping[str, int], low: Mapping[str, int], high: Mapping[str, int]
-) -> Iterator[tuple[str, float]]:
-    """Names and singular values of the directions above the minima, those with the largest σ²/cost first."""
-    directions = [
-        (-(value**2) / price[name], name, place, value)
-        for name, values in spectra.items()
-        for place, value in enumerate(values[: high.get(name, len(values))])
-        if place >= low.get(name, 0) and value > 0
-    ]
-    return ((name, value) for _, name, _, value in sorted(directions))

@@ -15,8 +15,8 @@ import math
 from bisect import bisect_left
 from collections.abc import Mapping
 from fractions import Fraction
-from numbers import Integral
 
+from glora.config import is_int, plain_number
 from glora.messages import did_you_mean, pluralize
 
 Bound = int | Mapping[str, int] | None
@@ -55,16 +55,37 @@ def allocate_ranks(
         {'query': 6, 'key': 2}
     """
     _check_scores(scores)
-    if isinstance(total_rank, bool) or not isinstance(total_rank, Integral) or total_rank < 1:
+    if not is_int(total_rank := plain_number(total_rank), 1):
         raise ValueError(f"total_rank={total_rank!r} must be an integer of at least 1")
-    total_rank, names = int(total_rank), sorted(scores)
+    names = sorted(scores)
     price = _prices(costs, names)
     budget = Fraction(total_rank) if costs is None else Fraction(total_rank * sum(price.values()), len(names))
-    low = {name: _bound(min_rank, name, 0, "min_rank") for name in names}
+    low = dict.fromkeys(names, 0) | _bounds(min_rank, names, "min_rank")
+    bounded = _bounds(max_rank, names, "max_rank")
     # No matrix can spend more than the whole budget, so that is a bound where the user gave none.
-    high = {name: _bound(max_rank, name, math.floor(budget / price[name]), "max_rank") for name in names}
-    _check_bounds(names, low, high, price, budget, total_rank, min_rank, max_rank, costs is not None)
+    high = {name: math.floor(budget / price[name]) for name in names} | bounded
 
+    def spent(ranks: Mapping[str, int]) -> int:
+        return sum(ranks[name] * price[name] for name in names)
+
+    def in_ranks(parameters: int) -> Fraction:
+        return Fraction(parameters * len(names), sum(price.values()))
+
+    matrices = pluralize(len(names), "matrix")
+    if spent(low) > budget:
+        raise ValueError(
+            f"total_rank={total_rank} cannot give {matrices} {'its' if len(names) == 1 else 'their'} "
+            f"min_rank{_of(min_rank, ' of ')}; raise total_rank to at least {math.ceil(in_ranks(spent(low)))} or lower min_rank"
+        )
+    if crossed := next((name for name in names if low[name] > high[name]), None):
+        raise ValueError(
+            f"min_rank={low[crossed]} is above max_rank={high[crossed]} for {crossed!r}; lower min_rank or raise max_rank"
+        )
+    if len(bounded) == len(names) and spent(high) < budget:
+        raise ValueError(
+            f"total_rank={total_rank} is more than {matrices} can hold with max_rank{_of(max_rank, '=')}; "
+            f"lower total_rank to at most {math.floor(in_ranks(spent(high)))} or raise max_rank"
+        )
     if costs is not None:  # a remainder of the budget does not justify a rank without a score
         high = {name: high[name] if scores[name] else low[name] for name in names}
     share = _water_fill({name: Fraction(float(scores[name])) for name in names}, price, low, high, budget)
@@ -77,8 +98,7 @@ def _check_scores(scores: Mapping[str, float]) -> None:
         raise ValueError("scores is empty: there is no matrix to give a rank to")
     if odd := [name for name, value in scores.items() if not _is_number(value)]:
         raise ValueError(f"scores[{odd[0]!r}]={scores[odd[0]]!r} must be a number")
-    bad = {name: value for name, value in scores.items() if not math.isfinite(value) or value < 0}
-    if bad:
+    if bad := {name: value for name, value in scores.items() if not math.isfinite(value) or value < 0}:
         name, value = next(iter(bad.items()))
         raise ValueError(
             f"scores must be finite and not negative; {len(bad)} of {len(scores)} {'is' if len(bad) == 1 else 'are'} not, "
@@ -99,65 +119,26 @@ def _is_number(value: object) -> bool:
 def _prices(costs: Mapping[str, int] | None, names: list[str]) -> dict[str, int]:
     if costs is None:
         return dict.fromkeys(names, 1)
-    missing = [name for name in names if name not in costs]
-    if missing:
+    if missing := [name for name in names if name not in costs]:
         raise ValueError(
             f"costs has no entry for {missing[0]!r} ({len(missing)} missing); give d_in + d_out for each name"
         )
-    bad = [name for name in names if not isinstance(costs[name], Integral) or costs[name] < 1]
-    if bad:
+    prices = {name: plain_number(costs[name]) for name in names}
+    if bad := [name for name in names if not is_int(prices[name], 1)]:
         raise ValueError(f"costs[{bad[0]!r}]={costs[bad[0]]!r} must be an integer of at least 1: it is d_in + d_out")
-    return {name: int(costs[name]) for name in names}
+    return prices
 
 
-def _bound(bound: Bound, name: str, default: int, what: str) -> int:
-    value = bound.get(name) if isinstance(bound, Mapping) else bound
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
-        raise ValueError(f"{what} for {name!r} is {value!r}; it must be an integer of at least 0")
-    return int(value)
-
-
-def _check_bounds(
-    names: list[str],
-    low: dict[str, int],
-    high: dict[str, int],
-    price: dict[str, int],
-    budget: Fraction,
-    total_rank: int,
-    min_rank: Bound,
-    max_rank: Bound,
-    in_parameters: bool,
-) -> None:
-    for what, bound in (("min_rank", min_rank), ("max_rank", max_rank)):
-        unknown = sorted(set(bound) - set(names)) if isinstance(bound, Mapping) else []
-        if unknown:
-            near = did_you_mean(unknown[0], names)
-            raise ValueError(
-                f"{what} names {unknown[0]!r}, which is not among the {pluralize(len(names), 'score')}{near}"
-            )
-    n = len(names)
-    least = sum(low[name] * price[name] for name in names)
-    if least > budget:
-        needed = math.ceil(Fraction(least * n, sum(price.values()))) if in_parameters else least
-        raise ValueError(
-            f"total_rank={total_rank} cannot give {pluralize(n, 'matrix')} {'its' if n == 1 else 'their'} "
-            f"min_rank{_of(min_rank, ' of ')}; raise total_rank to at least {needed} or lower min_rank"
-        )
-    for name in names:
-        if low[name] > high[name]:
-            raise ValueError(
-                f"min_rank={low[name]} is above max_rank={high[name]} for {name!r}; lower min_rank or raise max_rank"
-            )
-    bounded = all(_bound(max_rank, name, -1, "max_rank") >= 0 for name in names)
-    most = sum(high[name] * price[name] for name in names)
-    if bounded and most < budget:
-        limit = math.floor(Fraction(most * n, sum(price.values()))) if in_parameters else most
-        raise ValueError(
-            f"total_rank={total_rank} is more than {pluralize(n, 'matrix')} can hold with max_rank{_of(max_rank, '=')}; "
-            f"lower total_rank to at most {limit} or raise max_rank"
-        )
+def _bounds(bound: Bound, names: list[str], what: str) -> dict[str, int]:
+    """Return a bound of each matrix that has one."""
+    given = plain_number(bound if isinstance(bound, Mapping) else dict.fromkeys(names, bound))
+    if unknown := sorted(set(given) - set(names)):
+        near = did_you_mean(unknown[0], names)
+        raise ValueError(f"{what} names {unknown[0]!r}, which is not among the {pluralize(len(names), 'score')}{near}")
+    bounds = {name: value for name, value in given.items() if value is not None}
+    if bad := next((name for name, value in bounds.items() if not is_int(value, 0)), None):
+        raise ValueError(f"{what} for {bad!r} is {bounds[bad]!r}; it must be an integer of at least 0")
+    return bounds
 
 
 def _of(bound: Bound, separator: str) -> str:

@@ -52,9 +52,7 @@ class Processes:
         self._checksums: dict[str, torch.Tensor] = {}
         if any(map(is_sharded, parameters)):
             adapter.layout = Sharded(adapter.model, parameters)
-        elif (
-            dist.is_available() and dist.is_initialized()
-        ):  # one process may have a wrapper, too, with buckets of its shapes
+        elif dist.is_available() and dist.is_initialized():  # a single process may have a wrapper, too
             wrapper = find_wrapper(adapter.model)
             if wrapper is None:
                 self._awaiting = await_wrapper(adapter.model, self._found)

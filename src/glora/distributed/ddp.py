@@ -44,9 +44,8 @@ class Replicated(Layout):
         """Change ranks within this context; the new reducer is made at its end."""
         with super().resizing(returning) as gather:
             yield gather
-        factors = set(
-            self._adapter.factors
-        )  # those that were at rank 0 when the wrapper was made are known to it by name
+        # those that were at rank 0 when the wrapper was made are known to it by name
+        factors = set(self._adapter.factors)
         self.wrapper.parameters_to_ignore -= {n for n, p in self.wrapper.module.named_parameters() if p in factors}
         rebuild_reducer(self.wrapper)
 

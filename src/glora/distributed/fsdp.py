@@ -23,7 +23,7 @@ from torch import nn
 from glora.lora.adapter import Gather, Layout
 from glora.lora.layout import is_sharded, is_unit, sharded_dimension, whole
 from glora.lora.matrix import LoraMatrix
-from glora.lora.optimizer_state import Carry, replace_parameter
+from glora.lora.optimizer_state import replace_parameter
 
 if dist.is_available():
     from torch.distributed.fsdp import FSDPModule
@@ -140,7 +140,7 @@ class _Records:
             places.append(self._places.pop(factor))
             factor.grad = None
             plain = nn.Parameter(whole(factor.detach()), requires_grad=factor.requires_grad)
-            _swap(optimizer, factor, plain, lambda _, state: whole(state))
+            replace_parameter(optimizer, factor, plain, lambda _, state: whole(state))
             gathered.append(plain)
         matrix.set_factors(*gathered)
         try:
@@ -152,10 +152,8 @@ class _Records:
                     self._shard(plain, group, record, optimizer)
                 else:
                     group.fsdp_params.remove(record)
-                    if (
-                        optimizer is not None
-                    ):  # the state of a sharded optimizer is saved by the names of the model's parameters
-                        replace_parameter(optimizer, plain, None)
+                    # the state of a sharded optimizer is saved by the names of the model's parameters
+                    replace_parameter(optimizer, plain, None)
 
     def _shard(self, plain: nn.Parameter, group: Any, old: Any, optimizer: torch.optim.Optimizer | None) -> None:
         record = type(old)(
@@ -181,12 +179,7 @@ class _Records:
             everywhere = DTensor.from_local(state, mesh, [Replicate()] * mesh.ndim, run_check=False)
             return everywhere.redistribute(placements=factor.placements)
 
-        _swap(optimizer, plain, factor, spread)
-
-
-def _swap(optimizer: torch.optim.Optimizer | None, old: nn.Parameter, new: nn.Parameter, carry: Carry) -> None:
-    if optimizer is not None:
-        replace_parameter(optimizer, old, new, carry)
+        replace_parameter(optimizer, plain, factor, spread)
 
 
 def _groups(unit: nn.Module) -> list[Any]:

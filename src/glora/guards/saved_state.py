@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from glora.config import is_int, is_number
 from glora.reallocation import Reallocation
 
 STATE_VERSION = 1
@@ -15,6 +17,8 @@ MAX_RANK, MAX_SCALING = 2**20, 1e30
 MAX_NORM = 3.4e38
 """Larger ones are inf in float32, in which the average is kept."""
 
+Check = Callable[[Any], bool]
+
 
 def check_saved_state(state: object) -> None:
     """Check what `RankAllocator.load_state_dict` is given."""
@@ -22,13 +26,10 @@ def check_saved_state(state: object) -> None:
         raise _error([f"it is a {type(state).__name__}, not a dictionary"])
     if state.get("version") != STATE_VERSION:
         raise _error([f"version {state.get('version')!r}, and this glora reads {STATE_VERSION}"])
-    if missing := [name for name in _FIELDS if name not in state]:
+    if missing := [name for name in _FIELDS if name not in state and name != "sketch_ratios"]:
         raise _error([f"{', '.join(missing)} missing"])
-    rules = {**_FIELDS, **{name: rule for name, rule in _OPTIONAL.items() if state.get(name) is not None}}
-    errors = [f"{name} must be {rule}" for name, (rule, kept) in rules.items() if not kept(state[name])]
-    if not errors:
-        errors = [error for error, found in _contradictions(state).items() if found]
-    if errors:
+    errors = [f"{name} must be {rule}" for name, (rule, kept) in _FIELDS.items() if not kept(state.get(name))]
+    if errors := errors or [error for error, found in _contradictions(state).items() if found]:
         raise _error(errors)
 
 
@@ -49,74 +50,61 @@ def _error(errors: list[str]) -> ValueError:
     )
 
 
-def _is_count(value: object, most: int = MAX_COUNT) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
+def _is_count(value: Any, most: int = MAX_COUNT) -> bool:
+    return is_int(value, 0) and value <= most
 
 
-def _is_rank(value: object) -> bool:
-    return _is_count(value, MAX_RANK)
+def _within(least: float, most: float) -> Check:
+    return lambda value: is_number(value, -math.inf) and least <= value <= most
 
 
-def _is_number(value: object, least: float, most: float) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
-
-
-def _is_norm(value: object) -> bool:
-    return _is_number(value, 0, MAX_NORM)
-
-
-def _is_scaling(value: object) -> bool:
-    return _is_number(value, -MAX_SCALING, MAX_SCALING)
-
-
-def _is_config(value: object) -> bool:
-    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
-        return False
-    steps = value.get("warmup_steps")
-    return _is_count(steps) and steps != 0
-
-
-def _by_name(kept: Callable[[object], bool]) -> Callable[[object], bool]:
+def _by_name(kept: Check) -> Check:
     return lambda value: isinstance(value, Mapping) and all(isinstance(k, str) and kept(v) for k, v in value.items())
 
 
-def _is_reallocation(value: object) -> bool:
-    if value is None:
-        return True
-    if not isinstance(value, Mapping) or set(value) != {field.name for field in dataclasses.fields(Reallocation)}:
-        return False
-    kept, names = value["energy_kept"], value["without_adapter"]
-    counts = [count for name, count in value.items() if name not in ("energy_kept", "without_adapter")]
+def _list_of(kept: Check) -> Check:
+    return lambda value: isinstance(value, list | tuple) and all(map(kept, value))
+
+
+def _or_null(kept: Check) -> Check:
+    return lambda value: value is None or kept(value)
+
+
+def _is_config(value: Any) -> bool:
+    return _by_name(lambda _: True)(value) and _is_count(steps := value.get("warmup_steps")) and steps > 0
+
+
+def _is_reallocation(value: Any) -> bool:
+    others = {"energy_kept": _or_null(_within(0, 1)), "without_adapter": _list_of(lambda name: isinstance(name, str))}
+    names = {field.name for field in dataclasses.fields(Reallocation)}
     return (
-        all(map(_is_count, counts))
-        and isinstance(names, list | tuple)
-        and all(isinstance(name, str) for name in names)
-        and (kept is None or _is_number(kept, 0, 1))
+        isinstance(value, Mapping)
+        and set(value) == names
+        and all(others.get(name, _is_count)(value[name]) for name in names)
     )
 
 
 _COUNT = (f"an int from 0 to {MAX_COUNT:,}", _is_count)
-_RANKS = (f"a rank from 0 to {MAX_RANK:,} for each matrix", _by_name(_is_rank))
-_FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+_RANKS = (f"a rank from 0 to {MAX_RANK:,} for each matrix", _by_name(lambda value: _is_count(value, MAX_RANK)))
+_FLAG = ("true or false", lambda value: isinstance(value, bool))
+_IS_NORM = _within(0, MAX_NORM)
+_FIELDS: dict[str, tuple[str, Check]] = {
     "config": ("a configuration with its warmup_steps", _is_config),
     "steps": _COUNT,
-    "norms": ("a number of at least 0 that float32 has, for each matrix", _by_name(_is_norm)),
+    "norms": ("a number of at least 0 that float32 has, for each matrix", _by_name(_IS_NORM)),
     "recorded_steps": _COUNT,
     "non_finite_steps": _COUNT,
     "non_finite_norms": ("a count for each matrix", _by_name(_is_count)),
-    "recording": ("true or false", lambda value: isinstance(value, bool)),
-    "allocated": ("true or false", lambda value: isinstance(value, bool)),
+    "recording": _FLAG,
+    "allocated": _FLAG,
     "reallocations": _COUNT,
     "initial_ranks": _RANKS,
     "ranks": _RANKS,
-    "scalings": (f"a number up to {MAX_SCALING:g} for each matrix", _by_name(_is_scaling)),
-    "reallocation": ("the last reallocation, or null", _is_reallocation),
-}
-
-_OPTIONAL: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "scalings": (f"a number up to {MAX_SCALING:g} for each matrix", _by_name(_within(-MAX_SCALING, MAX_SCALING))),
+    "reallocation": ("the last reallocation, or null", _or_null(_is_reallocation)),
     "sketch_ratios": (
         "a list of numbers of at least 0, null where none was measured",
-        lambda value: isinstance(value, list) and all(x is None or _is_norm(x) for x in value),
+        _or_null(_list_of(_or_null(_IS_NORM))),
     ),
 }
 

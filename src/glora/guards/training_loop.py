@@ -90,27 +90,20 @@ class OtherOptimizer:
         self._name, self._adapter = type(optimizer).__name__, adapter
         self._read: list[tuple[nn.Parameter, int]] = []
 
-    def note_read(self) -> None:
-        """Note the writes into the weights, when a step's gradients have been read."""
-        self._read = [(factor, factor._version) for factor in self._adapter.factors if factor.grad is not None]
-
-    def note_step(self) -> None:
-        """Note that the optimizer that was given has made the step."""
-        self._read = []
-
-    def check(self, norms: torch.Tensor | None) -> None:
-        """Check that the weights have not moved since the last read, if the optimizer that was given has not stepped.
+    def check(self, pending: torch.Tensor | None) -> None:
+        """Check, before a step's gradients are read, that nothing has moved the weights since the last ones were.
 
         Args:
-            norms: The norms of that read. With inf or NaN among them a gradient scaler skipped the step, and something else,
-                such as an average of the weights, moved them.
+            pending: The norms that were read last, if the optimizer that was given has not stepped since. With inf or NaN among
+                them a gradient scaler skipped the step, and something else, such as an average of the weights, moved them.
         """
         moved = bool(self._read) and all(factor._version > version for factor, version in self._read)
-        if moved and norms is not None and bool(norms.isfinite().all()):
+        if pending is not None and moved and bool(pending.isfinite().all()):
             raise RuntimeError(
                 f"the weights changed without a step of the {self._name} that RankAllocator was given: another optimizer "
                 "trains them. Make a new RankAllocator with it, which continues by load_state_dict(this one's state_dict())"
             )
+        self._read = [(factor, factor._version) for factor in self._adapter.factors if factor.grad is not None]
 
 
 class WarmUp:

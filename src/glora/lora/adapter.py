@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import cast
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftConfig
@@ -169,6 +169,7 @@ class RankedAdapter:
         changing = [matrix for name, matrix in self.matrices.items() if ranks[name] != matrix.rank]
         returning = [matrix.name for matrix in changing if matrix.rank == 0]
         steps = [[matrix] for matrix in changing] if self.layout.one_by_one else [changing]
+        how: dict[str, Any] = dict(optimizer=optimizer, keep=keep, init_lora_weights=self.initialization)
         try:
             with self.layout.resizing(returning) as gather:
                 for matrices in steps:
@@ -177,21 +178,15 @@ class RankedAdapter:
                             stack.enter_context(gather(matrix, optimizer))
                         resized = []
                         for matrix in matrices:
-                            resized.append(self._resized(matrix, ranks[matrix.name], optimizer, keep, seed))
-                            if share is not None and ranks[matrix.name] > 0:
+                            rank, generator = ranks[matrix.name], generator_of(seed, matrix.name)
+                            resized.append(matrix.resized(rank, generator=generator, **how))
+                            if share is not None and rank > 0:
                                 share(matrix.name, resized[-1].tensors)
                         with uninterrupted():
                             self.put_in_place(resized, keep_places=keep_places)
         finally:
             if self.layout.one_by_one:  # interrupted, too, so that the matrices that are changed can be saved
                 self._describe()
-
-    def _resized(
-        self, matrix: LoraMatrix, rank: int, optimizer: torch.optim.Optimizer | None, keep: Keep, seed: str
-    ) -> Resized:
-        generator = generator_of(seed, matrix.name)
-        how = self.initialization
-        return matrix.resized(rank, optimizer=optimizer, keep=keep, init_lora_weights=how, generator=generator)
 
     def put_in_place(self, resized: Iterable[Resized], *, keep_places: bool = False) -> None:
         """Commit matrices at other ranks: the layers, the optimizer's state, the module tree and PEFT's configuration."""
@@ -228,9 +223,8 @@ class RankedAdapter:
     def _take_out(self, matrix: LoraMatrix) -> None:
         layer = matrix.layer
         matrix.remove()
-        serves_others = len(layer.lora_A) + len(layer.lora_embedding_A) > 0 or is_unit(
-            layer
-        )  # or gathers base's shards
+        # it may serve other adapters, or gather the shards of its base
+        serves_others = len(layer.lora_A) + len(layer.lora_embedding_A) > 0 or is_unit(layer)
         if not serves_others and self.root.get_submodule(matrix.name) is layer:
             self._put_into_tree(matrix, cast(nn.Module, layer.base_layer))
 

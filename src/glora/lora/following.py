@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -49,14 +50,26 @@ class Hook:
         self.call(*arguments)
 
     def __reduce__(self) -> Any:
-        return NoHook, ()
+        return partial, (_do_nothing,)
 
 
-class NoHook:
-    """A hook's place in a copy."""
+def _do_nothing(*_: Any) -> None:
+    pass
 
-    def __call__(self, *_: Any) -> None:
-        """Do nothing."""
+
+class OwnMethod:
+    """A method that one model has in place of its class's; a copied or saved model comes without."""
+
+    def __init__(self, model: nn.Module, name: str, call: Callable[..., Any]) -> None:
+        self._model, self._name, self._call = model, name, call
+        vars(model)[name] = self
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """Call the function."""
+        return self._call(*arguments, **options)
+
+    def __reduce__(self) -> Any:
+        return getattr, (self._model, self._name)  # the class's own, of the copy
 
 
 class Following:
@@ -81,7 +94,7 @@ class Following:
         hook = Hook(self, self._before_loading)
         self._handle = adapter.root.register_load_state_dict_pre_hook(hook)  # type: ignore[no-untyped-call]
         if hasattr(adapter.adapted, "load_adapter"):
-            vars(adapter.adapted)["load_adapter"] = LoadAdapter(self, adapter.adapted)
+            OwnMethod(adapter.adapted, "load_adapter", self._load_adapter)
 
     def take_ranks(
         self, ranks: Mapping[str, int], optimizer: torch.optim.Optimizer | None = None, *, keep_places: bool
@@ -158,6 +171,23 @@ class Following:
             if matrix.present and matrix.rank == 0:
                 _fill(state_dict, prefix + adapter.paths[name], matrix)
 
+    def _load_adapter(self, *arguments: Any, **options: Any) -> Any:
+        """Load as the model's class does, and note the configuration beside the weights."""
+        folder = arguments[0] if arguments else options.get("model_id", options.get("peft_model_id"))
+        where = {key: options[key] for key in ("subfolder", "revision", "cache_dir", "token") if key in options}
+        try:
+            self.loading = PeftConfig.from_pretrained(str(folder), **where)
+        except (ValueError, OSError, TypeError):
+            self.loading = None  # PEFT says what is wrong there
+        name = arguments[1] if len(arguments) > 1 else options.get("adapter_name", self.adapter.name)
+        if name == self.adapter.name:
+            self.loaded = self.loading
+        model: Any = self.adapter.adapted
+        try:
+            return type(model).load_adapter(model, *arguments, **options)
+        finally:
+            self.loading = None
+
     def _excluded(self) -> set[str]:
         """Return the matrices that the configuration of the adapter that is being loaded says to be at rank 0."""
         exclude = getattr(self.loading, "exclude_modules", None)
@@ -206,33 +236,6 @@ def adapter_in(model: nn.Module, adapter_name: str, *, trainable: bool = True) -
     if known is not None and known.adapter.name == adapter_name:
         return known.adapter
     return RankedAdapter(model, adapter_name, trainable=trainable)
-
-
-class LoadAdapter:
-    """The model's `load_adapter`, which also notes the configuration beside the weights."""
-
-    def __init__(self, following: Following, model: nn.Module) -> None:
-        self._following, self._model = following, model
-
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
-        """Load an adapter, as the model's class does."""
-        adapter = self._following.adapter
-        folder = arguments[0] if arguments else options.get("model_id", options.get("peft_model_id"))
-        where = {key: options[key] for key in ("subfolder", "revision", "cache_dir", "token") if key in options}
-        try:
-            self._following.loading = PeftConfig.from_pretrained(str(folder), **where)
-        except (ValueError, OSError, TypeError):
-            self._following.loading = None  # PEFT says what is wrong there
-        name = arguments[1] if len(arguments) > 1 else options.get("adapter_name", adapter.name)
-        if name == adapter.name:
-            self._following.loaded = self._following.loading
-        try:
-            return type(self._model).load_adapter(self._model, *arguments, **options)  # type: ignore[attr-defined]
-        finally:
-            self._following.loading = None
-
-    def __reduce__(self) -> Any:
-        return getattr, (self._model, "load_adapter")  # the class's own, of the copy
 
 
 def _fill(state_dict: dict[str, Any], path: str, matrix: LoraMatrix) -> None:

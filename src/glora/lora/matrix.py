@@ -29,7 +29,7 @@ from torch import nn
 from glora.config import Keep, one_of, plain_number
 from glora.lora.layout import class_of
 from glora.lora.optimizer_state import carried_state, check_optimizer, per_element, set_state
-from glora.lora.resize import by_rank_A, by_rank_B, carry_state, columns_at
+from glora.lora.resize import as_stored, by_rank_A, by_rank_B, carry_state, columns_at
 
 SUPPORTED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SUPPORTED_VARIANTS = (
@@ -220,8 +220,7 @@ class LoraMatrix:
 
         with torch.no_grad():
             columns = columns_at(*self.factors_by_rank, rank, keep, new_columns)
-            new_A = columns.A.reshape(E * rank, *A.shape[1:])
-            new_B = columns.B.reshape(B.shape[0], rank * E, *B.shape[2:])
+            new_A, new_B = as_stored(columns.A, columns.B, like=(A, B))
             resized = Resized(self, rank, new_A, new_B, optimizer)
             if optimizer is not None and rank != old_rank:
                 resized.state_of_A = carried_state(optimizer, A, carry_state(columns.of_A, new_A, 0, E, old_rank))
@@ -287,11 +286,8 @@ class LoraMatrix:
         layer, name = self.layer, self.adapter_name
         old_rank, root = int(layer.r[name]), bool(layer.use_rslora.get(name))
         if old_rank == 0:
-            alpha = self.scaling * (math.sqrt(rank) if root else rank)
-        else:  # by the old α, which is exact where s is not
-            alpha = layer.lora_alpha[name]
-            alpha = alpha * math.sqrt(rank / old_rank) if root else alpha * rank / old_rank
-        return int(alpha) if float(alpha).is_integer() else alpha
+            return alpha_holding(self.scaling, 1, rank, root=root)
+        return alpha_holding(layer.lora_alpha[name], old_rank, rank, root=root)  # exact where s is not
 
     def _new_columns(
         self, count: int, rank: int, init_lora_weights: bool | str, generator: torch.Generator | None
@@ -306,6 +302,12 @@ class LoraMatrix:
         else:
             new_A.uniform_(-1 / math.sqrt(d_in), 1 / math.sqrt(d_in), generator=generator)
         return new_A.to(self.A), new_B.to(self.B)
+
+
+def alpha_holding(alpha: float, old_rank: int, rank: int, *, root: bool) -> float:
+    """Return the α by which α/r, or α/√r, is as it was; an int where it is whole."""
+    alpha = alpha * math.sqrt(rank / old_rank) if root else alpha * rank / old_rank
+    return int(alpha) if float(alpha).is_integer() else alpha
 
 
 @dataclass

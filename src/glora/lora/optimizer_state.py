@@ -235,12 +235,14 @@ def set_state(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, state: 
 
 
 def replace_parameter(
-    optimizer: torch.optim.Optimizer, old: nn.Parameter, new: nn.Parameter | None, carry: Carry | None = None
+    optimizer: torch.optim.Optimizer | None, old: nn.Parameter, new: nn.Parameter | None, carry: Carry | None = None
 ) -> None:
     """Put `new` where `old` was, with its state; None takes `old` out of its group. For FSDP2 alone.
 
     A parameter that the optimizer does not hold (one that is frozen) is left alone.
     """
+    if optimizer is None:
+        return
     inner = unwrap_optimizer(optimizer)
     for group in inner.param_groups:
         for place, parameter in enumerate(group["params"]):

@@ -33,6 +33,13 @@ def by_rank_B(t: torch.Tensor, E: int, rank: int) -> torch.Tensor:
     return t.reshape(t.numel() // (rank * E) if rank else t.shape[0], rank, E)
 
 
+def as_stored(
+    A: torch.Tensor, B: torch.Tensor, like: tuple[torch.Tensor, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return A (E, r, d_in) and B (d_out, r, E) as PEFT stores them: like the factors of this matrix at another rank."""
+    return A.reshape(-1, *like[0].shape[1:]), B.reshape(B.shape[0], -1, *like[1].shape[2:])
+
+
 @dataclass(frozen=True)
 class Columns:
     """The factors at the new rank, and how the state that the optimizer keeps for each rank follows.

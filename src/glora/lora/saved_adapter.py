@@ -243,21 +243,17 @@ def _read_config(adapter: str | Path) -> tuple[LoraConfig, str]:
     if Path(adapter).exists() and not file.exists():  # what is here is not looked for on the hub
         below = (f"for example {path.parent}" for path in Path(adapter).glob(f"*/{CONFIG_NAME}"))
         raise ValueError(f"{adapter} has no {CONFIG_NAME}; give {next(below, 'a folder that save_pretrained wrote')}")
-    if not file.exists():
-        try:
-            config = PeftConfig.from_pretrained(str(adapter))
-        except Exception as error:  # no such folder, no such id, no connection
-            raise ValueError(
-                f"there is no folder {str(adapter)!r}, and no adapter of this name was found on the hub; give a folder with "
-                f"{CONFIG_NAME}, as save_pretrained writes it, or an adapter's id on the hub"
-            ) from error
-    else:
-        try:
-            if not isinstance(json.loads(regular_file(file).read_text(encoding="utf-8")), dict):
-                raise TypeError("it is not a JSON object")
-            config = PeftConfig.from_pretrained(str(adapter))
-        except Exception as error:  # PEFT gives a hostile file to a dozen constructors, which raise anything
+    try:
+        if file.exists() and not isinstance(json.loads(regular_file(file).read_text(encoding="utf-8")), dict):
+            raise TypeError("it is not a JSON object")
+        config = PeftConfig.from_pretrained(str(adapter))
+    except Exception as error:  # PEFT gives a hostile file to a dozen constructors, which raise anything
+        if file.exists():
             raise _damaged(file, f"is not a readable configuration ({_shortened(error)})") from error
+        raise ValueError(
+            f"there is no folder {str(adapter)!r}, and no adapter of this name was found on the hub; give a folder with "
+            f"{CONFIG_NAME}, as save_pretrained writes it, or an adapter's id on the hub"
+        ) from error  # no such folder, no such id, no connection
     if not isinstance(config, LoraConfig) or config.peft_type != PeftType.LORA:  # AdaLoRA's is a subclass
         kind = getattr(config.peft_type, "value", config.peft_type)
         raise ValueError(f"{adapter} is of type {kind}; only a LoRA adapter can be read")
@@ -354,9 +350,8 @@ def _may_take_forever(pattern: str) -> bool:
 
     That takes a repeated group with a repetition or a choice inside, such as `(a+)+` or `(a|a)*`, or many repetitions.
     """
-    plain = re.sub(
-        r"\\.|\[\^?\]?[^\]]*\]", "x", pattern
-    )  # an escaped character and a set of characters are one character
+    # an escaped character and a set of characters are one character
+    plain = re.sub(r"\\.|\[\^?\]?[^\]]*\]", "x", pattern)
     if len(UNBOUNDED.findall(plain)) > MAX_QUANTIFIERS:
         return True
     inner = re.compile(r"\(([^()]*)\)")

@@ -104,10 +104,7 @@ class NormRecorder:
             self.ratios = None
 
     def describe_skipped(self) -> str:
-        """Describe the gradients that were read without a following optimizer step; empty if there were none.
-
-        A gradient scaler skips the steps in which it finds inf or NaN. Waits for the device.
-        """
+        """Describe the gradients that were read without a following optimizer step, as `RankAllocator.describe_skipped`."""
         skipped, found = self._skipped.steps, self._skipped.ever_non_finite
         if self.pending is not None:
             last = torch.isfinite(self.pending).tolist()

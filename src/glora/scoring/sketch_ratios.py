@@ -133,9 +133,8 @@ class SketchRatios:
         for (k, watch), product in zip(self._watches.items(), products):
             if product is not None:
                 ratio = watch.ratio(product).to(self._device, non_blocking=True)
-                ratios[k] = torch.where(
-                    ratio.isfinite(), ratio, ratios[k]
-                )  # G = 0, or overflowed: nothing was measured
+                # where G = 0, or overflowed, nothing was measured
+                ratios[k] = torch.where(ratio.isfinite(), ratio, ratios[k])
         self.ratios = torch.stack(ratios)
 
     def _summed(self, processes: Processes) -> list[torch.Tensor]:
@@ -174,9 +173,7 @@ class _Watch(FactorWatch):
     def start(self, omega: torch.Tensor | None) -> None:
         """Hook the layer; Ω as (k, d_in), None for G itself."""
         self._omega = omega
-        self._B = (
-            self.matrix.B
-        )  # as the optimizer has it: within a forward pass under fully_shard the layer has another
+        self._B = self.matrix.B  # the optimizer's: within a forward pass under fully_shard the layer has another
         self.attach(self.matrix)
 
     def stop(self) -> None:

@@ -69,9 +69,8 @@ def test_a_cut_needs_a_budget_at_once() -> None:
     ids=str,
 )
 def test_refused_before_the_first_step(fields: dict, words: str) -> None:
-    model = lora()
     with pytest.raises(ValueError, match=re.escape(words)):
-        RankAllocator(model, sgd(model), config(**{"rule": "spectrum"} | fields))
+        started(**{"rule": "spectrum"} | fields)
 
 
 @pytest.mark.parametrize(("fields", "start"), [({"average_rank": 4}, 12), ({"total_rank": 9}, 12)], ids=str)
@@ -108,10 +107,8 @@ def test_singular_values_that_overflow_keep_the_ranks(caplog: pytest.LogCaptureF
 
 
 def test_bounds_hold_in_a_cut() -> None:
-    model = lora()
-    optimizer = sgd(model)
     fields = dict(rule="spectrum", average_rank=2, budget="rank", min_rank={"second": 1}, max_rank={"first": 1})
-    allocator = RankAllocator(model, optimizer, config(**fields))
+    model, optimizer, allocator = started(**fields)
     train(model, optimizer, allocator, 3)
     assert allocator.ranks == {"first": 1, "second": 3}
 
@@ -129,9 +126,7 @@ def test_half_a_rank_on_average_is_not_rounded_up(average: float) -> None:
 
 def test_an_energy_that_keeps_every_direction_says_that_more_may_be_needed(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="glora")
-    model = lora()
-    optimizer = sgd(model)
-    train(model, optimizer, RankAllocator(model, optimizer, config(rule="spectrum", energy=1.0)), 3)
+    train(*started(rule="spectrum", energy=1.0), 3)
     assert "in 8 of 8 ranks" in caplog.text
     assert "a larger r" in caplog.text
 

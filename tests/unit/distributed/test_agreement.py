@@ -50,33 +50,29 @@ def _group_of_two():
     dist.destroy_process_group()
 
 
+def adapter() -> RankedAdapter:
+    return RankedAdapter(get_peft_model(nn.Sequential(nn.Linear(4, 4)), LoraConfig(r=2, target_modules=["0"])))
+
+
 @pytest.mark.usefixtures("_group_of_two")
-def test_settings() -> None:
-    adapter = RankedAdapter(get_peft_model(nn.Sequential(nn.Linear(4, 4)), LoraConfig(r=2, target_modules=["0"])))
+def test_a_wrapper_that_cannot_follow_is_refused_before_training() -> None:
     wrapper = DistributedDataParallel(nn.Linear(2, 2), init_sync=False)
-    Replicated(wrapper, adapter)
+    Replicated(wrapper, adapter())
     wrapper.mixed_precision = types.SimpleNamespace()
     with pytest.raises(ValueError, match=r"mixed_precision.*use torch.autocast"):
-        Replicated(wrapper, adapter)
+        Replicated(wrapper, adapter())
     wrapper.mixed_precision, wrapper._delay_all_reduce_params = None, [nn.Parameter(torch.zeros(1))]
     with pytest.raises(ValueError, match="delay_all_reduce_named_params"):
-        Replicated(wrapper, adapter)
-
-
-@pytest.mark.usefixtures("_group_of_two")
-def test_a_wrapper_of_another_version_is_refused_before_training() -> None:
-    adapter = RankedAdapter(get_peft_model(nn.Sequential(nn.Linear(4, 4)), LoraConfig(r=2, target_modules=["0"])))
-    wrapper = DistributedDataParallel(nn.Linear(2, 2), init_sync=False)
-    del wrapper._comm_hooks
+        Replicated(wrapper, adapter())
+    del wrapper._comm_hooks  # as of another version of PyTorch
     with pytest.raises(ValueError, match=r"\(_comm_hooks is missing\); use another version"):
-        Replicated(wrapper, adapter)
+        Replicated(wrapper, adapter())
 
 
 @pytest.mark.usefixtures("_group_of_two")
 def test_a_rule_of_ones_own_has_to_give_integers() -> None:
     """As in one process; a tensor would take 2.5 for 2."""
-    model = get_peft_model(nn.Sequential(nn.Linear(4, 4)), LoraConfig(r=2, target_modules=["0"]))
-    processes = Processes(RankedAdapter(model))
+    processes = Processes(adapter())
     assert processes.decide(lambda: {"0": 3}, ["0"]) == {"0": 3}
     with pytest.raises(TypeError, match="'float' object cannot be interpreted as an integer"):
         processes.decide(lambda: {"0": 2.5}, ["0"])
