@@ -13,7 +13,7 @@ import yaml
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
-from glora.cli import app, main
+from glora.cli import app
 from glora.experiments.calibration import SuggestedRanks
 from integration.training.trainer_case import base_model, peft_model
 
@@ -52,18 +52,12 @@ def test_the_printed_pattern_makes_an_adapter(
     assert {m.scaling["default"] for m in layers} == {2.0}
 
 
-def test_target_modules_are_those_of_a_run(
-    tiny_deberta: Path, glue_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = ("--task", "rte", "--data-dir", str(glue_folder), "--batches", "1", "--max-length", "32")
-    common = ("--model", str(tiny_deberta), *data, "--target-modules")
+def test_target_modules_are_those_of_a_run(call, tiny_options: tuple[str, ...]) -> None:
+    common = (*tiny_options, "--batches", "1", "--target-modules")
     printed = json.loads(ranks(*common, "dense,query_proj"))
     assert len(printed["rank_pattern"]) == 2 * 4
     assert not any("pooler" in name for name in printed["rank_pattern"]), "the head is trained whole"
-    monkeypatch.setattr("sys.argv", ["glora", "ranks", *common, "dense,querry_proj"])
-    with pytest.raises(SystemExit):
-        main()
-    message = capsys.readouterr().err
+    message = call("ranks", *common, "dense,querry_proj").err
     assert "'querry_proj' matches no linear layer" in message
     assert "did you mean" in message
 
@@ -114,32 +108,3 @@ def test_export_replaces_an_adapter_only_where_it_is_told_to(present: str, tiny_
     invoke(*arguments, "--overwrite")
     assert load_file(out / "adapter_model.safetensors")
     assert (out / "README.md").read_text() == "mine"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["ranks", "--format", "toml"], 'Invalid value "toml" for --format. Choose from: "json", "yaml", "python"'),
-        (["ranks", "--min-rank", "0"], "min_rank=0 must be at least 1"),
-        (["ranks", "--batches", "0"], "batches=0 must be at least 1"),
-        (["ranks", "--task", "rtee"], "rtee"),
-        (["ranks", "--rank", "0"], "rank=0"),
-        (["export", "nowhere", "--output", "out"], "--uniform pads every layer"),
-        (["export", "nowhere", "--uniform", "--output", "out"], "nowhere"),
-    ],
-)
-def test_bad_input_is_one_message(
-    arguments: list[str],
-    message: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["glora", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 2
-    error = " ".join(capsys.readouterr().err.split())
-    assert message in error
-    assert "Traceback" not in error

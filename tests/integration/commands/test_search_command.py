@@ -16,7 +16,8 @@ from glora.experiments.search.record import read_search_record
 from glora.experiments.search.storage import sqlite_url
 from glora.experiments.training import run as train
 from new_process import start_glora
-from unit.experiments.search.search_case import FakeRuns, read_trials
+from unit.experiments.plan_case import BROKEN, FakeRuns, raising
+from unit.experiments.search.search_case import read_trials
 
 TRIALS = 3
 
@@ -143,10 +144,7 @@ def test_what_is_wrong_is_one_message(call, source: tuple[str, ...], tmp_path: P
 def test_if_every_trial_fails_the_exit_code_says_so(
     call, source: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(_config: object) -> float:
-        raise OSError("broken on purpose")
-
-    monkeypatch.setattr(train, "run", FakeRuns(broken))
+    monkeypatch.setattr(train, "run", FakeRuns(raising(BROKEN)))
     done = call("search", *source, "--trials", 2, "--output", tmp_path / "out")
     assert done.code == 1
     assert re.search("0 of 2 trials .*lora on rte ", done.err)

@@ -29,7 +29,8 @@ from glora.experiments.search.storage import open_storage, sqlite_url
 from glora.experiments.training import run as train
 from glora.experiments.training.progress import RunProgress
 from postgresql_server import PASSWORD
-from unit.experiments.search.search_case import FakeRuns, together
+from unit.experiments.plan_case import FakeRuns
+from unit.experiments.search.search_case import together
 
 SEEDS, METHODS = (0, 1, 2, 3), ("lora", "adalora", "glora")
 OPTIONS = ("--task", "rte", "--methods", ",".join(METHODS), "--seeds", ",".join(map(str, SEEDS)))

@@ -21,7 +21,8 @@ from glora.experiments.search.storage import StorageError, open_storage
 from glora.experiments.search.trials import plan_tuned_runs, run_trials
 from glora.experiments.training.progress import RunProgress
 from postgresql_server import PASSWORD
-from unit.experiments.search.search_case import FakeRuns, together
+from unit.experiments.plan_case import FakeRuns
+from unit.experiments.search.search_case import together
 
 TRIALS, SEEDS = 4, (0, 1)
 

@@ -14,7 +14,7 @@ import pytest
 from glora.experiments.records.store import write_record
 from glora.experiments.runs import make_runs
 from glora.experiments.training.progress import RunProgress
-from unit.experiments.plan_case import FakeRuns, errors, finished
+from unit.experiments.plan_case import FakeRuns, errors, made_record
 
 
 def test_seeds_are_gone_through_with_the_methods_side_by_side(plan) -> None:
@@ -120,9 +120,8 @@ def test_more_than_anybody_means_is_one_message(plan, what: str) -> None:
 
 def test_a_record_under_the_key_of_another_configuration_is_refused(plan, tmp_path: Path) -> None:
     config = plan(methods=("lora",), seeds=(0,)).runs[0].config
-    write_record(
-        tmp_path / "out", finished(config.with_settings({"learning_rate": 0.5})).model_copy(update={"key": config.key})
-    )
+    other = made_record(config.with_settings({"learning_rate": 0.5}), 0.5)
+    write_record(tmp_path / "out", other.model_copy(update={"key": config.key}))
     (error,) = errors(plan, methods=("lora",), seeds=(0,))
     assert error.startswith(f"{config.key}: ")
     assert "other settings" in error
