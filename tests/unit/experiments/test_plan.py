@@ -111,13 +111,6 @@ def test_what_the_models_matrices_cannot_hold_is_found_without_weights(
     assert error.startswith(expected)
 
 
-@pytest.mark.parametrize("what", ["seeds", "methods"])
-def test_more_than_anybody_means_is_one_message(plan, what: str) -> None:
-    values = [*range(200_000)] if what == "seeds" else ["lora"] * 200_000
-    (error,) = errors(plan, **{what: values})
-    assert re.match(f"{what}: 200,000 .*at most 1,000", error)
-
-
 def test_a_record_under_the_key_of_another_configuration_is_refused(plan, tmp_path: Path) -> None:
     config = plan(methods=("lora",), seeds=(0,)).runs[0].config
     other = made_record(config.with_settings({"learning_rate": 0.5}), 0.5)
