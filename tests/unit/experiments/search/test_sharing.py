@@ -313,7 +313,5 @@ def test_the_name_is_the_folders_and_the_options_go_together(tmp_path: Path) -> 
     sharing = open_sharing(url, None, None, tmp_path / "results" / "rte")
     assert (sharing.name, sharing.claim) == ("rte", "seeds")
     assert open_sharing(url, "ours", "runs", tmp_path).name == "ours"
-    with pytest.raises(StorageError, match="claim='all' .*seeds, runs"):
-        open_sharing(url, None, "all", tmp_path)
     with pytest.raises(StorageError, match="study='ours' .*shared runs; .*--storage URL"):
         open_sharing(None, "ours", None, tmp_path)
