@@ -17,7 +17,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _HOME = tempfile.TemporaryDirectory(prefix="glora-tests-")
 os.environ.update(
@@ -292,6 +292,18 @@ def sums_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tiny_writer import write_sums
 
     return write_sums(tmp_path_factory.mktemp("sums"))
+
+
+@pytest.fixture(scope="session")
+def tiny_rte(tiny_deberta: Path, glue_folder: Path) -> dict[str, Any]:
+    """The settings of a run of `tiny_deberta` on the stand-in for RTE."""
+    return {"model": str(tiny_deberta), "task": "rte", "data_dir": str(glue_folder), "max_length": 32}
+
+
+@pytest.fixture(scope="session")
+def tiny_options(tiny_rte: dict[str, Any]) -> tuple[str, ...]:
+    """These settings on the command line."""
+    return tuple(f"--{name.replace('_', '-')}={value}" for name, value in tiny_rte.items())
 
 
 class Result(NamedTuple):

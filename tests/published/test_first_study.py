@@ -15,7 +15,7 @@ from glora.experiments.config import RunConfig
 from glora.experiments.methods.registry import METHODS, find_method
 from glora.experiments.records.schema import EpochMetrics, RunRecord
 from glora.experiments.records.store import write_record
-from unit.experiments.search.search_case import made_record
+from unit.experiments.plan_case import made_record
 from unit.experiments.synthetic_records import bert_shapes
 
 SHAPES = bert_shapes(6)

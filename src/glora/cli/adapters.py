@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -90,34 +89,18 @@ def list_names(
     """List the known models, tasks or methods."""
     from rich.table import Table
 
-    lists: dict[str, Callable[[], Sequence[tuple[str, ...]]]] = {
-        "models": _models,
-        "tasks": _tasks,
-        "methods": _methods,
+    from glora.experiments.data.registry import TASKS
+    from glora.experiments.methods.registry import METHODS
+    from glora.experiments.models.registry import MODELS
+
+    lists: dict[str, list[tuple[str, ...]]] = {
+        "models": [(model.name, model.summary) for model in MODELS.values()],
+        "tasks": [(task.name, task.summary) for task in TASKS.values()],
+        "methods": [(m.name, m.summary, f"meets: {', '.join(m.meets) or 'neither'}") for m in METHODS.values()],
     }
     if what not in lists:
         raise UsageError(f"cannot list {what!r}{did_you_mean(what, lists) or '; choose one of ' + ', '.join(lists)}")
     table = Table(box=None, pad_edge=False, show_header=False)
-    for row in lists[what]():
+    for row in lists[what]:
         table.add_row(*row)
     open_console().print(table)
-
-
-def _models() -> list[tuple[str, str]]:
-    from glora.experiments.models.registry import MODELS
-
-    return [(entry.name, entry.summary) for entry in MODELS.values()]
-
-
-def _tasks() -> list[tuple[str, str]]:
-    from glora.experiments.data.registry import TASKS
-
-    return [(task.name, task.summary) for task in TASKS.values()]
-
-
-def _methods() -> list[tuple[str, str, str]]:
-    from glora.experiments.methods.registry import METHODS
-
-    return [
-        (method.name, method.summary, f"meets: {', '.join(method.meets) or 'neither'}") for method in METHODS.values()
-    ]

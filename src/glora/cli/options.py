@@ -88,18 +88,8 @@ def given(settings: Any) -> dict[str, Any]:
 ComparisonSettings = settings_type([name for name in SETTINGS if name not in {*REPEATED, "held_out"}])
 RanksSettings = settings_type(
     [
-        *(
-            "model",
-            "trust_remote_code",
-            "task",
-            "data_dir",
-            "batch_size",
-            "max_length",
-            "rank",
-            "lora_alpha",
-            "target_modules",
-        ),
-        *("total_rank", "budget", "min_rank", "max_rank"),
+        *("model", "trust_remote_code", "task", "data_dir", "batch_size", "max_length"),
+        *("rank", "lora_alpha", "target_modules", "total_rank", "budget", "min_rank", "max_rank"),
     ],
     min_rank=1,
 )

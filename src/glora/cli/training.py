@@ -128,20 +128,14 @@ def run(
         return
     if experiment is None:
         raise UsageError("the experiment file is missing; name one, as in `glora run examples/experiment.json`")
-    numbers = seeds_of(seeds)
-    fields = {
-        "seeds": None if numbers is None else list(numbers),
-        "settings": assignments_of("--set", settings),
-        "model_overrides": assignments_of("--model", models),
-        "data_dir": data_dir,
-    }
+    fields = _file_fields(seeds_of(seeds), assignments_of("--set", settings), models, data_dir)
     folder = output or Path("results") / experiment.stem
     console = open_console()
     with running(console, folder, verbose):
         from glora.experiments.experiment import load_experiment, plan_experiment
 
         sharing = _sharing(shared, folder)
-        resolved = load_experiment(experiment, {n: value for n, value in fields.items() if value not in (None, {})})
+        resolved = load_experiment(experiment, fields)
         _show_experiment(console, resolved, folder, read_data=plan)
         if plan and sharing is None:
             return
@@ -192,7 +186,7 @@ def search(
     with running(console, output, verbose, kept="trials and runs"):
         from glora.experiments.search.plan import plan_search
         from glora.experiments.search.record import search_name
-        from glora.experiments.search.sharing import CLAIMS, Sharing
+        from glora.experiments.search.sharing import Sharing
         from glora.experiments.search.storage import check_storage, open_storage, sqlite_url
         from glora.experiments.search.view import describe_search
 
@@ -209,7 +203,7 @@ def search(
         console.print(describe_search(planned, shown, [_pace(console, each.base, each.task) for each in first]))
         if not plan:
             output.mkdir(parents=True, exist_ok=True)
-            _search(console, planned, Sharing(opened or open_storage(url), name, shared.claim or CLAIMS[0]))
+            _search(console, planned, Sharing(opened or open_storage(url), name, shared.claim or "seeds"))
 
 
 def _search(console: Terminal, planned: SearchPlan, sharing: Sharing) -> None:
@@ -252,14 +246,18 @@ def _search_request(
     for option, value in (("--task", settings.get("task")), ("--methods", methods)):
         if value is not None:
             raise UsageError(f"{option}: the experiment file {path} gives that; leave out one of them")
-    models = settings.get("model")
-    fields = {
-        "seeds": None if seeds is None else list(seeds),
-        "data_dir": settings.get("data_dir"),
-        "model_overrides": assignments_of("--model", models.split(",") if models else None),
-        "settings": {name: value for name, value in settings.items() if name not in ("model", "data_dir")},
-    }
-    return search_request_of_file(path, {n: v for n, v in fields.items() if v not in (None, {})}, ranges=ranges)
+    models, data_dir = settings.pop("model", None), settings.pop("data_dir", None)
+    fields = _file_fields(seeds, settings, models.split(",") if models else None, data_dir)
+    return search_request_of_file(path, fields, ranges=ranges)
+
+
+def _file_fields(
+    seeds: tuple[int, ...] | None, settings: dict[str, Any], models: list[str] | None, data_dir: str | None
+) -> dict[str, Any]:
+    """Return the fields of an experiment file that options replace."""
+    overrides = assignments_of("--model", models)
+    fields = {"seeds": seeds, "settings": settings, "model_overrides": overrides, "data_dir": data_dir}
+    return {name: value for name, value in fields.items() if value not in (None, {})}
 
 
 def _sharing(options: SharingOptions, output: Path) -> Sharing | None:
@@ -316,11 +314,13 @@ def _make(console: Terminal, plans: Sequence[ComparisonPlan], sharing: Sharing |
             from glora.experiments.search.sharing import make_shared_runs
 
             records = make_shared_runs(sharing, plans, progress)
-            return sum(len(each.runs) for each in plans) - sum(record.status == "finished" for record in records)
-        from glora.experiments.runs import make_runs
+            wanted = sum(len(each.runs) for each in plans)
+        else:
+            from glora.experiments.runs import make_runs
 
-        records = make_runs(plans, progress)
-        return sum(len(each.to_make) for each in plans) - sum(record.status == "finished" for record in records)
+            records = make_runs(plans, progress)
+            wanted = sum(len(each.to_make) for each in plans)
+        return wanted - sum(record.status == "finished" for record in records)
 
 
 def _finish(console: Terminal, failed: int, runs: int, output: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -15,10 +15,7 @@ from torch.utils.data import DataLoader
 from glora.experiments.config import RunConfig
 from glora.experiments.data.loading import load_task
 from glora.experiments.training.task_kinds import find_kind
-from glora.messages import did_you_mean
 from glora.suggest import suggest_ranks
-
-FORMATS = ("json", "yaml", "python")
 
 
 @dataclass(frozen=True)
@@ -32,14 +29,11 @@ class SuggestedRanks:
     batches: int = 0
     """Number of batches that were read: fewer than asked for if the training data has no more."""
 
-    def text(self, form: str) -> str:
+    def text(self, form: Literal["json", "yaml", "python"]) -> str:
         """Return the patterns as text.
 
         Args:
             form: "json"; "yaml", with the keys of axolotl's configuration; or "python", the arguments of LoraConfig.
-
-        Raises:
-            ValueError: another format.
         """
         alpha, patterns = _plain(self.alpha), self.patterns
         if form == "json":
@@ -48,12 +42,10 @@ class SuggestedRanks:
             named = {f"lora_{name}": pattern for name, pattern in patterns.items()}
             fields = {"lora_r": self.rank, "lora_alpha": alpha, **named}
             return yaml.safe_dump(fields, sort_keys=False, width=math.inf).rstrip()
-        if form == "python":
-            lines = [f"r={self.rank},", f"lora_alpha={alpha},"]
-            for key, pattern in patterns.items():
-                lines += [f"{key}={{", *(f"    {name!r}: {value}," for name, value in pattern.items()), "},"]
-            return "\n".join(lines)
-        raise ValueError(f"format={form!r} is unknown{did_you_mean(form, FORMATS)}; use one of {', '.join(FORMATS)}")
+        lines = [f"r={self.rank},", f"lora_alpha={alpha},"]
+        for key, pattern in patterns.items():
+            lines += [f"{key}={{", *(f"    {name!r}: {value}," for name, value in pattern.items()), "},"]
+        return "\n".join(lines)
 
 
 def suggest(config: RunConfig, batches: int) -> SuggestedRanks:

@@ -29,8 +29,6 @@ GENERATIVE_MAX_LENGTH = 1024
 DEFAULT_MAX_NEW_TOKENS = 512
 
 MAX_KEY_BYTES = 190
-MAX_ENTRIES = 1000
-"""Largest number of seeds, methods, models, data sets or ranges; more are taken for a mistake."""
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import reprlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from glora.config import MAX_ERRORS, ConfigurationError
-from glora.experiments.config import MAX_ENTRIES, SETTINGS
+from glora.experiments.config import SETTINGS
 from glora.messages import did_you_mean
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -31,6 +33,12 @@ def collect(find: Callable[[], T], errors: list[str], *, field: str = "") -> T |
         return None
 
 
+def collect_each(find: Callable[[S], T], items: Iterable[S], errors: list[str], *, field: str = "") -> list[T]:
+    """Return the results of `find` for the items without errors; for the others as `collect`."""
+    found = [collect(functools.partial(find, item), errors, field=field) for item in items]
+    return [each for each in found if each is not None]
+
+
 def errors_of(error: Exception) -> list[str]:
     """Return one sentence for each thing that is wrong; a setting is named once."""
     if isinstance(error, ConfigurationError):
@@ -38,9 +46,9 @@ def errors_of(error: Exception) -> list[str]:
     if not isinstance(error, ValidationError):
         return [str(error)]
     by_setting: dict[tuple[int | str, ...], list[str]] = {}
-    for i, detail in enumerate(error.errors(include_url=False)):
+    for detail in error.errors(include_url=False):
         place = tuple(part for part in detail["loc"] if part != "allocation")
-        by_setting.setdefault(place[:1], _in_words(place, detail, hint=i < MAX_ERRORS))
+        by_setting.setdefault(place[:1], _in_words(place, detail))
     return [sentence for sentences in by_setting.values() for sentence in sentences]
 
 
@@ -49,11 +57,6 @@ def repeated(what: str, values: Sequence[Any]) -> list[str]:
     twice = [str(value) for value, count in Counter(values).items() if count > 1]
     names = ", ".join(twice[:MAX_ERRORS]) + (", ..." if len(twice) > MAX_ERRORS else "")
     return [f"{what}: {names} is given more than once; keep one of them"] if twice else []
-
-
-def too_many(what: str, values: Sequence[Any]) -> list[str]:
-    """Return an error if there are more values than anybody means to give."""
-    return [f"{what}: {len(values):,} are given; give at most {MAX_ENTRIES:,}"] if len(values) > MAX_ENTRIES else []
 
 
 def shown(value: object) -> str:
@@ -70,12 +73,12 @@ def message_of(detail: Any) -> str:
     return message[:1].lower() + message[1:]
 
 
-def _in_words(place: Sequence[int | str], detail: Any, *, hint: bool) -> list[str]:
+def _in_words(place: Sequence[int | str], detail: Any) -> list[str]:
     cause = detail.get("ctx", {}).get("error")
     if isinstance(cause, ConfigurationError):
         return list(cause.errors)
     name = str(place[0])[:100] if place else "settings"
     if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return [f"{name}: there is no such setting{did_you_mean(name, SETTINGS) if hint else ''}"]
+        return [f"{name}: there is no such setting{did_you_mean(name, SETTINGS)}"]
     choices = SETTINGS[name].choices if name in SETTINGS else ()
     return [f"{name}={shown(detail['input'])}: {message_of(detail)}{did_you_mean(str(detail['input'])[:100], choices)}"]

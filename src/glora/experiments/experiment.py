@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +20,6 @@ from glora.experiments.experiment_file import NOT_SETTINGS, Experiment, InvalidE
 from glora.experiments.methods.base import unread_settings
 from glora.experiments.methods.registry import find_method
 from glora.experiments.name_resolution import (
-    ResolvedMetric,
     find_model,
     measured_as,
     resolve_dataset_name,
@@ -30,7 +29,7 @@ from glora.experiments.name_resolution import (
 )
 from glora.experiments.plan import Plan, TaskLoader, check_settings, plan_comparison
 from glora.experiments.records.store import read_records
-from glora.experiments.search.ranges import SearchRange, find_range
+from glora.experiments.search.ranges import SearchRange, find_ranges
 
 REFERENCE = "lora"
 PROPOSED = "glora"
@@ -43,14 +42,10 @@ class Pair:
     """One comparison of an experiment: a model and a data set.
 
     Attributes:
-        model: the model to load.
-        task: the data set.
         settings: fields of `RunConfig`, for `plan_comparison`.
         configs: the runs, in the order in which they are made.
     """
 
-    model: str
-    task: str
     settings: Mapping[str, Any]
     configs: tuple[RunConfig, ...]
 
@@ -75,7 +70,7 @@ class ResolvedExperiment:
     source: Experiment
     models: Mapping[str, str]
     datasets: Mapping[str, str]
-    metrics: Mapping[str, ResolvedMetric]
+    metrics: Mapping[str, str]
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
     ranges: tuple[SearchRange, ...]
@@ -98,8 +93,8 @@ def load_experiment(path: Path, given: Mapping[str, Any] | None = None) -> Resol
         FileNotFoundError, IsADirectoryError, MalformedFileError: the file as a whole cannot be read.
         InvalidExperimentError: naming every error that can be found without loading anything.
     """
-    source, errors, invalid = read_experiment(path, given)
-    resolved = _resolve(path, source, errors, invalid)
+    source, errors = read_experiment(path, given)
+    resolved = _resolve(path, source, errors)
     if errors or resolved is None:
         raise InvalidExperimentError(path, errors)
     return resolved
@@ -126,7 +121,7 @@ def plan_experiment(experiment: ResolvedExperiment, output: Path) -> tuple[Plan,
                 load=load,
             ),
             errors,
-            field=pair.task,
+            field=pair.settings["task"],
         )
         for pair in experiment.pairs
     ]
@@ -135,26 +130,21 @@ def plan_experiment(experiment: ResolvedExperiment, output: Path) -> tuple[Plan,
     return tuple(plan for plan in plans if plan is not None)
 
 
-def _resolve(path: Path, source: Experiment, errors: list[str], invalid: set[str]) -> ResolvedExperiment | None:
-    """Invalid fields hold placeholders, which are not looked up."""
-    models: dict[str, str] = {}
-    if "models_to_use" not in invalid:
-        overrides = _overrides(source, errors)
-        models = _each(
-            "models_to_use", source.models_to_use, lambda text: resolve_model_name(overrides.get(text, text)), errors
-        )
+def _resolve(path: Path, source: Experiment, errors: list[str]) -> ResolvedExperiment | None:
+    overrides = _overrides(source, errors) if source.models_to_use else {}
+    models = _each(
+        "models_to_use", source.models_to_use, lambda text: resolve_model_name(overrides.get(text, text)), errors
+    )
     metrics = _each("evaluation_metrics", source.evaluation_metrics, resolve_metric_name, errors)
-    datasets: dict[str, str] = {}
-    if "datasets_to_use" not in invalid:
-        before = len(errors)
-        datasets = _each("datasets_to_use", source.datasets_to_use, resolve_dataset_name, errors)
-        if len(errors) == before:
-            errors += _unread(source, list(datasets.values())) + _unmeasured(metrics, list(datasets.values()))
-            metrics = _as_measured(metrics, list(datasets.values()))
+    datasets = _each("datasets_to_use", source.datasets_to_use, resolve_dataset_name, errors)
+    if datasets and len(datasets) == len(set(source.datasets_to_use)):
+        errors += _unread(source, list(datasets.values()))
+        metrics = _as_measured(metrics, list(datasets.values()), errors)
     compared = _each("comparative_methods", source.comparative_methods, resolve_method_name, errors)
     others = [method for method in compared.values() if method not in {REFERENCE, PROPOSED}]
     methods = tuple(dict.fromkeys([REFERENCE, *others, PROPOSED]))
-    ranges = _ranges(source, errors)
+    field = "hyperparameters_to_search"
+    ranges = tuple(find_ranges(((s.name, s.range) for s in source.hyperparameters_to_search), errors, field=field))
     seeds = tuple(source.seeds)
     errors += repeated("models_to_use", [models[text] for text in source.models_to_use if text in models])
     errors += repeated("datasets_to_use", [datasets[text] for text in source.datasets_to_use if text in datasets])
@@ -190,40 +180,22 @@ def _unread(source: Experiment, tasks: Sequence[str]) -> list[str]:
     return [f"data_dir={source.data_dir!r} is for GLUE and generative data sets, and there are none; leave it out"]
 
 
-def _measured(tasks: Sequence[str]) -> set[str] | None:
-    """The metrics of the data sets; None if one is custom, whose metrics are known when it is read."""
-    return None if any(t not in TASKS for t in tasks) else {metric for task in tasks for metric in TASKS[task].metrics}
+def _as_measured(metrics: Mapping[str, str], tasks: Sequence[str], errors: list[str]) -> dict[str, str]:
+    """The metrics by their names on these data sets (on gsm8k, accuracy is the exact match); one that none has is an error.
 
-
-def _as_measured(metrics: Mapping[str, ResolvedMetric], tasks: Sequence[str]) -> dict[str, ResolvedMetric]:
-    """The metrics by their names on these data sets: on gsm8k, accuracy is the exact match."""
-    measured = _measured(tasks) or set()
-    return {
-        text: replace(metric, name=measured_as(metric.name, measured) or metric.name)
-        for text, metric in metrics.items()
-    }
-
-
-def _unmeasured(metrics: Mapping[str, ResolvedMetric], tasks: Sequence[str]) -> list[str]:
-    """Errors: metrics that none of the data sets has."""
-    measured = _measured(tasks)
-    if measured is None:
-        return []
-    return [
-        f"evaluation_metrics: {text!r} ({metric.name}) is not measured on {', '.join(tasks)}; choose from "
-        f"{', '.join(name for name in METRICS if name in measured)}"
-        for text, metric in metrics.items()
-        if not metric.is_column and measured_as(metric.name, measured) is None
+    The metrics of custom data are known when they are read.
+    """
+    if any(task not in TASKS for task in tasks):
+        return dict(metrics)
+    measured = [name for name in METRICS if any(name in TASKS[task].metrics for task in tasks)]
+    named = {text: measured_as(metric, measured) for text, metric in metrics.items()}
+    errors += [
+        f"evaluation_metrics: {text!r} ({metrics[text]}) is not measured on {', '.join(tasks)}; choose from "
+        f"{', '.join(measured)}"
+        for text, name in named.items()
+        if name is None
     ]
-
-
-def _ranges(source: Experiment, errors: list[str]) -> tuple[SearchRange, ...]:
-    field = "hyperparameters_to_search"
-    searches = source.hyperparameters_to_search
-    found = [collect(functools.partial(find_range, s.name, s.range), errors, field=field) for s in searches]
-    ranges = tuple(each for each in found if each is not None)
-    errors += repeated(field, [each.setting for each in ranges])
-    return ranges
+    return {text: name for text, name in named.items() if name is not None}
 
 
 def _pairs(
@@ -246,5 +218,5 @@ def _pairs(
             unfit = [f"{method.name}: {error}" for method in found for error in method.setting_errors(base)]
             errors += [f"settings: {error}" for error in [*unfit, *unread_settings(base, found)]]
             configs = tuple(method.normalise(base, seed) for seed in source.seeds for method in found)
-            pairs.append(Pair(model, base.task, given, configs))
+            pairs.append(Pair(given, configs))
     return tuple(pairs)

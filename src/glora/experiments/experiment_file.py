@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
-from glora.config import MAX_ERRORS, ConfigurationError
-from glora.experiments.config import DEFAULT_SEEDS, MAX_ENTRIES, SETTINGS, not_a_boolean, settings_schema
+from glora.config import ConfigurationError
+from glora.experiments.config import DEFAULT_SEEDS, SETTINGS, not_a_boolean, settings_schema
 from glora.experiments.errors import message_of, shown
 from glora.experiments.structured_text import read_mapping
 from glora.messages import did_you_mean
@@ -68,36 +68,30 @@ class Experiment(BaseModel):
     experiment_summary: str = Field("", description="The question of the experiment; for people.")
     evaluation_metrics: list[Name] = Field(
         default_factory=list,
-        max_length=MAX_ENTRIES,
         description="Metrics for the report, such as Accuracy or Wall-clock Training Time. Default: those of the data "
         "sets. The report always shows all metrics.",
     )
     models_to_use: list[Name] = Field(
         min_length=1,
-        max_length=MAX_ENTRIES,
         description="Names of `glora list models`, hub ids (owner/name) or folders.",
     )
     datasets_to_use: list[Name] = Field(
         min_length=1,
-        max_length=MAX_ENTRIES,
         description="Names of `glora list tasks`, such as GLUE MNLI or gsm8k, or custom data files.",
     )
     proposed_method: str = Field("GLoRA", description="The proposed method; for people. The method that runs is glora.")
     comparative_methods: list[Name] = Field(
         default_factory=lambda: ["AdaLoRA"],
-        max_length=MAX_ENTRIES,
         description="Names of `glora list methods`. lora is always compared too: every difference is one to lora.",
     )
     hyperparameters_to_search: list[Search] = Field(
         default_factory=list,
-        max_length=MAX_ENTRIES,
         description="Settings and the ranges in which a search may choose them.",
     )
 
     seeds: list[Annotated[int, BeforeValidator(not_a_boolean), Field(ge=0)]] = Field(
         default_factory=lambda: list(DEFAULT_SEEDS),
         min_length=1,
-        max_length=MAX_ENTRIES,
         description="One run of each method for each seed.",
     )
     settings: dict[str, Any] = Field(
@@ -117,7 +111,7 @@ class Experiment(BaseModel):
     )
 
 
-def read_experiment(path: Path, given: Mapping[str, Any] | None = None) -> tuple[Experiment, list[str], set[str]]:
+def read_experiment(path: Path, given: Mapping[str, Any] | None = None) -> tuple[Experiment, list[str]]:
     """Read a file and check the shape of its fields; names are not looked up.
 
     Args:
@@ -125,7 +119,7 @@ def read_experiment(path: Path, given: Mapping[str, Any] | None = None) -> tuple
         given: fields that replace the file's; mappings are merged.
 
     Returns:
-        The experiment; the errors, as sentences; and the invalid fields. These hold defaults, and a list with invalid members
+        The experiment, and the errors, as sentences. Invalid fields hold defaults or nothing, and a list with invalid members
         holds the others, so that all names can be checked and all errors be reported at once.
 
     Raises:
@@ -136,17 +130,17 @@ def read_experiment(path: Path, given: Mapping[str, Any] | None = None) -> tuple
         before = content.get(field)
         content[field] = {**before, **value} if isinstance(before, dict) and isinstance(value, dict) else value
     try:
-        return Experiment.model_validate(content), [], set()
+        return Experiment.model_validate(content), []
     except ValidationError as error:
-        errors = [_in_words(detail, hint=i < MAX_ERRORS) for i, detail in enumerate(error.errors())]
+        errors = [_in_words(detail) for detail in error.errors()]
         places: dict[str, list[tuple[int | str, ...]]] = {}
         for detail in error.errors():
             places.setdefault(str(detail["loc"][0]), []).append(detail["loc"][1:])
     sound = {field: value for field, value in content.items() if str(field) not in places}
     sound |= {field: left for field in places if (left := _sound_members(content.get(field), places[field]))}
-    invalid = places.keys() - sound.keys()
-    placeholders = {field: ["-"] for field in ("models_to_use", "datasets_to_use") if field in invalid}
-    return Experiment.model_validate({**sound, **placeholders}), errors, invalid
+    needed = [field for field in ("models_to_use", "datasets_to_use") if field not in sound]
+    experiment = Experiment.model_validate({**sound, **{field: ["-"] for field in needed}})
+    return experiment.model_copy(update={field: [] for field in needed}), errors
 
 
 def _sound_members(value: Any, invalid: Sequence[tuple[int | str, ...]]) -> list[Any]:
@@ -157,14 +151,14 @@ def _sound_members(value: Any, invalid: Sequence[tuple[int | str, ...]]) -> list
     return [member for i, member in enumerate(value) if i not in indices]
 
 
-def _in_words(detail: Any, *, hint: bool) -> str:
+def _in_words(detail: Any) -> str:
     field, *inner = detail["loc"]
     where = str(field) + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in _steps(inner))
     if detail["type"] == "extra_forbidden":
         if not inner and field in SETTINGS and field not in NOT_SETTINGS:
             return f"{where} is a setting of a run; write it into settings"
         known = Search.model_fields if inner else Experiment.model_fields
-        return f"{where} is not a field{did_you_mean(str(detail['loc'][-1])[:100], known) if hint else ''}"
+        return f"{where} is not a field{did_you_mean(str(detail['loc'][-1])[:100], known)}"
     if detail["type"] == "missing":
         return f"{where} is missing"
     if detail["type"] == "too_short":

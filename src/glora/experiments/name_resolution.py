@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from glora.experiments.data.custom_data import looks_like_custom_data
@@ -39,19 +38,6 @@ QUIET: dict[str, tuple[str, ...]] = {
 
 class UnknownNameError(ValueError):
     """A name that is in no registry."""
-
-
-@dataclass(frozen=True)
-class ResolvedMetric:
-    """A metric of the tasks, or a column of the report.
-
-    Attributes:
-        name: of `METRICS` or `COLUMNS`.
-        is_column: whether it is a column, which the report has for every task.
-    """
-
-    name: str
-    is_column: bool
 
 
 def find_model(text: str) -> ModelEntry | None:
@@ -102,28 +88,26 @@ def resolve_dataset_name(text: str) -> str:
     raise _unknown(text, "data set", key, TASKS, "Use a name of `glora list tasks`, or a path such as data/train.csv")
 
 
-def resolve_metric_name(text: str) -> ResolvedMetric:
-    """Return a metric, or a column of the report.
+def resolve_metric_name(text: str) -> str:
+    """Return a name of `METRICS` or `COLUMNS`.
 
     Raises:
         UnknownNameError: neither of them.
     """
     key = _key(text, "metrics")
-    metrics = {name: metric.aliases for name, metric in METRICS.items()}
-    for names, is_column in ((metrics, False), (COLUMNS, True)):
-        found = _spellings(names, "metrics").get(key)
-        if found:
-            return ResolvedMetric(found, is_column)
+    spelled = _spellings({**COLUMNS, **{name: metric.aliases for name, metric in METRICS.items()}}, "metrics")
+    if key in spelled:
+        return spelled[key]
     known = [*METRICS, *COLUMNS]
     raise _unknown(text, "metric", key, known, f"Metrics: {', '.join(known)}")
 
 
 def measured_as(metric: str, measured: Container[str]) -> str | None:
-    """Return a metric's name on a task with these metrics; None if the task does not have it.
+    """Return the name of a metric or column on a task with these metrics; None if the task does not have it.
 
     The accuracy of a model that writes its answers is its exact match.
     """
-    if metric in measured:
+    if metric in measured or metric in COLUMNS:
         return metric
     return "exact_match" if metric == "accuracy" and "exact_match" in measured else None
 

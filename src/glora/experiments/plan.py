@@ -20,7 +20,7 @@ from glora.experiments.config import DEFAULT_METHODS, DEFAULT_SEEDS, GENERATIVE_
 from glora.experiments.data.loading import load_task
 from glora.experiments.data.registry import resolve_task
 from glora.experiments.data.task import Kind, TaskData
-from glora.experiments.errors import collect, repeated, too_many
+from glora.experiments.errors import collect, collect_each, repeated
 from glora.experiments.methods.base import Method, Schedule, unread_settings
 from glora.experiments.methods.registry import find_method
 from glora.experiments.models.loading import build_skeleton
@@ -30,7 +30,7 @@ from glora.experiments.models.resolution import resolve_model
 from glora.experiments.models.weights import weights_fingerprint
 from glora.experiments.publishing import published_name
 from glora.experiments.records.schema import RunRecord
-from glora.experiments.records.store import finished_records, same_settings
+from glora.experiments.records.store import finished_records
 from glora.experiments.training.reporting import reporters
 from glora.experiments.training.task_kinds import find_kind
 from glora.experiments.training.training_arguments import unsupported_scheduler
@@ -187,12 +187,10 @@ def check_comparison(
     Raises:
         InvalidComparisonError: naming every error that can be found.
     """
-    _raise_if_any([*too_many("methods", methods), *too_many("seeds", seeds)])
     errors = _folder_errors(output)
     if not methods:
         errors.append(f"methods is empty; give at least one, such as {','.join(DEFAULT_METHODS)}")
-    found = [collect(functools.partial(find_method, name), errors) for name in dict.fromkeys(methods)]
-    chosen = [method for method in found if method is not None]
+    chosen = collect_each(find_method, dict.fromkeys(methods), errors)
     errors += repeated("methods", methods) or repeated("methods", [method.name for method in chosen])
     errors += repeated("seeds", seeds)
     if not seeds:
@@ -262,8 +260,8 @@ def _finished(output: Path, configs: Sequence[RunConfig]) -> dict[str, RunRecord
         InvalidComparisonError: a record has the key of another configuration.
     """
     done = finished_records(output)
-    asked = {config.key: config for config in configs}
-    odd = [r.key for r in done.values() if r.key in asked and not same_settings(r.config, asked[r.key])]
+    asked = {config.key: config.recorded_settings() for config in configs}
+    odd = [r.key for r in done.values() if r.key in asked and r.config.recorded_settings() != asked[r.key]]
     _raise_if_any(f"{key}: this record is of a run with other settings; move its file away" for key in odd)
     return {record.config.key: record for record in done.values()}
 

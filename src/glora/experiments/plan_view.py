@@ -87,7 +87,7 @@ def describe_plan(
         rows += [("time", time_of(plan.steps_to_make, pace))]
     if sharing is not None and state is not None:
         where = f"as {sharing.name!r} in {sharing.storage.shown_url}, by {sharing.claim}"
-        rows += [("shared", f"{where}: {_how_far(state)}")]
+        rows += [("shared", f"{where}: {', '.join(f'{count} {what}' for what, count in state.items() if count)}")]
     return facts_grid([*rows, ("output", str(plan.output))])
 
 
@@ -107,7 +107,7 @@ def describe_experiment(
     models = [_meaning(text, name, _hub_id(name)) for text, name in experiment.models.items()]
     datasets = [_meaning(text, name, _origin(name, source.data_dir)) for text, name in experiment.datasets.items()]
     tasks = distinct_names(readings or {})
-    metrics = [_meaning(text, metric.name, "") for text, metric in experiment.metrics.items()]
+    metrics = [_meaning(text, metric, "") for text, metric in experiment.metrics.items()]
     rows = [
         ("experiment", str(experiment.path)),
         ("models", "; ".join(models)),
@@ -157,10 +157,6 @@ def facts_grid(rows: Iterable[tuple[str, str]]) -> Table:
 def _count(factors: Sequence[str], runs: int, left: int) -> str:
     finished = f"; {runs - left} already finished, {left or 'nothing is'} left{'' if left else ' to run'}"
     return f"{runs} = {' × '.join(factors)}{finished if left < runs else ''}"
-
-
-def _how_far(state: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {what}" for what, count in state.items() if count)
 
 
 def _rule(config: RunConfig) -> str:

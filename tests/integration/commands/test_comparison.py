@@ -24,10 +24,8 @@ METHODS = ("lora", "glora")
 DIFFERENT = ("lora", "dora", "pissa", "eva", "lora_ga", "full")  # in preparation, layers or size
 
 
-def arguments(tiny_deberta: Path, glue_folder: Path, output: Path, *more: str) -> list[str]:
-    options = "--task rte --rank 4 --epochs 3 --lr 5e-3 --max-length 32"
-    source = ("--model", str(tiny_deberta), "--data-dir", str(glue_folder))
-    return ["compare", *source, "--output", str(output), *options.split(), *more]
+def arguments(tiny_options: tuple[str, ...], output: Path, *more: str) -> list[str]:
+    return ["compare", *tiny_options, "--output", str(output), *["--rank", "4", "--epochs", "3", "--lr", "5e-3"], *more]
 
 
 def call(*given: object) -> subprocess.CompletedProcess[str]:
@@ -35,14 +33,10 @@ def call(*given: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def compared(tiny_deberta: Path, glue_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def compared(tiny_options: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The output folder of one comparison, and what it printed."""
     output = tmp_path_factory.mktemp("compared")
-    done = call(
-        *arguments(
-            tiny_deberta, glue_folder, output, "--methods", ",".join(METHODS), "--seeds", "0,1", "--save-adapters"
-        ),
-    )
+    done = call(*arguments(tiny_options, output, "--methods", ",".join(METHODS), "--seeds", "0,1", "--save-adapters"))
     assert done.returncode == 0, done.stdout + done.stderr
     return output, done.stdout
 
@@ -86,9 +80,9 @@ def test_a_log_is_plain_lines(compared) -> None:
     assert sum("matrices changed rank" in line for line in lines) == 2, "GLoRA, both seeds"
 
 
-def test_a_broken_run_is_recorded_and_the_others_go_on(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> None:
+def test_a_broken_run_is_recorded_and_the_others_go_on(tiny_options: tuple[str, ...], tmp_path: Path) -> None:
     methods = "glora:learning_rate=1e30,lora"
-    done = call(*arguments(tiny_deberta, glue_folder, tmp_path, "--methods", methods, "--seeds", "0"))
+    done = call(*arguments(tiny_options, tmp_path, "--methods", methods, "--seeds", "0"))
     assert done.returncode == 1
     records = {record.config.method.partition(":")[0]: record for record in read_records(tmp_path)}
     assert records["lora"].status == "finished"
@@ -101,11 +95,11 @@ def test_a_broken_run_is_recorded_and_the_others_go_on(tiny_deberta: Path, glue_
     assert (tmp_path / "report.md").is_file()
 
 
-def test_methods_that_differ_in_one_command(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> None:
+def test_methods_that_differ_in_one_command(tiny_options: tuple[str, ...], tmp_path: Path) -> None:
     names = ",".join(DIFFERENT)
     options = ("--methods", names, "--seeds", "0", "--train-limit", "64", "--eval-limit", "16", "--epochs", "2")
     options = (*options, "--report-to", "tensorboard")
-    done = call(*arguments(tiny_deberta, glue_folder, tmp_path, *options))
+    done = call(*arguments(tiny_options, tmp_path, *options))
     assert done.returncode == 0, done.stdout + done.stderr
     records = {record.config.method: record for record in read_records(tmp_path)}
     assert set(records) == set(DIFFERENT)
@@ -139,10 +133,8 @@ def test_methods_learn_written_answers_too(tiny_writer: Path, sums_folder: Path,
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-def test_ctrl_c_keeps_finished_runs_and_the_same_command_goes_on(
-    tiny_deberta: Path, glue_folder: Path, tmp_path: Path
-) -> None:
-    given = arguments(tiny_deberta, glue_folder, tmp_path, "--methods", "lora", "--seeds", "0,1,2")
+def test_ctrl_c_keeps_finished_runs_and_the_same_command_goes_on(tiny_options: tuple[str, ...], tmp_path: Path) -> None:
+    given = arguments(tiny_options, tmp_path, "--methods", "lora", "--seeds", "0,1,2")
     running = start_glora(*given)
     deadline = time.monotonic() + 200
     while not list((tmp_path / "runs").glob("*.json")):

@@ -16,19 +16,21 @@ from glora.experiments.search.record import read_search_record
 from glora.experiments.search.storage import sqlite_url
 from glora.experiments.training import run as train
 from new_process import start_glora
-from unit.experiments.search.search_case import FakeRuns, read_trials
+from unit.experiments.plan_case import BROKEN, FakeRuns, raising
+from unit.experiments.search.search_case import read_trials
 
 TRIALS = 3
 
 
 @pytest.fixture
-def source(tiny_deberta: Path, glue_folder: Path) -> tuple[str, ...]:
-    options = "--task rte --methods lora,glora --seeds 0 --rank 4 --epochs 2 --max-length 32"
-    ranges = "--range lr=1e-3-2e-2 --range warmup_steps=0.2-0.4"
-    return ("--model", str(tiny_deberta), "--data-dir", str(glue_folder), *options.split(), *ranges.split())
+def source(tiny_options: tuple[str, ...]) -> tuple[str, ...]:
+    options = "--methods lora,glora --seeds 0 --rank 4 --epochs 2 --range lr=1e-3-2e-2 --range warmup_steps=0.2-0.4"
+    return (*tiny_options, *options.split())
 
 
-def test_a_search_that_is_interrupted_and_resumed(call, source: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_search_that_is_interrupted_and_resumed(
+    call, source: tuple[str, ...], tiny_deberta: Path, tmp_path: Path
+) -> None:
     output = tmp_path / "tuned"
     command = [*source, "--trials", str(TRIALS), "--output", str(output)]
     begun = start_glora("search", *command, COLUMNS="220")
@@ -47,7 +49,7 @@ def test_a_search_that_is_interrupted_and_resumed(call, source: tuple[str, ...],
     assert "[1/5]" in done.out, "of six trials one was finished"
     assert "lora, trial 1:" not in done.out.replace("glora, trial 1:", "")
     for method in ("lora", "glora"):
-        name = f"tuned / rte / {Path(source[1]).name} / {method}"
+        name = f"tuned / rte / {tiny_deberta.name} / {method}"
         items = [t.user_attrs["item"] for t in read_trials(sqlite_url(output), name) if t.state.name != "FAIL"]
         assert sorted(items) == [f"trial {i}" for i in range(1, TRIALS + 1)]
     records = {record.config.method: record for record in read_records(output)}
@@ -143,10 +145,7 @@ def test_what_is_wrong_is_one_message(call, source: tuple[str, ...], tmp_path: P
 def test_if_every_trial_fails_the_exit_code_says_so(
     call, source: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(_config: object) -> float:
-        raise OSError("broken on purpose")
-
-    monkeypatch.setattr(train, "run", FakeRuns(broken))
+    monkeypatch.setattr(train, "run", FakeRuns(raising(BROKEN)))
     done = call("search", *source, "--trials", 2, "--output", tmp_path / "out")
     assert done.code == 1
     assert re.search("0 of 2 trials .*lora on rte ", done.err)

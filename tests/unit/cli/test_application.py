@@ -1,4 +1,4 @@
-"""Errors before any command begins."""
+"""Mistakes that are found before anything is loaded."""
 
 from __future__ import annotations
 
@@ -22,12 +22,27 @@ COMMANDS = sorted(name for name in cli.app if not name.startswith("-"))
         ("compare --ouput x", "unknown option --ouput; did you mean '--output'?"),  # not: --output is missing
         ("compare --ouput=x --lr high", "unknown option --ouput; did you mean '--output'?"),
         ("search --trails 3 --tsk rte -n", "'?\nunknown option --tsk; did you mean '--task'"),
+        ("compare --preset demmo -o x", "unknown preset 'demmo'; did you mean 'demo'"),
+        ("compare --seeds 0,one -o x", "seeds='0,one': seeds are whole numbers"),
+        ("list method", "cannot list 'method'; did you mean 'methods'"),
+        ("report nowhere", "no finished run"),
+        ("export nowhere -o out", "--uniform pads every layer"),
+        ("export nowhere --uniform -o out", "there is no folder 'nowhere'"),
+        ("ranks --format toml", 'Invalid value "toml" for --format. Choose from: "json", "yaml", "python"'),
+        ("ranks --min-rank 0", "min_rank=0 must be at least 1"),
+        ("ranks --batches 0", "batches=0 must be at least 1"),
+        ("ranks --task rtee", "unknown task 'rtee'"),
+        ("ranks --rank 0", "rank=0"),
     ],
 )
-def test_wrong_usage_is_refused_by_the_parser(call, arguments: str, expected: str) -> None:
+def test_wrong_usage_is_one_message(
+    call, arguments: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     result = call(*arguments.split())
     assert result.code == 2
     assert expected in result.err
+    assert "Traceback" not in result.err
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 
 from glora.experiments.config import RunConfig
 from glora.experiments.plan import InvalidComparisonError, Plan, plan_comparison
+from glora.experiments.records.failures import describe_failure
 from glora.experiments.records.provenance import collect_provenance
-from glora.experiments.records.schema import RunRecord
+from glora.experiments.records.schema import EpochMetrics, RunRecord
 from glora.experiments.training.progress import RunProgress
 
 
@@ -21,57 +23,79 @@ def made_record(config: RunConfig, accuracy: float, **fields: Any) -> RunRecord:
         key=config.key,
         started_at="2026-01-01T00:00:00+00:00",
         finished_at="2026-01-01T00:01:00+00:00",
-        provenance=collect_provenance(),
         **{
+            "provenance": collect_provenance(),
             "status": "finished",
             "primary_metric": "accuracy",
             "final": {"accuracy": accuracy},
             "train_seconds": 1.0,
             "steps": 18,
+            "examples": {"train": 192, "validation": 48},
             **fields,
         },
     )
 
 
-def finished(config: RunConfig) -> RunRecord:
-    return made_record(config, 0.5, examples={"train": 192, "validation": 48})
+def closeness(config: RunConfig) -> float:
+    return 1 - abs(config.learning_rate - 1e-3)
 
 
-def failed(config: RunConfig) -> RunRecord:
-    return finished(config).model_copy(update={"status": "failed", "error": "ValueError: broken on purpose"})
+def raising(error: BaseException, where: Callable[[RunConfig], bool] = lambda _: True) -> Callable[[RunConfig], float]:
+    """An accuracy for `FakeRuns` that raises an error in some runs."""
+
+    def accuracy(config: RunConfig) -> float:
+        if where(config):
+            raise error
+        return closeness(config)
+
+    return accuracy
 
 
+BROKEN = OSError("broken on purpose")
+
+
+@dataclass
 class FakeRuns:
-    """Makes runs without training; `broken` says which fail."""
+    """Makes runs without training: `accuracy(config)` after every epoch, a failed run where it raises an exception."""
 
-    def __init__(self, broken: Callable[[RunConfig], bool] = lambda _: False) -> None:
-        self.made: list[RunConfig] = []
-        self._broken = broken
+    accuracy: Callable[[RunConfig], float] = closeness
+    epochs: int = 3
+    made: list[RunConfig] = field(default_factory=list)
 
     def __call__(self, config: RunConfig, _task: object = None, *, progress: RunProgress, **_: object) -> RunRecord:
+        progress.run_begins(config, 6 * self.epochs)
+        try:
+            record = made_record(config, self.accuracy(config))
+        except Exception as error:
+            record = made_record(config, 0.0, status="failed", **describe_failure(error), final={})
         self.made.append(config)
-        record = failed(config) if self._broken(config) else finished(config)
+        split = "validation" if config.held_out is None else "tuning"
+        for epoch in range(1, self.epochs + 1 if record.final else 1):
+            for _ in range(6):
+                progress.step()
+            values = record.final
+            progress.evaluated(EpochMetrics(epoch=epoch, step=6 * epoch, split=split, train_seconds=1.0, values=values))
         progress.run_ends(record)
         return record
 
 
+def change_weights(model: Path) -> None:
+    """Replace the weights in a model's folder by others of the same size."""
+    path = model / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
 @pytest.fixture
-def plan(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> Callable[..., Plan]:
-    def make(**arguments: Any) -> Plan:
-        settings = {
-            "model": str(tiny_deberta),
-            "task": "rte",
-            "data_dir": str(glue_folder),
-            "epochs": 3,
-            "max_length": 32,
-        }
-        output = arguments.pop("output", tmp_path / "out")
-        return plan_comparison(output, **{**arguments, "settings": {**settings, **arguments.get("settings", {})}})
+def plan(tiny_rte: dict[str, Any], tmp_path: Path) -> Callable[..., Plan]:
+    def make(output: Path = tmp_path / "out", settings: Mapping[str, Any] | None = None, **arguments: Any) -> Plan:
+        return plan_comparison(output, settings={**tiny_rte, **(settings or {})}, **arguments)
 
     return make
 
 
-def errors(plan: Callable[..., Plan], **arguments: Any) -> tuple[str, ...]:
+def errors(plan: Callable[..., object], **arguments: Any) -> tuple[str, ...]:
     with pytest.raises(InvalidComparisonError) as caught:
         plan(**arguments)
     return caught.value.errors

@@ -51,15 +51,6 @@ def test_a_local_model_is_recorded_by_its_last_part_and_a_digest() -> None:
     assert config.key != config.with_settings({"model": "/home/me/other/tiny"}).key
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [{"beta": 1.0}, {"rank": 0}, {"signal": "size"}, {"colour": "red"}, {"warmup_steps": 1.5}, {"seed": 2**32}],
-)
-def test_errors_are_refused(fields: dict) -> None:
-    with pytest.raises(ValidationError):
-        RunConfig(**fields)
-
-
 def test_a_warmup_is_a_share_or_whole_steps() -> None:
     assert [RunConfig(warmup_steps=v).setting("warmup_steps") for v in (None, 0.25, 1, 12.0, "3e1")] == [
         None,
@@ -68,8 +59,6 @@ def test_a_warmup_is_a_share_or_whole_steps() -> None:
         12,
         30,
     ]
-    with pytest.raises(ValidationError, match="warmup_steps=1.5 .*number of steps"):
-        RunConfig(warmup_steps=1.5)
 
 
 def test_settings_go_by_flat_names_and_are_checked_together() -> None:
@@ -119,10 +108,10 @@ def test_a_key_fits_into_a_file_name() -> None:
         ),
         *({name: float("inf")} for name in ("weight_decay", "temperature", "beta", "warmup_steps")),
         *({name: 10**400} for name in ("rank", "batch_size", "max_length", "train_limit", "max_new_tokens")),
-        {"epochs": 1e300},
+        *({"epochs": 1e300}, {"beta": 1.0}, {"rank": 0}, {"warmup_steps": 1.5}, {"seed": 2**32}, {"signal": "size"}),
     ],
 )
-def test_numbers_that_no_run_can_use_are_refused(fields: dict) -> None:
+def test_values_that_no_run_can_have_are_refused(fields: dict) -> None:
     found: list[str] = []
     assert collect(lambda: RunConfig(**fields), found) is None
     assert found[0].startswith(f"{next(iter(fields))}=")
@@ -131,11 +120,11 @@ def test_numbers_that_no_run_can_use_are_refused(fields: dict) -> None:
 
 def test_thousands_of_errors_are_one_short_message() -> None:
     found: list[str] = []
-    collect(lambda: RunConfig.model_validate({f"setting{i}": "x" * 10_000 for i in range(20_000)}), found)
+    collect(lambda: RunConfig.model_validate({f"setting{i}": "x" * 10_000 for i in range(200)}), found)
     collect(lambda: RunConfig(rank="x" * 10_000), found)
     message = str(ConfigurationError(found))
-    assert "20,001 things are wrong" in message
-    assert message.endswith("and 19,971 more")
+    assert "201 things are wrong" in message
+    assert message.endswith("and 171 more")
     assert len(message) < 4000
 
 

@@ -21,24 +21,24 @@ from glora.experiments.records.schema import RunRecord
 from glora.experiments.records.store import NotWrittenError, RecordKeptElsewhereError, read_records, write_record
 from glora.experiments.runs import make_runs
 from glora.experiments.training.progress import RunProgress
-from unit.experiments.plan_case import FakeRuns, errors, finished
+from unit.experiments.plan_case import BROKEN, FakeRuns, change_weights, errors, made_record, raising
 
 
 def test_each_record_is_written_as_soon_as_its_run_ends(plan, tmp_path: Path) -> None:
     planned = plan(methods=("lora", "glora"), seeds=(0, 1))
     written = []
 
-    def make_run(config: RunConfig, _task: object = None, *, progress: RunProgress) -> RunRecord:
+    def accuracy(_config: RunConfig) -> float:
         written.append(len(read_records(tmp_path / "out")))
-        return finished(config)
+        return 0.5
 
-    records = make_runs([planned], RunProgress(), make_run=make_run)
+    records = make_runs([planned], RunProgress(), make_run=FakeRuns(accuracy))
     assert written == [0, 1, 2, 3]
     assert [record.key for record in records] == [run.config.key for run in planned.runs]
 
 
 def test_what_is_finished_is_not_run_again_and_what_failed_is(plan) -> None:
-    runs = FakeRuns(broken=lambda config: config.method == "glora" and config.seed == 0)
+    runs = FakeRuns(raising(BROKEN, lambda config: config.method == "glora" and config.seed == 0))
     arguments = {"methods": ("lora", "glora"), "seeds": (0, 1)}
     make_runs([plan(**arguments)], RunProgress(), make_run=runs)
     assert len(runs.made) == 4, "the runs after the broken one are made"
@@ -60,7 +60,7 @@ def test_what_is_finished_is_not_run_again_and_what_failed_is(plan) -> None:
 
 def test_runs_on_other_data_are_not_taken_for_finished(plan, glue_folder: Path, tmp_path: Path) -> None:
     def on_its_data(config: RunConfig, task: TaskData, *, progress: RunProgress) -> RunRecord:
-        return finished(config).model_copy(update={"provenance": collect_provenance(data_fingerprint=task.fingerprint)})
+        return made_record(config, 0.5, provenance=collect_provenance(data_fingerprint=task.fingerprint))
 
     make_runs([plan(methods=("lora", "glora"), seeds=(0,))], RunProgress(), make_run=on_its_data)
     other = shutil.copytree(glue_folder, tmp_path / "edited")
@@ -82,15 +82,12 @@ def test_runs_of_another_model_are_not_taken_for_finished(plan, tiny_deberta: Pa
 
     def of_its_model(config: RunConfig, task: TaskData, *, progress: RunProgress) -> RunRecord:
         here = collect_provenance().model_copy(update={"model_fingerprint": weights_fingerprint(config.model)})
-        return finished(config).model_copy(update={"provenance": here})
+        return made_record(config, 0.5, provenance=here)
 
     make_runs([plan(seeds=(0,), **arguments)], RunProgress(), make_run=of_its_model)
     make_runs([plan(seeds=(2,), **arguments)], RunProgress(), make_run=FakeRuns())
     assert plan(seeds=(0, 2), **arguments).to_make == (), "a record from before this field is one of the same model"
-    weights = model / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
+    change_weights(model)
     for seed in (0, 1):
         (error,) = errors(plan, seeds=(seed,), **arguments)
         now = str(weights_fingerprint(str(model))).removeprefix("sha256:")[:8]
@@ -102,21 +99,15 @@ def test_runs_of_another_model_are_not_taken_for_finished(plan, tiny_deberta: Pa
 
 def test_a_run_that_is_finished_since_the_plan_is_not_made_again(plan, tmp_path: Path) -> None:
     planned = plan(methods=("lora",), seeds=(0, 1))
-    earlier = finished(planned.runs[1].config)
-    made = FakeRuns()
+    earlier = made_record(planned.runs[1].config, 0.5)
 
-    def make_run(config: RunConfig, _task: object = None, *, progress: RunProgress) -> RunRecord:
+    def accuracy(_config: RunConfig) -> float:
         write_record(tmp_path / "out", earlier)
-        return made(config, progress=progress)
+        return 0.5
 
-    assert make_runs([planned], RunProgress(), make_run=make_run)[1].key == earlier.key
+    made = FakeRuns(accuracy)
+    assert make_runs([planned], RunProgress(), make_run=made)[1].key == earlier.key
     assert [config.seed for config in made.made] == [0]
-
-
-def without_model(config: RunConfig, _task: object = None, *, progress: RunProgress) -> RunRecord:
-    return finished(config).model_copy(
-        update={"status": "failed", "error": "no network", "kind": ModelNotFoundError.kind}
-    )
 
 
 def test_if_the_first_run_has_no_model_no_other_is_made(plan, tmp_path: Path) -> None:
@@ -128,19 +119,14 @@ def test_if_the_first_run_has_no_model_no_other_is_made(plan, tmp_path: Path) ->
 
     arguments = {"methods": ("lora", "glora"), "seeds": (0, 1)}
     make_runs([plan(methods=("lora",), seeds=(0,))], RunProgress(), make_run=FakeRuns())
-    (record,) = make_runs([plan(**arguments)], Said(), make_run=without_model)
+    (record,) = make_runs([plan(**arguments)], Said(), make_run=FakeRuns(raising(ModelNotFoundError("no network"))))
     (line,) = said
     assert re.match("2 runs .*same model: not made", line)
     assert {r.key: r.status for r in read_records(tmp_path / "out")}[record.key] == "failed"
     assert len(plan(**arguments).to_make) == 3, "what was finished before still is"
 
-    broken = FakeRuns()
-
-    def later(config: RunConfig, _task: object = None, *, progress: RunProgress) -> RunRecord:
-        first = not broken.made
-        record = broken(config, progress=progress)
-        return record if first else without_model(config, progress=progress)
-
+    later = FakeRuns()
+    later.accuracy = raising(ModelNotFoundError("no network"), lambda _: bool(later.made))
     assert len(make_runs([plan(**arguments)], RunProgress(), make_run=later)) == 3, (
         "a model that was there may be again"
     )
@@ -170,13 +156,13 @@ def test_changing_glora_leaves_lora_finished(plan) -> None:
 
 
 def test_ctrl_c_after_the_last_evaluation_does_not_lose_the_run(plan, tmp_path: Path) -> None:
-    def make_run(config: RunConfig, _task: object = None, *, progress: RunProgress) -> RunRecord:
+    def accuracy(_config: RunConfig) -> float:
         hold_interrupts()
         signal.raise_signal(signal.SIGINT)
-        return finished(config)
+        return 0.5
 
     with pytest.raises(KeyboardInterrupt):
-        make_runs([plan(methods=("lora",), seeds=(0, 1))], RunProgress(), make_run=make_run)
+        make_runs([plan(methods=("lora",), seeds=(0, 1))], RunProgress(), make_run=FakeRuns(accuracy))
     assert len(read_records(tmp_path / "out")) == 1
 
 

@@ -208,9 +208,5 @@ def finished_record(directory: str | os.PathLike[str], config: RunConfig) -> Run
         record = read_record(_path(directory, config.key))
     except FileNotFoundError:
         return None
-    return record if record.status == "finished" and same_settings(record.config, config) else None
-
-
-def same_settings(one: RunConfig, other: RunConfig) -> bool:
-    """Return whether two runs have all settings in common that can change a result."""
-    return one.recorded_settings() == other.recorded_settings()
+    same = record.config.recorded_settings() == config.recorded_settings()
+    return record if record.status == "finished" and same else None

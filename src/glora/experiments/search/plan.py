@@ -15,14 +15,14 @@ from typing import Any, Literal
 from glora.experiments.config import DEFAULT_METHODS, DEFAULT_SEEDS, RunConfig, SearchOptions
 from glora.experiments.data.metric import metric_of
 from glora.experiments.data.task import TaskData
-from glora.experiments.errors import collect, repeated
+from glora.experiments.errors import collect_each
 from glora.experiments.experiment import load_experiment
 from glora.experiments.methods.base import Method, Schedule
 from glora.experiments.models.resolution import resolve_model
 from glora.experiments.models.weights import weights_fingerprint
 from glora.experiments.number_format import distinct_names
 from glora.experiments.plan import InvalidComparisonError, TaskLoader, check_comparison
-from glora.experiments.search.ranges import SearchRange, find_range
+from glora.experiments.search.ranges import SearchRange, find_ranges
 from glora.experiments.search.space import combinations, default_ranges, range_errors, searched_by
 from glora.experiments.training.run import count_target_matrices
 from glora.messages import pluralize
@@ -53,11 +53,6 @@ class MethodSearch:
     schedule: Schedule
     task: TaskData
     options: SearchOptions
-
-    @property
-    def examples(self) -> Mapping[str, int]:
-        """Split -> number of examples of a trial."""
-        return self.task.example_counts
 
     @property
     def metric(self) -> str:
@@ -193,9 +188,7 @@ def parse_ranges(ranges: Mapping[str, str]) -> list[SearchRange]:
         InvalidComparisonError: naming every range that is malformed, contradicts itself, or is given twice.
     """
     errors: list[str] = []
-    parsed = [collect(functools.partial(find_range, name, text), errors) for name, text in ranges.items()]
-    found = [each for each in parsed if each is not None]
-    errors += repeated("range", [each.setting for each in found])
+    found = find_ranges(ranges.items(), errors)
     if errors:
         raise InvalidComparisonError(errors)
     return found
@@ -229,10 +222,8 @@ def plan_search(
         InvalidComparisonError: naming every error.
     """
     errors = _option_errors(options)
-    found, load = [], TaskLoader()
-    for settings in () if errors else pairs:
-        pair = _pair(output, settings, methods, seeds, options, ranges, load, errors)
-        found += [pair] if pair else []
+    plan_pair = functools.partial(_pair, output, methods, seeds, options, ranges, TaskLoader())
+    found = [] if errors else collect_each(plan_pair, pairs, errors)
     errors += [] if errors else _unsearched(ranges, found)
     if errors:
         raise InvalidComparisonError(errors)
@@ -252,38 +243,37 @@ def _option_errors(options: SearchOptions) -> list[str]:
 
 def _pair(
     output: Path,
-    settings: Mapping[str, Any],
     methods: Sequence[str],
     seeds: Sequence[int],
     options: SearchOptions,
     ranges: Sequence[SearchRange],
     load: TaskLoader,
-    errors: list[str],
-) -> PairSearch | None:
-    """The studies of a model and a data set, or None and its errors."""
+    settings: Mapping[str, Any],
+) -> PairSearch:
+    """Plan the studies of a model and a data set.
 
-    def plan_studies() -> tuple[RunConfig, tuple[MethodSearch, ...]]:
-        base, found = check_comparison(output, methods=methods, seeds=seeds, settings=settings)
-        trial = base.model_copy(update={"held_out": options.held_out, "seed": (max(seeds) + 1) % 2**32})
-        task = load(trial)
-        defaults = () if ranges else default_ranges(count_target_matrices(trial, task), base.rank)
-        wanted = [*ranges, *(found for found in defaults if found.setting not in settings)]
-        return trial, tuple(
-            MethodSearch(
-                method=method,
-                base=method.normalise(trial, trial.seed),
-                ranges=searched_by(method, trial, wanted),
-                schedule=Schedule.of(len(task.train), trial.batch_size, trial.epochs),
-                task=task,
-                options=options,
-            )
-            for method in found
+    Raises:
+        ValueError, OSError: naming every error that can be found.
+    """
+    base, found = check_comparison(output, methods=methods, seeds=seeds, settings=settings)
+    trial = base.model_copy(update={"held_out": options.held_out, "seed": (max(seeds) + 1) % 2**32})
+    task = load(trial)
+    defaults = () if ranges else default_ranges(count_target_matrices(trial, task), base.rank)
+    wanted = [*ranges, *(found for found in defaults if found.setting not in settings)]
+    studies = tuple(
+        MethodSearch(
+            method=method,
+            base=method.normalise(trial, trial.seed),
+            ranges=searched_by(method, trial, wanted),
+            schedule=Schedule.of(len(task.train), trial.batch_size, trial.epochs),
+            task=task,
+            options=options,
         )
-
-    if (both := collect(plan_studies, errors)) is None:
-        return None
-    trial, studies = both
-    errors += [f for study in studies for f in range_errors(study.method, trial, study.ranges, study.examples["train"])]
+        for method in found
+    )
+    errors = [f for study in studies for f in range_errors(study.method, trial, study.ranges, len(study.task.train))]
+    if errors:
+        raise InvalidComparisonError(errors)
     return PairSearch(settings, studies)
 
 

@@ -12,13 +12,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from pydantic import ValidationError
 
 from glora.experiments.config import SETTINGS, RunConfig
-from glora.experiments.errors import errors_of
+from glora.experiments.errors import collect_each, errors_of, repeated
 from glora.messages import SYNONYMS, did_you_mean, plain
 
 SEARCHABLE = tuple(name for name, setting in SETTINGS.items() if setting.group != "comparison")
@@ -92,6 +93,13 @@ def find_range(name: str, text: object) -> SearchRange:
         SearchRangeError: see `find_setting` and `parse_range`.
     """
     return parse_range(find_setting(name), text)
+
+
+def find_ranges(given: Iterable[tuple[str, object]], errors: list[str], *, field: str = "") -> list[SearchRange]:
+    """Parse names and ranges; errors, such as a setting with two ranges, become sentences after the name of their field."""
+    found = collect_each(lambda pair: find_range(*pair), given, errors, field=field)
+    errors += repeated(field or "range", [each.setting for each in found])
+    return found
 
 
 def parse_range(setting: str, text: object) -> SearchRange:

@@ -39,10 +39,7 @@ from glora.experiments.search.study import (
 )
 from glora.experiments.training.progress import RunProgress
 from glora.experiments.training.run import runs_of
-from glora.messages import did_you_mean, get_logger, pluralize
-
-CLAIMS = ("seeds", "runs")
-"""Units that a worker can claim."""
+from glora.messages import get_logger, pluralize
 
 STATES = ("finished", "being made", "failed", "waiting")
 
@@ -67,14 +64,12 @@ def open_sharing(url: str | None, study: str | None, claim: str | None, output: 
     """Open what the user gave as --storage, --study and --claim; by default the output folder names the work.
 
     Raises:
-        StorageError: the storage cannot be used, the claim is unknown, or there is no storage.
+        StorageError: the storage cannot be used, or there is none.
     """
     if url is None:
         given = f"study={study!r}" if study is not None else f"claim={claim!r}"
         raise StorageError(f"{given} is for shared runs; name the database: --storage URL")
-    if claim not in (None, *CLAIMS):
-        raise StorageError(f"claim={claim!r} is unknown{did_you_mean(claim, CLAIMS)}; use one of {', '.join(CLAIMS)}")
-    return Sharing(open_storage(url), study or output.resolve().name, claim or CLAIMS[0])
+    return Sharing(open_storage(url), study or output.resolve().name, claim or "seeds")
 
 
 def make_shared_runs(

@@ -25,7 +25,6 @@ from glora.experiments.publishing import published_name
 from glora.experiments.records.schema import EpochMetrics, RunRecord
 from glora.experiments.search.plan import MethodSearch, SearchPlan, how_chosen
 from glora.experiments.search.record import (
-    SCHEMA_VERSION,
     SearchRecord,
     TunedMethod,
     read_search_record,
@@ -169,7 +168,7 @@ def search_record(plan: SearchPlan, outcomes: Sequence[StudyOutcome]) -> SearchR
             metric=outcome.search.metric,
             direction=outcome.search.direction,
             trials=outcome.counts,
-            examples=dict(outcome.search.examples),
+            examples=outcome.search.task.example_counts,
             data_fingerprint=outcome.search.task.fingerprint,
         )
         for outcome in outcomes
@@ -177,7 +176,6 @@ def search_record(plan: SearchPlan, outcomes: Sequence[StudyOutcome]) -> SearchR
     ]
     first = plan.studies[0]
     return SearchRecord(
-        schema_version=SCHEMA_VERSION,
         name=plan.name,
         trials=plan.options.trials,
         sampler=how_chosen(plan.studies),
@@ -222,7 +220,7 @@ class _Objective:
         trial.study.sampler = TPESampler(seed=seed, n_startup_trials=search.random_trials)
         values = suggest(trial, search.ranges)
         name, shown = f"{search.method.name}, {item_of(trial)}", settings_text(values)
-        errors = config_errors(search.method, search.base, values, search.examples["train"])
+        errors = config_errors(search.method, search.base, values, len(search.task.train))
         if errors:
             raise self._bad_settings(trial, f"{name} cannot be trained ({shown})", errors[0], 0)
         config = search.method.normalise(search.base.with_settings(values), search.base.seed)

@@ -29,7 +29,7 @@ def describe_search(plan: SearchPlan, storage: str, paces: Sequence[Pace] = ()) 
     studies = plan.studies
     rows, (tasks, models) = [("search", plan.name)], _names(studies)
     for study in {(s.base.task, s.base.model): s for s in studies}.values():
-        train, tuning = study.examples["train"], study.examples["tuning"]
+        train, tuning = (study.task.example_counts[split] for split in ("train", "tuning"))
         rows.append(
             (
                 "tuned on",
@@ -44,10 +44,7 @@ def describe_search(plan: SearchPlan, storage: str, paces: Sequence[Pace] = ()) 
     each = f" = {studied} × {numbers[0]}" if len(set(numbers)) == 1 else f" in {studied}"
     runs = len(plan.pairs) * len(plan.methods) * len(plan.seeds)
     rows += [
-        (
-            "trials",
-            f"{sum(numbers)}{each}",
-        ),
+        ("trials", f"{sum(numbers)}{each}"),
         ("", f"{how_chosen(studies)}; {studies[0].pruner}; trained with seed {studies[0].base.seed}"),
         (
             "runs",

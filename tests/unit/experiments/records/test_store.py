@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from glora.experiments.records.store import (
     finished_record,
     finished_records,
     keep_record,
-    read_record,
     read_records,
     write_record,
 )
@@ -178,45 +176,10 @@ def test_the_temporary_file_of_the_longest_key_has_a_name_that_file_systems_take
     assert len(f".{write_record(tmp_path, record).name}.{'f' * 8}-{2**22}.tmp".encode()) <= 255
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 KiB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounting = ["mount", "-t", "tmpfs", "-o", "size=64k", "glora-test", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(mounting, check=False, capture_output=True).returncode:
-        pytest.skip("needs the right to mount a file system")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-def test_a_disk_that_is_really_full(small_disk: Path, elsewhere: Path) -> None:
-    old, new = finished_run(train_seconds=1.0, method="lora"), finished_run(train_seconds=2.0, method="lora")
-    place = write_record(small_disk, old)
-    (small_disk / "ballast").write_bytes(bytes(1))
-    with open(small_disk / "ballast", "ab", buffering=0) as file, pytest.raises(OSError, match="No space left"):
-        while True:
-            file.write(bytes(4096))
-    with pytest.raises(RecordKeptElsewhereError, match="No space left") as caught:
-        keep_record(small_disk, new)
-    assert read_record(place) == old
-    assert left_in(small_disk) == ["ballast", f"runs/{place.name}"]
-    assert read_record(caught.value.kept) == new
-    (small_disk / "ballast").unlink()
-    assert keep_record(small_disk, new) == place
-    assert read_record(place) == new
-
-
-@pytest.mark.parametrize("kind", ["folder", "pipe", "device", "link to itself", "deep", "digits", "Latin-1", "cut off"])
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device", "link to itself", "deep", "digits"])
 def test_what_is_no_record_is_one_message_that_names_it(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "runs" / "x.json"
     path.parent.mkdir()
-    contents = {
-        "deep": b"[" * 100_000,
-        "digits": b'{"a": ' + b"1" * 5_000 + b"}",
-        "Latin-1": b'{"a": "\xe9"}',
-        "cut off": b"{",
-    }
     if kind == "folder":
         path.mkdir()
     elif kind == "pipe":  # reading it would wait for ever
@@ -224,6 +187,6 @@ def test_what_is_no_record_is_one_message_that_names_it(tmp_path: Path, kind: st
     elif kind in ("device", "link to itself"):
         path.symlink_to("/dev/zero" if kind == "device" else path)
     else:
-        path.write_bytes(contents[kind])
+        path.write_text("[" * 100_000 if kind == "deep" else '{"a": ' + "1" * 5_000 + "}")
     with pytest.raises(RecordError, match=rf"{path}.*Move the file away"):
         read_records(tmp_path)

@@ -9,16 +9,13 @@ from typing import Any
 import pytest
 
 from glora.experiments.config import SearchOptions
-from glora.experiments.plan import InvalidComparisonError
-from glora.experiments.search.plan import (
-    SearchPlan,
-    plan_search,
-)
+from glora.experiments.search.plan import SearchPlan, plan_search
 from glora.experiments.search.ranges import parse_range
 from glora.experiments.search.storage import SharedStorage
 from glora.experiments.search.trials import StudyOutcome, run_trials
 from glora.experiments.training.progress import RunProgress
-from unit.experiments.search.search_case import LOOK, FakeRuns, quick_storage
+from unit.experiments.plan_case import FakeRuns
+from unit.experiments.search.search_case import LOOK, quick_storage
 
 RANGES = {"learning_rate": "1e-4-1e-2", "beta": "0.8-0.99"}
 
@@ -29,16 +26,9 @@ def storage(tmp_path: Path) -> SharedStorage:
 
 
 @pytest.fixture
-def plan(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> Callable[..., SearchPlan]:
+def plan(tiny_rte: dict[str, Any], tmp_path: Path) -> Callable[..., SearchPlan]:
     def make(*, ranges: dict[str, str] = RANGES, output: Path = tmp_path / "out", **changes: Any) -> SearchPlan:
         options = {name: changes.pop(name) for name in ("trials", "held_out", "seed") if name in changes}
-        settings = {
-            "model": str(tiny_deberta),
-            "task": "rte",
-            "data_dir": str(glue_folder),
-            "rank": 4,
-            "max_length": 32,
-        }
         if changes.get("methods") == ("lora",):
             ranges = {name: text for name, text in ranges.items() if name != "beta"}
         return plan_search(
@@ -49,18 +39,12 @@ def plan(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> Callable[...,
                 "methods": ("lora", "glora"),
                 "seeds": (0, 1),
                 "ranges": [parse_range(name, text) for name, text in ranges.items()],
-                "pairs": [{**settings, **changes.pop("settings", {})}],
+                "pairs": [{**tiny_rte, "rank": 4, **changes.pop("settings", {})}],
                 **changes,
             },
         )
 
     return make
-
-
-def errors(plan: Callable[..., SearchPlan], **changes: Any) -> str:
-    with pytest.raises(InvalidComparisonError) as caught:
-        plan(**changes)
-    return "\n".join(caught.value.errors)
 
 
 def search(plan: SearchPlan, storage: SharedStorage, runs: Any = None) -> tuple[StudyOutcome, ...]:

@@ -1,4 +1,4 @@
-"""Parts of the search's tests: a storage for each test, and runs that are made without training."""
+"""Parts of the search's tests: a storage for each test, and processes that work on one study."""
 
 from __future__ import annotations
 
@@ -9,57 +9,18 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
 import sqlalchemy
 
-from glora.experiments.config import RunConfig
-from glora.experiments.records.failures import describe_failure
-from glora.experiments.records.schema import EpochMetrics, RunRecord
 from glora.experiments.search.storage import SharedStorage, open_storage, sqlite_url
 from glora.experiments.search.study import Job, item_of, open_study, work
-from glora.experiments.training.progress import RunProgress
-from unit.experiments.plan_case import made_record
 
 HEARTBEAT, GRACE, LOOK = 1, 3, 0.3
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-
-
-def change_weights(model: Path) -> None:
-    """Replace the weights in a model's folder by others of the same size."""
-    path = model / "model.safetensors"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-
-
-@dataclass
-class FakeRuns:
-    """Makes runs without training: `accuracy(config)` after every epoch, an exception's text where it raises one."""
-
-    accuracy: Callable[[RunConfig], float] = lambda config: 1 - abs(config.learning_rate - 1e-3)
-    epochs: int = 3
-    made: list[RunConfig] = field(default_factory=list)
-
-    def __call__(self, config: RunConfig, _task: object = None, *, progress: RunProgress, **_: object) -> RunRecord:
-        self.made.append(config)
-        progress.run_begins(config, 6 * self.epochs)
-        split = "validation" if config.held_out is None else "tuning"
-        try:
-            value = self.accuracy(config)
-        except Exception as error:
-            return made_record(config, 0.0, status="failed", **describe_failure(error), final={})
-        for epoch in range(1, self.epochs + 1):
-            for _ in range(6):
-                progress.step()
-            values = {"accuracy": value}
-            progress.evaluated(EpochMetrics(epoch=epoch, step=6 * epoch, split=split, train_seconds=1.0, values=values))
-        record = made_record(config, value)
-        progress.run_ends(record)
-        return record
 
 
 @dataclass(frozen=True)

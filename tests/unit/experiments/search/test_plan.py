@@ -9,11 +9,9 @@ from typing import Any
 import pytest
 
 from glora.experiments.plan import InvalidComparisonError
-from glora.experiments.search.plan import (
-    parse_ranges,
-    search_request_of_file,
-)
-from unit.experiments.search.plan_case import RANGES, errors
+from glora.experiments.search.plan import parse_ranges, search_request_of_file
+from unit.experiments.plan_case import errors
+from unit.experiments.search.plan_case import RANGES
 
 
 @pytest.mark.parametrize(
@@ -53,7 +51,7 @@ from unit.experiments.search.plan_case import RANGES, errors
 def test_an_impossible_search_is_refused_before_anything_is_made(
     plan, tmp_path: Path, change: dict[str, Any], expected: list[str], absent: str
 ) -> None:
-    text = errors(plan, **change)
+    text = "\n".join(errors(plan, **change))
     assert [part for part in expected if part not in text] == []
     assert absent not in text
     assert not (tmp_path / "out").exists()

@@ -5,35 +5,29 @@ from __future__ import annotations
 import io
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from glora.experiments.config import RunConfig
 from glora.experiments.search.record import search_name
 from glora.experiments.search.study import StudyMismatchError
 from glora.experiments.search.trials import plan_tuned_runs
 from glora.experiments.search.view import describe_outcomes, describe_search
 from glora.experiments.terminal import Terminal
-from glora.experiments.training.progress import RunProgress
+from unit.experiments.plan_case import FakeRuns, change_weights, raising
 from unit.experiments.search.plan_case import RANGES, search
-from unit.experiments.search.search_case import FakeRuns, change_weights, quick_storage
+from unit.experiments.search.search_case import quick_storage
 
 
-class Interrupted(FakeRuns):
-    """Ctrl-C in the run after `after` others."""
-
-    after = 2
-
-    def __call__(self, config: RunConfig, _task: object = None, *, progress: RunProgress) -> Any:
-        if len(self.made) == self.after:
-            raise KeyboardInterrupt
-        return super().__call__(config, progress=progress)
+def interrupted() -> FakeRuns:
+    """Ctrl-C in the run after two others."""
+    runs = FakeRuns()
+    runs.accuracy = raising(KeyboardInterrupt(), lambda _: len(runs.made) == 2)
+    return runs
 
 
 def test_an_interrupted_search_goes_on_with_the_values_it_would_have_had(plan, storage, tmp_path: Path) -> None:
     """A sampler that is seeded once would draw the first values again."""
-    whole, first, rest = FakeRuns(), Interrupted(), FakeRuns()
+    whole, first, rest = FakeRuns(), interrupted(), FakeRuns()
     (tmp_path / "whole").mkdir()
     search(plan(), quick_storage(tmp_path / "whole"), whole)
     with pytest.raises(KeyboardInterrupt):
@@ -114,7 +108,7 @@ def test_more_seeds_are_run_without_a_new_search(plan, storage) -> None:
 def test_a_folder_that_was_renamed_goes_on_with_its_search(plan, storage, tmp_path: Path) -> None:
     assert search_name(tmp_path / "out") == "out"
     with pytest.raises(KeyboardInterrupt):
-        search(plan(), storage, Interrupted())
+        search(plan(), storage, interrupted())
     (tmp_path / "out").rename(tmp_path / "renamed")
     assert search_name(tmp_path / "renamed") == "a search"
     assert search_name(tmp_path / "renamed", "another") == "another"

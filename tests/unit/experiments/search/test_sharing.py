@@ -25,21 +25,16 @@ from glora.experiments.search.sharing import Sharing, look, make_shared_runs, op
 from glora.experiments.search.storage import SharedStorage, StorageError, sqlite_url
 from glora.experiments.search.study import StudyMismatchError
 from glora.experiments.training.progress import RunProgress
-from unit.experiments.search.search_case import LOOK, FakeRuns, change_weights, made_record, quick_storage, together
+from unit.experiments.plan_case import BROKEN, FakeRuns, change_weights, made_record, raising
+from unit.experiments.search.search_case import LOOK, quick_storage, together
 
 METHODS = ("lora", "adalora", "glora")
 
 
 @pytest.fixture
-def storage(tmp_path: Path) -> SharedStorage:
-    return quick_storage(tmp_path)
-
-
-@pytest.fixture
-def plan(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> Callable[..., Plan]:
+def plan(tiny_rte: dict[str, Any], tmp_path: Path) -> Callable[..., Plan]:
     def make(folder: str = "one", seeds: tuple[int, ...] = (0, 1), methods=METHODS, **settings: Any) -> Plan:
-        source = {"model": str(tiny_deberta), "task": "rte", "data_dir": str(glue_folder), "max_length": 32}
-        return plan_comparison(tmp_path / folder, methods=methods, seeds=seeds, settings={**source, **settings})
+        return plan_comparison(tmp_path / folder, methods=methods, seeds=seeds, settings={**tiny_rte, **settings})
 
     return make
 
@@ -62,15 +57,6 @@ def names(runs: FakeRuns) -> list[tuple[int, str]]:
     return [(config.seed, config.method) for config in runs.made]
 
 
-class Interrupted(FakeRuns):
-    """Ctrl-C in the run of a method."""
-
-    def __call__(self, config: RunConfig, _task: object = None, *, progress: RunProgress, **_: object) -> RunRecord:
-        if config.method == "glora":
-            raise KeyboardInterrupt
-        return super().__call__(config, progress=progress)
-
-
 def killed_in(method: str, folder: Path, plan: Plan) -> None:
     """A process that is killed in the run of a method."""
 
@@ -83,6 +69,12 @@ def killed_in(method: str, folder: Path, plan: Plan) -> None:
         share(quick_storage(folder, grace=1), plan, runs=FakeRuns(accuracy))
 
     assert together([worker]) == [-signal.SIGKILL]
+
+
+def study_of(storage: SharedStorage) -> optuna.Study:
+    """The study with seed 0."""
+    (name,) = (name for name in optuna.get_all_study_names(storage) if name.endswith("seed 0"))
+    return optuna.load_study(storage=storage, study_name=name)
 
 
 @pytest.mark.parametrize("claim", ["seeds", "runs"])
@@ -104,7 +96,8 @@ def test_models_and_data_sets_are_about_equally_far(plan, storage) -> None:
 
 
 def test_after_ctrl_c_another_process_makes_only_the_rest_of_the_seed(plan, storage, tmp_path: Path) -> None:
-    interrupted, other = Interrupted(), FakeRuns()
+    interrupted = FakeRuns(raising(KeyboardInterrupt(), lambda config: config.method == "glora"))
+    other = FakeRuns()
     with pytest.raises(KeyboardInterrupt):
         share(storage, plan("one", seeds=(0,)), runs=interrupted)
     assert names(interrupted) == [(0, "lora"), (0, "adalora")]
@@ -117,12 +110,12 @@ def test_after_ctrl_c_another_process_makes_only_the_rest_of_the_seed(plan, stor
 
 
 def test_what_others_finished_is_there_after_ctrl_c_too(plan, storage, tmp_path: Path) -> None:
-    def interrupted(_config: RunConfig, *_: object, **_given: Any) -> RunRecord:
+    def interrupted(_config: RunConfig) -> float:
         share(quick_storage(tmp_path), plan("two", seeds=(1,)))
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        share(storage, plan("one"), runs=interrupted)
+        share(storage, plan("one"), runs=FakeRuns(interrupted))
     assert read_records(tmp_path / "one") == read_records(tmp_path / "two")
     assert len(read_records(tmp_path / "one")) == 3
 
@@ -174,7 +167,7 @@ def test_what_lies_finished_in_one_folder_is_made_by_nobody(plan, storage, tmp_p
     finished = made_record(plan("one").runs[0].config, 0.75)
     write_record(tmp_path / "one", finished)
     with pytest.raises(KeyboardInterrupt):
-        share(storage, plan("one"), runs=_interrupt)
+        share(storage, plan("one"), runs=FakeRuns(raising(KeyboardInterrupt())))
     other = FakeRuns()
     records = share(storage, plan("two"), runs=other)
     assert len(other.made) == 5
@@ -182,16 +175,8 @@ def test_what_lies_finished_in_one_folder_is_made_by_nobody(plan, storage, tmp_p
     assert texts([finished])[0] in texts(read_records(tmp_path / "two"))
 
 
-def _interrupt(_config: RunConfig, *_: object, **_given: Any) -> RunRecord:
-    raise KeyboardInterrupt
-
-
 def test_a_failed_run_does_not_keep_its_seed_from_ending_and_is_tried_again(plan, storage, tmp_path: Path) -> None:
-    def accuracy(config: RunConfig) -> float:
-        if (config.seed, config.method) == (0, "adalora"):
-            raise OSError("broken on purpose")
-        return 0.5
-
+    accuracy = raising(BROKEN, lambda config: (config.seed, config.method) == (0, "adalora"))
     first, second, third = FakeRuns(accuracy), FakeRuns(accuracy), FakeRuns()
     records = share(storage, plan("one"), runs=first)
     assert len(first.made) == 6
@@ -280,21 +265,13 @@ def test_large_records_and_those_of_diverged_runs_come_back_as_they_were(plan, s
 def test_of_two_finished_records_the_first_counts_for_every_worker(plan, storage, tmp_path: Path) -> None:
     """A worker that was suspended too long comes back after another one has made its run."""
 
-    def make(config: RunConfig, *_: object, **_given: Any) -> RunRecord:
+    def suspended(_config: RunConfig) -> float:
+        (trial,) = study_of(storage).get_trials()
+        storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
         share(quick_storage(tmp_path), plan("two", seeds=(0,), methods=("lora",)), runs=FakeRuns(lambda _: 0.25))
-        return made_record(config, 0.75)
+        return 0.75
 
-    taken_over = iter([True])
-
-    def suspended(config: RunConfig, *_: object, **given: Any) -> RunRecord:
-        for trial in optuna.load_study(storage=storage, study_name=study_name).get_trials():
-            if next(taken_over, False):
-                storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-        return make(config, **given)
-
-    study_name = "a comparison / rte / tiny-deberta / runs / seed 0"
-    study_name = study_name.replace("tiny-deberta", short_name(plan("one").runs[0].config.model))
-    (record,) = share(storage, plan("one", seeds=(0,), methods=("lora",)), runs=suspended)
+    (record,) = share(storage, plan("one", seeds=(0,), methods=("lora",)), runs=FakeRuns(suspended))
     assert record.final == {"accuracy": 0.25}
     assert read_records(tmp_path / "one") == read_records(tmp_path / "two")
     assert len(read_records(tmp_path / "one")) == 1
@@ -326,9 +303,8 @@ def test_a_record_that_cannot_be_trusted_is_ignored_and_its_run_is_made(
 
 def test_an_item_that_nobody_here_has_is_let_go(plan, storage) -> None:
     with pytest.raises(KeyboardInterrupt):
-        share(storage, plan(seeds=(0,)), runs=_interrupt)
-    name = next(name for name in optuna.get_all_study_names(storage) if name.endswith("seed 0"))
-    optuna.load_study(storage=storage, study_name=name).enqueue_trial({}, {"item": "../../x"})
+        share(storage, plan(seeds=(0,)), runs=FakeRuns(raising(KeyboardInterrupt())))
+    study_of(storage).enqueue_trial({}, {"item": "../../x"})
     assert len(share(storage, plan(seeds=(0,)))) == 3
 
 
@@ -337,7 +313,5 @@ def test_the_name_is_the_folders_and_the_options_go_together(tmp_path: Path) -> 
     sharing = open_sharing(url, None, None, tmp_path / "results" / "rte")
     assert (sharing.name, sharing.claim) == ("rte", "seeds")
     assert open_sharing(url, "ours", "runs", tmp_path).name == "ours"
-    with pytest.raises(StorageError, match="claim='all' .*seeds, runs"):
-        open_sharing(url, None, "all", tmp_path)
     with pytest.raises(StorageError, match="study='ours' .*shared runs; .*--storage URL"):
         open_sharing(None, "ours", None, tmp_path)

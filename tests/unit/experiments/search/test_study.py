@@ -27,7 +27,7 @@ from glora.experiments.search.study import (
     retry_failed,
     work,
 )
-from unit.experiments.search.search_case import GRACE, LOOK, Worker, quick_storage, read_trials, together
+from unit.experiments.search.search_case import GRACE, LOOK, Worker, read_trials, together
 
 ITEMS: dict[str, dict[str, Any]] = {"a": {}, "b": {}, "c": {}}
 DONE = dict.fromkeys(ITEMS, "COMPLETE")
@@ -36,11 +36,6 @@ DONE = dict.fromkeys(ITEMS, "COMPLETE")
 @pytest.fixture
 def url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'search.db'}"
-
-
-@pytest.fixture
-def storage(url: str, tmp_path: Path) -> SharedStorage:
-    return quick_storage(tmp_path)
 
 
 def study_of(storage: SharedStorage, items: dict[str, dict[str, Any]] = ITEMS, **config: object) -> optuna.Study:
@@ -115,14 +110,6 @@ def test_the_trial_of_a_killed_worker_is_made_again_with_the_same_settings(url: 
     for item in worker.die_in:
         assert [item, settings[item]] in tried
         assert (tmp_path / f"died in {item}").read_text() == settings[item]
-
-
-def test_a_lone_worker_that_was_killed_is_resumed_by_another(url: str, tmp_path: Path) -> None:
-    worker = Worker(url, tmp_path / "done", items=4, die_in=("trial 1",))
-    assert together([worker]) == [-signal.SIGKILL]
-    assert worker.done == ["trial 0"]
-    assert together([worker]) == [0]
-    assert sorted(worker.done) == [f"trial {i}" for i in range(4)], "finished trials are skipped"
 
 
 def test_ctrl_c_frees_the_trial_at_once(storage: SharedStorage) -> None:

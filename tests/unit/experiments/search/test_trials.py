@@ -15,9 +15,7 @@ from glora.experiments.config import RunConfig
 from glora.experiments.records.schema import EpochMetrics, RunRecord
 from glora.experiments.records.store import RecordError
 from glora.experiments.report.tables import tuning_table
-from glora.experiments.search.plan import (
-    MethodSearch,
-)
+from glora.experiments.search.plan import MethodSearch
 from glora.experiments.search.record import read_search_record, write_search_record
 from glora.experiments.search.storage import SharedStorage
 from glora.experiments.search.trials import SearchFailedError, plan_tuned_runs, run_trials, search_record
@@ -26,8 +24,9 @@ from glora.experiments.terminal import Terminal
 from glora.experiments.training import run as training
 from glora.experiments.training.metrics import DivergedError
 from glora.experiments.training.progress import RunProgress
+from unit.experiments.plan_case import BROKEN, FakeRuns, made_record, raising
 from unit.experiments.search.plan_case import RANGES, search
-from unit.experiments.search.search_case import LOOK, FakeRuns, made_record
+from unit.experiments.search.search_case import LOOK
 
 # What is searched
 
@@ -188,11 +187,8 @@ def test_the_last_epoch_is_not_cut_off(plan, storage) -> None:
 
 
 def test_a_trial_that_diverges_counts_and_the_search_goes_on(plan, storage) -> None:
-    def accuracy(config: RunConfig) -> float:
-        if config.learning_rate > 1e-3:
-            raise train_diverged()
-        return config.learning_rate
-
+    error = DivergedError("the training loss is nan by step 3", advice="Lower the learning rate")
+    accuracy = raising(error, lambda config: config.learning_rate > 1e-3)
     (outcome,) = search(plan(methods=("lora",), trials=8), storage, FakeRuns(accuracy))
     diverged = [trial for trial in outcome.trials if "error" in trial.user_attrs]
     assert len(outcome.trials) == 8
@@ -202,31 +198,17 @@ def test_a_trial_that_diverges_counts_and_the_search_goes_on(plan, storage) -> N
     assert outcome.values["learning_rate"] < 1e-3
 
 
-def train_diverged() -> Exception:
-    return DivergedError("the training loss is nan by step 3: training has diverged", advice="Lower the learning rate")
-
-
 def test_a_trial_that_fails_counts_and_the_search_goes_on(plan, storage) -> None:
     failures = iter([True, False, True, False])
-
-    def accuracy(_config: RunConfig) -> float:
-        if next(failures):
-            raise OSError("broken on purpose")
-        return 0.5
-
-    (outcome,) = search(plan(methods=("lora",)), storage, FakeRuns(accuracy))
+    (outcome,) = search(plan(methods=("lora",)), storage, FakeRuns(raising(BROKEN, lambda _: next(failures))))
     assert outcome.counts == {"complete": 2, "stopped early": 0, "failed": 2}
     assert outcome.trials[0].user_attrs["error"] == "OSError: broken on purpose"
 
 
 def test_if_all_trials_of_a_method_fail_that_is_said(plan, storage) -> None:
-    def accuracy(config: RunConfig) -> float:
-        if config.method == "glora":
-            raise OSError("broken on purpose")
-        return 0.5
-
+    broken = FakeRuns(raising(BROKEN, lambda config: config.method == "glora"))
     with pytest.raises(SearchFailedError, match="0 of 2 trials .*glora on rte ") as caught:
-        search(plan(trials=2), storage, FakeRuns(accuracy))
+        search(plan(trials=2), storage, broken)
     assert re.search("OSError: broken on purpose.*same command", str(caught.value))
     assert "of lora" not in str(caught.value)
     runs = FakeRuns()
@@ -235,10 +217,7 @@ def test_if_all_trials_of_a_method_fail_that_is_said(plan, storage) -> None:
 
 
 def test_what_fails_every_time_is_not_tried_to_the_end(plan, storage) -> None:
-    def accuracy(_config: RunConfig) -> float:
-        raise OSError("broken on purpose")
-
-    runs = FakeRuns(accuracy)
+    runs = FakeRuns(raising(BROKEN))
     with pytest.raises(SearchFailedError, match="first 3 trials .*lora on rte .*OSError: broken"):
         search(plan(methods=("lora",), trials=6), storage, runs)
     assert len(runs.made) == 3

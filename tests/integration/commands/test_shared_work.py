@@ -1,4 +1,4 @@
-"""`glora compare` and `glora run` on several machines: a real PostgreSQL server, three commands at once, one of them killed."""
+"""Commands that share their work on several machines: a real PostgreSQL server, three commands at once, some of them killed."""
 
 from __future__ import annotations
 
@@ -20,26 +20,28 @@ import pytest
 from glora import cli
 from glora.experiments.config import RunConfig
 from glora.experiments.records import provenance
-from glora.experiments.records.schema import RunRecord
 from glora.experiments.records.store import read_records
 from glora.experiments.report import write as report
 from glora.experiments.report.summary import side_by_side
 from glora.experiments.search import sharing as shared_plan
-from glora.experiments.search.storage import open_storage, sqlite_url
+from glora.experiments.search import storage as storage_module
+from glora.experiments.search import study as study_module
+from glora.experiments.search.storage import StorageError, open_storage, sqlite_url
 from glora.experiments.training import run as train
-from glora.experiments.training.progress import RunProgress
 from postgresql_server import PASSWORD
-from unit.experiments.search.search_case import FakeRuns, together
+from unit.experiments.plan_case import FakeRuns, closeness, raising
+from unit.experiments.search.search_case import together
 
 SEEDS, METHODS = (0, 1, 2, 3), ("lora", "adalora", "glora")
-OPTIONS = ("--task", "rte", "--methods", ",".join(METHODS), "--seeds", ",".join(map(str, SEEDS)))
+OPTIONS = ("--methods", ",".join(METHODS), "--seeds", ",".join(map(str, SEEDS)))
 
 
 @dataclass(frozen=True)
 class Machine:
     """The command on a machine with its own folder; its runs are made without training, each written into a log.
 
-    `dies_in` is the method in whose first run the process is killed; until then the others stay in their first runs.
+    `dies_in` is the beginning of the label of the run in which the process is killed, such as "reporting adalora" or "tuning";
+    until then the others stay in their first runs.
     """
 
     arguments: tuple[object, ...]
@@ -48,43 +50,48 @@ class Machine:
 
     def __call__(self) -> None:
         quick = functools.partial(open_storage, heartbeat=1, grace=3)
-        shared_plan.open_storage = quick  # type: ignore[attr-defined]  # in a separate process
+        for module in (storage_module, shared_plan):  # in a separate process
+            module.open_storage = quick  # type: ignore[attr-defined]
+        study_module.HEARTBEAT_SECONDS = 1
         report.write_report = lambda folder, **_: folder / "report.md"  # type: ignore[assignment]
-        train.run = self.make_run  # type: ignore[assignment]
+        train.run = FakeRuns(self.accuracy)  # type: ignore[assignment]
         provenance._PROCESS_STARTED_AT = datetime.now(timezone.utc).isoformat()  # a fork has its parent's
         sys.argv = ["glora", *map(str, self.arguments)]
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
             cli.main()
 
-    def make_run(self, config: RunConfig, _task: object = None, *, progress: RunProgress, **_: object) -> RunRecord:
-        mark = self.log.with_name("died")
-        if config.method == self.dies_in:
+    def accuracy(self, config: RunConfig) -> float:
+        stage = "reporting" if config.held_out is None else "tuning"
+        label = f"{stage} {config.method} {config.seed}"
+        mark = self.log.with_name(f"died in {stage}")
+        if self.dies_in and label.startswith(self.dies_in):
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         until = time.monotonic() + 60
-        while not (self.dies_in or mark.exists()) and time.monotonic() < until:
+        while not (self.dies_in.startswith(stage) or mark.exists()) and time.monotonic() < until:
             time.sleep(0.1)
         with open(self.log, "a") as file:
-            file.write(f"{config.seed} {config.method}\n")
-        return FakeRuns()(config, progress=progress)
+            file.write(f"{label}\n")
+        return closeness(config)
+
+    @property
+    def made(self) -> Counter[str]:
+        """The runs that were made, by whichever machine."""
+        return Counter(self.log.read_text().splitlines())
 
 
 def test_three_machines_make_each_run_once_although_one_of_them_is_killed(
-    server: str, tmp_path: Path, tiny_deberta: Path, glue_folder: Path, shown: Callable[..., str]
+    server: str, tmp_path: Path, tiny_options: tuple[str, ...], shown: Callable[..., str]
 ) -> None:
-    source, log = ("--model", tiny_deberta, "--data-dir", glue_folder, "--max-length", 32), tmp_path / "log"
-
     def machine(name: str, dies_in: str = "") -> Machine:
         folder = tmp_path / name / "shared"  # the name of the last folder names the work
-        return Machine(("compare", *OPTIONS, *source, "--output", folder, "--storage", server), log, dies_in)
+        command = ("compare", *tiny_options, *OPTIONS, "--output", folder, "--storage", server)
+        return Machine(command, tmp_path / "log", dies_in)
 
-    assert together([machine("one"), machine("two", "adalora"), machine("three")], seconds=240) == [
-        0,
-        -signal.SIGKILL,
-        0,
-    ]
-    made = Counter(log.read_text().splitlines())
-    assert made == {f"{seed} {method}": 1 for seed in SEEDS for method in METHODS}
+    machines = [machine("one"), machine("two", "reporting adalora"), machine("three")]
+    assert together(machines) == [0, -signal.SIGKILL, 0]
+    made = machines[0].made
+    assert made == {f"reporting {method} {seed}": 1 for seed in SEEDS for method in METHODS}
     one, two, three = (read_records(tmp_path / name / "shared") for name in ("one", "two", "three"))
     assert one == three
     assert len(one) == 12
@@ -100,10 +107,39 @@ def test_three_machines_make_each_run_once_although_one_of_them_is_killed(
     plan = shown(*machine("two").arguments, "--plan")
     assert f"as 'shared' in {server.replace(PASSWORD, '***')}, by seeds: 12 finished" in plan
     shown(*machine("two").arguments)
-    assert Counter(log.read_text().splitlines()) == made, "nothing was left to do"
+    assert machines[0].made == made, "nothing was left to do"
     assert read_records(tmp_path / "two" / "shared") == one
     shown("report", tmp_path / "two" / "shared")
     assert (tmp_path / "two" / "shared" / "report.html").is_file()
+
+
+def test_three_machines_make_exactly_the_trials_and_the_runs_of_one(
+    server: str, tmp_path: Path, tiny_options: tuple[str, ...], shown: Callable[..., str]
+) -> None:
+    def machine(name: str, dies_in: str = "") -> Machine:
+        options = "--methods lora,glora --seeds 0,1 --trials 4 --range lr=1e-4-1e-2 --range beta=0.8-0.99 --study ours"
+        command = ("search", *tiny_options, *options.split(), "--output", tmp_path / name, "--storage", server)
+        return Machine(command, tmp_path / "log", dies_in)
+
+    machines = [machine("one"), machine("two", "tuning"), machine("three", "reporting")]
+    assert together(machines) == [0, -signal.SIGKILL, -signal.SIGKILL]
+    made = machines[0].made
+    assert made == {
+        "tuning lora 2": 4,
+        "tuning glora 2": 4,
+        **{f"reporting {method} {seed}": 1 for method in ("lora", "glora") for seed in (0, 1)},
+    }
+    assert len(read_records(tmp_path / "one")) == 4
+    shown(*machine("late").arguments)
+    assert machines[0].made == made, "nothing was left to do"
+    assert read_records(tmp_path / "late") == read_records(tmp_path / "one"), "and all records are there"
+
+
+def test_a_wrong_password_is_told_and_not_shown(server: str) -> None:
+    with pytest.raises(StorageError, match="password authentication failed") as caught:
+        open_storage(server.replace(PASSWORD, "wrong-secret"))
+    assert "secret" not in str(caught.value)
+    assert "glora:***@127.0.0.1" in str(caught.value)
 
 
 # The command, in this process
@@ -162,15 +198,12 @@ def test_an_experiment_file_is_shared_by_runs(
 
 
 def test_ctrl_c_says_how_to_go_on_and_gives_the_seed_back(
-    shown, made, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_deberta: Path, glue_folder: Path
+    shown, made, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_options: tuple[str, ...]
 ) -> None:
-    def interrupted(config: RunConfig, *_: object, **_given: object) -> RunRecord:
-        raise KeyboardInterrupt
-
-    options = ("--task", "rte", "--seeds", "0", "--model", tiny_deberta, "--data-dir", glue_folder, "--max-length", 32)
+    options = (*tiny_options, "--seeds", "0")
     shared = ("--storage", sqlite_url(tmp_path), "--study", "ours")
     with monkeypatch.context() as patch:
-        patch.setattr(train, "run", interrupted)
+        patch.setattr(train, "run", FakeRuns(raising(KeyboardInterrupt())))
         out = shown("compare", *options, *shared, "--output", tmp_path / "one", code=130)
     assert "the same command" in out
     began = time.monotonic()
