@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from glora.experiments.data.conversations import Columns, check_references, read_conversations, split_by_prompt
 from glora.experiments.data.source import HubSource, LoadHub
@@ -35,27 +34,12 @@ class GenerativeTask(HubSource):
     """A task whose answers are written.
 
     Attributes:
-        task: its description; `task.source` is its hub id.
         columns: meaning of its columns.
-        configs: see `HubSource`.
-        test_split: the split that is scored; None: a part of `train` is held out.
         hub_file: name of the only data file on the hub, where it is not one of `train.*`.
     """
 
-    task: Task
     columns: Columns
-    configs: tuple[str | None, ...] = (None,)
-    test_split: str | None = None
     hub_file: str | None = None
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """See `HubSource`."""
-        return ("train", self.test_split) if self.test_split else ("train",)
-
-    def folders(self, root: Path) -> tuple[Path, ...]:
-        """A folder of all data sets, named as here or on the hub, or the task's own."""
-        return root / self.task.name, root / str(self.task.source).rpartition("/")[2], root
 
     def file_names(self, split: str) -> str:
         """See `HubSource`."""
@@ -86,7 +70,7 @@ class GenerativeTask(HubSource):
     def read(self, data_dir: str | Path | None, load_hub: LoadHub, *, only_train: bool = False) -> dict[str, Examples]:
         """See `Source`."""
         splits = super().read(data_dir, load_hub, only_train=only_train)
-        if self.test_split:
+        if self.task.scoring:
             return splits
         train, held_out = split_by_prompt(splits["train"], HELD_OUT_SHARE)
         if not len(train) or not len(held_out):
@@ -111,32 +95,36 @@ def _task(
     columns: Columns,
     aliases: tuple[str, ...],
     scoring: Scoring | None = None,
-    **layout: Any,
+    *,
+    configs: tuple[str | None, ...] = (None,),
+    hub_file: str | None = None,
 ) -> GenerativeTask:
+    """The answers of a scored task are compared on its test split; of another one a part of `train` is held out."""
     task = Task(
         name,
         summary,
         EXACT_MATCH_METRICS if scoring else LOSS_METRICS,
-        evaluation_splits=(layout.get("test_split", "validation"),),
+        evaluation_splits=("test" if scoring else "validation",),
         kind="generation",
         scoring=scoring,
         source=source,
         aliases=aliases,
     )
-    return GenerativeTask(task, columns, **layout)
+    folders, splits = (name, source.rpartition("/")[2]), ("train", "test") if scoring else ("train",)
+    return GenerativeTask(task, folders, configs, splits, columns, hub_file)
 
 
 GENERATIVE: tuple[GenerativeTask, ...] = (
     _task(
         "gsm8k", "school mathematics in words; the final number is scored, on the test split (7,473 examples)",
         "openai/gsm8k", Columns("question", "answer"), ("gsm8k main",),
-        "final_number", configs=("main",), test_split="test",
+        "final_number", configs=("main",),
     ),
     _task(
         "MATH", r"competition mathematics; the content of \boxed{} is scored, on the test split (7,500 examples)",
         "EleutherAI/hendrycks_math",  # the authors' hendrycks/competition_math is no longer there
         Columns("problem", "solution"), ("hendrycks/competition_math", "competition_math", "hendrycks_math"),
-        "boxed", configs=MATH_SUBJECTS, test_split="test",
+        "boxed", configs=MATH_SUBJECTS,
     ),
     _task(
         "alpaca-cleaned", "instructions and answers; loss and perplexity on a twentieth, held out by prompt (51,760 examples)",

@@ -26,8 +26,6 @@ class GlueTask(HubSource):
     """A task of GLUE, with the names that its two sources have for its columns and labels.
 
     Attributes:
-        task: its description.
-        folder: name of its folder below GLUE's.
         hub_texts: the hub's columns of text.
         file_texts: the files' columns of text; by default the hub's.
         file_label: the files' column of labels.
@@ -36,23 +34,12 @@ class GlueTask(HubSource):
         incomplete_rows: the number of incomplete lines to skip: QQP as released has a few, and every reader skips them.
     """
 
-    task: Task
-    folder: str
     hub_texts: tuple[str, ...]
     file_texts: tuple[str, ...] = ()
     file_label: str = "label"
     labels_spelled: bool = False
     header: tuple[str, ...] | None = None
     incomplete_rows: int = 0
-
-    @property
-    def configs(self) -> tuple[str, ...]:
-        """See `HubSource`."""
-        return (self.task.name,)
-
-    def folders(self, root: Path) -> tuple[Path, ...]:
-        """GLUE's folder, or the task's own."""
-        return root / self.folder, root / self.task.name, root
 
     def file_names(self, split: str) -> str:
         """See `HubSource`."""
@@ -94,13 +81,14 @@ def _task(
     name: str,
     summary: str,
     label_names: tuple[str, ...] | None,
+    folder: str,
     *columns: Any,
     metrics: tuple[str, ...] = CLASSIFICATION_METRICS,
     splits: tuple[str, ...] = ("validation",),
     **layout: Any,
 ) -> GlueTask:
     task = Task(name, summary, metrics, label_names, evaluation_splits=splits, source=HUB_DATASET)
-    return GlueTask(task, *columns, **layout)
+    return GlueTask(task, (folder, name), (name,), ("train", *splits), *columns, **layout)
 
 
 GLUE: tuple[GlueTask, ...] = (

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import abc
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,8 @@ LoadHub = Callable[[str, "str | None"], Mapping[str, Any]]
 """Load a hub data set by its id and configuration: split -> `datasets.Dataset`."""
 
 
-class Source:
-    """A registered task's origin; this one has no files of its own.
-
-    Attributes:
-        task: its description.
-    """
+class Source(abc.ABC):
+    """A registered task's origin; this one has no files of its own."""
 
     task: Task
 
@@ -32,6 +30,7 @@ class Source:
         """
         raise DataError(f"data_dir={str(data_dir)!r} is not for {self.task.name}, which has no files; leave it out.")
 
+    @abc.abstractmethod
     def read(self, data_dir: str | Path | None, load_hub: LoadHub, *, only_train: bool = False) -> dict[str, Examples]:
         """Return split -> examples, `train` first; from the hub if there is no data_dir.
 
@@ -44,41 +43,39 @@ class Source:
             DataNotFoundError: a file is missing, or the hub cannot be reached.
             DataError: a line is malformed, or it cannot be learned or scored.
         """
-        raise NotImplementedError
 
 
+@dataclass(frozen=True)
 class HubSource(Source):
-    """A task on the hub, whose files people also have in a folder."""
+    """A task on the hub, whose files people also have in a folder.
 
-    @property
-    def configs(self) -> tuple[str | None, ...]:
-        """The hub's configurations; all are read, in this order."""
-        raise NotImplementedError
+    Attributes:
+        task: its description.
+        folders: names of the folders that may hold its files, searched in this order below `data_dir` and before it.
+        configs: the hub's configurations; all are read, in this order.
+        splits: the splits to read, `train` first.
+    """
 
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """The splits to read, `train` first."""
-        return ("train", *self.task.evaluation_splits)
+    task: Task
+    folders: tuple[str, ...]
+    configs: tuple[str | None, ...]
+    splits: tuple[str, ...]
 
-    def folders(self, root: Path) -> Iterable[Path]:
-        """Return the folders that may hold the files, in the order in which they are searched."""
-        raise NotImplementedError
-
+    @abc.abstractmethod
     def split_files(self, folder: Path, split: str) -> list[Path]:
         """Return the files of a split in a folder; none if one is missing."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def file_names(self, split: str) -> str:
         """Return the usual names of a split's files, for messages."""
-        raise NotImplementedError
+
+    @abc.abstractmethod
+    def examples(self, table: Table, split: str) -> Examples:
+        """Return a table's rows as examples."""
 
     def read_file(self, path: Path) -> Table:
         """Read a file, with the hub's names of its columns."""
         return read_table(path)
-
-    def examples(self, table: Table, split: str) -> Examples:
-        """Return a table's rows as examples."""
-        raise NotImplementedError
 
     def find_files(self, data_dir: str | Path) -> dict[str, list[Path]]:
         """See `Source`."""
@@ -86,7 +83,7 @@ class HubSource(Source):
         if not root.is_dir():
             raise DataNotFoundError(f"data_dir: there is no folder {str(root)!r}.")
         looked = []
-        for folder in dict.fromkeys(self.folders(root)):
+        for folder in dict.fromkeys(root / name for name in (*self.folders, "")):
             found = {split: self.split_files(folder, split) for split in self.splits}
             missing = [self.file_names(split) for split, paths in found.items() if not paths]
             if not missing:

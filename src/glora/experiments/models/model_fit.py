@@ -67,36 +67,23 @@ def comes_from_hub(model: str) -> bool:
 
 
 def length_errors(config: RunConfig) -> list[str]:
-    """Report a `max_length` above the longest input that the model reads.
+    """Report a `max_length` above the longest input, by the tokenizer or else by the number of positions.
+
+    Fetches two small files of a hub model.
 
     Raises:
         ModelNotFoundError: its configuration is not available, so neither is the model.
     """
     with loading(config.model) as source:
-        limit = longest_input(source, trust_remote_code=config.trust_remote_code)
+        made_of = AutoConfig.from_pretrained(source, trust_remote_code=config.trust_remote_code)
+        stated = get_tokenizer_config(source).get("model_max_length")
+        limit = int(stated) if stated and stated <= UNLIMITED else positions(made_of)
     if limit is None or config.max_length <= limit:
         return []
     return [
         f"max_length={config.max_length} is more than the {pluralize(limit, 'token')} that {config.model} reads; lower it to "
         f"{limit} or less"
     ]
-
-
-def longest_input(source: str, *, trust_remote_code: bool = False) -> int | None:
-    """Return the longest input by a model's tokenizer, else its number of positions; None without a limit.
-
-    Fetches two small files of a hub model.
-
-    Args:
-        source: a folder or a hub id.
-        trust_remote_code: as for `load_classifier`.
-
-    Raises:
-        Exception: raised by transformers where there is no such model, or no network.
-    """
-    config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
-    limit = get_tokenizer_config(source).get("model_max_length")
-    return int(limit) if limit and limit <= UNLIMITED else positions(config)
 
 
 def positions(config: Any) -> int | None:

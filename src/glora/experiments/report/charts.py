@@ -17,7 +17,7 @@ from glora.experiments.report.summary import GroupSummary, MethodSummary
 
 def charts(group: GroupSummary) -> tuple[ReportChart, ...]:
     """The metric against time, the chosen ranks and the norms over the warm-up, where there is something to see."""
-    chosen = [method for method in group.methods if has_chosen_ranks(method)]
+    chosen = [m for m in group.methods if any(len(set(run.ranks.values())) > 1 for run in m.runs)]  # not all the same
     highest = max((rank for method in chosen for rank in mean_ranks(method).values()), default=0.0)
     end = max(math.ceil(highest), group.rank + 1)  # the same colors in all maps of a group
     with_norms: list[MethodSummary] = []
@@ -35,11 +35,6 @@ def mean_ranks(method: MethodSummary) -> dict[str, float]:
     """Module -> rank at the end, mean over the seeds; where a run names no rank, there is no adapter: 0."""
     modules = dict.fromkeys(name for run in method.runs for name in (*run.initial_ranks, *run.ranks))
     return {module: sum(run.ranks.get(module, 0) for run in method.runs) / len(method.runs) for module in modules}
-
-
-def has_chosen_ranks(method: MethodSummary) -> bool:
-    """Return True if the ranks of some run differ, so that there is something to see."""
-    return any(len(set(run.ranks.values())) > 1 for run in method.runs)
 
 
 def _rank_map(group: GroupSummary, method: MethodSummary, highest: int) -> ReportChart:

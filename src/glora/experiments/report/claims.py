@@ -25,16 +25,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from glora.experiments.data.metric import METRICS, Metric
+from glora.experiments.data.metric import METRICS
 from glora.experiments.publishing import published_name, without_digest
-from glora.experiments.records.schema import RunRecord
 from glora.experiments.report.cells import difference_cell
-from glora.experiments.report.statistics import SEEDS_FOR_AN_INTERVAL, PairedDifference, ratio_of_means
+from glora.experiments.report.statistics import SEEDS_FOR_AN_INTERVAL, ratio_of_means
 from glora.experiments.report.summary import REFERENCE, GroupSummary, MethodSummary, counterpart
 from glora.messages import pluralize
 
 PROPOSED, RIVAL = "glora", "adalora"
 PUBLISHED_MODEL, PUBLISHED_TASK = "deberta-v3-base", "mnli"
+ACCURACY = METRICS["accuracy"]
 GAIN_IN_POINTS = (0.5, 1.0)
 SHARE_IN_PERCENT = (90.0, 95.0)
 TIME_IN_PERCENT = (-2.0, 2.0)
@@ -77,9 +77,11 @@ def findings(group: GroupSummary) -> dict[str, tuple[Finding, ...]]:
     if (model, group.task) != (PUBLISHED_MODEL, PUBLISHED_TASK):
         return {}
     return {
-        row.label: (_gain(group, row), _share(group, row), _time(row), _parameters(group, row))
+        row.label: (_gain(row), _share(group, row), _time(row), _parameters(row))
         for row in group.methods
-        if row.method == PROPOSED and row.differences and row.runs[0].config.allocation.rule == "gradient_norm"
+        if row.method == PROPOSED
+        and ACCURACY.key in row.differences
+        and row.runs[0].config.allocation.rule == "gradient_norm"
     }
 
 
@@ -94,41 +96,28 @@ def judged(low: float, high: float, expected: tuple[float, float]) -> tuple[Verd
     return "not shown", ""
 
 
-def _metric(group: GroupSummary) -> Metric:
-    """The metric the study's claims are about: accuracy, or what the task is judged by where there is none."""
-    accuracy = METRICS["accuracy"]
-    return accuracy if accuracy in group.metrics else group.primary_metric or accuracy
-
-
-def _gain(group: GroupSummary, row: MethodSummary) -> Finding:
-    metric = _metric(group)
-    empty = Finding(f"gain over {REFERENCE}, {metric.label}", "+0.5 to +1.0 points", "not shown", "points")
-    if not metric.unit:
-        return replace(empty, remark="the task is not measured in points")
-    difference = row.differences.get(metric.key)
-    if difference is None:
-        return replace(empty, remark=f"no seed with the data of {REFERENCE}")
+def _gain(row: MethodSummary) -> Finding:
+    empty = Finding(f"gain over {REFERENCE}, {ACCURACY.label}", "+0.5 to +1.0 points", "not shown", "points")
+    difference = row.differences[ACCURACY.key]
     values = difference.mean, difference.low, difference.high
-    return _from_interval(empty, values, metric.scale, len(difference.seeds), GAIN_IN_POINTS)
+    return _from_interval(empty, values, ACCURACY.scale, len(difference.seeds), GAIN_IN_POINTS)
 
 
 def _share(group: GroupSummary, row: MethodSummary) -> Finding:
-    metric = _metric(group)
-    empty = Finding(f"share of {RIVAL}'s gain, {metric.label}", "90 to 95 %", "not shown", "%", signed=False)
-    rows = [method.runs for method in group.methods]
-    runs = counterpart(row.runs, rows, RIVAL)
+    empty = Finding(f"share of {RIVAL}'s gain, {ACCURACY.label}", "90 to 95 %", "not shown", "%", signed=False)
+    runs = counterpart(row.runs, [method.runs for method in group.methods], RIVAL)
     rival = next((method for method in group.methods if method.runs == runs), None)
     if rival is None:
         there = any(method.method == RIVAL for method in group.methods)
         return replace(empty, remark=f"no {RIVAL} {'with the same settings' if there else 'to compare with'}")
-    ours, theirs = row.differences.get(metric.key), rival.differences.get(metric.key)
-    ratio = ratio_of_means(ours, theirs) if ours and theirs else None
-    if ours is None or theirs is None or ratio is None:
+    theirs = rival.differences.get(ACCURACY.key)
+    ratio = ratio_of_means(row.differences[ACCURACY.key], theirs) if theirs else None
+    if theirs is None or ratio is None:
         return replace(empty, remark=f"no seed in common with {RIVAL}")
     if len(ratio.seeds) < SEEDS_FOR_AN_INTERVAL:
         return replace(empty, seeds=len(ratio.seeds), remark=_too_few(len(ratio.seeds)))
-    if not _shown_to_be_better(theirs, metric) or ratio.low is None:
-        gain = f"{RIVAL}'s own gain is not shown to be positive: {difference_cell(metric, theirs)}"
+    if theirs.direction != "higher" or ratio.low is None:
+        gain = f"{RIVAL}'s own gain is not shown to be positive: {difference_cell(ACCURACY, theirs)}"
         return replace(empty, seeds=len(ratio.seeds), remark=gain)
     return _from_interval(empty, (ratio.value, ratio.low, ratio.high), 100, len(ratio.seeds), SHARE_IN_PERCENT)
 
@@ -142,16 +131,16 @@ def _time(row: MethodSummary) -> Finding:
     return _from_interval(empty, values, 100, ratio.n, TIME_IN_PERCENT)
 
 
-def _parameters(group: GroupSummary, row: MethodSummary) -> Finding:
+def _parameters(row: MethodSummary) -> Finding:
     empty = Finding(f"adapter parameters against {REFERENCE}", "equal", "not shown", "%")
-    references = {run.config.seed: run for run in counterpart(row.runs, [method.runs for method in group.methods])}
+    references = {run.config.seed: run for run in row.reference}
     excess, equal = [], True
     for run in row.runs:
         reference = references.get(run.config.seed)
         ours, theirs = run.adapter_parameters_after, reference.adapter_parameters_after if reference else None
         if ours is not None and theirs:
             excess.append(100 * (ours / theirs - 1))
-            equal = equal and abs(ours - theirs) <= _largest_column(run)
+            equal = equal and abs(ours - theirs) <= max(map(sum, run.module_shapes.values()), default=0)
     if not excess:
         return replace(empty, remark="not counted")
     return replace(
@@ -178,14 +167,5 @@ def _from_interval(
     return replace(empty, mean=mean, low=low, high=high, seeds=seeds, verdict=verdict, remark=side)
 
 
-def _shown_to_be_better(difference: PairedDifference, metric: Metric) -> bool:
-    return difference.direction == ("higher" if metric.higher_is_better else "lower")
-
-
 def _too_few(seeds: int) -> str:
     return f"nothing can be concluded from {pluralize(seeds, 'seed')}"
-
-
-def _largest_column(run: RunRecord) -> int:
-    """Parameters of one rank of the largest matrix, d_out + d_in."""
-    return max((sum(shape) for shape in run.module_shapes.values()), default=0)

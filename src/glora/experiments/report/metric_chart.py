@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import altair as alt
@@ -17,31 +16,6 @@ from glora.experiments.report.summary import GroupSummary, MethodSummary
 Row = dict[str, Any]
 
 
-@dataclass
-class _Curves:
-    """Data of the chart: a point for each evaluation, their means over seeds, and each method's spread at the end."""
-
-    points: list[Row] = field(default_factory=list)
-    means: list[Row] = field(default_factory=list)
-    spreads: list[Row] = field(default_factory=list)
-
-    def add(self, method: MethodSummary, metric: Metric, seconds: float) -> None:
-        """Add the runs of a method, with times in a unit of this many seconds."""
-        stages: dict[int, list[Row]] = {}
-        for run in method.runs:
-            for at in evaluations(run, metric):
-                point = {"time": at.train_seconds / seconds, "value": at.values[metric.name] * metric.scale}
-                row = {"method": _name(method), "seed": str(run.config.seed), **point, "epoch": at.epoch}
-                stages.setdefault(at.step, []).append(row)
-        for _, stage in sorted(stages.items()):
-            self.points += [{**row, "time": rounded(row["time"]), "value": rounded(row["value"])} for row in stage]
-            time, value = (estimate([row[of] for row in stage]) for of in ("time", "value"))
-            self.means.append({"method": _name(method), "time": rounded(time.mean), "value": rounded(value.mean)})
-        if stages and value.sd:
-            ends = {"low": rounded(value.mean - value.sd), "high": rounded(value.mean + value.sd)}
-            self.spreads.append({**self.means[-1], **ends})
-
-
 def evaluations(run: RunRecord, metric: Metric) -> list[EpochMetrics]:
     """The evaluations of the run's main split that have this metric, in order."""
     return [found for found in run.metrics if found.split == run.main_split and metric.name in found.values]
@@ -50,26 +24,46 @@ def evaluations(run: RunRecord, metric: Metric) -> list[EpochMetrics]:
 def metric_chart(group: GroupSummary) -> list[ReportChart]:
     """The primary metric against training time: a mark a run, lines through the means of each method."""
     metric = group.primary_metric
-    runs = [run for method in group.methods for run in method.runs]
-    seconds = [found.train_seconds for run in runs for found in evaluations(run, metric)] if metric else []
+    seconds = [at.train_seconds for run in group.finished for at in evaluations(run, metric)] if metric else []
     if metric is None or not seconds:
         return []
     divisor, unit = time_unit(max(seconds))
-    curves = _Curves()
-    for method in group.methods:
-        curves.add(method, metric, divisor)
+    points, means, spreads = _curves(group, metric, divisor)
     bars = "bars show the standard deviation at the end."
-    lines = "lines join the means over seeds, " if len(curves.means) > len(group.methods) else ""
-    how = f"; {lines}{bars}" if curves.spreads else "."
+    lines = "lines join the means over seeds, " if len(means) > len(group.methods) else ""
+    how = f"; {lines}{bars}" if spreads else "."
     caption = f"{metric.label} after each evaluation against the {unit} of training until then, each mark a run{how}"
-    chart = _layers(group, curves, metric, unit).properties(width=640, height=340, usermeta={"fit": True})
+    chart = _layers(group, points, means, spreads, metric, unit)
+    chart = chart.properties(width=640, height=340, usermeta={"fit": True})
     return [finished("time", group, f"{metric.label} against training time", caption, "", chart)]
 
 
-def _layers(group: GroupSummary, curves: _Curves, metric: Metric, unit: str) -> Any:
+def _curves(group: GroupSummary, metric: Metric, seconds: float) -> tuple[list[Row], list[Row], list[Row]]:
+    """A point for each evaluation, their means over seeds, and each method's spread at the end; times in units of seconds."""
+    points, means, spreads = [], [], []
+    for method in group.methods:
+        stages: dict[int, list[Row]] = {}
+        for run in method.runs:
+            for at in evaluations(run, metric):
+                point = {"time": at.train_seconds / seconds, "value": at.values[metric.name] * metric.scale}
+                row = {"method": _name(method), "seed": str(run.config.seed), **point, "epoch": at.epoch}
+                stages.setdefault(at.step, []).append(row)
+        for _, stage in sorted(stages.items()):
+            points += [{**row, "time": rounded(row["time"]), "value": rounded(row["value"])} for row in stage]
+            time, value = (estimate([row[of] for row in stage]) for of in ("time", "value"))
+            means.append({"method": _name(method), "time": rounded(time.mean), "value": rounded(value.mean)})
+        if stages and value.sd:
+            ends = {"low": rounded(value.mean - value.sd), "high": rounded(value.mean + value.sd)}
+            spreads.append({**means[-1], **ends})
+    return points, means, spreads
+
+
+def _layers(
+    group: GroupSummary, points: list[Row], means: list[Row], spreads: list[Row], metric: Metric, unit: str
+) -> Any:
     """Means as lines, spreads as bars, runs as marks; the legend chooses methods."""
     styles = method_styles([method.label for method in group.methods])
-    drawn = {row["method"] for row in curves.points}
+    drawn = {row["method"] for row in points}
     shown = {_name(method): styles[method.label] for method in group.methods if _name(method) in drawn}
     chosen = alt.selection_point(name="chosen", fields=["method"], bind="legend", toggle="true")
     # Vega-Lite writes the titles of fields into expressions, where it escapes neither of the two.
@@ -90,13 +84,13 @@ def _layers(group: GroupSummary, curves: _Curves, metric: Metric, unit: str) -> 
         ),
         "opacity": alt.when(chosen).then(alt.value(1)).otherwise(alt.value(0.08)),
     }
-    line = alt.Chart(data(curves.means)).mark_line(strokeWidth=2).encode(y=y, **looks).add_params(chosen)
+    line = alt.Chart(data(means)).mark_line(strokeWidth=2).encode(y=y, **looks).add_params(chosen)
     low, high = alt.Y("low:Q", title=header), alt.Y2("high:Q")
-    spread = alt.Chart(data(curves.spreads)).mark_rule(strokeWidth=1.5).encode(low, high, **looks)
+    spread = alt.Chart(data(spreads)).mark_rule(strokeWidth=1.5).encode(low, high, **looks)
     shape = alt.Shape(
         "method:N", title=None, scale=alt.Scale(domain=list(shown), range=[marker for _, marker in shown.values()])
     )
-    return alt.layer(line, spread, _marks(curves.points, header, unit).encode(y=y, shape=shape, **looks))
+    return alt.layer(line, spread, _marks(points, header, unit).encode(y=y, shape=shape, **looks))
 
 
 def _marks(points: list[Row], header: str, unit: str) -> alt.Chart:

@@ -128,22 +128,17 @@ def _about_seeds(group: GroupSummary) -> Iterator[str]:
 
 
 def _about_budgets(group: GroupSummary) -> Iterator[str]:
-    reference = group.reference
-    if reference is None:
+    reference = group.reference_label
+    if group.reference is None:
         yield f"There is no finished run of `{REFERENCE}`, so nothing is relative to it."
-        return
-    size = _adapter_size(reference)
     for method in group.methods:
-        found = _adapter_size(method)
-        if method.is_reference or found is None or not size:
-            continue
-        excess = found / size - 1
-        if not found:
-            yield f"{method.label} has no adapter: what it trains is compared with {reference.label} in all parameters."
-        elif abs(excess) >= UNEQUAL_PARAMETERS:
+        share = None if method.is_reference else method.adapter_share
+        if share == 0:
+            yield f"{method.label} has no adapter: what it trains is compared with {reference} in all parameters."
+        elif share is not None and abs(share - 1) >= UNEQUAL_PARAMETERS:
             yield (
-                f"The sizes differ: {method.label} ends with {abs(excess):.0%} "
-                f"{'more' if excess > 0 else 'fewer'} adapter parameters than {reference.label}."
+                f"The sizes differ: {method.label} ends with {abs(share - 1):.0%} "
+                f"{'more' if share > 1 else 'fewer'} adapter parameters than {reference}."
             )
 
 
@@ -158,11 +153,6 @@ def _about_allocations(group: GroupSummary) -> Iterator[str]:
                 f"{method.label} kept the ranks that it began with (seed {', '.join(str(run.config.seed) for run in kept)}): "
                 "nothing was allocated, so this is LoRA of the starting rank. The run's log says why."
             )
-
-
-def _adapter_size(method: MethodSummary) -> float | None:
-    found = method.over_seeds(lambda run: run.adapter_parameters_after)
-    return found.mean if found else None
 
 
 def _about_learning_rates(group: GroupSummary) -> Iterator[str]:

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 from scipy import stats
 
 SEEDS_FOR_AN_INTERVAL = 3
@@ -98,14 +99,8 @@ class RatioOfMeans:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and sample standard deviation; NaN stays NaN, so that a diverged run cannot be overlooked.
-
-    Raises:
-        ValueError: if there is no value.
-    """
+    """Mean and sample standard deviation; NaN stays NaN, so that a diverged run cannot be overlooked."""
     n = len(values)
-    if n == 0:
-        raise ValueError("a mean needs at least one value")
     mean = math.fsum(values) / n
     if n == 1:
         return Estimate(mean, None, 1)
@@ -151,16 +146,13 @@ def ratio_of_means(numerator: PairedDifference, denominator: PairedDifference) -
     value = mean_x / mean_y if mean_y else math.nan
     if n < SEEDS_FOR_AN_INTERVAL:
         return RatioOfMeans(value, None, None, seeds)
-
-    def covariance(left: Mapping[int, float], m: float, right: Mapping[int, float], k: float) -> float:
-        return math.fsum((left[seed] - m) * (right[seed] - k) for seed in seeds) / (n - 1) / n
-
+    (v_x, v_xy), (_, v_y) = np.cov([x[seed] for seed in seeds], [y[seed] for seed in seeds]) / n
     q = _t_quantile(n) ** 2
-    a = mean_y**2 - q * covariance(y, mean_y, y, mean_y)
+    a = mean_y**2 - q * v_y
     if not a > 0:  # NaN has no interval either
         return RatioOfMeans(value, None, None, seeds)
-    b = mean_x * mean_y - q * covariance(x, mean_x, y, mean_y)
-    c = mean_x**2 - q * covariance(x, mean_x, x, mean_x)
+    b = mean_x * mean_y - q * v_xy
+    c = mean_x**2 - q * v_x
     root = math.sqrt(max(0.0, b * b - a * c))
     return RatioOfMeans(value, (b - root) / a, (b + root) / a, seeds)
 

@@ -11,7 +11,8 @@ command were, so that the two runs can be compared.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from glora.experiments.config import ALLOCATION_SETTINGS, SETTINGS, RunConfig
@@ -43,21 +44,17 @@ class MethodSummary:
     Attributes:
         label: the method's title, with the settings that tell its rows apart if it has several.
         runs: by seed.
-        adapter_share: adapter parameters at the end over the reference's (1.3 is 30 % more); 0 without adapters.
-        trainable_share: the same of all trained parameters, head included.
-        time_ratio: training time divided by the reference's of the same seed, on one machine by one command.
-        differences: metric's key -> difference to the reference over the seeds with the same data.
-        other_settings: settings, beside those of allocation alone, in which the reference is not like this row.
+        reference: the runs of `lora` that they are compared with; none where no row of it fits.
     """
 
-    method: str
     label: str
     runs: tuple[RunRecord, ...]
-    adapter_share: float | None
-    trainable_share: float | None
-    time_ratio: PairedRatio | None
-    differences: dict[str, PairedDifference]
-    other_settings: tuple[str, ...]
+    reference: tuple[RunRecord, ...]
+
+    @property
+    def method(self) -> str:
+        """The method, as configured."""
+        return self.runs[0].config.method
 
     @property
     def is_reference(self) -> bool:
@@ -66,8 +63,7 @@ class MethodSummary:
 
     def over_seeds(self, value: Callable[[RunRecord], float | None]) -> Estimate | None:
         """Return mean and spread over the runs that have the value; None if none has it."""
-        values = [found for run in self.runs if (found := value(run)) is not None]
-        return estimate(values) if values else None
+        return _over(self.runs, value)
 
     def metric(self, metric: Metric) -> Estimate | None:
         """Return mean and spread of a metric, as recorded (not in percent)."""
@@ -77,6 +73,63 @@ class MethodSummary:
     def seeds(self) -> tuple[int, ...]:
         """The seeds of the finished runs."""
         return tuple(run.config.seed for run in self.runs)
+
+    @property
+    def adapter_share(self) -> float | None:
+        """Adapter parameters at the end over the reference's (1.3 is 30 % more); 0 without adapters."""
+        return self._share(lambda run: run.adapter_parameters_after)
+
+    @property
+    def trainable_share(self) -> float | None:
+        """The same of all trained parameters, head included."""
+        return self._share(lambda run: run.trainable_parameters_after)
+
+    @property
+    def time_ratio(self) -> PairedRatio | None:
+        """Training time divided by the reference's of the same seed, on one machine by one command."""
+        timed = [pair for pair in self._pairs if side_by_side(*pair)]
+        return paired_ratio(*_by_seed(timed, lambda run: run.train_seconds))
+
+    @functools.cached_property
+    def differences(self) -> dict[str, PairedDifference]:
+        """Metric's key -> difference to the reference over the seeds with the same data; none of the reference itself."""
+        names = [] if self.is_reference else sorted({name for run in self.runs for name in run.final})
+        return {name: found for name in names if (found := self._difference(name)) is not None}
+
+    @property
+    def other_settings(self) -> tuple[str, ...]:
+        """Settings, beside those of allocation alone, in which the reference is not like this row."""
+        ours, *theirs = (runs[0].config for runs in (self.runs, self.reference) if runs)
+        names = differing_settings([ours, *theirs], BESIDE_THE_SCHEDULE)
+        return tuple(f"{name}={ours.setting(name)} against {theirs[0].setting(name)}" for name in names)
+
+    @property
+    def _pairs(self) -> list[tuple[RunRecord, RunRecord]]:
+        """Runs of one seed on the same examples, as far as both say what they saw."""
+        others = {run.config.seed: run for run in self.reference}
+        pairs = [(run, others[run.config.seed]) for run in self.runs if run.config.seed in others]
+        return [pair for pair in pairs if len({run.provenance.data_fingerprint for run in pair} - {None}) <= 1]
+
+    def _difference(self, metric: str) -> PairedDifference | None:
+        return paired_difference(*_by_seed(self._pairs, lambda run: run.final.get(metric)))
+
+    def _share(self, value: Callable[[RunRecord], float | None]) -> float | None:
+        """The mean over all seeds, divided by the reference's."""
+        ours, theirs = (_over(runs, value) for runs in (self.runs, self.reference))
+        return ours.mean / theirs.mean if ours and theirs and theirs.mean else None
+
+
+def _over(runs: Sequence[RunRecord], value: Callable[[RunRecord], float | None]) -> Estimate | None:
+    values = [found for run in runs if (found := value(run)) is not None]
+    return estimate(values) if values else None
+
+
+def _by_seed(
+    pairs: Sequence[tuple[RunRecord, RunRecord]], value: Callable[[RunRecord], float | None]
+) -> Iterator[dict[int, float]]:
+    """Seed -> value, of the first runs and of the second ones."""
+    for runs in zip(*pairs) if pairs else ((), ()):
+        yield {run.config.seed: found for run in runs if (found := value(run)) is not None}
 
 
 @dataclass(frozen=True)
@@ -174,7 +227,7 @@ def _summarise_group(records: list[RunRecord], heading: str, names: tuple[str, s
     )
     rows = _rows(finished)
     labels = _labels(rows)
-    methods = tuple(_summarise_method(runs, label, counterpart(runs, rows)) for runs, label in zip(rows, labels))
+    methods = tuple(MethodSummary(label, runs, counterpart(runs, rows)) for runs, label in zip(rows, labels))
     config = records[0].config
     primary = metric_of(finished[0].primary_metric or "") if finished else None
     metrics = {
@@ -202,12 +255,9 @@ def _rows(finished: Sequence[RunRecord]) -> list[tuple[RunRecord, ...]]:
     for record in sorted(finished, key=lambda record: record.finished_at):
         settings = record.config.model_copy(update={"seed": 0}).model_dump_json()
         rows.setdefault(settings, {})[record.config.seed] = record
-    ordered = sorted(rows.items(), key=lambda row: (_method_order(next(iter(row[1].values()))), row[0]))
-    return [tuple(runs[seed] for seed in sorted(runs)) for _, runs in ordered]
-
-
-def _method_order(record: RunRecord) -> tuple[bool, str]:
-    return record.config.method != REFERENCE, record.config.method
+    methods = {settings: next(iter(runs.values())).config.method for settings, runs in rows.items()}
+    ordered = sorted(rows, key=lambda settings: (methods[settings] != REFERENCE, methods[settings], settings))
+    return [tuple(run for _, run in sorted(rows[settings].items())) for settings in ordered]
 
 
 def _labels(rows: Sequence[tuple[RunRecord, ...]]) -> list[str]:
@@ -244,61 +294,7 @@ def counterpart(
     return candidates[0] if len(candidates) == 1 else ()
 
 
-def _summarise_method(runs: tuple[RunRecord, ...], label: str, reference: tuple[RunRecord, ...]) -> MethodSummary:
-    same_seed = {run.config.seed: run for run in reference}
-    pairs = [(run, same_seed[run.config.seed]) for run in runs if run.config.seed in same_seed]
-    comparable = [(run, other) for run, other in pairs if _same_data(run, other)]
-    timed = [(run, other) for run, other in comparable if side_by_side(run, other)]
-    names = sorted({name for run in runs for name in run.final})
-    differences = {
-        name: paired_difference(
-            {run.config.seed: run.final[name] for run, _ in comparable if name in run.final},
-            {other.config.seed: other.final[name] for _, other in comparable if name in other.final},
-        )
-        for name in names
-    }
-    is_reference = runs[0].config.method == REFERENCE
-    return MethodSummary(
-        method=runs[0].config.method,
-        label=label,
-        runs=runs,
-        adapter_share=_share(runs, reference, lambda run: run.adapter_parameters_after),
-        trainable_share=_share(runs, reference, lambda run: run.trainable_parameters_after),
-        time_ratio=paired_ratio(
-            {run.config.seed: run.train_seconds for run, _ in timed if run.train_seconds is not None},
-            {run.config.seed: run.train_seconds for _, run in timed if run.train_seconds is not None},
-        ),
-        differences=(
-            {}
-            if is_reference
-            else {name: difference for name, difference in differences.items() if difference is not None}
-        ),
-        other_settings=tuple(
-            f"{name}={runs[0].config.setting(name)} against {reference[0].config.setting(name)}"
-            for name in differing_settings([runs[0].config, reference[0].config], BESIDE_THE_SCHEDULE)
-        )
-        if reference and not is_reference
-        else (),
-    )
-
-
 def side_by_side(run: RunRecord, other: RunRecord) -> bool:
     """Return True if two times can be divided: one machine, and one command, as far as the records say which."""
     ours, theirs = run.provenance, other.provenance
     return ours.machine == theirs.machine and ours.process_started_at == theirs.process_started_at
-
-
-def _share(
-    runs: Sequence[RunRecord], reference: Sequence[RunRecord], value: Callable[[RunRecord], float | None]
-) -> float | None:
-    """The mean over all seeds, divided by the reference's."""
-    mine, others = ([found for run in row if (found := value(run)) is not None] for row in (runs, reference))
-    if not mine or not any(others):
-        return None
-    return estimate(mine).mean / estimate(others).mean
-
-
-def _same_data(run: RunRecord, other: RunRecord) -> bool:
-    """Return True if both saw the same examples, as far as both say what they saw."""
-    fingerprints = {run.provenance.data_fingerprint, other.provenance.data_fingerprint} - {None}
-    return len(fingerprints) <= 1

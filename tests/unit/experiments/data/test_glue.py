@@ -51,7 +51,7 @@ def test_values_of_the_first_rows(glue_folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["rte", "mnli"])
 def test_data_dir_may_be_glues_folder_or_the_tasks_own(glue_folder: Path, tmp_path: Path, name: str) -> None:
-    folder = GLUE[name].folder
+    folder = GLUE[name].folders[0]
     expected = load_task(name, data_dir=str(glue_folder)).fingerprint
     assert load_task(name, data_dir=str(glue_folder / folder)).fingerprint == expected
     shutil.copytree(glue_folder / folder, tmp_path / name)
@@ -195,7 +195,7 @@ def test_incomplete_lines_of_qqp_are_left_out(glue_folder: Path, tmp_path: Path)
 def test_the_real_files(
     real_glue: Callable[[str], Path], name: str, train: int, validation: int, text: str, label: str
 ) -> None:
-    data = load_task(name, data_dir=str(real_glue(GLUE[name].folder)))
+    data = load_task(name, data_dir=str(real_glue(GLUE[name].folders[0])))
     assert (len(data.train), len(data.evaluation["validation"])) == (train, validation)  # GLUE's published sizes
     assert data.train[0]["text_a"] == text
     assert data.label_names is not None

@@ -34,11 +34,6 @@ def test_every_example_is_in_one_part_and_classes_keep_their_shares() -> None:
     )
 
 
-def test_the_same_examples_are_held_out_every_time() -> None:
-    first, second = (hold_out(rows([i % 2 for i in range(50)]), 0.2)[1].columns["text_a"] for _ in range(2))
-    assert first == second
-
-
 def test_a_regression_is_divided_as_one() -> None:
     train, tuning = hold_out(rows([i / 7 for i in range(40)]), 0.25)
     assert (len(train), len(tuning)) == (30, 10)

@@ -11,7 +11,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
-from glora.experiments.models.model_fit import longest_input, positions, why_it_writes_no_text
+from glora.experiments.config import RunConfig
+from glora.experiments.models.model_fit import length_errors, positions, why_it_writes_no_text
 from glora.experiments.plan import InvalidComparisonError, check_settings, plan_comparison
 
 TINY = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
@@ -130,4 +131,5 @@ def test_the_tokenizer_speaks_first(stated: int | None, limit: int, tmp_path: An
     tiny("roberta").save_pretrained(tmp_path)
     if stated is not None:
         (tmp_path / "tokenizer_config.json").write_text(f'{{"model_max_length": {stated}}}')
-    assert longest_input(str(tmp_path)) == limit
+    found = [length_errors(RunConfig(model=str(tmp_path), max_length=length)) for length in (limit, limit + 1)]
+    assert [len(errors) for errors in found] == [0, 1]

@@ -93,6 +93,7 @@ def test_ten_thousand_matrices_are_drawn_in_bounded_size_and_time() -> None:
     assert all(max(png_size(each.png())) < 7000 for each in found)
     ranks, norms = found[1:]
     assert len(rows(ranks, "rank")) <= 2400
+    assert "several matrices shows their mean" in ranks.caption
     assert sum(len(dataset) for dataset in norms.spec["datasets"].values()) <= 460
     assert time.process_time() - began < 60
 
