@@ -1,4 +1,4 @@
-"""`python -m benchmarks.first_study report` makes tables and a picture, `best-case` searches allocations, `full` uses a GPU."""
+"""`python -m benchmarks.first_study report` makes tables and a picture, `best-case` searches allocations."""
 
 from __future__ import annotations
 
@@ -10,17 +10,12 @@ HERE = Path(__file__).parent
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.first_study", description=__doc__)
-    parser.add_argument("what", choices=("report", "best-case", "full"))
+    parser.add_argument("what", choices=("report", "best-case"))
     parser.add_argument(
         "--data-dir", default="../shared/data/glue", help="GLUE's own TSV files, a folder for each task"
     )
-    parser.add_argument("--processes", type=int, default=8, help="that share the GPU, of `full`")
     arguments = parser.parse_args()
-    if arguments.what == "full":
-        from benchmarks.first_study.full import cells, make
-
-        make(HERE / "full", arguments.data_dir, arguments.processes, list(cells()))
-    elif arguments.what == "best-case":
+    if arguments.what == "best-case":
         import torch
         from benchmarks.first_study.best_case import confirm, search
 

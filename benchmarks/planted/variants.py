@@ -1,15 +1,15 @@
 """The compared variants: uniform LoRA, the ranks as planted, and every way to get ranks from a warm-up.
 
 A variant is a RankAllocationConfig and the allocator that reads it: the library's own, so that what is measured is what users
-get, or a subclass that allocates by a rule which is only there for comparison.
+get, with a rule or in a subclass that is only there for comparison.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from benchmarks.planted.task import PlantedTask, Setting, lora_of
@@ -21,109 +21,55 @@ from glora.experiments.methods.glora import ShuffledRankAllocator
 from glora.lora.matrix import LoraMatrix
 from glora.scoring.spectrum import Spectra, spectra
 
-
-class PlantedAllocator(RankAllocator):
-    """Ranks in proportion to the teacher's: what an allocation is compared with that knows the truth."""
-
-    planted: Mapping[str, int]
-
-    def allocate(self, learned: Spectra | None = None) -> dict[str, int]:
-        return allocate_within_bounds(self.adapter, self.config, self.total_rank, self.planted)
+Rule = Callable[[RankAllocator, PlantedTask], dict[str, int]]
+"""(allocator at the end of its warm-up, task) -> ranks."""
 
 
-class SensitiveAllocator(PlantedAllocator):
-    """Ranks in proportion to the teacher's and to the gradient norm: directions that are missing, times what each counts."""
-
-    def allocate(self, learned: Spectra | None = None) -> dict[str, int]:
-        scores = {name: norm * self.planted[name] for name, norm in self.norms.items()}
-        return allocate_within_bounds(self.adapter, self.config, self.total_rank, scores)
-
-
-class PowerAllocator(RankAllocator):
-    """Ranks in proportion to g_k^p."""
-
-    power: float
-
-    def allocate(self, learned: Spectra | None = None) -> dict[str, int]:
-        scores = {name: norm**self.power for name, norm in self.norms.items()}
-        return allocate_within_bounds(self.adapter, self.config, self.total_rank, scores)
+def proportional(scores: Callable[[RankAllocator, PlantedTask], Mapping[str, float]]) -> Rule:
+    """Ranks in proportion to scores."""
+    return lambda allocator, task: allocate_within_bounds(
+        allocator.adapter, allocator.config, allocator.total_rank, scores(allocator, task)
+    )
 
 
-class RootAllocator(PowerAllocator):
-    power = 0.5
+def by_norm(score: Callable[[float, LoraMatrix, PlantedTask], float]) -> Rule:
+    """Ranks in proportion to a score of each matrix, made from its gradient norm g_k."""
+    return proportional(
+        lambda allocator, task: {
+            name: score(norm, allocator.adapter.matrices[name], task) for name, norm in allocator.norms.items()
+        }
+    )
 
 
-class SquareAllocator(PowerAllocator):
-    power = 2.0
+def by_spectrum(score: Callable[[list[float]], float]) -> Rule:
+    """Ranks in proportion to a score of the singular values σ_1 ≥ ... ≥ σ_r of what was learned, Δ_k = s·B_k·A_k."""
+    return proportional(
+        lambda allocator, _: {name: score(values) for name, values in spectra(allocator.adapter.present).items()}
+    )
 
 
-class RelativeAllocator(RankAllocator):
-    """Ranks in proportion to g_k / c_k."""
-
-    def divisor(self, matrix: LoraMatrix) -> float:
-        raise NotImplementedError
-
-    def allocate(self, learned: Spectra | None = None) -> dict[str, int]:
-        scores = {name: norm / self.divisor(self.adapter.matrices[name]) for name, norm in self.norms.items()}
-        return allocate_within_bounds(self.adapter, self.config, self.total_rank, scores)
-
-
-class PerWeightAllocator(RelativeAllocator):
-    """c_k = ‖W_k‖_F of the frozen weight."""
-
-    def divisor(self, matrix: LoraMatrix) -> float:
-        return matrix.layer.get_base_layer().weight.norm().item()
-
-
-class PerSizeAllocator(RelativeAllocator):
-    """c_k = √(d_in·d_out), so that a score is the root mean square of G_k's elements."""
-
-    def divisor(self, matrix: LoraMatrix) -> float:
-        return math.sqrt(math.prod(matrix.shape))
-
-
-class LearnedAllocator(RankAllocator):
-    """Allocates by what has been learned by the end of the warm-up: the singular values σ_1 ≥ ... ≥ σ_r of Δ_k = s·B_k·A_k."""
-
-    def learned(self) -> dict[str, list[float]]:
-        return spectra(self.adapter.present)
-
-    def score(self, values: list[float]) -> float:
-        raise NotImplementedError
-
-    def allocate(self, learned: Spectra | None = None) -> dict[str, int]:
-        scores = {name: self.score(values) for name, values in self.learned().items()}
-        return allocate_within_bounds(self.adapter, self.config, self.total_rank, scores)
-
-
-class LearnedSizeAllocator(LearnedAllocator):
-    """Ranks in proportion to ‖Δ_k‖_F."""
-
-    def score(self, values: list[float]) -> float:
-        return math.hypot(*values)
-
-
-class LastValueAllocator(LearnedAllocator):
-    """Ranks in proportion to σ_r(Δ_k), which is large where all r directions are in use."""
-
-    def score(self, values: list[float]) -> float:
-        return values[-1]
-
-
-class SpectrumCutAllocator(LearnedAllocator):
+def cut_of_continued_spectra(allocator: RankAllocator, _task: PlantedTask) -> dict[str, int]:
     """One cut through what has been learned and its geometric continuation, σ_{r+j} = σ_r·(σ_r/σ_1)^{j/(r-1)}."""
+    continued = {}
+    for name, values in spectra(allocator.adapter.present).items():
+        ratio = (values[-1] / values[0]) ** (1 / (len(values) - 1)) if len(values) > 1 and values[0] else 0.0
+        longest = min(allocator.shapes[name])
+        continued[name] = values + [values[-1] * ratio**j for j in range(1, longest - len(values) + 1)]
+    return _cut(allocator, continued)
+
+
+class RuleAllocator(RankAllocator):
+    """Allocates by a rule that is only there for comparison."""
+
+    rule: Rule
+    task: PlantedTask
 
     def allocate(self, learned: Spectra | None = None) -> dict[str, int]:
-        continued = {}
-        for name, values in self.learned().items():
-            ratio = (values[-1] / values[0]) ** (1 / (len(values) - 1)) if len(values) > 1 and values[0] else 0.0
-            longest = min(self.shapes[name])
-            continued[name] = values + [values[-1] * ratio**j for j in range(1, longest - len(values) + 1)]
-        return _cut(self, continued)
+        return self.rule(self, self.task)
 
 
-class GradientMeanAllocator(RankAllocator):
-    """Keeps the sum of G_k over the warm-up, which needs signal="delta_exact" at every step."""
+class GradientCutAllocator(RankAllocator):
+    """Ranks by one cut through the spectra of all ΣG_k over the warm-up, which needs signal="delta_exact" at every step."""
 
     def __init__(self, *arguments: Any) -> None:
         self._sums: dict[str, torch.Tensor] = {}
@@ -135,16 +81,8 @@ class GradientMeanAllocator(RankAllocator):
             for name, G in self._recorder.ratios.products.items():
                 self._sums[name] = self._sums[name] + G if name in self._sums else G.clone()
 
-    def singular_values(self) -> dict[str, list[float]]:
-        """Spectra of the mean gradient, but for a factor that is the same for all."""
-        return {name: torch.linalg.svdvals(self._sums[name]).tolist() for name in self.adapter.matrices}
-
-
-class GradientCutAllocator(GradientMeanAllocator):
-    """Ranks by one cut through the singular values of all mean gradients."""
-
     def allocate(self, learned: Spectra | None = None) -> dict[str, int]:
-        return _cut(self, self.singular_values())
+        return _cut(self, {name: torch.linalg.svdvals(self._sums[name]).tolist() for name in self.adapter.matrices})
 
 
 class ZeroMomentAllocator(RankAllocator):
@@ -182,13 +120,13 @@ class GradientColumnsAllocator(RankAllocator):
                 A[old : old + left.shape[1]] = 0
 
 
-class RescalingAllocator(RankAllocator):
+class InverseScalingAllocator(RankAllocator):
     """GLoRA, but the scaling of a matrix falls with its rank: s_k = s·(r/r_k)^p.
 
     B is multiplied by c = s/s_k, so that the update stays. Its gradients are then 1/c times as large; Adam's moments follow.
     """
 
-    power: float
+    power = 1.0
 
     def _reallocate(self) -> None:
         before = self.ranks
@@ -205,12 +143,8 @@ class RescalingAllocator(RankAllocator):
             layer.lora_alpha[name] /= c
 
 
-class InverseRootScalingAllocator(RescalingAllocator):
+class InverseRootScalingAllocator(InverseScalingAllocator):
     power = 0.5
-
-
-class InverseScalingAllocator(RescalingAllocator):
-    power = 1.0
 
 
 def _grown(
@@ -229,19 +163,6 @@ def _cut(allocator: RankAllocator, spectra: Mapping[str, list[float]]) -> dict[s
     return cut_spectra(spectra, budget=allocator.total_rank * sum(costs.values()) / len(costs), costs=costs).ranks
 
 
-class Trained(Protocol):
-    """The rule that decides the ranks during one run."""
-
-    @property
-    def ranks(self) -> dict[str, int]: ...
-
-    @property
-    def norms(self) -> dict[str, float]: ...
-
-    def step(self) -> None:
-        """Called between the backward pass and the optimizer's step."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Variant:
     """One way to get ranks.
@@ -249,6 +170,7 @@ class Variant:
     Attributes:
         what: For the table.
         allocator: What allocates; None trains uniform LoRA.
+        rule: What decides the ranks, where that is not the allocator's own.
         fields: Of RankAllocationConfig, beside warm-up, budget and seed.
         every: Share of the steps between two reallocations, where there are two.
         estimated: Norms are ‖∂L/∂B‖_F·√d_in/(s·‖A‖_F), as if A were random, which was the default before the sketch.
@@ -260,9 +182,10 @@ class Variant:
     what: str
     allocator: type[RankAllocator] | None = RankAllocator
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    rule: Rule | None = None
     every: float | None = None
     estimated: bool = False
-    start: int = 1
+    start: float = 1
     cuts: int = 1
     learning_rate: float | None = None
 
@@ -275,8 +198,8 @@ class Variant:
         """The student with the adapter that it starts with."""
         return PlantedTask(setting, seed, lora_of(self.start * setting.rank))
 
-    def allocate(self, task: PlantedTask, optimizer: torch.optim.Optimizer, seed: int) -> Trained | None:
-        """Return the rule that decides the ranks of one run."""
+    def allocate(self, task: PlantedTask, optimizer: torch.optim.Optimizer, seed: int) -> RankAllocator | None:
+        """Return the allocator of one run."""
         if self.allocator is None:
             return None
         setting, fields, warmup = task.setting, dict(self.fields), task.setting.warmup_steps
@@ -288,39 +211,54 @@ class Variant:
             warmup //= self.cuts
             fields |= {"reallocate_every": warmup, "max_reallocations": self.cuts}
         config = RankAllocationConfig(warmup_steps=warmup, budget=setting.budget, seed=seed, **fields)
-        allocator = self.allocator(task.student, optimizer, config)
-        if isinstance(allocator, PlantedAllocator):
-            allocator.planted = task.planted
+        if self.rule is None:
+            return self.allocator(task.student, optimizer, config)
+        allocator = RuleAllocator(task.student, optimizer, config)
+        allocator.rule, allocator.task = self.rule, task
         return allocator
 
 
-_EVERY_STEP = {"signal": "delta_exact", "exact_every": 1}
+_EVERY_STEP, _SVD = {"signal": "delta_exact", "exact_every": 1}, {"keep": "svd"}
+_PLANTED = proportional(lambda _, task: task.planted)  # what an allocation is compared with that knows the truth
+_LAST_VALUE = by_spectrum(lambda values: values[-1])  # σ_r is large where all r directions are in use
 
 VARIANTS = {
     "uniform": Variant("uniform LoRA", None),
-    "planted": Variant("in proportion to the teacher's ranks", PlantedAllocator),
-    "planted_svd": Variant("in proportion to the teacher's ranks, keep = svd", PlantedAllocator, {"keep": "svd"}),
-    "planted_times_norm": Variant("the teacher's rank × estimated norm", SensitiveAllocator, estimated=True),
+    "planted": Variant("in proportion to the teacher's ranks", rule=_PLANTED),
+    "planted_svd": Variant("in proportion to the teacher's ranks, keep = svd", fields=_SVD, rule=_PLANTED),
+    "planted_times_norm": Variant(
+        "the teacher's rank × estimated norm",
+        rule=by_norm(lambda norm, matrix, task: norm * task.planted[matrix.name]),
+        estimated=True,
+    ),
     "delta": Variant("gradient norm (as proposed)"),
     "estimate": Variant("estimated norm", estimated=True),
     "shuffled": Variant("ranks by estimated norm, shuffled", ShuffledRankAllocator, estimated=True),
     "delta_exact": Variant("gradient norm, measured at every step", fields=_EVERY_STEP),
     "lora_b": Variant("raw norm of ∂L/∂B", fields={"signal": "lora_b"}),
-    "per_weight": Variant("estimated norm / ‖W‖", PerWeightAllocator, estimated=True),
-    "per_size": Variant("estimated norm / √(d_in·d_out)", PerSizeAllocator, estimated=True),
-    "exponent_half": Variant("estimated norm, p = 0.5", RootAllocator, estimated=True),
-    "exponent_two": Variant("estimated norm, p = 2", SquareAllocator, estimated=True),
-    "learned": Variant("size of the Δ learned so far", LearnedSizeAllocator),
-    "last_value": Variant("last singular value of Δ", LastValueAllocator),
-    "last_value_svd": Variant("last singular value of Δ, keep = svd", LastValueAllocator, {"keep": "svd"}),
-    "last_value_twice": Variant(
-        "last singular value of Δ, keep = svd, twice", LastValueAllocator, {"keep": "svd", "min_rank": 1}, every=0.25
+    "per_weight": Variant(
+        "estimated norm / ‖W‖",
+        rule=by_norm(lambda norm, matrix, _: norm / matrix.layer.get_base_layer().weight.norm().item()),
+        estimated=True,
     ),
-    "spectrum_cut": Variant("global cut, Δ continued", SpectrumCutAllocator),
-    "spectrum_cut_svd": Variant("global cut, Δ continued, keep = svd", SpectrumCutAllocator, {"keep": "svd"}),
+    "per_size": Variant(
+        "estimated norm / √(d_in·d_out)",  # the root mean square of G_k's elements
+        rule=by_norm(lambda norm, matrix, _: norm / math.sqrt(math.prod(matrix.shape))),
+        estimated=True,
+    ),
+    "exponent_half": Variant("estimated norm, p = 0.5", rule=by_norm(lambda norm, *_: norm**0.5), estimated=True),
+    "exponent_two": Variant("estimated norm, p = 2", rule=by_norm(lambda norm, *_: norm**2), estimated=True),
+    "learned": Variant("size of the Δ learned so far", rule=by_spectrum(lambda values: math.hypot(*values))),
+    "last_value": Variant("last singular value of Δ", rule=_LAST_VALUE),
+    "last_value_svd": Variant("last singular value of Δ, keep = svd", fields=_SVD, rule=_LAST_VALUE),
+    "last_value_twice": Variant(
+        "last singular value of Δ, keep = svd, twice", fields={**_SVD, "min_rank": 1}, rule=_LAST_VALUE, every=0.25
+    ),
+    "spectrum_cut": Variant("global cut, Δ continued", rule=cut_of_continued_spectra),
+    "spectrum_cut_svd": Variant("global cut, Δ continued, keep = svd", fields=_SVD, rule=cut_of_continued_spectra),
     "gradient_cut": Variant("global cut, mean gradient", GradientCutAllocator, _EVERY_STEP),
     "twice": Variant("estimated norm, reallocated twice", every=0.25, estimated=True),
-    "keep_svd": Variant("estimated norm, keep = svd", fields={"keep": "svd"}, estimated=True),
+    "keep_svd": Variant("estimated norm, keep = svd", fields=_SVD, estimated=True),
     "inverse_sqrt": Variant("estimated norm, scaling ∝ 1/√r", InverseRootScalingAllocator, estimated=True),
     "inverse": Variant("estimated norm, scaling ∝ 1/r", InverseScalingAllocator, estimated=True),
     "zero_moment": Variant("estimated norm, second moment of new columns 0", ZeroMomentAllocator, estimated=True),

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from benchmarks.planted.task import TARGETS, PlantedTask, Setting
 from benchmarks.planted.variants import VARIANTS as NARROW
-from benchmarks.planted.variants import Trained, Variant
+from benchmarks.planted.variants import Rule, Variant
 from peft import AdaLoraConfig
 from torch import nn
 
@@ -24,49 +24,42 @@ from glora.experiments.methods.adalora import ORTHOGONALITY_WEIGHT
 from glora.experiments.methods.limits import AdaLoraSchedule
 from glora.lora.low_rank import singular_values
 from glora.lora.matrix import LoraMatrix
-from glora.scoring.spectrum import Spectra
 
 METRIC_BATCHES = 16
 """Batches over which the second moments are averaged, just before the cut."""
 
 
-class WeightedAllocator(RankAllocator):
-    """Cuts through the singular values of L_outᵀ·Δ_k·L_in, where L·Lᵀ are second moments.
+Moments = Callable[[PlantedTask, list[LoraMatrix]], dict[str, tuple[torch.Tensor, torch.Tensor]]]
+"""L_in (d_in, d_in) and L_out (d_out, d_out) of each matrix, where L·Lᵀ are second moments."""
+
+
+def weighted_cut(moments: Moments) -> Rule:
+    """Cut through the singular values of L_outᵀ·Δ_k·L_in.
 
     The weights decide the ranks alone: what is kept is Δ_k's best approximation, unweighted.
     """
 
-    task: PlantedTask
-
-    def moments(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        """L_in (d_in, d_in) and L_out (d_out, d_out) of each matrix."""
-        raise NotImplementedError
-
-    def allocate(self, learned: Spectra | None = None) -> dict[str, int]:
-        weighted = {}
-        moments = self.moments()
-        for matrix in self.adapter.present:
-            L_in, L_out = moments[matrix.name]
+    def rule(allocator: RankAllocator, task: PlantedTask) -> dict[str, int]:
+        weighted, weights = {}, moments(task, allocator.adapter.present)
+        for matrix in allocator.adapter.present:
+            L_in, L_out = weights[matrix.name]
             A, B = matrix.A.detach() @ L_in, L_out.T @ matrix.B.detach()
             weighted[matrix.name] = (matrix.scaling * singular_values(A[None], B[None])[0]).tolist()
-        return super().allocate(weighted)
+        return RankAllocator.allocate(allocator, weighted)
+
+    return rule
 
 
-class InputWeightedAllocator(WeightedAllocator):
-    """By the diagonal of the input's second moments."""
-
-    def moments(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        inputs, _ = _second_moments(self.task, self.adapter.present, gauss_newton=False)
-        sizes = {matrix.name: matrix.shape[0] for matrix in self.adapter.present}
-        return {name: (S.diagonal().sqrt().diag(), torch.eye(sizes[name])) for name, S in inputs.items()}
+def by_input(task: PlantedTask, matrices: list[LoraMatrix]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """The diagonal of the input's second moments."""
+    inputs, _ = _second_moments(task, matrices, gauss_newton=False)
+    return {m.name: (inputs[m.name].diagonal().sqrt().diag(), torch.eye(m.shape[0])) for m in matrices}
 
 
-class GaussNewtonAllocator(WeightedAllocator):
-    """By the input's second moments and those of the gradients that a random direction of the output sends back."""
-
-    def moments(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        inputs, outputs = _second_moments(self.task, self.adapter.present, gauss_newton=True)
-        return {name: (_root(inputs[name]), _root(outputs[name])) for name in inputs}
+def by_gauss_newton(task: PlantedTask, matrices: list[LoraMatrix]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """The input's second moments and those of the gradients that a random direction of the output sends back."""
+    inputs, outputs = _second_moments(task, matrices, gauss_newton=True)
+    return {name: (_root(inputs[name]), _root(outputs[name])) for name in inputs}
 
 
 def _second_moments(
@@ -143,7 +136,7 @@ class AdaLora:
 class AdaLoraVariant(Variant):
     """AdaLoRA from `start` times the rank, with the authors' schedule and a learning rate of its own."""
 
-    start: float = 1.5  # type: ignore[assignment]
+    start: float = 1.5
     allocator: None = None
 
     def task(self, setting: Setting, seed: int) -> PlantedTask:
@@ -158,19 +151,8 @@ class AdaLoraVariant(Variant):
         )
         return PlantedTask(setting, seed, adapter)
 
-    def allocate(self, task: PlantedTask, optimizer: torch.optim.Optimizer, seed: int) -> Trained:
+    def allocate(self, task: PlantedTask, optimizer: torch.optim.Optimizer, seed: int) -> AdaLora:
         return AdaLora(task, optimizer)
-
-
-@dataclasses.dataclass(frozen=True)
-class WeightedVariant(Variant):
-    """A cut through weighted singular values, which needs the task."""
-
-    def allocate(self, task: PlantedTask, optimizer: torch.optim.Optimizer, seed: int) -> Trained | None:
-        allocator = super().allocate(task, optimizer, seed)
-        assert isinstance(allocator, WeightedAllocator)
-        allocator.task = task
-        return allocator
 
 
 _SPECTRUM, _UNIFORM = {"rule": "spectrum"}, {"rule": "uniform"}
@@ -183,11 +165,11 @@ WIDE: dict[str, Variant] = {
         f"spectrum_4_cuts_{n}": Variant(f"spectrum, from 4r, {n} cuts", fields=_SPECTRUM, start=4, cuts=n)
         for n in (2, 4)
     },
-    "spectrum_4_input": WeightedVariant(
-        "spectrum, from 4r, weighted by the input", InputWeightedAllocator, _SPECTRUM, start=4
+    "spectrum_4_input": Variant(
+        "spectrum, from 4r, weighted by the input", fields=_SPECTRUM, rule=weighted_cut(by_input), start=4
     ),
-    "spectrum_4_gauss_newton": WeightedVariant(
-        "spectrum, from 4r, Gauss-Newton metric", GaussNewtonAllocator, _SPECTRUM, start=4
+    "spectrum_4_gauss_newton": Variant(
+        "spectrum, from 4r, Gauss-Newton metric", fields=_SPECTRUM, rule=weighted_cut(by_gauss_newton), start=4
     ),
     "wide": Variant("uniform LoRA of rank 4r (four times the parameters)", None, start=4),
 }

@@ -11,9 +11,9 @@ A sketch reads x and g once more each, and keeps T·(r + k) numbers from the for
 
 from __future__ import annotations
 
+import functools
 import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -74,34 +74,42 @@ def count(
     return Count(extra / step, again / passes, kept, sent)
 
 
+SIGNALS: dict[str, tuple[bool, dict[str, Any]]] = {
+    "lora_b": (False, {"signal": "lora_b"}),
+    "delta, a step that measures nothing": (False, {"signal": "delta"}),
+    "delta, a measured step": (True, {"signal": "delta"}),
+    "delta_exact, a measured step": (True, {"signal": "delta_exact", "exact_every": 1}),
+}
+"""What is timed: whether the step measures, and the allocation's settings."""
+
+
 def time_steps(rounds: int, threads: int) -> dict[str, Any]:
     """Return the median step time of each signal relative to LoRA's, and the quartiles of the ratio, as a record."""
     import torch
+    from benchmarks.cost.steps import interleave
+    from benchmarks.cost.variants import Factory, accelerated
+    from benchmarks.cost.workloads import minilm
     from benchmarks.signal.settings import Setting
-    from transformers import logging
 
-    logging.set_verbosity_error()
     torch.set_num_threads(threads)
-    setting = Setting("")
+    setting, device = Setting(""), torch.device("cpu")
     ids = torch.randint(
         1000, 30000, (setting.batch_size, setting.max_length), generator=torch.Generator().manual_seed(0)
     )
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids[:, 0] % 2}
-    forward_passes = {}
-    for accelerated in (False, True):
-        variants = dict(_variants(setting.rank, accelerated))
-        times: dict[str, list[float]] = {name: [] for name in variants}
-        for number in range(-3, rounds):
-            for name in sorted(variants, key=lambda name: hash((name, number))):
-                start = time.perf_counter()
-                variants[name](batch)
-                if number >= 0:
-                    times[name].append(time.perf_counter() - start)
-        first, *others = times
-        ratios = {name: [mine / lora for mine, lora in zip(times[name], times[first])] for name in others}
-        forward_passes["accelerate_lora" if accelerated else "PEFT"] = {
-            "lora_ms": round(1e3 * statistics.median(times[first])),
-            "ratios": {name: _median_and_quartiles(of) for name, of in ratios.items()},
+    factory = Factory(minilm().requires_grad_(False), batch, setting.rank, "SEQ_CLS")
+    plain, forward_passes = factory.lora, {}
+    for name, lora in (("PEFT", plain), ("accelerate_lora", lambda rank=None: accelerated(plain(rank)))):
+        factory.lora, variants = lora, {"LoRA": lora()}
+        for signal, (measures, fields) in SIGNALS.items():
+            with _measuring(measures):
+                variants[signal] = factory.recording(**fields)
+            variants[signal].within = functools.partial(_measuring, measures)
+        times = interleave(variants, batch, rounds, device, "wall")
+        ratios = {signal: [mine / lora for mine, lora in zip(times[signal], times["LoRA"])] for signal in SIGNALS}
+        forward_passes[name] = {
+            "lora_ms": round(1e3 * statistics.median(times["LoRA"])),
+            "ratios": {signal: _median_and_quartiles(of) for signal, of in ratios.items()},
         }
     return {"threads": threads, "rounds": rounds, "forward_passes": forward_passes}
 
@@ -109,55 +117,6 @@ def time_steps(rounds: int, threads: int) -> dict[str, Any]:
 def _median_and_quartiles(values: list[float]) -> list[float]:
     low, middle, high = statistics.quantiles(values, n=4)
     return [round(value, 3) for value in (middle, low, high)]
-
-
-def _variants(rank: int, accelerated: bool) -> Iterator[tuple[str, Callable[[dict[str, Any]], None]]]:
-    for name, signal, measures in (
-        ("LoRA", None, False),
-        ("lora_b", "lora_b", False),
-        ("delta, a step that measures nothing", "delta", False),
-        ("delta, a measured step", "delta", True),
-        ("delta_exact, a measured step", "delta_exact", True),
-    ):
-        yield name, _variant(rank, accelerated, signal, measures)
-
-
-def _variant(rank: int, accelerated: bool, signal: str | None, measures: bool) -> Callable[[dict[str, Any]], None]:
-    import torch
-    from peft import LoraConfig, get_peft_model
-
-    from glora import RankAllocationConfig, RankAllocator, accelerate_lora
-    from glora.experiments.models.loading import load_classifier
-    from glora.experiments.models.modules import find_head_modules, find_target_modules
-
-    base, _ = load_classifier("all-MiniLM-L6-v2", num_labels=2)
-    lora = LoraConfig(
-        r=rank,
-        lora_alpha=2 * rank,
-        target_modules=find_target_modules(base),
-        modules_to_save=find_head_modules(base),
-        task_type="SEQ_CLS",
-    )
-    model = get_peft_model(base, lora).train()
-    if accelerated:
-        accelerate_lora(model)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-4)
-    allocator = None
-    with _measuring(measures):
-        if signal is not None:
-            every_step = {"exact_every": 1} if signal == "delta_exact" else {}
-            config = RankAllocationConfig(warmup_steps=10**6, signal=signal, **every_step)  # type: ignore[arg-type]
-            allocator = RankAllocator(model, optimizer, config)
-
-    def step(batch: dict[str, Any]) -> None:
-        with _measuring(measures):
-            model(**batch).loss.backward()
-            if allocator is not None:
-                allocator.step()
-            optimizer.step()
-            optimizer.zero_grad()
-
-    return step
 
 
 @contextmanager

@@ -44,10 +44,6 @@ class Schedule:
         return allocation.warmup_of(self.total_steps, self.steps_per_epoch)
 
 
-def _ignore_progress(what: str, how_far: str = "") -> None:
-    """Progress that nobody watches."""
-
-
 @dataclass(frozen=True)
 class MethodContext:
     """Everything a method is applied to."""
@@ -65,7 +61,7 @@ class MethodContext:
     """PEFT's name for the kind of task."""
     target_parameters: Sequence[str] = ()
     """Full names of adapted parameters that are stacks of experts, each with one rank for all of its experts."""
-    preparing: Callable[..., None] = _ignore_progress
+    preparing: Callable[..., None] = lambda *_: None
     """Receives progress before the first step, as `RunProgress.preparing` does."""
 
     @property

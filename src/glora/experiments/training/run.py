@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, set_seed
+from transformers import PrinterCallback, set_seed
 
 from glora.experiments.config import RunConfig
 from glora.experiments.data.task import TaskData
@@ -40,22 +40,8 @@ from glora.experiments.training.training_arguments import training_batches
 ADAPTERS_FOLDER = "adapters"
 
 
-class RunCache:
-    """State that consecutive runs share: the tokens of the last model and task."""
-
-    def __init__(self) -> None:
-        self._key: tuple[object, ...] | None = None
-        self._tokens: TokenizedTask | None = None
-
-    def tokenized(
-        self, config: RunConfig, task: TaskData, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-    ) -> TokenizedTask:
-        """Return the task's tokens for the model of a configuration."""
-        key = (config.model, config.max_length, task.fingerprint)
-        if self._tokens is None or key != self._key:
-            self._tokens = find_kind(task.kind).tokenize(config, task, model, tokenizer)
-            self._key = key
-        return self._tokens
+TokenCache = dict[tuple[object, ...], TokenizedTask]
+"""The tokens of the last model and task, which consecutive runs share."""
 
 
 def run(
@@ -64,7 +50,7 @@ def run(
     *,
     progress: RunProgress | None = None,
     output: Path | None = None,
-    cache: RunCache | None = None,
+    cache: TokenCache | None = None,
 ) -> RunRecord:
     """Make one run.
 
@@ -78,7 +64,7 @@ def run(
         output: folder for temporary files, for the reports of a run with `report_to` (in `logs`), and for its adapter with
             `save_adapters` (in `adapters`), each in a folder named by its key; by default
             the working folder, and the system's folder for temporary files.
-        cache: keeps for the next run what it needs again.
+        cache: keeps the tokens for the next run.
 
     Returns:
         The run's record, not yet written.
@@ -87,7 +73,6 @@ def run(
         RunStopped: `progress` has ended the run.
     """
     progress = progress or RunProgress()
-    cache = cache or RunCache()
     started_at = utc_now()
     measured: dict[str, Any] = {"provenance": collect_provenance(data_fingerprint=task.fingerprint)}
     outcome: dict[str, Any] = {"status": "finished"}
@@ -97,7 +82,7 @@ def run(
         return RunRecord(config=config, key=config.key, **times, **outcome, **measured)
 
     try:
-        _train(config, task, progress, measured, output, cache)
+        _train(config, task, progress, measured, output, {} if cache is None else cache)
         finished = record()
     except RunStopped:
         raise
@@ -111,7 +96,7 @@ def run(
 
 def runs_of(output: Path) -> Callable[..., RunRecord]:
     """Return `run` for the runs of one experiment, which share a cache and a folder."""
-    return functools.partial(run, output=output, cache=RunCache())
+    return functools.partial(run, output=output, cache={})
 
 
 def count_target_matrices(config: RunConfig, task: TaskData) -> int:
@@ -130,7 +115,7 @@ def _train(
     progress: RunProgress,
     measured: dict[str, Any],
     output: Path | None,
-    cache: RunCache,
+    cache: TokenCache,
 ) -> None:
     """Train, and fill in the fields of the record as they become known: a failed run keeps what it measured."""
     schedule = Schedule.of(len(task.train), config.batch_size, config.epochs)
@@ -145,7 +130,11 @@ def _train(
     model, tokenizer = kind.load_model(config, task)
     fingerprint = weights_fingerprint(resolve_model(config.model))  # of the hub: its cache holds the model now
     measured["provenance"] = measured["provenance"].model_copy(update={"model_fingerprint": fingerprint})
-    tokens = cache.tokenized(config, task, model, tokenizer)
+    key = (config.model, config.max_length, task.fingerprint)
+    if key not in cache:
+        cache.clear()
+        cache[key] = kind.tokenize(config, task, model, tokenizer)
+    tokens = cache[key]
     memory = PeakMemory()
     set_seed(config.seed)  # the adapters' initialization, the same for methods with the same factors
     batches = functools.partial(

@@ -8,12 +8,7 @@ import pytest
 
 from glora.experiments.config import RunConfig
 from glora.experiments.methods.base import Schedule
-from glora.experiments.methods.registry import METHODS, find_method
-
-
-def test_an_unknown_method_is_refused_with_the_nearest_name() -> None:
-    with pytest.raises(ValueError, match="method 'adalore'; .*'adalora'.*lora, rslora, .*, adalora, glora"):
-        find_method("adalore")
+from glora.experiments.methods.registry import METHODS
 
 
 def test_every_method_says_in_a_line_what_it_is() -> None:
@@ -31,6 +26,14 @@ def test_settings_that_a_method_does_not_look_at_do_not_make_its_runs_new_ones()
     for name in ("glora", "shuffled"):
         kept = METHODS[name].normalise(changed, 3)
         assert kept == changed.model_copy(update={"method": name, "seed": 3})
+
+
+def test_full_fine_tuning_has_its_own_learning_rate_unless_one_is_given() -> None:
+    full = METHODS["full"]
+    assert full.normalise(RunConfig(), 0).learning_rate == 2e-5
+    assert full.normalise(RunConfig(learning_rate=2e-4), 0).learning_rate == 2e-4, "given, if only the default"
+    assert full.normalise(RunConfig(epochs=1), 3) == RunConfig(method="full", seed=3, epochs=1, learning_rate=2e-5)
+    assert METHODS["lora"].normalise(RunConfig(), 0).learning_rate == 2e-4
 
 
 @pytest.mark.parametrize(

@@ -50,17 +50,6 @@ def test_lora_glora_and_shuffled_start_from_the_same_adapters(tiny_deberta: Path
     assert not any(torch.equal(other_seed[name], reference[name]) for name in reference)
 
 
-def test_uniform_lora_costs_what_its_ranks_say(tiny_deberta: Path) -> None:
-    adapted = adapt(tiny_deberta, "lora")
-    assert set(adapted.ranks().values()) == {4}
-    adapters = sum(p.numel() for n, p in adapted.model.named_parameters() if "lora_" in n)
-    assert adapted.adapter_parameters() == adapters
-    layer = next(iter(adapted_layers(adapted.model).values()))
-    assert layer.scaling["default"] == 12 / 4
-    assert adapted.reallocated_at is None
-    assert adapted.averaged_norms() is None
-
-
 def test_shuffling_keeps_the_ranks_of_each_shape() -> None:
     shapes = {f"q{i}": (32, 32) for i in range(8)} | {f"up{i}": (64, 32) for i in range(8)}
     ranks = {name: i for i, name in enumerate(shapes)}

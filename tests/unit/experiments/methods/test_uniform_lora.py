@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import TrainingArguments
 
 from glora.experiments.methods.adapted_model import AdaptedModel, adapted_layers
@@ -43,6 +44,16 @@ def test_a_method_meets_the_budgets_that_it_says(tiny_deberta: Path, method: str
     assert sum(adapted.ranks().values()) == sum(lora.ranks().values())
     same_size = adapted.adapter_parameters() == lora.adapter_parameters()
     assert same_size == ("parameters" in METHODS[method].meets)
+
+
+def test_full_fine_tuning_trains_everything_and_adapts_nothing(tiny_deberta: Path) -> None:
+    adapted, plain = adapt(tiny_deberta, "full"), classifier(tiny_deberta)
+    assert not any(isinstance(module, BaseTunerLayer) for module in adapted.model.modules())
+    assert all(p.requires_grad for p in adapted.model.parameters())
+    assert adapted.trainable_parameters() == sum(p.numel() for p in plain.parameters())
+    assert adapted.ranks() == adapted.initial_ranks == adapted.module_shapes == {}
+    assert adapted.adapter_parameters() == 0
+    assert torch.equal(logits(adapted.model), logits(plain))
 
 
 def test_the_scaling_is_loras_but_for_rslora(tiny_deberta: Path) -> None:
