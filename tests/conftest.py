@@ -109,74 +109,49 @@ def _grammar(seed: int, count: int) -> list[tuple[str, str, str, str]]:
     return rows
 
 
-def _write(path: Path, rows: list[tuple[str, ...]], header: tuple[str, ...] | None = None) -> None:
+PAIRS = {  # folder -> header, and row, of the tasks of two sentences
+    "RTE": ("index|sentence1|sentence2|label", "{i}|{a}|{b}|{label}"),
+    "QNLI": ("index|question|sentence|label", "{i}|{a}|{b}|{label}"),
+    "WNLI": ("index|sentence1|sentence2|label", "{i}|{a}|{b}|{same:d}"),
+    "QQP": ("id|qid1|qid2|question1|question2|is_duplicate", "{i}|{j}|{k}|{a}|{b}|{same:d}"),
+    # the official file begins with a BOM
+    "MRPC": ("\ufeffQuality|#1 ID|#2 ID|#1 String|#2 String", "{same:d}|{j}|{k}|{a}|{b}"),
+    "STS-B": (
+        "index|genre|filename|year|old_index|source1|source2|sentence1|sentence2|score",
+        "{i}|own|file|2020|{i}|none|none|{a}|{b}|{score:.3f}",
+    ),
+}
+MNLI = (
+    "index|promptID|pairID|genre|sentence1_binary_parse|sentence2_binary_parse|sentence1_parse|sentence2_parse"
+    "|sentence1|sentence2{labels}|gold_label"
+)
+
+
+def _write(path: Path, lines: list[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = ["\t".join(row) for row in ([header] if header else []) + list(rows)]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    path.write_text("".join(line.replace("|", "\t") + "\n" for line in lines), encoding="utf-8")
 
 
 def write_glue(folder: Path, *, train: int = 192, dev: int = 48) -> Path:
     """Write all nine tasks in GLUE's own layout: its file names, headers and label spellings."""
-
-    def numbered(rows: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
-        return [(str(i), *row) for i, row in enumerate(rows)]
-
-    two, three = ("entailment", "not_entailment"), ("neutral", "entailment", "contradiction")
     for seed, (split, count) in enumerate((("train", train), ("dev", dev))):
-        _write(folder / f"CoLA/{split}.tsv", _grammar(seed, count))
-        _write(folder / f"SST-2/{split}.tsv", _reviews(seed, count), ("sentence", "label"))
-        pairs = _entailment(seed, count, two)
-        header = ("index", "sentence1", "sentence2", "label")
-        _write(folder / f"RTE/{split}.tsv", numbered(pairs), header)
-        _write(folder / f"QNLI/{split}.tsv", numbered(pairs), ("index", "question", "sentence", "label"))
-        binary = [(a, b, str(int(label == "entailment"))) for a, b, label in pairs]
-        _write(folder / f"WNLI/{split}.tsv", numbered(binary), header)
-        _write(
-            folder / f"QQP/{split}.tsv",
-            [(str(i), str(2 * i), str(2 * i + 1), *row) for i, row in enumerate(binary)],
-            ("id", "qid1", "qid2", "question1", "question2", "is_duplicate"),
-        )
-        _write(
-            folder / f"MRPC/{split}.tsv",
-            [(label, str(2 * i), str(2 * i + 1), a, b) for i, (a, b, label) in enumerate(binary)],
-            (
-                "\ufeffQuality",
-                "#1 ID",
-                "#2 ID",
-                "#1 String",
-                "#2 String",
-            ),  # the official file begins with a BOM
-        )
-        sources = ("source1", "source2")
-        scores = [(a, b, f"{5.0 if label == '1' else 0.6:.3f}") for a, b, label in binary]
-        _write(
-            folder / f"STS-B/{split}.tsv",
-            [(str(i), "own", "file", "2020", str(i), "none", "none", *row) for i, row in enumerate(scores)],
-            ("index", "genre", "filename", "year", "old_index", *sources, "sentence1", "sentence2", "score"),
-        )
-    parses = tuple(f"sentence{i}_{kind}" for kind in ("binary_parse", "parse") for i in (1, 2))
+        _write(folder / f"CoLA/{split}.tsv", ["|".join(row) for row in _grammar(seed, count)])
+        _write(folder / f"SST-2/{split}.tsv", ["sentence|label", *map("|".join, _reviews(seed, count))])
+        pairs = _entailment(seed, count, ("entailment", "not_entailment"))
+        for task, (header, row) in PAIRS.items():
+            rows = []
+            for i, (a, b, label) in enumerate(pairs):
+                same = label == "entailment"
+                numbers = dict(i=i, j=2 * i, k=2 * i + 1, score=5.0 if same else 0.6)
+                rows.append(row.format(a=a, b=b, label=label, same=same, **numbers))
+            _write(folder / f"{task}/{split}.tsv", [header, *rows])
     for seed, (split, count, annotators) in enumerate(
-        (("train", train, 1), ("dev_matched", dev, 5), ("dev_mismatched", dev, 5))
+        (("train", train, 1), ("dev_matched", dev, 5), ("dev_mismatched", dev, 5)), start=10
     ):
-        labels = tuple(f"label{i + 1}" for i in range(annotators))
-        _write(
-            folder / f"MNLI/{split}.tsv",
-            [
-                (str(i), "p", "q", "own", "-", "-", "-", "-", a, b, *[label] * annotators, label)
-                for i, (a, b, label) in enumerate(_entailment(10 + seed, count, three))
-            ],
-            (
-                "index",
-                "promptID",
-                "pairID",
-                "genre",
-                *parses,
-                "sentence1",
-                "sentence2",
-                *labels,
-                "gold_label",
-            ),
-        )
+        triples = _entailment(seed, count, ("neutral", "entailment", "contradiction"))
+        header = MNLI.format(labels="".join(f"|label{i + 1}" for i in range(annotators)))
+        rows = [f"{i}|p|q|own|-|-|-|-|{a}|{b}" + f"|{c}" * (annotators + 1) for i, (a, b, c) in enumerate(triples)]
+        _write(folder / f"MNLI/{split}.tsv", [header, *rows])
     return folder
 
 

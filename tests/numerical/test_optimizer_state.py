@@ -152,22 +152,6 @@ def test_new_columns_take_no_leap(name: str) -> None:
             assert new.max() <= 1.001 * kept.max(), step
 
 
-def test_zero_second_moments_would_leap() -> None:
-    """The mistake that the rule prevents, with the factors (1-β1^t)/√(1-β2^t) that Adam's authors' constants give."""
-    layer, optimizer = grown("Adam")
-    _, B = factors(layer)
-    optimizer.state[B]["exp_avg_sq"][:, RANK:] = 0
-    ratios = []
-    for _ in range(100):
-        kept, new = updates(layer, optimizer)[1]
-        ratios.append((new.max() / kept.max()).item())
-    # Adam's own correction, √(1-β2^t) with t past 300, is still 0.5 here and scales both.
-    expected = [(1 - 0.9**t) / (1 - 0.999**t) ** 0.5 for t in (1, 10, 100)]
-    assert [ratios[0], ratios[9], ratios[99]] == pytest.approx(
-        [e * (1 - 0.999 ** (300 + t)) ** 0.5 for e, t in zip(expected, (1, 10, 100))], rel=0.05
-    )
-
-
 def test_svd_carries_moments_by_the_chain_rule() -> None:
     """If B' = B·T and A' = U·A, the first moment of B' is that of B times Uᵀ: both are linear in ∂L/∂Δ."""
     torch.manual_seed(3)
@@ -216,10 +200,10 @@ def test_no_group_is_added_and_order_is_kept() -> None:
 
 def test_what_cannot_follow_is_refused_before_anything_changes() -> None:
     _, layer = lora_model()
-    with pytest.raises(ValueError, match="LBFGS .*flat history"):
+    with pytest.raises(ValueError, match="LBFGS .*use AdamW"):
         resize_lora_layer(layer, 6, model=None, optimizer=torch.optim.LBFGS(factors(layer)))
     optimizer = torch.optim.SGD(factors(layer))
     optimizer.state[factors(layer)[0]]["shampoo"] = torch.zeros(3, 3)
-    with pytest.raises(ValueError, match=r"SGD keeps 'shampoo' of shape \(3, 3\)"):
+    with pytest.raises(ValueError, match=r"SGD .*'shampoo' .*\(3, 3\)"):
         resize_lora_layer(layer, 6, model=None, optimizer=optimizer)
     assert layer.r["default"] == RANK

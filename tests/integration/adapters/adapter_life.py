@@ -20,6 +20,7 @@ from torch import nn
 from glora import RankAllocationConfig, RankAllocator, export_uniform
 from glora.lora.adapter import RankedAdapter
 from glora.lora.discovery import find_matrices
+from integration.training.loop_case import update
 
 WARMUP, AFTER = 2, 2
 
@@ -92,9 +93,7 @@ def train(
         loss, _ = run(model, inputs)
         assert torch.isfinite(loss)
         loss.backward()
-        allocator.step()
-        optimizer.step()
-        optimizer.zero_grad()
+        update(optimizer, allocator)
 
 
 def steering(adapter: RankedAdapter) -> dict[str, dict[str, int]]:
