@@ -128,11 +128,11 @@ def _about_seeds(group: GroupSummary) -> Iterator[str]:
 
 
 def _about_budgets(group: GroupSummary) -> Iterator[str]:
-    reference = group.reference_label
     if group.reference is None:
         yield f"There is no finished run of `{REFERENCE}`, so nothing is relative to it."
     for method in group.methods:
         share = None if method.is_reference else method.adapter_share
+        reference = group.compared_with(method)
         if share == 0:
             yield f"{method.label} has no adapter: what it trains is compared with {reference} in all parameters."
         elif share is not None and abs(share - 1) >= UNEQUAL_PARAMETERS:
@@ -172,7 +172,7 @@ def _about_sameness(group: GroupSummary) -> Iterator[str]:
     for method in group.methods:
         if method.other_settings:
             yield (
-                f"{method.label} is compared with {group.reference_label} under other settings "
+                f"{method.label} is compared with {group.compared_with(method)} under other settings "
                 f"({', '.join(method.other_settings)}): its differences and relative time are those of the settings as well."
             )
     runs = group.finished

@@ -168,6 +168,10 @@ class GroupSummary:
         """The name of what the others are compared with."""
         return self.reference.label if self.reference else METHODS[REFERENCE].title
 
+    def compared_with(self, method: MethodSummary) -> str:
+        """Return the label of a row's reference: with several rows of `lora`, not always the first."""
+        return next((row.label for row in self.methods if row.runs == method.reference), self.reference_label)
+
     @property
     def baseline(self) -> dict[str, float]:
         """The metrics of always answering the majority class; empty where the runs do not agree on it, or do not know it."""

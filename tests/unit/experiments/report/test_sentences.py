@@ -77,3 +77,14 @@ def test_a_method_whose_ranks_were_never_allocated_is_named() -> None:
     assert "(seed 1)" in found
     (whole,) = summarise([*lora, *runs("glora", LORA)])
     assert not any("nothing was allocated" in line for line in caveats(whole))
+
+
+def test_sizes_are_compared_with_the_row_that_they_are_shares_of() -> None:
+    slow, fast = runs("lora", LORA, learning_rate=1e-3), runs("lora", LORA, learning_rate=2e-3)
+    glora = [
+        run.model_copy(update={"adapter_parameters_after": 2 * (run.adapter_parameters_after or 0)})
+        for run in runs("glora", LORA, learning_rate=2e-3)
+    ]
+    (group,) = summarise([*slow, *fast, *glora])
+    (found,) = [line for line in caveats(group) if line.startswith("The sizes differ: GLoRA")]
+    assert "LoRA (learning_rate=0.002)" in found.partition("than")[2]
