@@ -17,27 +17,16 @@ from torch import nn
 from glora import RankAllocationConfig, RankAllocator
 from glora.lora.matrix import generator_of
 from glora.scoring.sketch_ratios import COLUMNS, _draw
-from integration.training.loop_case import update
+from integration.training.loop_case import chain, update
 
 RANK, ALPHA, LR, BETA1, BETA2, EPS = 3, 6, 2e-2, 0.9, 0.999, 1e-8
 WARMUP, STEPS = 12, 30
 
 
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.a = nn.Linear(6, 10)
-        self.b = nn.Linear(10, 14)
-        self.c = nn.Linear(14, 5)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.c(torch.tanh(self.b(torch.tanh(self.a(x)))))
-
-
 class Twin:
     """The method as the README states it, one matrix at a time."""
 
-    def __init__(self, net: Net, factors: dict[str, tuple[torch.Tensor, torch.Tensor]], beta: float) -> None:
+    def __init__(self, net: nn.Module, factors: dict[str, tuple[torch.Tensor, torch.Tensor]], beta: float) -> None:
         self.net, self.beta = net, beta
         self.A = {k: A.clone().double() for k, (A, _) in factors.items()}
         self.B = {k: B.clone().double() for k, (_, B) in factors.items()}
@@ -109,7 +98,7 @@ class Twin:
 
 def test_side_by_side_for_thirty_steps() -> None:
     torch.manual_seed(1)
-    net = Net()
+    net = chain(a=(6, 10), b=(10, 14), c=(14, 5))
     with torch.no_grad():
         net.b.weight.mul_(3)  # so that the norms, and the ranks, differ much
     twin_net = copy.deepcopy(net)

@@ -85,7 +85,7 @@ works | your own training loop | training_loop_resumed::resumed_with_the_same_bi
 works | accelerate | training_loop::accelerate
 works | gradient accumulation | trainer::accumulated_micro_batches_give_the_norms_of_the_whole_batch
 works | gradient clipping | training_modes::clipping
-works | bfloat16 autocast | training_modes::bfloat16_autocast
+works | bfloat16 autocast | numerical/delta_sketch::bfloat16_autocast
 works | float16 with a gradient scaler | training_loop::steps_that_a_scaler_skips_do_not_count
 works | gradient checkpointing, reentrant or not | training_modes::gradient_checkpointing
 works | `torch.compile` of the model | training_loop::compiled_once_more_after_the_reallocation

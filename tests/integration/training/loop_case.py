@@ -12,21 +12,20 @@ from glora import RankAllocationConfig, RankAllocator
 WARMUP, STEPS = 4, 8
 
 
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Linear(6, 16)
-        self.second = nn.Linear(16, 12)
-        self.head = nn.Linear(12, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(torch.tanh(self.second(torch.tanh(self.first(x)))))
+def chain(**shapes: tuple[int, int]) -> nn.Sequential:
+    """Linear layers of these names, and tanh between them."""
+    model = nn.Sequential()
+    for name, shape in shapes.items():
+        if len(model):
+            model.append(nn.Tanh())
+        model.add_module(name, nn.Linear(*shape))
+    return model
 
 
 def lora(**fields: object) -> nn.Module:
     torch.manual_seed(0)
     settings = dict(r=4, lora_alpha=8, target_modules=["first", "second"], modules_to_save=["head"]) | fields
-    return get_peft_model(Net(), LoraConfig(**settings))
+    return get_peft_model(chain(first=(6, 16), second=(16, 12), head=(12, 3)), LoraConfig(**settings))
 
 
 def adamw(model: nn.Module, **fields: object) -> torch.optim.AdamW:

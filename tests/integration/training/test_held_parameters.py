@@ -79,25 +79,12 @@ def test_named_optimizers_keep_their_names() -> None:
     assert all(names[id(p)] == name for name, p in model.named_parameters() if p.requires_grad)
 
 
-def test_a_list_of_averages_does_not_go_on_silently() -> None:
-    """An average of the old shape cannot follow; it fails at its next update, where it used to average what nobody trains."""
-    model = lora()
-    parameters, optimizer = trained(model), adamw(model)
-    averages = [p.detach().clone() for p in parameters]
-    train(model, optimizer, allocator_for(model, optimizer, min_rank=2), range(STEPS))
-    with pytest.raises(RuntimeError, match="size of tensor"):
-        for average, parameter in zip(averages, parameters):
-            average.lerp_(parameter.detach(), 0.1)
-    averages = [p.detach().clone() for p in parameters]  # made again from the same list
-    assert {id(p) for p in trained(model)} <= set(map(id, parameters))
-
-
 @pytest.mark.parametrize("held", ["lora_A", "lora_B"])
 def test_an_optimizer_for_one_factor_alone_is_refused(held: str) -> None:
     model = lora()
     optimizer = torch.optim.AdamW([p for name, p in model.named_parameters() if held in name])
     other = {"lora_A": "lora_B", "lora_B": "lora_A"}[held]
-    with pytest.raises(ValueError, match=f"not hold {other} of 2 of 2 matrices.*one optimizer.*freeze"):
+    with pytest.raises(ValueError, match=f"{other} of 2 of 2 matrices.*one optimizer.*freeze"):
         allocator_for(model, optimizer)
 
 
@@ -119,7 +106,7 @@ def test_an_optimizer_made_anew_is_an_error_at_once() -> None:
 def test_an_adapter_that_is_not_active_is_named() -> None:
     model, _, allocator = started()
     loss_of(model, batch_of(0)).backward()
-    with model.disable_adapter(), pytest.raises(RuntimeError, match="'default' is not active .none is"):
+    with model.disable_adapter(), pytest.raises(RuntimeError, match=r"'default' .*set_adapter\('default'\)"):
         allocator.step()
     allocator.step()
 
@@ -131,7 +118,7 @@ def test_a_deleted_adapter_is_named() -> None:
     model.set_adapter("other")
     model.delete_adapter("default")
     loss_of(model, batch_of(1)).backward()
-    with pytest.raises(RuntimeError, match="adapter 'default' was deleted .*RankAllocator"):
+    with pytest.raises(RuntimeError, match="'default' .*another RankAllocator"):
         allocator.step()
 
 

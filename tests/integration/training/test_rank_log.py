@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +17,6 @@ from glora import RankAllocationCallback, RankAllocator, RankLogCallback
 from glora.experiments.config import RunConfig
 from glora.experiments.methods.registry import METHODS
 from glora.experiments.training.reporting import reporters
-from integration.training.trainer_case import make_trainer, peft_model
 from one_run import run
 
 pytest.importorskip("tensorboard")
@@ -49,9 +49,7 @@ def log_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "board"
 
 
-def test_norms_and_ranks_reach_tensorboard(
-    tiny_deberta: Path, glue_folder: Path, tmp_path: Path, log_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_norms_and_ranks_reach_tensorboard(trainer_of, log_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     norms, reads, seen = RankAllocator.norms.fget, [], {}
     monkeypatch.setattr(RankAllocator, "norms", property(lambda self: (reads.append(self.steps), norms(self))[1]))
 
@@ -61,8 +59,7 @@ def test_norms_and_ranks_reach_tensorboard(
 
     callback = RankAllocationCallback(warmup_steps=6)
     arguments = {"report_to": "tensorboard", "logging_steps": 2, "max_steps": 10}
-    callbacks = [callback, Watch()]
-    trainer = make_trainer(peft_model(tiny_deberta), tiny_deberta, glue_folder, tmp_path, callbacks, **arguments)
+    trainer = trainer_of(callback, Watch(), **arguments)
     trainer.add_callback(RankLogCallback(trainer))
     trainer.train()
 
@@ -80,18 +77,15 @@ def test_norms_and_ranks_reach_tensorboard(
     assert not any("glora" in name for entry in trainer.state.log_history for name in entry), "the console is spared"
 
 
-def test_without_an_allocation_it_says_what_is_missing(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> None:
-    trainer = make_trainer(peft_model(tiny_deberta), tiny_deberta, glue_folder, tmp_path, [], max_steps=1)
+def test_without_an_allocation_it_says_what_is_missing(trainer_of) -> None:
+    trainer = trainer_of(max_steps=1)
     trainer.add_callback(RankLogCallback(trainer))
     with pytest.raises(ValueError, match=r"callbacks=\[RankAllocationCallback\(\)\]"):
         trainer.train()
 
 
-def test_without_a_reporter_it_warns(
-    tiny_deberta: Path, glue_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    callback = RankAllocationCallback(warmup_steps=1)
-    trainer = make_trainer(peft_model(tiny_deberta), tiny_deberta, glue_folder, tmp_path, [callback], max_steps=2)
+def test_without_a_reporter_it_warns(trainer_of, caplog: pytest.LogCaptureFixture) -> None:
+    trainer = trainer_of(RankAllocationCallback(warmup_steps=1), max_steps=2)
     trainer.add_callback(RankLogCallback(trainer))
     trainer.train()
     assert "report_to" in caplog.text
@@ -100,25 +94,18 @@ def test_without_a_reporter_it_warns(
 # Experiments
 
 
-def config(tiny_deberta: Path, glue_folder: Path, method: str, **settings: Any) -> RunConfig:
-    given = RunConfig(
-        model=str(tiny_deberta),
-        task="rte",
-        data_dir=str(glue_folder),
-        rank=4,
-        epochs=2,
-        train_limit=128,
-        eval_limit=32,
-        learning_rate=5e-3,
-        max_length=32,
-        **settings,
-    )
-    return METHODS[method].normalise(given, 0)
+@pytest.fixture
+def config(tiny_deberta: Path, glue_folder: Path) -> Callable[..., RunConfig]:
+    def make(method: str, **settings: Any) -> RunConfig:
+        data = dict(task="rte", data_dir=str(glue_folder), train_limit=128, eval_limit=32, max_length=32)
+        given = RunConfig(model=str(tiny_deberta), rank=4, epochs=2, learning_rate=5e-3, **data, **settings)
+        return METHODS[method].normalise(given, 0)
+
+    return make
 
 
-def test_a_reported_run_is_the_same_run(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> None:
-    silent = config(tiny_deberta, glue_folder, "glora")
-    reported = config(tiny_deberta, glue_folder, "glora", report_to="tensorboard")
+def test_a_reported_run_is_the_same_run(config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    silent, reported = config("glora"), config("glora", report_to="tensorboard")
     assert reported.report_to == "tensorboard", "it outlives the normalisation"
     assert silent.key == reported.key
     plain = run(silent)
@@ -145,7 +132,7 @@ def test_a_reported_run_is_the_same_run(tiny_deberta: Path, glue_folder: Path, t
 
 
 def test_every_run_has_its_folder_and_its_w_and_b_run(
-    tiny_deberta: Path, glue_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finished = []
     wandb = ModuleType("wandb")
@@ -155,7 +142,7 @@ def test_every_run_has_its_folder_and_its_w_and_b_run(
     for method in ("lora", "full"):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, "wandb", wandb)
-            record = run(config(tiny_deberta, glue_folder, method, report_to="tensorboard"), output=tmp_path)
+            record = run(config(method, report_to="tensorboard"), output=tmp_path)
         assert record.status == "finished", record.traceback
         curves = curves_in(tmp_path / "logs" / record.key)
         assert steps(curves["train/loss"])[-1] == 8

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,18 +16,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import Trainer, TrainerCallback
 
 from glora import RankAllocationCallback
-from integration.training.trainer_case import base_model, callback_of, lora_config, make_trainer, peft_model
-
-
-@pytest.fixture
-def trainer_of(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> Callable[..., Trainer]:
-    """`trainer_of(*callbacks, model=None, **arguments)`"""
-
-    def make(*callbacks: TrainerCallback, model: nn.Module | None = None, **arguments: object) -> Trainer:
-        model = peft_model(tiny_deberta) if model is None else model
-        return make_trainer(model, tiny_deberta, glue_folder, tmp_path, list(callbacks), **arguments)
-
-    return make
+from integration.training.trainer_case import base_model, callback_of, peft_model
 
 
 class Watch(TrainerCallback):
@@ -67,10 +55,9 @@ def test_one_line_reallocates_after_one_epoch(trainer_of, caplog: pytest.LogCapt
     assert losses[3:] != plain_losses[3:]
 
 
-@pytest.mark.parametrize(("accumulation", "batch"), [(2, 8), (4, 4)])
-def test_accumulated_micro_batches_give_the_norms_of_the_whole_batch(trainer_of, accumulation: int, batch: int) -> None:
+def test_accumulated_micro_batches_give_the_norms_of_the_whole_batch(trainer_of) -> None:
     norms = []
-    for size, steps in ((16, 1), (batch, accumulation)):
+    for size, steps in ((16, 1), (4, 4)):
         callback = RankAllocationCallback(warmup_steps=5)
         trainer = trainer_of(callback, per_device_train_batch_size=size, gradient_accumulation_steps=steps, max_steps=6)
         # transformers 5.23 takes this model's **kwargs for a loss normalised over the whole batch, which it is not, and
@@ -80,27 +67,6 @@ def test_accumulated_micro_batches_give_the_norms_of_the_whole_batch(trainer_of,
         assert callback.allocator.steps == 5
         norms.append(callback.allocator.norms)
     assert norms[0] == pytest.approx(norms[1], rel=2e-3)
-
-
-def test_add_adapter_without_a_peft_model(trainer_of, tiny_deberta: Path) -> None:
-    model = base_model(tiny_deberta)
-    torch.manual_seed(1)
-    model.add_adapter(lora_config(task_type=None))
-    for parameter in model.classifier.parameters():
-        parameter.requires_grad_(True)
-    callback = RankAllocationCallback(warmup_steps=0.5)
-    trainer_of(callback, model=model).train()
-    assert callback.allocator.reallocation.step == 12
-    assert all(name.startswith("deberta.encoder.layer.") for name in callback.allocator.ranks)
-    assert model.peft_config["default"].r == max(callback.allocator.ranks.values())
-
-
-def test_bfloat16_model(trainer_of, tiny_deberta: Path) -> None:
-    model = get_peft_model(base_model(tiny_deberta).bfloat16(), lora_config(), autocast_adapter_dtype=False)
-    callback = RankAllocationCallback(warmup_steps=3)
-    trainer_of(callback, model=model, max_steps=5).train()
-    assert callback.allocator.allocated
-    assert {p.dtype for n, p in model.named_parameters() if "lora_" in n} == {torch.bfloat16}
 
 
 def test_the_callback_can_be_used_again(trainer_of) -> None:
@@ -116,7 +82,7 @@ def test_the_callback_can_be_used_again(trainer_of) -> None:
 
 def test_too_long_a_warmup_is_refused_before_the_first_step(trainer_of) -> None:
     trainer = trainer_of(RankAllocationCallback(warmup_steps=24), num_train_epochs=2)
-    with pytest.raises(ValueError, match=r"24 steps\) .*shorter .*\(24 steps"):
+    with pytest.raises(ValueError, match=r"warmup_steps=24, 24 steps\).*\(24 steps\); .*train longer"):
         trainer.train()
     assert trainer.state.global_step == 0
 
@@ -155,7 +121,7 @@ def test_the_default_warmup(trainer_of, fields: dict, epochs: int, step: int) ->
 
 def test_a_cut_that_training_would_not_reach_is_refused(trainer_of) -> None:
     fields = dict(rule="spectrum", average_rank=1, warmup_steps=4, reallocate_every=50, max_reallocations=3)
-    with pytest.raises(ValueError, match=r"last of 3 cuts .* 104 steps"):
+    with pytest.raises(ValueError, match=r"3 cuts .* 104 steps.*lower reallocate_every=50"):
         trainer_of(RankAllocationCallback(**fields), num_train_epochs=1).train()
 
 
