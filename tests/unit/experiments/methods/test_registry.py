@@ -59,7 +59,7 @@ def test_a_variant_has_another_key_than_its_method() -> None:
         ("glora:keep=svd:keep=norm", "keep is given twice"),
         ("glora:beta=2", "beta=2.0 must be in [0, 1)"),
         ("lora:", "such as lora:learning_rate=1e-3"),
-        ("glore:keep=svd", "unknown method 'glore'; did you mean 'glora'? Methods: lora, rslora, "),
+        ("glore:keep=svd", "unknown method 'glore'; did you mean 'glora' or 'lora'? Methods: lora, rslora, "),
         ("spectrum", "did you mean 'glora:rule=spectrum'"),
     ],
 )
