@@ -17,7 +17,6 @@ The ways, at 50, 25 and 12.5 % of the parameters:
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.records import append_lines, read_lines
 from peft import PeftModel
 from peft.tuners.lora.conversion import convert_to_lora
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
@@ -163,8 +163,8 @@ def main() -> None:
     arguments = parser.parse_args()
     setting = SETTINGS[arguments.task]
     task = setting.read(arguments.data)
-    done = [json.loads(line) for line in RECORDS.read_text().splitlines()] if RECORDS.exists() else []
-    known = {(record["seed"], record["way"], record["size"]) for record in done if record["task"] == arguments.task}
+    done = [record for record in read_lines(RECORDS) if record["task"] == arguments.task]
+    known = {(record["seed"], record["way"], record["size"]) for record in done}
     wanted = [(seed, "before", 1.0) for seed in SEEDS]
     wanted += [
         (seed, way, size)
@@ -191,8 +191,7 @@ def main() -> None:
         saved = CompressibleAdapter(folder).saved.matrices.values()
         record["parameters"] = sum(matrix.rank * matrix.cost for matrix in saved)
         record |= TaskEvaluation(config, task).measure(folder)
-        with RECORDS.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        append_lines(RECORDS, [record])
         print(record, flush=True)
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from typing import Any
 
 from benchmarks.compress.measure import RANK, RECORDS, SETTINGS
+from benchmarks.records import read_lines
+from benchmarks.tables import with_interval
 
 from glora.experiments.records.store import write_whole
-from glora.experiments.report.statistics import PairedDifference, paired_difference
+from glora.experiments.report.statistics import paired_difference
 
 WAYS = {
     "global": "`compress_adapter`",
@@ -85,8 +86,9 @@ def _task(task: str, records: list[dict[str, Any]]) -> list[str]:
 def _changes(cell: dict[str, Values], reference: dict[str, Values]) -> tuple[str, str, int]:
     """Return the differences of loss and accuracy as text, and the number of seeds that both have."""
     found = [paired_difference(cell.get(name, {}), reference.get(name, {})) for name in ("loss", "accuracy")]
-    texts = [_text(each, scale, digits) for each, scale, digits in zip(found, (1, 100), (4, 2))]
-    return texts[0], texts[1], len(cell["loss"].keys() & reference["loss"].keys())
+    loss = with_interval(found[0], lambda value: f"{value:+.4f}")
+    accuracy = with_interval(found[1], lambda value: f"{100 * value:+.2f}")
+    return loss, accuracy, len(cell["loss"].keys() & reference["loss"].keys())
 
 
 def _row(size: float, way: str, cell: dict[str, Values], before: dict[str, Values]) -> str:
@@ -96,15 +98,5 @@ def _row(size: float, way: str, cell: dict[str, Values], before: dict[str, Value
     return f"| {100 * size:g} % | {way} | {parameters} | {energy} | {loss} | {accuracy} | {seeds} |"
 
 
-def _text(found: PairedDifference | None, scale: float, digits: int) -> str:
-    if found is None:
-        return ""
-    text = f"{scale * found.mean:+.{digits}f}"
-    if found.low is None or found.high is None:
-        return text
-    return f"{text} [{scale * found.low:+.{digits}f}, {scale * found.high:+.{digits}f}]"
-
-
 if __name__ == "__main__":
-    found = [json.loads(line) for line in RECORDS.read_text().splitlines()]
-    write_whole(RECORDS.with_name("report.md"), report(found))
+    write_whole(RECORDS.with_name("report.md"), report(read_lines(RECORDS)))

@@ -1,20 +1,17 @@
 """Makes the tables of report.md from the records, in their place between its two marks.
 
-python -m benchmarks.cost.table            writes report.md and README's lines
-python -m benchmarks.cost.table --check    says whether it is what the records give
+python -m benchmarks.cost.table    writes report.md and README's lines
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.marked import fill
+from benchmarks.tables import fill, table
 
 HERE = Path(__file__).resolve().parent
 RECORDS = HERE / "records"
@@ -72,20 +69,19 @@ def _steps(record: Record) -> str:
     lora = variants["LoRA"]
     step = statistics.median(lora["seconds"])
     tokens = f"{record['sequences']} × {record['length']} tokens"
+    rows: list[list[Any]] = []
+    for name, variant in variants.items():
+        ratio, low, high = median_ratio(variant["seconds"], lora["seconds"])
+        shown = ["1", ""] if variant is lora else [f"{ratio:.3f}", f"{low:.3f} to {high:.3f}"]
+        kept = f"{variant['memory']['kept'] / 2**20:.1f} MiB"
+        rows.append([name, *shown, f"{_height(variant) / _height(lora):.3f}", kept])
+    rows += [[name, f"left out: {reason}", "", "", ""] for name, reason in record.get("failed", {}).items()]
     parts = [
         f"### {record['title']}, rank {record['rank']}, {record['dtype']}{_beside(record)}\n",
         f"{record['matrices']} matrices, {tokens}, {record['rounds']} rounds. LoRA's step: {step * 1e3:.0f} ms "
         f"({_where(record)}; {_load(record)}).\n",
-        "| | step, of LoRA's | 95 % interval | memory, of LoRA's | kept for the backward pass |",
-        "|---|---|---|---|---|",
+        *table(["", "step, of LoRA's", "95 % interval", "memory, of LoRA's", "kept for the backward pass"], rows),
     ]
-    for name, variant in variants.items():
-        ratio, low, high = median_ratio(variant["seconds"], lora["seconds"])
-        memory = _height(variant) / _height(lora)
-        kept = variant["memory"]["kept"] / 2**20
-        shown = "1 | " if variant is lora else f"{ratio:.3f} | {low:.3f} to {high:.3f}"
-        parts.append(f"| {name} | {shown} | {memory:.3f} | {kept:.1f} MiB |")
-    parts += [f"| {name} | left out: {reason} | | | |" for name, reason in record.get("failed", {}).items()]
     if whole := _whole_run(record):
         parts += ["", whole]
     parts += ["", *_asides(record, step)]
@@ -125,7 +121,7 @@ def _height(variant: Record) -> int:
 
 def _asides(record: Record, step: float) -> list[str]:
     """The parts that were timed within the steps."""
-    lines = ["| within a step | time | of LoRA's step |", "|---|---|---|"]
+    rows = []
     for name, variant in record["variants"].items():
         timed = {
             "reading norms and averaging": [sum(both) for both in zip(*_recording(variant), strict=True)],
@@ -141,10 +137,10 @@ def _asides(record: Record, step: float) -> list[str]:
                     without = variant["matrices_without_adapter"]
                     ranks = f" ({without} without an adapter, largest rank {variant['largest_rank']})"
                 share = f"{spent / step:.2f} steps" if spent > step / 10 else f"{spent / step:.2%}"
-                lines.append(f"| {name}: {what}{ranks} | {spent * 1e3:.2f} ms | {share} |")
+                rows.append([f"{name}: {what}{ranks}", f"{spent * 1e3:.2f} ms", share])
         if "waits" in variant:
-            lines.append(f"| {name}: waits for the GPU between the loss and zero_grad | | |")
-    return lines if len(lines) > 2 else []
+            rows.append([f"{name}: waits for the GPU between the loss and zero_grad", "", ""])
+    return table(["within a step", "time", "of LoRA's step"], rows) if rows else []
 
 
 def _recording(variant: Record) -> list[list[float]]:
@@ -155,55 +151,52 @@ def _recording(variant: Record) -> list[list[float]]:
 def _profile(record: Record) -> list[str]:
     profiles = {name: v["profile_ms"] for name, v in record["variants"].items() if "profile_ms" in v}
     kinds = sorted({kind for p in profiles.values() for kind in p}, key=lambda k: -profiles["LoRA"].get(k, 0))
-    lines = [
-        f"| profile, ms | {' | '.join(profiles)} |",
-        f"|---|{'---|' * len(profiles)}",
-        *(f"| {kind} | {' | '.join(f'{p.get(kind, 0):.1f}' for p in profiles.values())} |" for kind in kinds),
-    ]
-    return lines
+    return table(
+        ["profile, ms", *profiles], ([kind, *(f"{p.get(kind, 0):.1f}" for p in profiles.values())] for kind in kinds)
+    )
 
 
 def _shared_input(record: Record) -> str:
-    lines = [
-        "### Query, key and value alone\n",
-        f"Three matrices of d × d on one input, forward and backward; times of PEFT's ({_where(record)}).\n",
-        "| tokens | d | r | PEFT | accelerated | accelerated, A stacked |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = []
     for case in record["cases"]:
         peft = case["seconds"]["PEFT"]
         ratios = [median_ratio(case["seconds"][way], peft) for way in ("accelerated", "accelerated, A stacked")]
-        shown = " | ".join(f"{ratio:.3f} ({low:.3f} to {high:.3f})" for ratio, low, high in ratios)
-        spent = f"{statistics.median(peft) * 1e3:.2f} ms"
-        lines.append(f"| {case['tokens']} | {case['d']} | {case['rank']} | {spent} | {shown} |")
-    return "\n".join(lines)
+        shown = [f"{ratio:.3f} ({low:.3f} to {high:.3f})" for ratio, low, high in ratios]
+        rows.append([case["tokens"], case["d"], case["rank"], f"{statistics.median(peft) * 1e3:.2f} ms", *shown])
+    return "\n".join(
+        [
+            "### Query, key and value alone\n",
+            f"Three matrices of d × d on one input, forward and backward; times of PEFT's ({_where(record)}).\n",
+            *table(["tokens", "d", "r", "PEFT", "accelerated", "accelerated, A stacked"], rows),
+        ]
+    )
 
 
 def _growth(record: Record) -> str:
+    columns = ["allocator.step()", "the reallocation", "the cut to r/4", "compress_adapter to r/4"]
     rows = [
-        f"| {c['matrices']:,} | {c['d']:,} | {c['rank']} | {c['recording_seconds'] * 1e3:.2f} ms | "
-        f"{c['reallocation_seconds'] * 1e3:,.0f} ms | {c['cut_seconds'] * 1e3:,.0f} ms | "
-        f"{_milliseconds(c.get('compress_seconds'))} |"
-        for c in record["cases"]
+        [
+            *(f"{case['matrices']:,}", f"{case['d']:,}", case["rank"]),
+            f"{case['recording_seconds'] * 1e3:.2f} ms",
+            *(
+                f"{case[f'{what}_seconds'] * 1e3:,.0f} ms" if f"{what}_seconds" in case else ""
+                for what in ("reallocation", "cut", "compress")
+            ),
+        ]
+        for case in record["cases"]
     ]
     return "\n".join(
         [
             "### Growth\n",
             f"Square matrices, gradients drawn at random ({_where(record)}).\n",
-            "| matrices | d | r | allocator.step() | the reallocation | the cut to r/4 | compress_adapter to r/4 |",
-            "|---|---|---|---|---|---|---|",
-            *rows,
+            *table(["matrices", "d", "r", *columns], rows),
         ]
     )
 
 
-def _milliseconds(seconds: float | None) -> str:
-    return "" if seconds is None else f"{seconds * 1e3:,.0f} ms"
-
-
 def _startup(record: Record) -> str:
     rows = [
-        f"| `{name}` | {statistics.median(seconds):.2f} s | {min(seconds):.2f} to {max(seconds):.2f} s |"
+        [f"`{name}`", f"{statistics.median(seconds):.2f} s", f"{min(seconds):.2f} to {max(seconds):.2f} s"]
         for name, seconds in record["commands"].items()
     ]
     runs = len(next(iter(record["commands"].values())))
@@ -211,9 +204,7 @@ def _startup(record: Record) -> str:
         [
             "### Start-up\n",
             f"A new process each, {runs} times in turn ({_where(record)}).\n",
-            "| | median | all |",
-            "|---|---|---|",
-            *rows,
+            *table(["", "median", "all"], rows),
         ]
     )
 
@@ -257,14 +248,8 @@ def pages() -> dict[Path, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true")
-    check = parser.parse_args().check
     for page, text in pages().items():
-        if not check:
-            page.write_text(text, encoding="utf-8")
-        elif page.read_text(encoding="utf-8") != text:
-            sys.exit(f"{page.name} is not what the records give; run python -m benchmarks.cost.table")
+        page.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.end_to_end.design import RACES, Entry
+from benchmarks.records import read_lines
 from benchmarks.study import design
-from benchmarks.study.records import lines
+from benchmarks.study.records import path_of
 
 HERE = Path(__file__).parent
 Records = dict[Entry, dict[str, Any]]
@@ -16,7 +17,7 @@ Records = dict[Entry, dict[str, Any]]
 def read(race: str, folder: Path = HERE) -> Records:
     """Return the records of a race; of two of the same run, the first."""
     found: Records = {}
-    for record in lines(race, folder):
+    for record in read_lines(path_of(race, folder)):
         found.setdefault(Entry(record["arm"], record["learning_rate"], record["seed"]), record)
     return found
 

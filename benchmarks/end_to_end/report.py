@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import altair as alt
 from benchmarks.end_to_end.design import ARMS, RACES, RANK
 from benchmarks.end_to_end.records import HERE, Records, best_rate, read
 from benchmarks.interval_chart import save_picture
+from benchmarks.tables import table, with_interval
 
 from glora.experiments.records.store import write_whole
 from glora.experiments.report.chart_style import LIGHT, data
@@ -80,52 +82,37 @@ def write_report(folder: Path = HERE) -> None:
     )
 
 
-def _table(race: str, runs: dict[str, BySeed]) -> Iterator[str]:
-    yield f"## {race}"
-    yield ""
-    yield _measured(race, runs)
-    yield ""
-    columns = ["time to the goal", "whole run", "final loss", "peak memory"]
-    yield f"| | learning rate | reached | {' | '.join(f'{each} / LoRA' for each in columns)} |"
-    yield "|---" * 7 + "|"
+def _table(race: str, runs: dict[str, BySeed]) -> list[str]:
     lora = runs["uniform"]
-    goals = {seed: record["curve"][-1][-1] for seed, record in lora.items()}
+    goals = {seed: _final_loss(record) for seed, record in lora.items()}
     reference = {seed: seconds_to(record, goals[seed]) for seed, record in lora.items()}
+    rows = []
     for name, found in runs.items():
         times = {seed: seconds_to(record, goals[seed]) for seed, record in found.items()}
         reached = sum(seconds is not None for seconds in times.values())
         counted = {seed: found[seed]["seconds"] if seconds is None else seconds for seed, seconds in times.items()}
-        cells = [
-            ARMS[name].label,
-            f"{next(iter(found.values()))['learning_rate']:g}",
-            f"{reached} of {len(found)}",
-            ("" if reached == len(found) else "≥ ") + _ratio(counted, reference),
-            *(
-                _ratio(*({seed: of(record) for seed, record in each.items()} for each in (found, lora)))
-                for of in (_seconds, _final_loss, _peak_memory)
-            ),
-        ]
-        yield f"| {' | '.join(cells)} |"
+        rows.append(
+            [
+                ARMS[name].label,
+                f"{next(iter(found.values()))['learning_rate']:g}",
+                f"{reached} of {len(found)}",
+                ("" if reached == len(found) else "≥ ") + _ratio(counted, reference),
+                *(
+                    _ratio(*({seed: of(record) for seed, record in each.items()} for each in (found, lora)))
+                    for of in (itemgetter("seconds"), _final_loss, itemgetter("peak_memory"))
+                ),
+            ]
+        )
+    ratios = [f"{each} / LoRA" for each in ("time to the goal", "whole run", "final loss", "peak memory")]
+    return [f"## {race}", "", _measured(race, runs), "", *table(["", "learning rate", "reached", *ratios], rows)]
 
 
-def _seconds(record: dict[str, Any]) -> float:
-    return float(record["seconds"])
+def _ratio(values: Mapping[int, float], reference: Mapping[int, float]) -> str:
+    return with_interval(paired_ratio(values, reference), lambda value: f"{value:.3f}")
 
 
 def _final_loss(record: dict[str, Any]) -> float:
     return float(record["curve"][-1][-1])
-
-
-def _peak_memory(record: dict[str, Any]) -> float:
-    return float(record["peak_memory"])
-
-
-def _ratio(values: Mapping[int, Any], reference: Mapping[int, Any]) -> str:
-    found = paired_ratio(values, reference)
-    if found is None:
-        return ""
-    ends = "" if found.low is None or found.high is None else f" [{found.low:.3f}, {found.high:.3f}]"
-    return f"{found.mean:.3f}{ends}"
 
 
 def _measured(race: str, runs: dict[str, BySeed]) -> str:
@@ -137,7 +124,7 @@ def _measured(race: str, runs: dict[str, BySeed]) -> str:
     lora = statistics.median(record["seconds"] for record in runs["uniform"].values())
     return (
         f"r̄ = {RANK:g}, {every[0]['steps']} steps, {RACES[race].held_out} held-out examples; {'; '.join(sorted(machines))}. "
-        f"LoRA's run: {lora:.1f} s, peak memory {_peak_memory(next(iter(runs['uniform'].values()))) / 2**20:,.0f} MiB "
+        f"LoRA's run: {lora:.1f} s, peak memory {next(iter(runs['uniform'].values()))['peak_memory'] / 2**20:,.0f} MiB "
         f"({every[0]['memory_source']}). Other processes used at most {max(r['others_during'] for r in every):.2f} cores."
     )
 

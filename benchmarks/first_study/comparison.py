@@ -11,12 +11,14 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
-from benchmarks.first_study.best_case import kind_of, layer_of
 from scipy.stats import spearmanr
 
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.report.statistics import PairedDifference, estimate, paired_difference
+
+T = TypeVar("T")
 
 Runs = Mapping[str, Mapping[str, Mapping[int, RunRecord]]]
 """Task -> method -> seed -> record."""
@@ -101,22 +103,13 @@ def _comparison(task: str | None, pairs: Sequence[tuple[RunRecord, RunRecord]]) 
     )
 
 
-def ranks_by_kind(runs: Mapping[int, RunRecord]) -> dict[str, float]:
-    """Kind of matrix -> its mean rank over layers and seeds."""
-    ranks: dict[str, list[float]] = defaultdict(list)
+def mean_ranks(runs: Mapping[int, RunRecord], part: Callable[[str], T]) -> dict[T, float]:
+    """Return the mean rank over matrices and seeds by a part of the matrix's name: `kind_of` or `layer_of`."""
+    ranks: dict[T, list[float]] = defaultdict(list)
     for record in runs.values():
         for name, rank in record.ranks.items():
-            ranks[kind_of(name)].append(rank)
-    return {kind: estimate(values).mean for kind, values in ranks.items()}
-
-
-def ranks_by_layer(runs: Mapping[int, RunRecord]) -> dict[int, float]:
-    """Layer -> the mean rank of its matrices over seeds."""
-    ranks: dict[int, list[float]] = defaultdict(list)
-    for record in runs.values():
-        for name, rank in record.ranks.items():
-            ranks[layer_of(name)].append(rank)
-    return {layer: estimate(values).mean for layer, values in sorted(ranks.items())}
+            ranks[part(name)].append(rank)
+    return {each: estimate(values).mean for each, values in ranks.items()}
 
 
 def agreement_of_seeds(runs: Mapping[int, RunRecord]) -> float | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import altair as alt
-from benchmarks.first_study import best_case
+from benchmarks.first_study.best_case import SEARCH_SEEDS, kind_of, layer_of
 from benchmarks.first_study.comparison import (
     Comparison,
     Runs,
@@ -17,12 +17,11 @@ from benchmarks.first_study.comparison import (
     by_task,
     compare,
     log_loss,
+    mean_ranks,
     metric,
-    ranks_by_kind,
-    ranks_by_layer,
 )
 from benchmarks.interval_chart import interval, interval_panel, save_picture
-from benchmarks.marked import fill
+from benchmarks.tables import fill, percent, table, with_interval
 
 from glora.experiments.records.schema import RunRecord
 from glora.experiments.records.store import read_records
@@ -34,15 +33,6 @@ TASKS = ("cola", "rte", "sst-2")
 ONE_RATE = 1.5e-3
 """Of the runs that are compared at one learning rate."""
 
-AGAINST_LORA = (
-    "lora:total_rank=93",
-    "adalora",
-    "glora",
-    "shuffled",
-    "glora:signal=lora_b",
-    "glora:budget=parameters",
-    "glora:budget=parameters:relative_to=weight",
-)
 QUESTIONS = (
     ("Is it the matrices that the norm chose, or only unequal ranks?", "glora", "shuffled"),
     ("Is it the ranks, or the parameters that they cost?", "glora", "lora:total_rank=93"),
@@ -50,8 +40,6 @@ QUESTIONS = (
     ("Norms relative to the weights?", "glora:budget=parameters:relative_to=weight", "glora:budget=parameters"),
     ("AdaLoRA or GLoRA?", "glora", "adalora"),
 )
-
-
 NAMES = {
     "lora": "uniform LoRA",
     "lora:total_rank=93": "uniform LoRA, 93 ranks",
@@ -62,6 +50,7 @@ NAMES = {
     "glora:budget=parameters": 'GLoRA, `budget="parameters"`',
     "glora:budget=parameters:relative_to=weight": 'the same, `relative_to="weight"`',
 }
+AGAINST_LORA = tuple(NAMES)[1:]
 
 
 def write_report(folder: Path, page: Path | None = None) -> None:
@@ -119,22 +108,29 @@ def write_report(folder: Path, page: Path | None = None) -> None:
 
 def summary(tuned: Runs, at_one_rate: Runs) -> str:
     """The two tables of docs/first-study.md."""
-    one = [
+    one, own = [], []
+    for method, name in NAMES.items():
+        rows = compare(at_one_rate, method, "lora") if method != "lora" else []
+        over_all = ["", ""]
+        if rows:
+            last = rows[-1]
+            over_all = [
+                f"{_points(last.metric)}, {len(last.metric.seeds)} pairs",
+                with_interval(last.training_loss, percent),
+            ]
+        one.append(_minus([name, *_cells(at_one_rate, method, tuned), *over_all]))
+        own.append(_minus([name, *_cells(tuned, method, tuned, rate=True)]))
+    lines = [
         f"At one learning rate, {ONE_RATE * 1e3:g}e-3: accuracy, for CoLA Matthews correlation, times 100; behind it the "
         "difference to uniform LoRA.",
         "",
-        *_header("", "parameters", *tuned, "all: metric", "all: training loss"),
+        *table(["", "parameters", *tuned, "all: metric", "all: training loss"], one),
+        "",
+        "Each at the learning rate that its tuning found:",
+        "",
+        *table(["", "parameters", *tuned], own),
     ]
-    found = ["Each at the learning rate that its tuning found:", "", *_header("", "parameters", *tuned)]
-    for method, name in NAMES.items():
-        rows = compare(at_one_rate, method, "lora") if method != "lora" else []
-        over_all = ("", "")
-        if rows:
-            last = rows[-1]
-            over_all = (f"{_points(last.metric)}, {len(last.metric.seeds)} pairs", _percent(last.training_loss))
-        one.append(_minus(_line(name, *_cells(at_one_rate, method, tuned), *over_all)))
-        found.append(_minus(_line(name, *_cells(tuned, method, tuned, rate=True))))
-    return "\n".join([*one, "", *found])
+    return "\n".join(lines)
 
 
 def _cells(runs: Runs, method: str, tasks: Iterable[str], *, rate: bool = False) -> list[str]:
@@ -154,8 +150,8 @@ def _cells(runs: Runs, method: str, tasks: Iterable[str], *, rate: bool = False)
     return cells
 
 
-def _minus(line: str) -> str:
-    return line.replace("-", "−").replace("e~3", "e-3")
+def _minus(cells: Iterable[str]) -> list[str]:
+    return [cell.replace("-", "−").replace("e~3", "e-3") for cell in cells]
 
 
 def _records(folder: Path) -> list[RunRecord]:
@@ -172,13 +168,13 @@ def _questions(runs: Runs, heading: str = "##") -> list[str]:
 
 
 def _results(runs: Runs) -> list[str]:
-    lines = _header("task", "method", "learning rate", "metric", "loss", "training loss", "parameters", "seeds")
-    for task, methods in runs.items():
-        for method in ("lora", *AGAINST_LORA):
-            if method in methods:
-                of = list(methods[method].values())
-                lines.append(_line(task, f"`{method}`", *_result(of), str(len(of))))
-    return lines
+    rows = [
+        [task, f"`{method}`", *_result(of := list(methods[method].values())), len(of)]
+        for task, methods in runs.items()
+        for method in ("lora", *AGAINST_LORA)
+        if method in methods
+    ]
+    return table(["task", "method", "learning rate", "metric", "loss", "training loss", "parameters", "seeds"], rows)
 
 
 def _result(runs: Sequence[RunRecord]) -> tuple[str, ...]:
@@ -196,36 +192,38 @@ def _result(runs: Sequence[RunRecord]) -> tuple[str, ...]:
 
 
 def _comparisons(rows: Sequence[tuple[str, Sequence[Comparison]]]) -> list[str]:
-    lines = _header("", "task", "metric", "loss", "training loss", "parameters", "pairs")
-    for name, comparisons in rows:
-        for each in comparisons:
-            lines.append(
-                _line(
-                    name,
-                    each.task or "all",
-                    _points(each.metric),
-                    _percent(each.loss),
-                    _percent(each.training_loss),
-                    f"{each.parameters:.2f}",
-                    str(len(each.metric.seeds)),
-                )
-            )
-    return lines
+    cells = [
+        [
+            name,
+            each.task or "all",
+            _points(each.metric),
+            with_interval(each.loss, percent),
+            with_interval(each.training_loss, percent),
+            f"{each.parameters:.2f}",
+            len(each.metric.seeds),
+        ]
+        for name, comparisons in rows
+        for each in comparisons
+    ]
+    return table(["", "task", "metric", "loss", "training loss", "parameters", "pairs"], cells)
 
 
 def _where(runs: Runs) -> list[str]:
     methods = [m for m in AGAINST_LORA if m.startswith("glora") and any(m in of for of in runs.values())]
-    kinds = list(dict.fromkeys(kind for of in runs.values() if "glora" in of for kind in ranks_by_kind(of["glora"])))
-    layers = sorted({layer for of in runs.values() if "glora" in of for layer in ranks_by_layer(of["glora"])})
+    kinds = list(
+        dict.fromkeys(kind for of in runs.values() if "glora" in of for kind in mean_ranks(of["glora"], kind_of))
+    )
+    layers = sorted({layer for of in runs.values() if "glora" in of for layer in mean_ranks(of["glora"], layer_of)})
     columns = [f"`{kind}`" for kind in kinds] + [f"layer {layer}" for layer in layers]
-    lines = _header("task", "method", *columns, "seeds agree")
+    rows = []
     for task, of in runs.items():
         for method in [m for m in methods if m in of]:
-            by_kind, by_layer = ranks_by_kind(of[method]), ranks_by_layer(of[method])
+            by_kind, by_layer = (mean_ranks(of[method], part) for part in (kind_of, layer_of))
             agree = agreement_of_seeds(of[method])
             cells = [f"{by_kind[kind]:.1f}" for kind in kinds] + [f"{by_layer[layer]:.1f}" for layer in layers]
-            lines.append(_line(task, f"`{method}`", *cells, "" if agree is None else f"{agree:.2f}"))
-    lines += [
+            rows.append([task, f"`{method}`", *cells, "" if agree is None else f"{agree:.2f}"])
+    lines = [
+        *table(["task", "method", *columns, "seeds agree"], rows),
         "",
         "Mean ranks over layers or kinds, and seeds; uniform LoRA has 2 everywhere. Seeds agree: mean Spearman correlation of",
         "the ranks of two seeds.",
@@ -241,7 +239,7 @@ def _where(runs: Runs) -> list[str]:
 def _best_case(folder: Path) -> list[str]:
     best = json.loads((folder / "best.json").read_text(encoding="utf-8"))["best"]
     records = [record for record in read_records(folder) if record.status == "finished"]
-    searched = {r.config.method: r for r in records if r.config.held_out and r.config.seed in best_case.SEARCH_SEEDS}
+    searched = {r.config.method: r for r in records if r.config.held_out and r.config.seed in SEARCH_SEEDS}
     order = sorted(searched, key=lambda method: log_loss(searched[method]))
     final: dict[str, dict[int, RunRecord]] = {"uniform": {}, best: {}}
     for record in records:
@@ -253,38 +251,19 @@ def _best_case(folder: Path) -> list[str]:
     ]
     losses = [math.exp(log_loss(run)) for run in searched.values()]
     uniform = order.index("uniform") + 1
-    points, percent = _points(differences[0]), _percent(differences[1])
+    points, loss = _points(differences[0]), with_interval(differences[1], percent)
     return [
         f"{len(searched) - 1} drawn allocations of equal parameters, SST-2, one epoch of 1,500 examples, judged by the loss on",
         f"1,000 others. Of the {len(searched)} with one seed, uniform LoRA is number {uniform} by its loss; they reach from",
         f"{min(losses):.3f} to {max(losses):.3f}.",
         "",
         f"The best after three seeds, `{best}`, against uniform LoRA with {len(final[best])} new seeds, on 2,500 examples and",
-        f"the task's own split: metric {points} points, loss {percent}.",
+        f"the task's own split: metric {points} points, loss {loss}.",
     ]
 
 
-def _header(*columns: str) -> list[str]:
-    return [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-
-
-def _line(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _points(d: PairedDifference | None) -> str:
-    if d is None:
-        return ""
-    return f"{d.mean:+.1f}" + ("" if d.low is None else f" [{d.low:+.1f}, {d.high:+.1f}]")
-
-
-def _percent(d: PairedDifference | None) -> str:
-    if d is None:
-        return ""
-    interval = ""
-    if d.low is not None and d.high is not None:
-        interval = f" [{math.expm1(d.low):+.1%}, {math.expm1(d.high):+.1%}]"
-    return f"{math.expm1(d.mean):+.1%}{interval}"
+def _points(found: PairedDifference | None) -> str:
+    return with_interval(found, lambda value: f"{value:+.1f}")
 
 
 def _draw(tuned: Runs, at_one_rate: Runs, path: Path) -> None:

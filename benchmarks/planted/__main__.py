@@ -19,12 +19,13 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.what != "report":
         import torch
-        from benchmarks.planted.grid import confirmation, only, read, run_missing, runs, tuned, tuning, wide
+        from benchmarks.planted.grid import confirmation, only, run_missing, runs, tuned, tuning, wide
+        from benchmarks.records import read_lines
 
         torch.set_num_threads(1)  # the same bits in every run, and the matrices are too small for more
         if arguments.what == "wide":
             run_missing(arguments.records, tuning())
-            run_missing(arguments.records, wide(tuned(read(arguments.records))), arguments.limit)
+            run_missing(arguments.records, wide(tuned(read_lines(arguments.records))), arguments.limit)
             return
         wanted = only(runs() if arguments.what == "run" else confirmation(), arguments.variants, arguments.settings)
         run_missing(arguments.records, wanted, arguments.limit)

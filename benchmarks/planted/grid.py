@@ -10,16 +10,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import platform
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from benchmarks.planted.task import Setting
 from benchmarks.planted.variants import VARIANTS as NARROW
 from benchmarks.planted.wide import ADALORA, VARIANTS
+from benchmarks.records import append_lines, read_lines, versions
 
 BASE = Setting()
 SEEDS = range(10)
@@ -134,39 +133,19 @@ def identity(setting: dict[str, Any], variant: str, seed: int) -> str:
     return json.dumps([setting, variant, seed], sort_keys=True)
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """The records of a file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-
-
-def drop_cut_off_line(path: Path) -> None:
-    """Take out what a run that was killed while it wrote has left at the end of the file."""
-    if path.exists():
-        content = path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if whole != content:
-            path.write_bytes(whole)
-
-
 def run_missing(path: Path, wanted: Iterator[tuple[Setting, str, int]], limit: int | None = None) -> int:
     """Make the runs that are not in the file; returns how many were made."""
     from benchmarks.planted.training import train
 
-    drop_cut_off_line(path)
-    done = {identity(record["setting"], record["variant"], record["seed"]) for record in read(path)}
+    done = {identity(record["setting"], record["variant"], record["seed"]) for record in read_lines(path)}
     made = 0
     for setting, variant, seed in wanted:
         key = identity(settings_of(setting), variant, seed)
         if key in done or (limit is not None and made >= limit):
             continue
-        record = train(setting, variant, seed) | {"versions": _versions()}
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        record = train(setting, variant, seed) | {"versions": versions()}
+        append_lines(path, [record])
         print(f"{variant:20} seed {seed}  loss {record['loss']:.3e}  {record['seconds']:.0f} s", flush=True)
         done.add(key)
         made += 1
     return made
-
-
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {name: version(name) for name in ("torch", "peft", "transformers")}

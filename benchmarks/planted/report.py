@@ -20,13 +20,14 @@ from benchmarks.planted.grid import (
     WIDE_CELLS,
     WIDE_SEEDS,
     identity,
-    read,
     settings_of,
 )
 from benchmarks.planted.task import Setting
 from benchmarks.planted.wide import ADALORA, VARIANTS
+from benchmarks.records import read_lines
+from benchmarks.tables import percent, table, with_interval
 
-from glora.experiments.report.statistics import SEEDS_FOR_AN_INTERVAL, PairedDifference
+from glora.experiments.report.statistics import SEEDS_FOR_AN_INTERVAL
 
 SHOWN_WIDE = ("spectrum_4", "uniform_cut_4", "delta", "planted")
 
@@ -37,7 +38,7 @@ def write_report(records: Path, folder: Path, grid: Mapping[str, Setting] = CELL
     Raises:
         SystemExit: there is no record of the base cell.
     """
-    cells, unseen = (by_cell(read(records), grid, seeds) for seeds in (SEEDS, UNSEEN))
+    cells, unseen = (by_cell(read_lines(records), grid, seeds) for seeds in (SEEDS, UNSEEN))
     if not cells.get("base"):
         raise SystemExit(
             f"{records} has no record of the base setting; make some with `python -m benchmarks.planted run`"
@@ -46,7 +47,7 @@ def write_report(records: Path, folder: Path, grid: Mapping[str, Setting] = CELL
     confirmed = {cell: compare(of) for cell, of in unseen.items() if len(of) > 1}
     wide = {
         cell: compare(of)
-        for cell, of in by_cell(read(records), WIDE_CELLS, WIDE_SEEDS).items()
+        for cell, of in by_cell(read_lines(records), WIDE_CELLS, WIDE_SEEDS).items()
         if any(VARIANTS[variant].reads_budget for variant in of)  # the others serve every warm-up and budget
     }
     (folder / "report.md").write_text(_report(tables, confirmed, wide), encoding="utf-8")
@@ -86,8 +87,7 @@ def _report(tables: dict[str, list[Row]], confirmed: dict[str, list[Row]], wide:
         "",
         "## Base setting",
         "",
-        *_header("ranks by"),
-        *(_line(VARIANTS[row.variant].what, row) for row in base),
+        *table(("ranks by", *COLUMNS), ([VARIANTS[row.variant].what, *_cells(row)] for row in base)),
     ]
     for title, of_cells in (
         ("One factor changed at a time", others),
@@ -103,59 +103,31 @@ def _report(tables: dict[str, list[Row]], confirmed: dict[str, list[Row]], wide:
                 "",
                 f"## {title}",
                 "",
-                *_header("setting", "ranks by"),
-                *(
-                    _line(f"{cell} | {VARIANTS[row.variant].what}", row)
-                    for cell, rows in of_cells.items()
-                    for row in rows
+                *table(
+                    ("setting", "ranks by", *COLUMNS),
+                    (
+                        [cell, VARIANTS[row.variant].what, *_cells(row)]
+                        for cell, rows in of_cells.items()
+                        for row in rows
+                    ),
                 ),
             ]
     return "\n".join(lines) + "\n"
 
 
-def _header(*first: str) -> list[str]:
-    columns = (
-        *first,
-        "loss",
-        "to uniform",
-        "to the estimate",
-        "share of the gap",
-        "correlation",
-        "parameters",
-        "seeds",
-    )
-    return [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+COLUMNS = ("loss", "to uniform", "to the estimate", "share of the gap", "correlation", "parameters", "seeds")
 
 
-def _line(name: str, row: Row) -> str:
-    correlation = "" if row.correlation is None else f"{row.correlation:+.2f}"
-    cells = (
-        name,
+def _cells(row: Row) -> list[Any]:
+    return [
         f"{row.loss:.2e}",
-        _difference(row.difference),
-        _difference(row.to_estimated),
-        _share(row),
-        correlation,
+        with_interval(row.difference, percent),
+        with_interval(row.to_estimated, percent),
+        "" if row.variant == TRUTH else with_interval(row.share, lambda share: f"{share:.0%}"),
+        "" if row.correlation is None else f"{row.correlation:+.2f}",
         f"{row.parameters:.2f}",
-        str(row.seeds),
-    )
-    return f"| {' | '.join(cells)} |"
-
-
-def _difference(d: PairedDifference | None) -> str:
-    if d is None:
-        return ""
-    mean = f"{math.expm1(d.mean):+.1%}"
-    if d.low is None or d.high is None:
-        return mean
-    return f"{mean} [{math.expm1(d.low):+.1%}, {math.expm1(d.high):+.1%}]"
-
-
-def _share(row: Row) -> str:
-    if row.share is None or row.variant == TRUTH:
-        return ""
-    interval = "" if row.share.low is None else f" [{row.share.low:.0%}, {row.share.high:.0%}]"
-    return f"{row.share.mean:.0%}{interval}"
+        row.seeds,
+    ]
 
 
 def _draw(tables: dict[str, list[Row]], path: Path) -> None:

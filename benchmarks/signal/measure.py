@@ -13,19 +13,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import platform
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.records import append_lines, read_lines, versions
+
 HERE = Path(__file__).parent
 STEP_TIMES = HERE / "step_times.json"
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """The records of a file; a last line that was cut off is left out."""
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
-    return [json.loads(line) for line in lines]
 
 
 def run_missing(path: Path, data_dir: str | None) -> None:
@@ -35,16 +29,16 @@ def run_missing(path: Path, data_dir: str | None) -> None:
     from benchmarks.signal.warm_up import warm_up
 
     torch.set_num_threads(1)  # the same bits in every run
-    _drop_cut_off_line(path)
     for seed in SEEDS:
         for setting in SETTINGS:
             settings = json.loads(json.dumps(dataclasses.asdict(setting)))
-            known = {r["steps"] for r in read(path) if r["setting"] == settings and r["seed"] == seed}
+            known = {r["steps"] for r in read_lines(path) if r["setting"] == settings and r["seed"] == seed}
             if known == set(setting.steps):
                 continue
             for seen in warm_up(setting, seed, data_dir, _progress(setting, seed)):
                 if len(seen.losses) not in known:
-                    append(path, evaluate(seen) | {"setting": settings, "seed": seed})
+                    record = evaluate(seen) | {"setting": settings, "seed": seed, "versions": versions()}
+                    append_lines(path, [record])
 
 
 def evaluate(seen: Any) -> dict[str, Any]:
@@ -76,24 +70,6 @@ def evaluate(seen: Any) -> dict[str, Any]:
     }
 
 
-def append(path: Path, record: dict[str, Any]) -> None:
-    """Add a line."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record | {"versions": _versions()}, separators=(",", ":")) + "\n")
-
-
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {n: version(n) for n in ("torch", "peft", "transformers")}
-
-
-def _drop_cut_off_line(path: Path) -> None:
-    if path.exists():
-        content = path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if whole != content:
-            path.write_bytes(whole)
-
-
 def _progress(setting: Any, seed: int) -> Any:
     def report(step: int, loss: float) -> None:
         if step % 10 == 0:
@@ -120,13 +96,13 @@ def main() -> None:
         from benchmarks.signal.report import report
 
         times = json.loads(STEP_TIMES.read_text(encoding="utf-8"))
-        (HERE / "report.md").write_text(report(read(arguments.records), times), encoding="utf-8")
+        (HERE / "report.md").write_text(report(read_lines(arguments.records), times), encoding="utf-8")
     else:
         from benchmarks.signal.cost import time_steps
 
         from glora.experiments.records.provenance import collect_provenance
 
-        machine = {"processor": collect_provenance().machine.cpu, "versions": _versions()}
+        machine = {"processor": collect_provenance().machine.cpu, "versions": versions()}
         times = machine | time_steps(arguments.rounds, arguments.threads)
         STEP_TIMES.write_text(json.dumps(times, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -7,6 +7,7 @@ from itertools import combinations
 from typing import Any
 
 from benchmarks.signal.cost import MINILM, SEVEN_B, count
+from benchmarks.tables import table
 
 Key = tuple[Any, ...]  # the fields of an Estimate
 
@@ -80,17 +81,16 @@ def _misplaced(cells: dict[tuple[str, int], list[dict[str, Any]]]) -> list[str]:
         for record in records:
             for *key, mean, worst in record["misplaced"]:
                 found[tuple(key)][cell].append((mean, worst))
-    header = [f"{task}, {steps} steps" for task, steps in cells]
-    lines = [f"| ratio ‖G‖/‖G·Aᵀ‖ by | {' | '.join(header)} |", "|---" * (len(header) + 1) + "|"]
+    rows = []
     for key, of_cells in found.items():
-        line = [_label(key)]
+        row = [_label(key)]
         for cell in cells:
             figures = of_cells.get(cell, [])
             text = " ".join(f"{100 * mean:.1f}" for mean, _ in figures)
             worst = f" ({100 * max(w for _, w in figures):.1f})" if figures and key[1] is not None else ""
-            line.append(f"{text}{worst} %" if figures else "")
-        lines.append(f"| {' | '.join(line)} |")
-    return lines
+            row.append(f"{text}{worst} %" if figures else "")
+        rows.append(row)
+    return table(["ratio ‖G‖/‖G·Aᵀ‖ by", *(f"{task}, {steps} steps" for task, steps in cells)], rows)
 
 
 def _agreement(cells: dict[tuple[str, int], list[dict[str, Any]]]) -> list[str]:
@@ -98,7 +98,7 @@ def _agreement(cells: dict[tuple[str, int], list[dict[str, Any]]]) -> list[str]:
 
     from glora import allocate_ranks
 
-    lines = ["| task | steps | β = 0.9 | β = 0.98 | plain mean |", "|---|---|---|---|---|"]
+    rows = []
     for (task, steps), records in cells.items():
         of_beta = []
         for beta in ("0.9", "0.98", "mean"):
@@ -108,44 +108,38 @@ def _agreement(cells: dict[tuple[str, int], list[dict[str, Any]]]) -> list[str]:
             ]
             of_beta.append(", ".join(f"{spearmanr(a, b).statistic:.2f}" for a, b in combinations(ranks, 2)))
         if len(records) > 1:
-            lines.append(f"| {task} | {steps} | {' | '.join(of_beta)} |")
-    return lines
+            rows.append([task, steps, *of_beta])
+    return table(["task", "steps", "β = 0.9", "β = 0.98", "plain mean"], rows)
 
 
 def _explained(cells: dict[tuple[str, int], list[dict[str, Any]]]) -> list[str]:
-    lines = ["| task | steps | ‖X‖ | ‖dY‖ | both |", "|---|---|---|---|---|"]
+    rows = []
     for (task, steps), records in cells.items():
         found = [record["explained"] for record in records if "explained" in record]
         of = [", ".join(f"{one[by]:.2f}" for one in found) for by in ("input", "output", "both")]
         if found:
-            lines.append(f"| {task} | {steps} | {' | '.join(of)} |")
-    return lines
+            rows.append([task, steps, *of])
+    return table(["task", "steps", "‖X‖", "‖dY‖", "both"], rows)
 
 
 def _cost() -> list[str]:
-    lines = [
-        "| model | tokens a step | measured | multiplications | read | kept | sent |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for name, shapes, tokens, size in (("MiniLM", MINILM, 1024, 4), ("7B decoder", SEVEN_B, 4096, 2)):
         for what, k in (*(("sketch", k) for k in (1, 4, 8)), ("exact", 0)):
             one = count(what, shapes, tokens, 8, k, size)
             title = "G itself" if what == "exact" else f"sketch, k = {k}"
-            lines.append(
-                f"| {name} | {tokens:,} | {title} | +{one.multiplications:.1%} | +{one.read:.1%} | {_bytes(one.kept)} | "
-                f"{_bytes(one.sent)} |"
-            )
-    return lines
+            shares = f"+{one.multiplications:.1%}", f"+{one.read:.1%}"
+            rows.append([name, f"{tokens:,}", title, *shares, _bytes(one.kept), _bytes(one.sent)])
+    return table(["model", "tokens a step", "measured", "multiplications", "read", "kept", "sent"], rows)
 
 
 def _timed(times: dict[str, Any]) -> list[str]:
     passes = times["forward_passes"]
-    header = [f"{name}, {of['lora_ms']} ms a step" for name, of in passes.items()]
-    lines = [f"| signal | {' | '.join(header)} |", "|---" * (1 + len(passes)) + "|"]
-    for signal in next(iter(passes.values()))["ratios"]:
-        cells = [of["ratios"][signal] for of in passes.values()]
-        lines.append(f"| {signal} | {' | '.join(f'{m:.3f} [{low:.3f}, {high:.3f}]' for m, low, high in cells)} |")
-    return lines
+    rows = [
+        [signal, *("{:.3f} [{:.3f}, {:.3f}]".format(*of["ratios"][signal]) for of in passes.values())]
+        for signal in next(iter(passes.values()))["ratios"]
+    ]
+    return table(["signal", *(f"{name}, {of['lora_ms']} ms a step" for name, of in passes.items())], rows)
 
 
 def _bytes(n: int) -> str:

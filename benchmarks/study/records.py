@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.records import append_lines, read_lines
 from benchmarks.study.design import ARMS, TASKS, TUNING_SEED, Run, run_of
 
 HERE = Path(__file__).parent
@@ -22,27 +20,18 @@ def path_of(task: str, folder: Path = HERE) -> Path:
     return folder / f"{task}.jsonl"
 
 
-def lines(task: str, folder: Path = HERE) -> Iterator[dict[str, Any]]:
-    """Yield the records of a task; a line that a killed process has cut off is left out."""
-    path = path_of(task, folder)
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        with contextlib.suppress(ValueError):
-            yield json.loads(line)
-
-
 def read(task: str, folder: Path = HERE) -> Records:
     """Return the records of a task; of two of the same run, the first."""
     found: Records = {}
-    for record in lines(task, folder):
+    for record in read_lines(path_of(task, folder)):
         run = Run(**{name: record[name] for name in Run._fields})
         found.setdefault((run, bool(record["compressed"])), record)
     return found
 
 
 def append(records: list[dict[str, Any]], folder: Path = HERE) -> list[dict[str, Any]]:
-    """Write the records of a run, a line each, by one write, which other processes cannot divide; return them."""
-    with path_of(records[0]["task"], folder).open("ab", buffering=0) as file:
-        file.write(b"".join(json.dumps(record).encode() + b"\n" for record in records))
+    """Write the records of a run; return them."""
+    append_lines(path_of(records[0]["task"], folder), records)
     return records
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import altair as alt
 from benchmarks.interval_chart import save_picture
-from benchmarks.marked import fill
 from benchmarks.study.analysis import BySeed, Comparison, by_seed, compare, family, holm, pool
 from benchmarks.study.design import ARMS, TASKS
 from benchmarks.study.records import HERE, Records, best_rate, read
+from benchmarks.tables import fill, table, with_interval
 
 from glora.experiments.records.store import write_whole
 from glora.experiments.report.chart_style import LIGHT, data
@@ -60,16 +60,15 @@ def write_report(folder: Path = HERE, page: Path | None = None) -> None:
         )
 
 
-def summary(found: dict[str, Records]) -> Iterator[str]:
-    """Yield README's table: the held-out loss against uniform LoRA at the same size, where three seeds have it."""
+def summary(found: dict[str, Records]) -> list[str]:
+    """Return README's table: the held-out loss against uniform LoRA at the same size, where three seeds have it."""
     arms = {
         "spectrum": "train wide, cut once",
         "uniform_cut": "the same, one rank for all",
         "compressed": "LoRA r × 4, then `glora compress`",
         "wide": "LoRA r × 4, four times as large",
     }
-    yield f"| | {' | '.join(arms.values())} |"
-    yield "|---" * (len(arms) + 1) + "|"
+    rows = []
     for task, records in found.items():
         for size in TASKS[task].sizes:
             for rate_of, rates in ((None, "rates tuned"), ("spectrum", "one learning rate")):
@@ -80,7 +79,8 @@ def summary(found: dict[str, Records]) -> Iterator[str]:
                     each = compare(task, size, arm, "uniform", mine, lora)
                     cells.append("" if each is None or each.p is None else _ratio(each))
                 if any(cells):
-                    yield f"| {NAMES[task]}, r = {size:g}, {rates}, {len(lora)} seeds | {' | '.join(cells)} |"
+                    rows.append([f"{NAMES[task]}, r = {size:g}, {rates}, {len(lora)} seeds", *cells])
+    return table(["", *arms.values()], rows)
 
 
 def _progress(task: str, records: Records) -> Iterator[str]:
@@ -95,22 +95,27 @@ def _family(comparisons: list[Comparison]) -> Iterator[str]:
         return
     yield "Prespecified comparisons, with Holm's correction:"
     yield ""
-    yield "| r̄ | comparison | seeds | loss | p, corrected | smallest effect | over examples | score, points | verdict |"
-    yield "|---|---|---|---|---|---|---|---|---|"
-    for each, p in zip(comparisons, holm([each.p for each in comparisons])):
-        name = f"{ARMS[each.arm].label} against {ARMS[each.other].label}"
-        examples = "[{}, {}]".format(*map(_percent, each.by_examples))
-        smallest = f"±{100 * math.expm1(each.log_loss.smallest):.1f} %" if each.log_loss.smallest else ""
-        cells = [
+    rows = [
+        [
             f"{each.size:g}",
-            name,
+            _named(each.arm, each.other),
             len(each.log_loss.seeds),
             _ratio(each),
             "" if p is None else f"{p:.3f}",
-            smallest,
+            f"±{100 * math.expm1(each.log_loss.smallest):.1f} %" if each.log_loss.smallest else "",
+            "[{}, {}]".format(*map(_percent, each.by_examples)),
+            _points(each),
+            _verdict(each, p),
         ]
-        yield _row([*cells, examples, _points(each), _verdict(each, p)])
+        for each, p in zip(comparisons, holm([each.p for each in comparisons]))
+    ]
+    columns = ["comparison", "seeds", "loss", "p, corrected", "smallest effect", "over examples", "score, points"]
+    yield from table(["r̄", *columns, "verdict"], rows)
     yield ""
+
+
+def _named(arm: str, other: str) -> str:
+    return f"{ARMS[arm].label} against {ARMS[other].label}"
 
 
 def _verdict(each: Comparison, p: float | None) -> str:
@@ -133,32 +138,15 @@ def _size(task: str, size: float, records: Records, rate_of: str | None) -> Iter
     yield f"### r̄ = {size:g}, {at}"
     yield ""
     score = SCORES.get(task)
-    yield _row(
-        [
-            "arm",
-            "learning rate",
-            "seeds",
-            "parameters",
-            "loss",
-            "against uniform LoRA",
-            *([score, "points"] if score else []),
-            "s",
-        ]
-    )
-    yield "|---" * (9 if score else 7) + "|"
+    rows = []
     for arm, found in runs.items():
-        against = compare(task, size, arm, "uniform", found, runs.get("uniform", {}))
-        same = arm == "uniform" or against is None
-        cells = [
-            ARMS[arm].label,
-            f"{rates[arm]:g}",
-            len(found),
-            f"{_mean(found, 'parameters'):,.0f}",
-            _spread(found, "loss", 4),
-        ]
-        cells += ["" if same else _ratio(against)]
-        cells += [_spread(found, "score", 2, 100), "" if same else _points(against)] if score else []
-        yield _row([*cells, f"{_mean(found, 'seconds'):.0f}"])
+        against = compare(task, size, arm, "uniform", found, runs.get("uniform", {})) if arm != "uniform" else None
+        cells = [ARMS[arm].label, f"{rates[arm]:g}", len(found), f"{_mean(found, 'parameters'):,.0f}"]
+        cells += [_spread(found, "loss", 4), _ratio(against)]
+        cells += [_spread(found, "score", 2, 100), _points(against)] if score else []
+        rows.append([*cells, f"{_mean(found, 'seconds'):.0f}"])
+    columns = ["arm", "learning rate", "seeds", "parameters", "loss", "against uniform LoRA"]
+    yield from table([*columns, *([score, "points"] if score else []), "s"], rows)
     yield ""
 
 
@@ -190,11 +178,10 @@ def _over_tasks(families: dict[str, list[Comparison]]) -> Iterator[str]:
         pooled = pool([each for each in every if (each.arm, each.other, each.size) == key])
         if pooled:
             arm, other, size = key
-            middle, low, high = (_percent(math.expm1(value)) for value in (pooled.mean, pooled.low, pooled.high))
-            name = f"{ARMS[arm].label} against {ARMS[other].label}"
-            rows.append(_row([f"{size:g}", name, f"{middle} [{low}, {high}]", ", ".join(pooled.tasks)]))
+            loss = with_interval(pooled, lambda value: _percent(math.expm1(value)))
+            rows.append([f"{size:g}", _named(arm, other), loss, ", ".join(pooled.tasks)])
     if rows:
-        yield from ("## Over tasks", "", "| r̄ | comparison | loss | tasks |", "|---|---|---|---|", *rows, "")
+        yield from ("## Over tasks", "", *table(["r̄", "comparison", "loss", "tasks"], rows), "")
 
 
 def _frontier(task: str, records: Records) -> Any | None:
@@ -230,10 +217,6 @@ def _frontier(task: str, records: Records) -> Any | None:
     return alt.layer(bars, marks.mark_line(point=True).encode(y="loss:Q")).properties(width=300, height=260, title=task)
 
 
-def _row(cells: list[Any]) -> str:
-    return f"| {' | '.join(map(str, cells))} |"
-
-
 def _mean(found: BySeed, name: str) -> float:
     return statistics.fmean(record[name] for record in found.values())
 
@@ -249,20 +232,8 @@ def _percent(value: float) -> str:
 
 
 def _ratio(each: Comparison | None) -> str:
-    if each is None:
-        return ""
-    found = each.log_loss
-    ends = (
-        ""
-        if found.low is None or found.high is None
-        else f" [{_percent(math.expm1(found.low))}, {_percent(math.expm1(found.high))}]"
-    )
-    return f"{_percent(math.expm1(found.mean))}{ends}"
+    return with_interval(each and each.log_loss, lambda value: _percent(math.expm1(value)))
 
 
 def _points(each: Comparison | None) -> str:
-    if each is None or each.score is None:
-        return ""
-    found = each.score
-    ends = "" if found.low is None or found.high is None else f" [{100 * found.low:+.2f}, {100 * found.high:+.2f}]"
-    return f"{100 * found.mean:+.2f}{ends}".replace("-", "−")
+    return with_interval(each and each.score, lambda value: f"{100 * value:+.2f}").replace("-", "−")

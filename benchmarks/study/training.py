@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import base64
 import functools
-import platform
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.records import versions
 from benchmarks.study.design import WIDE, Run, chosen
 from benchmarks.study.tasks import HELD_OUT, SELECTION, TASKS, Measured, StudyTask
 from peft.tuners.lora import LoraLayer
@@ -28,6 +27,7 @@ from glora.experiments.methods.adapted_model import AdaptedModel
 from glora.experiments.methods.base import MethodContext, Schedule
 from glora.experiments.methods.registry import find_method
 from glora.experiments.models.tokenization import TokenizedTask
+from glora.experiments.records.provenance import collect_provenance
 from glora.experiments.training.progress import RunProgress
 from glora.experiments.training.timed_trainer import RunRecorder, warm_up_kernels
 from glora.experiments.training.training_arguments import training_batches
@@ -188,14 +188,4 @@ def decode(text: str) -> np.ndarray[Any, Any]:
 @functools.cache
 def environment() -> dict[str, str]:
     """Versions and processor."""
-    versions = {name: version(name) for name in ("torch", "peft", "transformers")}
-    return {"python": platform.python_version(), **versions, "processor": processor()}
-
-
-def processor() -> str:
-    """The processor's name; empty where /proc does not say."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
+    return {**versions(), "processor": collect_provenance().machine.cpu}

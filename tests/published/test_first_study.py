@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks.first_study import best_case
-from benchmarks.first_study.comparison import agreement_of_seeds, by_task, compare, ranks_by_kind, ranks_by_layer
+from benchmarks.first_study.comparison import agreement_of_seeds, by_task, compare, mean_ranks
 from benchmarks.first_study.report import write_report
 
 from glora.experiments.config import RunConfig
@@ -80,8 +80,9 @@ def test_a_task_without_both_methods_is_left_out() -> None:
 def test_where_the_ranks_go() -> None:
     ranks = {name: 5 if "query" in name and ".1." in name else 2 for name in SHAPES}
     runs = {seed: record("cola", "glora", seed, 0.5, 0.5, ranks) for seed in (0, 1)}
-    assert ranks_by_kind(runs) == {"attention.self.query": 2.5, **dict.fromkeys(list(ranks_by_kind(runs))[1:], 2)}
-    assert ranks_by_layer(runs) == {0: 2, 1: 2.5, 2: 2, 3: 2, 4: 2, 5: 2}
+    by_kind = mean_ranks(runs, best_case.kind_of)
+    assert by_kind == {"attention.self.query": 2.5, **dict.fromkeys(list(by_kind)[1:], 2)}
+    assert mean_ranks(runs, best_case.layer_of) == {0: 2, 1: 2.5, 2: 2, 3: 2, 4: 2, 5: 2}
     assert agreement_of_seeds(runs) == pytest.approx(1)
 
 
