@@ -25,6 +25,7 @@ from glora.experiments.publishing import published_name
 from glora.experiments.records.schema import EpochMetrics, RunRecord
 from glora.experiments.search.plan import MethodSearch, SearchPlan, how_chosen
 from glora.experiments.search.record import (
+    SCHEMA_VERSION,
     SearchRecord,
     TunedMethod,
     read_search_record,
@@ -176,6 +177,7 @@ def search_record(plan: SearchPlan, outcomes: Sequence[StudyOutcome]) -> SearchR
     ]
     first = plan.studies[0]
     return SearchRecord(
+        schema_version=SCHEMA_VERSION,
         name=plan.name,
         trials=plan.options.trials,
         sampler=how_chosen(plan.studies),
