@@ -171,7 +171,7 @@ def test_no_smaller_adapter_has_the_energy_that_was_asked_for(tmp_path: Path) ->
 
 @pytest.mark.parametrize("kind", ["Linear", "Embedding"])
 def test_directions_that_were_not_learned_can_be_trained(kind: str, tmp_path: Path) -> None:
-    """In the model, and from the folder."""
+    """Train them in the model, and from the folder."""
     model, layers = trained(kind)
     with torch.no_grad():
         LoraMatrix("first", layers["first"]).zero_factor.zero_()

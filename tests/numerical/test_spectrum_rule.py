@@ -142,11 +142,11 @@ def test_planted_ranks_are_found(fields: dict) -> None:
             layer.weight.copy_(base.weight), layer.bias.copy_(base.bias)
             directions = torch.linalg.qr(torch.randn(base.in_features, rank))[0].T
             base.weight += 0.5 * torch.linalg.qr(torch.randn(len(base.weight), rank))[0] @ directions
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.02)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0, total_iters=1001)
-    allocator = RankAllocator(model, optimizer, dict(rule="spectrum", budget="rank", warmup_steps=1000, **fields))
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.05)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0, total_iters=401)
+    allocator = RankAllocator(model, optimizer, dict(rule="spectrum", budget="rank", warmup_steps=400, **fields))
     x = torch.randn(256, 5)
-    for _ in range(1000):
+    for _ in range(400):
         optimizer.zero_grad()
         (model(x) - teacher(x).detach()).square().mean().backward()
         allocator.step()

@@ -6,7 +6,6 @@ import ast
 import inspect
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -30,17 +29,12 @@ def blocks(page: Path, *languages: str) -> list[tuple[int, str]]:
 
 
 def python_blocks() -> Iterator[tuple[str, ast.Module]]:
-    """The blocks of Python that are Python; another test checks that all are."""
+    """The blocks of Python; one that does not compile is an error."""
     for page in PAGES:
         for line, code in blocks(page, "python"):
-            with suppress(SyntaxError):
-                yield f"{page.name}:{line}", ast.parse(code)
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_python_compiles(page: Path) -> None:
-    for line, code in blocks(page, "python"):
-        compile(code, f"{page.name}:{line}", "exec")
+            where = f"{page.name}:{line}"
+            compile(code, where, "exec")
+            yield where, ast.parse(code)
 
 
 def test_there_are_pages_and_blocks() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,6 @@ from benchmarks.end_to_end.report import seconds_to, write_report
 from benchmarks.end_to_end.training import Track
 from benchmarks.study.design import TASKS, TUNING_SEED
 from benchmarks.study.records import append
-from benchmarks.study.tasks import HELD_OUT, StudyTask, measure_labels
-
-from glora.experiments.data.loading import load_task
-from glora.experiments.training.task_kinds import Classification
 
 MIDDLE = TASKS["sst2"].learning_rate
 MACHINE = {"cpu": "any", "accelerator": None, "torch_threads": 2}
@@ -89,15 +84,9 @@ def test_accelerated_arms_have_the_learning_rate_of_the_plain_ones(folder: Path)
     assert len(wanted) == len(records) + 3 * 2 + 2 * 5
 
 
-def test_a_run_leaves_a_curve(tiny_deberta: Path, glue_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def read_rte(_data: Path) -> Any:
-        task = load_task("rte", data_dir=str(glue_folder), train_limit=32)
-        (split,) = task.evaluation.values()
-        return dataclasses.replace(task, evaluation={HELD_OUT: split})
-
-    study = StudyTask({"batch_size": 4, "epochs": 1, "max_length": 32}, Classification(), read_rte, measure_labels)
+def test_a_run_leaves_a_curve(tiny_deberta: Path, study_task: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(training.RACES, "tiny", Race("sst2", 32, 8, 3, (0,), {}))
-    monkeypatch.setattr(Race, "study_task", study)
+    monkeypatch.setattr(Race, "study_task", study_task)
     track = Track("tiny", Path(), str(tiny_deberta))
     plain = track.make(Entry("spectrum", 1e-2, 0))
     assert [step for step, _, _ in plain["curve"]] == [3, 6, 8]

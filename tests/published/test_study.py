@@ -17,12 +17,9 @@ from benchmarks.study.analysis import by_seed, compare, family, holm, pool
 from benchmarks.study.design import ALTERNATE, ARMS, TASKS, TUNING_SEED, Run, chosen, run_of, runs
 from benchmarks.study.records import HERE, README, Records, append, best_rate, path_of, read
 from benchmarks.study.report import summary, write_report
-from benchmarks.study.tasks import HELD_OUT, SELECTION, StudyTask, measure_labels, measure_retrieval
+from benchmarks.study.tasks import measure_retrieval
 from benchmarks.study.training import Bench, decode, encode
 from scipy import stats
-
-from glora.experiments.data.loading import load_task
-from glora.experiments.training.classification import Classification
 
 TASK = "sst2"
 MIDDLE = TASKS[TASK].learning_rate
@@ -194,16 +191,8 @@ def test_the_report_says_where_no_difference_was_shown(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def bench(tiny_deberta: Path, glue_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    def read_rte(_data: Path) -> Any:
-        task = load_task("rte", data_dir=str(glue_folder), train_limit=32)
-        (split,) = task.evaluation.values()
-        return dataclasses.replace(
-            task, evaluation={SELECTION: split.select(range(24)), HELD_OUT: split.select(range(24, 48))}
-        )
-
-    settings = {"batch_size": 8, "epochs": 2, "max_length": 32}
-    monkeypatch.setitem(training.TASKS, "rte", StudyTask(settings, Classification(), read_rte, measure_labels))
+def bench(tiny_deberta: Path, study_task: Any, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    monkeypatch.setitem(training.TASKS, "rte", study_task)
     return Bench("rte", Path(), str(tiny_deberta))
 
 

@@ -27,7 +27,6 @@ from integration.training.trainer_case import (
     logits_of,
     make_trainer,
     peft_model,
-    probe_batch,
 )
 
 STOCK = """
@@ -72,27 +71,14 @@ def stock_logits(base: Path, batch: dict[str, torch.Tensor], folder: Path, *adap
     return torch.load(folder / "logits.pt")
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {},
-        {"use_rslora": True},
-        {"target_modules": "all-linear"},
-        {"exclude_modules": ["layer.1.output.dense"]},
-        {"exclude_modules": r".*layer\.1\.output\.dense"},
-        {"rank_pattern": {"query_proj": 2}, "alpha_pattern": {"query_proj": 2}},
-    ],
-    ids=str,
-)
-def test_stock_peft_loads_it(tiny_deberta: Path, glue_folder: Path, tmp_path: Path, fields: dict) -> None:
+def test_stock_peft_loads_it(trainer_of, batch: dict, tiny_deberta: Path, tmp_path: Path) -> None:
     callback = RankAllocationCallback(warmup_steps=6, max_rank={TAKEN_OUT: 0})
-    model = peft_model(tiny_deberta, **fields)
-    make_trainer(model, tiny_deberta, glue_folder, tmp_path, [callback], max_steps=10).train()
+    model = peft_model(tiny_deberta, use_rslora=True, exclude_modules=r".*layer\.1\.output\.dense")
+    trainer_of(callback, model=model, max_steps=10).train()
     ranks = callback.allocator.ranks
     assert ranks[TAKEN_OUT] == 0
     assert len(set(ranks.values())) > 3
 
-    batch = probe_batch(tiny_deberta, glue_folder)
     live = logits_of(model, batch)
     adapter, uniform, padded = (tmp_path / name for name in ("adapter", "uniform", "padded"))
     model.save_pretrained(adapter)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 import signal
@@ -47,7 +46,7 @@ def _arguments(job: Job) -> dict[str, Any]:
 
 
 def make(job: Job) -> Trainer:
-    trainer = make_trainer(dataclasses.replace(job, arguments=_arguments(job) | job.arguments))
+    trainer = make_trainer(job.replace(arguments=_arguments(job) | job.arguments))
     # DeBERTa's forward() takes any argument, so Trainer believes that it divides its loss by the number of items itself
     trainer.model_accepts_loss_kwargs = False
     for module in trainer.model.modules():  # the masks are each process's own
@@ -72,7 +71,7 @@ def train(job: Job) -> dict[str, Any]:
 
 def train_sharded(job: Job) -> dict[str, Any]:
     """Under FSDP2; the weights that are returned are whole."""
-    trainer = make(dataclasses.replace(job, trainer_class=ShardingTrainer))
+    trainer = make(job.replace(trainer_class=ShardingTrainer))
     if job.resume is not None:
         callback_of(trainer).take_ranks_from(job.resume)
     trainer.train(resume_from_checkpoint=str(job.resume) if job.resume else None)

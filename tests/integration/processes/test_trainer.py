@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import signal
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from integration.processes.process_trainer import (
     train_twice,
 )
 from integration.training.resume_case import STEPS, WARMUP, Job, differences
-from integration.training.trainer_case import make_trainer, peft_model, probe_batch
 
 
 def same(result: dict[str, Any], alone: dict[str, Any]) -> None:
@@ -46,7 +44,7 @@ def alone(
 
 def test_two_processes_end_as_one(alone: tuple[Job, dict[str, Any]], tmp_path: Path) -> None:
     arguments = dict(gradient_accumulation_steps=2, save_steps=WARMUP)
-    job = dataclasses.replace(alone[0], output=tmp_path / "run", arguments=arguments)
+    job = alone[0].replace(output=tmp_path / "run", arguments=arguments)
     results = together(train, 2, tmp_path, job)
     for result in results:
         same(result, alone[1])
@@ -63,11 +61,11 @@ def test_resumed_by_more_and_by_fewer_processes(alone: tuple[Job, dict[str, Any]
     """Two before the reallocation, one after it."""
     (job, result), step = alone, WARMUP - 1
     arguments = dict(save_steps=step + 2)
-    more = dataclasses.replace(job, output=tmp_path / "more", resume=job.checkpoint(step), arguments=arguments)
+    more = job.replace(output=tmp_path / "more", resume=job.checkpoint(step), arguments=arguments)
     results = together(train, 2, tmp_path, more)
     same(results[0], result)
     assert not differences(results[0]["weights"], results[1]["weights"])
-    fewer = dataclasses.replace(more, output=tmp_path / "fewer", resume=more.checkpoint(step + 2))
+    fewer = more.replace(output=tmp_path / "fewer", resume=more.checkpoint(step + 2))
     same(together(train, 1, tmp_path / "one", fewer)[0], result)
 
 
@@ -75,36 +73,33 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(
     alone: tuple[Job, dict[str, Any]], tmp_path: Path
 ) -> None:
     job, result = alone
-    killed = dataclasses.replace(job, output=tmp_path / "run", prepare=kill_the_second_at_the_reallocation)
+    killed = job.replace(output=tmp_path / "run", prepare=kill_the_second_at_the_reallocation)
     processes = start(train, 2, tmp_path, killed)
     errors = wait(processes, tmp_path)
     assert processes[1].exitcode == -signal.SIGKILL
     assert errors[0]
     last = last_complete_checkpoint(killed.output)
     assert last == str(killed.checkpoint(WARMUP - 1))
-    resumed = dataclasses.replace(job, output=killed.output, resume=Path(last), arguments=dict(save_strategy="no"))
+    resumed = job.replace(output=killed.output, resume=Path(last), arguments=dict(save_strategy="no"))
     same(together(train, 2, tmp_path / "again", resumed)[0], result)
 
 
 def test_a_second_training_under_the_same_wrapper(alone: tuple[Job, dict[str, Any]], tmp_path: Path) -> None:
     """The best model's ranks are not those that the reducer was made for."""
     arguments = dict(eval_strategy="steps", eval_steps=3, save_steps=3, load_best_model_at_end=True)
-    results = together(
-        train_twice, 2, tmp_path, dataclasses.replace(alone[0], output=tmp_path / "run", arguments=arguments)
-    )
+    results = together(train_twice, 2, tmp_path, alone[0].replace(output=tmp_path / "run", arguments=arguments))
     assert not differences(results[0]["weights"], results[1]["weights"])
     assert len(set(results[0]["allocation"]["ranks"].values())) > 3
 
 
-def test_sharded(alone: tuple[Job, dict[str, Any]], tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> None:
+def test_sharded(alone: tuple[Job, dict[str, Any]], batch: dict, tmp_path: Path) -> None:
     arguments = dict(gradient_accumulation_steps=2, save_steps=WARMUP + 1)
-    job = dataclasses.replace(alone[0], output=tmp_path / "run", arguments=arguments)
+    job = alone[0].replace(output=tmp_path / "run", arguments=arguments)
     results = together(train_sharded, 2, tmp_path, job)
     for result in results:
         same(result, alone[1])
         assert result["wrapped"].startswith("FSDP")
-    batch = probe_batch(tiny_deberta, glue_folder)
-    stock_logits(tiny_deberta, batch, tmp_path, job.output / "saved")
+    stock_logits(job.base, batch, tmp_path, job.output / "saved")
     saved, of_one = (
         load_file(d / "adapter_model.safetensors") for d in (job.output / "saved", alone[0].checkpoint(STEPS))
     )
@@ -114,22 +109,22 @@ def test_sharded(alone: tuple[Job, dict[str, Any]], tiny_deberta: Path, glue_fol
 
     assert last_complete_checkpoint(job.output) == str(job.checkpoint(STEPS))
     arguments = dict(save_strategy="no")
-    resumed = dataclasses.replace(job, output=tmp_path / "more", resume=job.checkpoint(WARMUP + 1), arguments=arguments)
+    resumed = job.replace(output=tmp_path / "more", resume=job.checkpoint(WARMUP + 1), arguments=arguments)
     same(together(train_sharded, 2, tmp_path / "resumed", resumed)[0], alone[1])
 
 
-def test_ranks_are_taken_from_a_checkpoint_that_has_them(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> None:
+def test_ranks_are_taken_from_a_checkpoint_that_has_them(trainer_of, tmp_path: Path) -> None:
     callback = RankAllocationCallback()
     with pytest.raises(ValueError, match=r"Trainer\(callbacks="):
         callback.take_ranks_from(tmp_path)
-    make_trainer(peft_model(tiny_deberta), tiny_deberta, glue_folder, tmp_path, [callback])
+    trainer_of(callback)
     for content in ("", "[]", "null", "[" * 100_000):
         (tmp_path / "trainer_state.json").write_text(content)
-        with pytest.raises(ValueError, match=r"trainer_state.json cannot be read.*last_complete_checkpoint"):
+        with pytest.raises(ValueError, match=r"trainer_state.json .*last_complete_checkpoint"):
             callback.take_ranks_from(tmp_path)
     state = TrainerState(global_step=3)
     state.save_to_json(str(tmp_path / "trainer_state.json"))
-    with pytest.raises(ValueError, match="without RankAllocationCallback"):
+    with pytest.raises(ValueError, match="RankAllocationCallback.*another checkpoint"):
         callback.take_ranks_from(tmp_path)
     state.stateful_callbacks = {"RankAllocationCallback": {"attributes": {"saved_state": {"ranks": {"elsewhere": 4}}}}}
     state.save_to_json(str(tmp_path / "trainer_state.json"))

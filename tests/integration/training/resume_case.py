@@ -39,6 +39,9 @@ class Job:
     def result(self) -> Path:
         return self.output / "result.pt"
 
+    def replace(self, **fields: Any) -> Job:
+        return dataclasses.replace(self, **fields)
+
     def checkpoint(self, step: int) -> Path:
         return self.output / f"checkpoint-{step}"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from transformers import Trainer, TrainerCallback
 
 from integration.training.resume_case import WARMUP, Job, differences, make_trainer, outcome
-from integration.training.trainer_case import TAKEN_OUT, callback_of, logits_of, probe_batch
+from integration.training.trainer_case import TAKEN_OUT, callback_of, logits_of
 
 OTHER_TAKEN_OUT = TAKEN_OUT.replace("key", "query")
 TAKEN_OUT_AT_ONCE = dict(max_rank={TAKEN_OUT: 0, OTHER_TAKEN_OUT: 0})
@@ -45,14 +44,13 @@ class At(TrainerCallback):
 
 
 @pytest.fixture
-def job(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> Job:
-    return Job(tiny_deberta, glue_folder, tmp_path / "run", config=TAKEN_OUT_AT_ONCE)
+def job(job: Job) -> Job:
+    return job.replace(config=TAKEN_OUT_AT_ONCE)
 
 
 @pytest.mark.parametrize("ended", ["by Ctrl-C", "by itself"])
-def test_training_again_goes_on_from_what_was_learned(job: Job, ended: str) -> None:
-    trainer = make_trainer(dataclasses.replace(job, arguments=dict(save_strategy="no")))
-    batch = probe_batch(job.base, job.data)
+def test_training_again_goes_on_from_what_was_learned(job: Job, batch: dict, ended: str) -> None:
+    trainer = make_trainer(job.replace(arguments=dict(save_strategy="no")))
 
     def interrupt(model: Any) -> None:
         raise KeyboardInterrupt
@@ -80,22 +78,22 @@ def test_training_again_goes_on_from_what_was_learned(job: Job, ended: str) -> N
 
 
 def test_a_group_for_each_matrix_resumes_from_every_checkpoint(job: Job, tmp_path: Path) -> None:
-    job = dataclasses.replace(job, trainer_class=LayerWise)
+    job = job.replace(trainer_class=LayerWise)
     first = make_trainer(job)
     first.train()
     whole = outcome(first)
     assert [sum(p.numel() for p in g["params"]) for g in first.optimizer.param_groups].count(0) == 2
     folder = job.output
     for step in (WARMUP - 1, WARMUP, WARMUP + 1, WARMUP + 3):  # each of the run that the one before resumed
-        again = make_trainer(dataclasses.replace(job, output=tmp_path / f"from {step}"))
+        again = make_trainer(job.replace(output=tmp_path / f"from {step}"))
         again.train(resume_from_checkpoint=str(folder / f"checkpoint-{step}"))
         assert not differences(whole, outcome(again)), step
         folder = tmp_path / f"from {step}"
 
 
-def test_the_model_can_be_saved_whole_while_it_trains(job: Job) -> None:
-    trainer = make_trainer(dataclasses.replace(job, arguments=dict(save_strategy="no")))
-    batch, saved = probe_batch(job.base, job.data), []
+def test_the_model_can_be_saved_whole_while_it_trains(job: Job, batch: dict) -> None:
+    trainer = make_trainer(job.replace(arguments=dict(save_strategy="no")))
+    saved = []
 
     def save(model: Any) -> None:
         file = io.BytesIO()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 import random
@@ -45,10 +44,6 @@ class KillWhileWriting(TrainerCallback):
         return patched
 
 
-def kill_while_writing(trainer: Trainer, step: int, file: str) -> None:
-    trainer.add_callback(KillWhileWriting(step, file))
-
-
 class KillInStep(TrainerCallback):
     """Kills its process between the gradients and the optimizer's step."""
 
@@ -60,37 +55,35 @@ class KillInStep(TrainerCallback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def kill_in_step(trainer: Trainer, step: int) -> None:
-    trainer.add_callback(KillInStep(step))
+def add(callback: TrainerCallback, trainer: Trainer) -> None:
+    trainer.add_callback(callback)
 
 
 CUT = {"rule": "spectrum", "average_rank": 1}
 
 
-def test_killed_while_each_file_of_a_checkpoint_is_written(
-    tiny_deberta: Path, glue_folder: Path, tmp_path: Path
-) -> None:
-    whole = run(Job(tiny_deberta, glue_folder, tmp_path / "whole", config=CUT))
-    job = Job(tiny_deberta, glue_folder, tmp_path / "killed", config=CUT)
+def test_killed_while_each_file_of_a_checkpoint_is_written(job: Job, tmp_path: Path) -> None:
+    job = job.replace(config=CUT)
+    whole = run(job.replace(output=tmp_path / "whole"))
     for step, file in enumerate(FILES, start=WARMUP - 2):  # before, at and after the reallocation
-        kill = functools.partial(kill_while_writing, step=step, file=file)
-        run(dataclasses.replace(job, prepare=kill), exit_code=-signal.SIGKILL)
+        kill = KillWhileWriting(step, file)
+        run(job.replace(prepare=functools.partial(add, kill)), exit_code=-signal.SIGKILL)
         assert job.checkpoint(step).is_dir()
         last = last_complete_checkpoint(job.output)
         assert last == str(job.checkpoint(step - 1))
-        job = dataclasses.replace(job, resume=last)
+        job = job.replace(resume=last)
     assert not differences(whole, run(job))
 
 
-def test_killed_at_random_steps(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> None:
+def test_killed_at_random_steps(job: Job, tmp_path: Path) -> None:
     draw = random.Random(0)
-    whole = run(Job(tiny_deberta, glue_folder, tmp_path / "whole"))
-    job = Job(tiny_deberta, glue_folder, tmp_path / "killed", arguments=dict(save_steps=2))
+    whole = run(job.replace(output=tmp_path / "whole"))
+    job = job.replace(arguments=dict(save_steps=2))
     for _ in range(3):
         last = last_complete_checkpoint(job.output)
         done = int(last.rpartition("-")[2]) if last else 0
-        kill = functools.partial(kill_in_step, step=draw.randint(done + 1, min(done + 4, STEPS)))
-        run(dataclasses.replace(job, resume=last, prepare=kill), exit_code=-signal.SIGKILL)
+        kill = KillInStep(draw.randint(done + 1, min(done + 4, STEPS)))
+        run(job.replace(resume=last, prepare=functools.partial(add, kill)), exit_code=-signal.SIGKILL)
     last = last_complete_checkpoint(job.output)
     assert last is not None
-    assert not differences(whole, run(dataclasses.replace(job, resume=last)))
+    assert not differences(whole, run(job.replace(resume=last)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from pathlib import Path
@@ -17,8 +16,7 @@ from transformers import Trainer, TrainerCallback
 from glora import RankAllocationCallback, RankAllocator
 from integration.adapters.test_saved_adapter import stock_logits
 from integration.training.resume_case import WARMUP, Job, differences, make_trainer, outcome, run
-from integration.training.trainer_case import TAKEN_OUT, base_model, callback_of, logits_of, lora_config, probe_batch
-from integration.training.trainer_case import make_trainer as trainer_of
+from integration.training.trainer_case import TAKEN_OUT, base_model, callback_of, logits_of, lora_config
 
 
 class Score(TrainerCallback):
@@ -32,9 +30,9 @@ class Score(TrainerCallback):
 
 
 @pytest.mark.parametrize("best", [WARMUP - 2, WARMUP, WARMUP + 2])
-def test_the_best_model_has_its_own_ranks(tiny_deberta: Path, glue_folder: Path, tmp_path: Path, best: int) -> None:
+def test_the_best_model_has_its_own_ranks(job: Job, batch: dict, tmp_path: Path, best: int) -> None:
     arguments = dict(eval_strategy="steps", eval_steps=1, load_best_model_at_end=True)
-    job = Job(tiny_deberta, glue_folder, tmp_path / "run", config=dict(max_rank={TAKEN_OUT: 0}), arguments=arguments)
+    job = job.replace(config=dict(max_rank={TAKEN_OUT: 0}), arguments=arguments)
     trainer = make_trainer(job)
     trainer.add_callback(Score(best))
     trainer.train()
@@ -49,10 +47,10 @@ def test_the_best_model_has_its_own_ranks(tiny_deberta: Path, glue_folder: Path,
     assert (callback.allocator.ranks[TAKEN_OUT] == 0) == (best >= WARMUP)
     assert len(set(callback.allocator.ranks.values())) == 1 or best >= WARMUP
 
-    batch, folder = probe_batch(tiny_deberta, glue_folder), tmp_path / "final"
+    folder = tmp_path / "final"
     live = logits_of(model, batch)
     trainer.save_model(str(folder))
-    assert torch.equal(stock_logits(tiny_deberta, batch, tmp_path, folder)[0], live)
+    assert torch.equal(stock_logits(job.base, batch, tmp_path, folder)[0], live)
 
     # the record beside it has the ranks of these weights, not those that the training ended with
     record, card = json.loads((folder / "allocation.json").read_text()), (folder / "README.md").read_text()
@@ -69,9 +67,9 @@ def test_the_best_model_has_its_own_ranks(tiny_deberta: Path, glue_folder: Path,
 
 def with_model_init(job: Job, callbacks: list[Any]) -> Trainer:
     """The same training, of models that Trainer makes itself."""
-    like = make_trainer(dataclasses.replace(job, config=None))
+    like = make_trainer(job.replace(config=None))
     return Trainer(
-        model_init=lambda: make_trainer(dataclasses.replace(job, config=None)).model,
+        model_init=lambda: make_trainer(job.replace(config=None)).model,
         args=like.args,
         train_dataset=like.train_dataset,
         eval_dataset=like.eval_dataset,
@@ -80,7 +78,7 @@ def with_model_init(job: Job, callbacks: list[Any]) -> Trainer:
     )
 
 
-def test_every_trial_of_a_search_starts_clean(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> None:
+def test_every_trial_of_a_search_starts_clean(job: Job, tmp_path: Path) -> None:
     begun: list[RankAllocator] = []
 
     class Note(TrainerCallback):
@@ -95,7 +93,7 @@ def test_every_trial_of_a_search_starts_clean(tiny_deberta: Path, glue_folder: P
                 raise optuna.TrialPruned
 
     callback = RankAllocationCallback(warmup_steps=WARMUP)
-    trainer = with_model_init(Job(tiny_deberta, glue_folder, tmp_path), [callback, Note()])
+    trainer = with_model_init(job, [callback, Note()])
     trainer.hyperparameter_search(
         hp_space=lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-3, 5e-3)},
         compute_objective=lambda metrics: metrics["eval_loss"],
@@ -106,13 +104,12 @@ def test_every_trial_of_a_search_starts_clean(tiny_deberta: Path, glue_folder: P
     assert all(allocator.reallocation.step == WARMUP for allocator in begun)
     assert begun[0].adapter.root is not begun[2].adapter.root
     for trial in (0, 2):
-        beside = json.loads((tmp_path / f"run-{trial}" / f"checkpoint-{WARMUP}" / "allocation.json").read_text())
+        beside = json.loads((job.output / f"run-{trial}" / f"checkpoint-{WARMUP}" / "allocation.json").read_text())
         assert {name: matrix["rank"] for name, matrix in beside["matrices"].items()} == begun[trial].ranks
 
 
-def test_a_model_that_trainer_makes_itself(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> None:
+def test_a_model_that_trainer_makes_itself(job: Job) -> None:
     """It is made after the callback's last event before loading, so only equal ranks can be loaded; others fail aloud."""
-    job = Job(tiny_deberta, glue_folder, tmp_path)
     with_model_init(job, [RankAllocationCallback(warmup_steps=WARMUP)]).train()
     again = with_model_init(job, [RankAllocationCallback(warmup_steps=WARMUP)])
     with pytest.raises(RuntimeError, match="size mismatch"):
@@ -123,14 +120,14 @@ def test_a_model_that_trainer_makes_itself(tiny_deberta: Path, glue_folder: Path
     assert callback.allocator.reallocation.step == WARMUP
 
 
-def test_trainer_resumes_no_model_with_an_added_adapter(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> None:
+def test_trainer_resumes_no_model_with_an_added_adapter(trainer_of, tiny_deberta: Path, tmp_path: Path) -> None:
     """It looks for a whole model in the checkpoint, with or without glora, and says that it found none."""
 
     def make(callbacks: list[Any], output: Path) -> Trainer:
         model = base_model(tiny_deberta)
         model.add_adapter(lora_config(task_type=None))
         arguments = dict(max_steps=WARMUP + 2, save_strategy="steps", save_steps=1)
-        return trainer_of(model, tiny_deberta, glue_folder, output, callbacks, **arguments)
+        return trainer_of(*callbacks, model=model, output=output, **arguments)
 
     for name, callbacks in (("plain", []), ("glora", [RankAllocationCallback(warmup_steps=WARMUP)])):
         make(callbacks, tmp_path / name).train()
@@ -153,9 +150,8 @@ class OutOfMemory(TrainerCallback):
             raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
 
-def test_a_smaller_batch_starts_clean(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> None:
-    fields = dict(config=dict(max_rank={TAKEN_OUT: 0}), arguments=dict(auto_find_batch_size=True))
-    job = Job(tiny_deberta, glue_folder, tmp_path / "run", **fields)
+def test_a_smaller_batch_starts_clean(job: Job, tmp_path: Path) -> None:
+    job = job.replace(config=dict(max_rank={TAKEN_OUT: 0}), arguments=dict(auto_find_batch_size=True))
     trainer = make_trainer(job)
     trainer.add_callback(OutOfMemory(WARMUP + 2))
     begun: list[RankAllocator] = []
@@ -181,13 +177,13 @@ def test_a_smaller_batch_starts_clean(tiny_deberta: Path, glue_folder: Path, tmp
 
     # what it saves can be resumed in a new process: the optimizer's state goes to the right parameters
     small = dict(per_device_train_batch_size=trainer.state.train_batch_size)
-    resumed = dataclasses.replace(job, output=tmp_path / "new", resume=job.checkpoint(WARMUP - 1), arguments=small)
+    resumed = job.replace(output=tmp_path / "new", resume=job.checkpoint(WARMUP - 1), arguments=small)
     assert not differences(outcome(trainer), run(resumed))
 
 
-def test_out_of_memory_after_resuming(tiny_deberta: Path, glue_folder: Path, tmp_path: Path) -> None:
+def test_out_of_memory_after_resuming(job: Job) -> None:
     """Trainer would go on with the weights as they are and the checkpoint's optimizer: other ranks do not fit."""
-    job = Job(tiny_deberta, glue_folder, tmp_path, config=dict(min_rank=1), arguments=dict(auto_find_batch_size=True))
+    job = job.replace(config=dict(min_rank=1), arguments=dict(auto_find_batch_size=True))
     run(job)
     for step, fits in ((WARMUP - 1, True), (WARMUP + 1, False)):
         trainer = make_trainer(job)

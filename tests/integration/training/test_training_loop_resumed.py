@@ -65,7 +65,7 @@ def test_resumed_with_the_same_bits(fields: dict) -> None:
         train(model, optimizer, allocator, range(step, step + 1))
         scheduler.step()
         states[step + 1] = state_of(model, optimizer, scheduler, allocator)
-    for start in (0, WARMUP - 1, WARMUP, WARMUP + 1, STEPS - 1):
+    for start in (0, WARMUP - 2, WARMUP - 1, WARMUP, WARMUP + 1, STEPS - 1):
         model, optimizer, scheduler = with_dropout_and_schedule()
         allocator = allocator_for(model, optimizer, **fields)
         if start:
