@@ -183,3 +183,21 @@ def test_directions_that_were_not_learned_can_be_trained(kind: str, tmp_path: Pa
         assert not matrix.zero_factor.any()
         assert matrix.random_factor.any()
         assert matrix.zero_factor.requires_grad
+
+
+@kinds
+def test_the_factors_do_not_matter(kind: str) -> None:
+    """(B·M)·(M⁻¹·A) is cut as B·A is."""
+    results = []
+    for rotated in (False, True):
+        model, layers = trained(kind)
+        M = torch.randn(RANK, RANK, generator=torch.Generator().manual_seed(0)) + 2 * torch.eye(RANK)
+        for layer in layers.values() if rotated else ():
+            A, B = of_rank(layer)
+            A.copy_(torch.linalg.inv(M) @ A)
+            B.copy_(torch.einsum("dre,rk->dke", B, M))
+        made = compress_adapter(model, parameters=0.4)
+        results.append((made.ranks, deltas(model)))
+    assert results[0][0] == results[1][0]
+    for name, delta in results[0][1].items():
+        torch.testing.assert_close(delta, results[1][1][name], rtol=1e-3, atol=1e-3)

@@ -85,7 +85,7 @@ works | your own training loop | training_loop_resumed::resumed_with_the_same_bi
 works | accelerate | training_loop::accelerate
 works | gradient accumulation | trainer::accumulated_micro_batches_give_the_norms_of_the_whole_batch
 works | gradient clipping | training_modes::clipping
-works | bfloat16 autocast | numerical/delta_sketch::bfloat16_autocast
+works | bfloat16 autocast | training_modes::bfloat16_autocast
 works | float16 with a gradient scaler | training_loop::steps_that_a_scaler_skips_do_not_count
 works | gradient checkpointing, reentrant or not | training_modes::gradient_checkpointing
 works | `torch.compile` of the model | training_loop::compiled_once_more_after_the_reallocation
@@ -106,7 +106,7 @@ works | DistributedDataParallel in your own training loop, with or without accel
 works | its communication hooks | processes/ddp::communication_hooks_go_on
 works | its `join()` | processes/ddp::within_join
 works | an uneven last batch | processes/ddp::accelerate_with_an_uneven_last_batch
-not supported | its `mixed_precision`, `delay_all_reduce_named_params`, Python reducer | unit/distributed/agreement::settings
+not supported | its `mixed_precision`, `delay_all_reduce_named_params`, Python reducer | unit/distributed/agreement::a_wrapper_that_cannot_follow_is_refused_before_training
 works | FSDP2 (`fully_shard`) in your own training loop | processes/fsdp::two_processes_end_as_one
 works | FSDP2 in Trainer | processes/trainer::sharded
 not supported | FSDP2 with `signal="delta_exact"`, CPU offload, another dimension than the first | processes/fsdp::refused

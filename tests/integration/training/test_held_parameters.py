@@ -198,3 +198,13 @@ def test_an_interrupted_reallocation_is_made_at_the_next_step(stage: str, monkey
     assert allocator.allocated
     assert allocator.in_effect
     torch.save(model, io.BytesIO())
+
+
+def test_an_average_of_the_old_shape_fails_at_its_next_update() -> None:
+    model = lora()
+    parameters, optimizer = trained(model), adamw(model)
+    averages = [p.detach().clone() for p in parameters]
+    train(model, optimizer, allocator_for(model, optimizer, min_rank=2), range(STEPS))
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        for average, parameter in zip(averages, parameters):
+            average.lerp_(parameter.detach(), 0.1)

@@ -6,6 +6,7 @@ import math
 import re
 
 import pytest
+import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback
 
@@ -54,6 +55,29 @@ def test_clipping(trainer_for, caplog: pytest.LogCaptureFixture) -> None:
     for name, norm in after.items():
         assert norm / sum(after.values()) == pytest.approx(norms[name] / total, rel=1e-4)
     assert "gradients changed" not in caplog.text
+
+
+def test_bfloat16_autocast(trainer_for) -> None:
+    assert norms_at_the_end(trainer_for(bf16=True)) == pytest.approx(norms_at_the_end(trainer_for()), rel=0.15)
+
+
+@pytest.mark.slow
+def test_torch_compile(trainer_for) -> None:
+    torch._dynamo.reset()
+    graphs = torch._dynamo.utils.counters["stats"]
+    graphs.clear()
+    counts: list[int] = []
+
+    class Count(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs) -> None:
+            counts.append(graphs["unique_graphs"])
+
+    config = dict(signal="lora_b")  # compiled code calls no hooks
+    options = dict(torch_compile=True, torch_compile_backend="eager", dataloader_drop_last=True)
+    norms = norms_at_the_end(trainer_for(Count(), config=config, **options))
+    assert norms == pytest.approx(norms_at_the_end(trainer_for(config=config)), rel=1e-3)
+    assert counts[WARMUP - 1] < counts[WARMUP] <= 2 * counts[WARMUP - 1], "new shapes are compiled once"
+    assert counts[WARMUP:] == [counts[WARMUP]] * (STEPS - WARMUP)
 
 
 def test_torch_compile_with_the_exact_signal_is_refused(trainer_for) -> None:
