@@ -106,7 +106,7 @@ works | DistributedDataParallel in your own training loop, with or without accel
 works | its communication hooks | processes/ddp::communication_hooks_go_on
 works | its `join()` | processes/ddp::within_join
 works | an uneven last batch | processes/ddp::accelerate_with_an_uneven_last_batch
-not supported | its `mixed_precision`, `delay_all_reduce_named_params`, Python reducer | unit/distributed/agreement::a_wrapper_that_cannot_follow_is_refused_before_training
+not supported | its `mixed_precision`, `delay_all_reduce_named_params`, Python reducer | unit/distributed/agreement::settings
 works | FSDP2 (`fully_shard`) in your own training loop | processes/fsdp::two_processes_end_as_one
 works | FSDP2 in Trainer | processes/trainer::sharded
 not supported | FSDP2 with `signal="delta_exact"`, CPU offload, another dimension than the first | processes/fsdp::refused

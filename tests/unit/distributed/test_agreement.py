@@ -55,7 +55,7 @@ def adapter() -> RankedAdapter:
 
 
 @pytest.mark.usefixtures("_group_of_two")
-def test_a_wrapper_that_cannot_follow_is_refused_before_training() -> None:
+def test_settings() -> None:
     wrapper = DistributedDataParallel(nn.Linear(2, 2), init_sync=False)
     Replicated(wrapper, adapter())
     wrapper.mixed_precision = types.SimpleNamespace()
