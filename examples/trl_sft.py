@@ -45,9 +45,8 @@ def main(folder):
     tokenizer = word_tokenizer(row["prompt"] + row["completion"] for row in rows)
     size = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4)
     base = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), pad_token_id=0, eos_token_id=1, **size))
-    callback = RankAllocationCallback(
-        rule="spectrum", average_rank=AVERAGE_RANK
-    )  # one cut, after a quarter of the steps
+    # one cut, after a quarter of the steps
+    callback = RankAllocationCallback(rule="spectrum", average_rank=AVERAGE_RANK)
     trainer = SFTTrainer(
         model=base,
         processing_class=tokenizer,

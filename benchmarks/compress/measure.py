@@ -181,10 +181,10 @@ def main() -> None:
         folder = adapter.with_name(f"{adapter.name}-{way}-{size}")
         energy: float | None = None
         if way in TRAINED:
-            smaller_rank, learning_rate = int(RANK * size), TRAINED[way] * config.learning_rate
-            folder = adapter.with_name(f"r{smaller_rank}-lr{learning_rate:g}-seed{seed}")
+            rank, learning_rate = int(RANK * size), TRAINED[way] * config.learning_rate
+            folder = adapter.with_name(f"r{rank}-lr{learning_rate:g}-seed{seed}")
             if not folder.exists():
-                train(config.with_settings({"rank": smaller_rank, "learning_rate": learning_rate}), task, folder)
+                train(config.with_settings({"rank": rank, "learning_rate": learning_rate}), task, folder)
         else:
             energy = smaller(adapter, way, size, lambda config=config: kind.load_model(config, task)[0], folder)
         record = {"task": arguments.task, "seed": seed, "way": way, "size": size, "energy": energy}

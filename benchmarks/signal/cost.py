@@ -58,9 +58,8 @@ def count(
     for n, d_in, d_out in shapes:
         both = d_in + d_out
         step += n * (4 * tokens * d_in * d_out + 6 * tokens * rank * both)
-        passes += (
-            n * size * (4 * tokens * both + 2 * d_in * d_out)
-        )  # W and, at the least, A and B read or write both ends
+        # W and, at the least, A and B read or write both ends
+        passes += n * size * (4 * tokens * both + 2 * d_in * d_out)
         if what == "sketch":
             extra += n * 2 * tokens * (k * both + rank * d_out)
             again += n * size * tokens * both

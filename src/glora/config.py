@@ -251,9 +251,8 @@ def as_config(config: RankAllocationConfig | Mapping[str, Any] | None) -> RankAl
     """
     config = _made_from_fields(config)
     errors = []
-    for (
-        name
-    ) in READ_WITH:  # here and not where it is made: methods of an experiment share settings that one of them reads
+    # here and not where it is made: methods of an experiment share settings that one of them reads
+    for name in READ_WITH:
         value, default = getattr(config, name), RankAllocationConfig.__dataclass_fields__[name].default
         if value != default and not is_read(config, name):
             unread_with = "rule" if config.cuts else READ_WITH[name][0]

@@ -186,7 +186,7 @@ def search(
     with running(console, output, verbose, kept="trials and runs"):
         from glora.experiments.search.plan import plan_search
         from glora.experiments.search.record import search_name
-        from glora.experiments.search.sharing import Sharing
+        from glora.experiments.search.sharing import DEFAULT_CLAIM, Sharing
         from glora.experiments.search.storage import check_storage, open_storage, sqlite_url
         from glora.experiments.search.view import describe_search
 
@@ -203,7 +203,7 @@ def search(
         console.print(describe_search(planned, shown, [_pace(console, each.base, each.task) for each in first]))
         if not plan:
             output.mkdir(parents=True, exist_ok=True)
-            _search(console, planned, Sharing(opened or open_storage(url), name, shared.claim or "seeds"))
+            _search(console, planned, Sharing(opened or open_storage(url), name, shared.claim or DEFAULT_CLAIM))
 
 
 def _search(console: Terminal, planned: SearchPlan, sharing: Sharing) -> None:

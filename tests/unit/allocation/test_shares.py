@@ -110,6 +110,8 @@ def test_parameter_budget_counts_what_a_rank_costs() -> None:
     # 8 ranks at a mean of 200 buy 1600 parameters; 3:1 is 8 and 2.67 ranks. After 8·100 + 2·300 a third wide column
     # (300) would not fit into the 200 left, and two narrow ones do.
     assert allocate_ranks({"narrow": 3.0, "wide": 1.0}, 8, costs=costs) == {"narrow": 10, "wide": 2}
+    # 1 rank at a mean of 225 buys two narrow ones; the 25 that nothing can spend are no error where nothing bounds the ranks
+    assert allocate_ranks(scores, 1, costs={"narrow": 100, "wide": 350}) == {"narrow": 2, "wide": 0}
 
 
 def test_bounds_by_name() -> None:

@@ -41,6 +41,7 @@ from glora.experiments.training.progress import RunProgress
 from glora.experiments.training.run import runs_of
 from glora.messages import get_logger, pluralize
 
+DEFAULT_CLAIM = "seeds"
 STATES = ("finished", "being made", "failed", "waiting")
 
 PART, FIRST_PART = 5_000, "part 0"
@@ -57,7 +58,7 @@ class Sharing:
 
     storage: SharedStorage
     name: str
-    claim: str = "seeds"
+    claim: str = DEFAULT_CLAIM
 
 
 def open_sharing(url: str | None, study: str | None, claim: str | None, output: Path) -> Sharing:
@@ -69,7 +70,7 @@ def open_sharing(url: str | None, study: str | None, claim: str | None, output: 
     if url is None:
         given = f"study={study!r}" if study is not None else f"claim={claim!r}"
         raise StorageError(f"{given} is for shared runs; name the database: --storage URL")
-    return Sharing(open_storage(url), study or output.resolve().name, claim or "seeds")
+    return Sharing(open_storage(url), study or output.resolve().name, claim or DEFAULT_CLAIM)
 
 
 def make_shared_runs(
@@ -142,11 +143,10 @@ def _shared_seeds(sharing: Sharing, plans: Sequence[Plan]) -> list[_SharedSeed]:
     tasks, models = (distinct_names(config.setting(name) for config in firsts) for name in ("task", "model"))
     names = [f"{sharing.name} / {tasks[config.task]} / {models[config.model]} / runs" for config in firsts]
     study_configs = [_study_config(plan, sharing.claim) for plan in plans]
+    seeds = dict.fromkeys(run.config.seed for plan in plans for run in plan.runs)  # all models and data sets alike
     return [
         _SharedSeed(sharing, plan, runs, f"{name} / seed {seed}", study_config)
-        for seed in dict.fromkeys(
-            run.config.seed for plan in plans for run in plan.runs
-        )  # all models and data sets alike
+        for seed in seeds
         for plan, name, study_config in zip(plans, names, study_configs)
         if (runs := [run for run in plan.runs if run.config.seed == seed])
     ]

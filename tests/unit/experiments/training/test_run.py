@@ -175,6 +175,14 @@ def test_bfloat16_trains_under_autocast(config: RunConfig) -> None:
     assert losses[0] == pytest.approx(losses[1], abs=0.05)
 
 
+def test_runs_share_the_tokens_of_the_same_model_and_examples_alone(config: RunConfig) -> None:
+    short, cache = of(config, "lora", epochs=1), {}
+    kept = [ok(run(each, cache=cache)) and dict(cache) for each in (short, short, of(short, "lora", train_limit=32))]
+    (first,), (again,), (other,) = (each.values() for each in kept)
+    assert again is first
+    assert (len(first.train), len(other.train)) == (192, 32)
+
+
 def test_batches_of_one_length_have_less_padding(config: RunConfig, tmp_path: Path) -> None:
     lines = [f"{'a ' * (1 + i % 20)},{i % 2}" for i in range(160)]
     for name in ("train.csv", "dev.csv"):
